@@ -1,0 +1,192 @@
+"""Train the nano variant: `python recipes/nano/train.py --steps 5000 [--photographs COCO_FOLDER]`.
+
+Resumable: run the same command again and it goes on from its last checkpoint, to the same result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from samples import Prompts, StepDataset, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from quantsam.models.mask_decoder import MaskDecoder
+from quantsam.models.sam import EfficientViTSam
+from quantsam.models.transforms import PIXEL_MEAN, PIXEL_STD
+from quantsam.models.variants import VARIANTS
+
+ALL_MASKS = range(MaskDecoder.NUM_MASKS)
+Batch = list[tuple[UInt8, Prompts]]
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--objects", type=int, default=4, help="objects prompted an image, half by box, half by clicks")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--photographs", type=Path, help="a COCO folder with train2017/ to mix in")
+    parser.add_argument("--share", type=float, default=0.25, help="share of photographs")
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"))
+    parser.add_argument("--save-every", type=int, default=250)
+    return parser.parse_args()
+
+
+def normalise(images: list[UInt8]) -> Tensor:
+    """Return (N, 3, 256, 256) float32, normalized as the predictor does."""
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    x = (x - PIXEL_MEAN.reshape(1, 3, 1, 1)) / PIXEL_STD.reshape(1, 3, 1, 1)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def losses(logits: Tensor, predicted_iou: Tensor, target: Tensor, multi: bool) -> Tensor:
+    """Focal + dice on the best of three masks (and on the single mask), and squared error of the IoU.
+
+    Args:
+        logits: (B, 4, H, W).
+        predicted_iou: (B, 4).
+        target: (B, H, W) bool.
+        multi: The three ambiguous masks are trained too; else the single mask alone (many clicks).
+    """
+    if not multi:
+        logits, predicted_iou = logits[:, :1], predicted_iou[:, :1]
+    truth = target.float().unsqueeze(1)
+    probability = logits.sigmoid()
+    cross_entropy = F.softplus(torch.where(target.unsqueeze(1), -logits, logits))
+    miss = torch.where(target.unsqueeze(1), 1 - probability, probability)
+    focal = (cross_entropy * miss * miss).mean((2, 3))
+    overlap = (probability * truth).sum((2, 3))
+    mass = probability.sum((2, 3)) + truth.sum((2, 3))
+    dice = 1 - (2 * overlap + 1) / (mass + 1)
+    mask_loss = 20 * focal + dice
+    with torch.no_grad():
+        on = logits > 0
+        both = (on & target.unsqueeze(1)).sum((2, 3)).float()
+        iou = both / (on | target.unsqueeze(1)).sum((2, 3)).clamp(min=1)
+    total = mask_loss[:, 0].mean() + F.mse_loss(predicted_iou, iou)
+    if multi:
+        total = total + mask_loss[:, 1:].amin(1).mean()
+    return total
+
+
+def step_loss(model: EfficientViTSam, batch: Batch) -> Tensor:
+    """Return the loss of one step: the first half of the objects by box, the second by clicks."""
+    embedding = model.image_encoder(normalise([image for image, _ in batch]))
+    objects = len(batch[0][1].masks)
+    half = objects // 2
+    index = torch.arange(len(batch)).repeat_interleave(half)
+    dense_pe = model.prompt_encoder.dense_position()
+
+    def gather(name: str, part: slice) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(prompts, name)[part] for _, prompts in batch]))
+
+    total = embedding.new_zeros(())
+    for part, by_box in ((slice(0, half), True), (slice(half, 2 * half), False)):
+        if by_box:
+            sparse, dense = model.prompt_encoder(None, gather("boxes", part), None)
+            multi = True
+        else:
+            points, labels = gather("points", part), gather("labels", part)
+            sparse, dense = model.prompt_encoder((points, labels), None, None)
+            multi = points.shape[1] <= 2
+        logits, iou = model.mask_decoder(embedding[index], dense_pe, sparse, dense, ALL_MASKS)
+        total = total + losses(logits, iou, gather("masks", part), multi)
+    return total / 2
+
+
+def schedule(step: int, steps: int, peak: float) -> float:
+    """Return the learning rate: 200 steps of warm-up, then a cosine to a hundredth of the peak."""
+    if step < 200:
+        return peak * (step + 1) / 200
+    progress = (step - 200) / max(1, steps - 200)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
+
+
+def batches(data: StepDataset, first: int, steps: int) -> Iterator[Batch]:
+    """Yield the batches of the steps `first` ... `steps - 1`, made ahead in one worker process."""
+    items = Subset(data, range(first * data.batch, steps * data.batch))
+    yield from DataLoader(items, data.batch, num_workers=1, prefetch_factor=8, collate_fn=list)
+
+
+def update_average(average: EfficientViTSam, model: EfficientViTSam, step: int) -> None:
+    """Move the running average of weights and statistics towards the model's, faster at the start."""
+    decay = min(0.999, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint aside, then rename it."""
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def main() -> None:
+    """Train, or go on training."""
+    args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    model = EfficientViTSam(VARIANTS["nano"]).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(model)
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}], lr=args.learning_rate
+    )
+    first, checkpoint = 0, args.out / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+        print(f"going on from step {first}")
+    data = StepDataset(args.seed, args.batch, args.objects, args.photographs, args.share)
+    started, running = time.perf_counter(), None
+    for step, batch in enumerate(batches(data, first, args.steps), start=first):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(step, args.steps, args.learning_rate)
+        loss = step_loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        update_average(average, model, step)
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        done = step + 1
+        if done % 25 == 0:
+            seconds = (time.perf_counter() - started) / (done - first)
+            line = {"step": done, "loss": round(running, 4), "seconds_per_step": round(seconds, 3)}
+            with (args.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+        if done % args.save_every == 0 or done == args.steps:
+            save(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": done,
+                },
+            )
+
+
+if __name__ == "__main__":
+    main()

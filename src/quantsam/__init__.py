@@ -1,0 +1,1 @@
+"""quantsam: INT8 quantization of EfficientViT-SAM that can be trusted."""

@@ -1,0 +1,72 @@
+"""EfficientViT-SAM: image encoder, prompt encoder and mask decoder together."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from quantsam.models.encoder import Encoder, ImageEncoder
+from quantsam.models.mask_decoder import MaskDecoder
+from quantsam.models.prompt_encoder import PromptEncoder
+from quantsam.models.variants import Variant
+
+
+class EfficientViTSam(nn.Module):
+    """The whole model, plain: nothing in it knows of quantization.
+
+    Attributes:
+        variant: Its hyper-parameters.
+        image_encoder: Any `Encoder`; an `ImageEncoder` unless `with_encoder` replaced it.
+        weights_digest: Hex digest of the weights that were loaded; None for untrained weights.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.variant = variant
+        self.weights_digest: str | None = None
+        self.image_encoder: Encoder = ImageEncoder(variant)
+        self.prompt_encoder = PromptEncoder(variant.embed_dim, variant.embed_size, variant.prompt_size)
+        self.mask_decoder = MaskDecoder(variant.embed_dim, variant.decoder_heads, variant.decoder_mlp_dim)
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.variant.name
+
+    def with_encoder(self, encoder: Encoder) -> EfficientViTSam:
+        """Return a model that shares everything with this one but the image encoder."""
+        other = copy.copy(self)  # nn.Module's registries are copied next, so that `self` keeps its own encoder
+        other._modules = dict(self._modules)
+        other._modules.pop("image_encoder", None)
+        other.__dict__.pop("image_encoder", None)
+        other.image_encoder = encoder
+        return other
+
+    def decode(
+        self,
+        embedding: Tensor,
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        multimask: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompts of one image, in the prompt frame.
+
+        Args:
+            embedding: (1, embed_dim, embed_size, embed_size), shared by all prompts.
+            points: (B, N, 2) x y in pixels of the prompt frame, and (B, N) labels.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the prompt frame.
+            masks: (B, 1, 4 * embed_size, 4 * embed_size) logits of an earlier round.
+            multimask: Three masks a prompt instead of one.
+
+        Returns:
+            Mask logits (B, M, 4 * embed_size, 4 * embed_size) and predicted IoU (B, M).
+        """
+        sparse, dense = self.prompt_encoder(points, boxes, masks)
+        chosen = MaskDecoder.MULTI if multimask else MaskDecoder.SINGLE
+        result: tuple[Tensor, Tensor] = self.mask_decoder(
+            embedding, self.prompt_encoder.dense_position(), sparse, dense, chosen
+        )
+        return result

@@ -1,0 +1,76 @@
+"""Pre- and post-processing: between a picture's pixels, the encoder's input and the prompt frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53])
+PIXEL_STD = torch.tensor([58.395, 57.12, 57.375])
+
+
+def scaled_hw(image_hw: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Return (height, width) scaled so that the longer side is `longest`, rounded half up.
+
+    >>> scaled_hw((480, 640), 1024)
+    (768, 1024)
+    """
+    height, width = image_hw
+    scale = longest / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def preprocess(image: NDArray[np.uint8], size: int) -> Tensor:
+    """Turn a picture into the encoder's input.
+
+    Resizes the longer side to `size` (bilinear with antialiasing, on uint8, as the official
+    implementation does), normalizes, pads with zeros at the bottom and right.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: Side of the encoder's input in pixels.
+
+    Returns:
+        (1, 3, size, size) float32.
+    """
+    height, width = scaled_hw(image.shape[:2], size)
+    if image.shape[:2] != (height, width):
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        image = np.asarray(resized)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    x = (x / 255 - PIXEL_MEAN.reshape(3, 1, 1) / 255) / (PIXEL_STD.reshape(3, 1, 1) / 255)
+    return F.pad(x, (0, size - width, 0, size - height)).unsqueeze(0)
+
+
+def scale_coordinates(xy: Tensor, image_hw: tuple[int, int], prompt_size: int) -> Tensor:
+    """Move coordinates (..., 2), x y in pixels of the picture, into the prompt frame.
+
+    >>> scale_coordinates(torch.tensor([320.0, 240.0]), (480, 640), 1024).tolist()
+    [512.0, 384.0]
+    """
+    height, width = image_hw
+    new_height, new_width = scaled_hw(image_hw, prompt_size)
+    return xy * xy.new_tensor([new_width / width, new_height / height])
+
+
+def postprocess(masks: Tensor, image_hw: tuple[int, int], prompt_size: int) -> Tensor:
+    """Bring mask logits to the picture's resolution.
+
+    Up-samples to the prompt frame, cuts the padding off, resizes to the picture; bilinear both times.
+
+    Args:
+        masks: (B, M, h, w) logits of the decoder, square.
+        image_hw: Height and width of the picture.
+        prompt_size: Side of the prompt frame.
+
+    Returns:
+        (B, M, H, W) logits.
+    """
+    if masks.shape[-2:] != (prompt_size, prompt_size):
+        masks = F.interpolate(masks, (prompt_size, prompt_size), mode="bilinear", align_corners=False)
+    height, width = scaled_hw(image_hw, prompt_size)
+    return F.interpolate(masks[..., :height, :width], image_hw, mode="bilinear", align_corners=False)

@@ -1,0 +1,140 @@
+"""The hyper-parameters of every variant, in one table.
+
+Source: EfficientViT-SAM (Zhang, Cai, Han, 2024, arXiv:2402.05008) and Segment Anything (Kirillov et
+al., 2023, arXiv:2304.02643). `nano` is this project's own toy variant: the same blocks, layer kinds
+and addresses, at a size that trains in hours on two processor cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quantsam.errors import InputError, nearest
+
+BlockKind = Literal["res", "fmb", "mb", "att3", "att5"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Hyper-parameters of one EfficientViT-SAM.
+
+    Attributes:
+        name: The variant's name, `l0` ... `xl1` or `nano`.
+        input_size: Side in pixels of the encoder's square input.
+        prompt_size: Side in pixels of the square frame in which prompts are given to the prompt encoder.
+        widths: Channels of each backbone stage.
+        depths: Blocks of each stage, not counting the stem or down-sampling block that opens it.
+        blocks: What each stage is made of; `att3`/`att5` name the kernel of the multi-scale branch.
+        expands: Expansion ratio of each stage's blocks; the down-sampling block expands four times as much.
+        attention_dim: Channels of one linear-attention head.
+        neck_stages: The stages that feed the neck, deepest first.
+        neck_width: Channels inside the neck.
+        neck_depth: Fused blocks in the neck.
+        neck_expand: Expansion ratio of those blocks.
+        embed_dim: Channels of the image embedding and of the prompt tokens.
+        embed_size: Side of the image embedding.
+        decoder_heads: Attention heads of the mask decoder.
+        decoder_mlp_dim: Hidden width of the decoder's MLP.
+    """
+
+    name: str
+    input_size: int
+    prompt_size: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    blocks: tuple[BlockKind, ...]
+    expands: tuple[int, ...]
+    attention_dim: int
+    neck_stages: tuple[int, ...]
+    neck_width: int
+    neck_depth: int
+    neck_expand: int
+    embed_dim: int = 256
+    embed_size: int = 64
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+
+    @property
+    def checkpoint_file(self) -> str:
+        """File name of the official checkpoint on the Hugging Face hub."""
+        return f"efficientvit_sam_{self.name}.pt"
+
+
+_L_BLOCKS: tuple[BlockKind, ...] = ("res", "fmb", "fmb", "mb", "att5")
+_XL_BLOCKS: tuple[BlockKind, ...] = ("res", "fmb", "fmb", "fmb", "att3", "att3")
+
+
+def _l(name: str, depths: tuple[int, ...], neck_depth: int) -> Variant:
+    return Variant(
+        name=name,
+        input_size=512,
+        prompt_size=1024,
+        widths=(32, 64, 128, 256, 512),
+        depths=depths,
+        blocks=_L_BLOCKS,
+        expands=(1, 4, 4, 4, 6),
+        attention_dim=32,
+        neck_stages=(4, 3, 2),
+        neck_width=256,
+        neck_depth=neck_depth,
+        neck_expand=1,
+    )
+
+
+def _xl(name: str, depths: tuple[int, ...], neck_depth: int) -> Variant:
+    return Variant(
+        name=name,
+        input_size=1024,
+        prompt_size=1024,
+        widths=(32, 64, 128, 256, 512, 1024),
+        depths=depths,
+        blocks=_XL_BLOCKS,
+        expands=(1, 4, 4, 4, 4, 6),
+        attention_dim=32,
+        neck_stages=(5, 4, 3),
+        neck_width=256,
+        neck_depth=neck_depth,
+        neck_expand=4,
+    )
+
+
+VARIANTS: dict[str, Variant] = {
+    "l0": _l("l0", depths=(1, 1, 1, 4, 4), neck_depth=4),
+    "l1": _l("l1", depths=(1, 1, 1, 6, 6), neck_depth=8),
+    "l2": _l("l2", depths=(1, 2, 2, 8, 8), neck_depth=12),
+    "xl0": _xl("xl0", depths=(0, 1, 1, 2, 3, 3), neck_depth=6),
+    "xl1": _xl("xl1", depths=(1, 2, 2, 4, 6, 6), neck_depth=12),
+    "nano": Variant(
+        name="nano",
+        input_size=256,
+        prompt_size=256,
+        widths=(16, 24, 32, 64, 128),
+        depths=(1, 1, 1, 2, 2),
+        blocks=_L_BLOCKS,
+        expands=(1, 4, 4, 4, 4),
+        attention_dim=16,
+        neck_stages=(4, 3, 1),  # stage 1 has the embedding's resolution, as the last one has in L and XL
+        neck_width=48,
+        neck_depth=2,
+        neck_expand=1,
+        embed_dim=64,
+        decoder_heads=4,
+        decoder_mlp_dim=256,
+    ),
+}
+
+
+def get_variant(name: str) -> Variant:
+    """Return a variant by name, in any case and with or without the official prefix.
+
+    Raises:
+        InputError: No variant has that name.
+
+    >>> get_variant("efficientvit-sam-L0").input_size
+    512
+    """
+    key = name.lower().replace("_", "-").removeprefix("efficientvit-sam-")
+    if key not in VARIANTS:
+        raise InputError(f"model must be one of {', '.join(VARIANTS)}, got {name!r}: {nearest(key, VARIANTS)}")
+    return VARIANTS[key]
