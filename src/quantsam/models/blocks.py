@@ -25,8 +25,8 @@ class Conv2d(nn.Conv2d):
         self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=bias)
-        self.input_site = Site()
-        self.conv_site = Site()
+        self.input_site: nn.Module = Site()
+        self.conv_site: nn.Module = Site()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 
 from torch import Tensor, nn
 
 from quantsam.models.encoder import Encoder, ImageEncoder
+from quantsam.models.graph import state_digest
 from quantsam.models.mask_decoder import MaskDecoder
 from quantsam.models.prompt_encoder import PromptEncoder
 from quantsam.models.variants import Variant
@@ -18,13 +20,12 @@ class EfficientViTSam(nn.Module):
     Attributes:
         variant: Its hyper-parameters.
         image_encoder: Any `Encoder`; an `ImageEncoder` unless `with_encoder` replaced it.
-        weights_digest: Hex digest of the weights that were loaded; None for untrained weights.
+        float_encoder: The plain encoder the model was made with, whatever replaced it since.
     """
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.variant = variant
-        self.weights_digest: str | None = None
         self.image_encoder: Encoder = ImageEncoder(variant)
         self.prompt_encoder = PromptEncoder(variant.embed_dim, variant.embed_size, variant.prompt_size)
         self.mask_decoder = MaskDecoder(variant.embed_dim, variant.decoder_heads, variant.decoder_mlp_dim)
@@ -36,12 +37,25 @@ class EfficientViTSam(nn.Module):
 
     def with_encoder(self, encoder: Encoder) -> EfficientViTSam:
         """Return a model that shares everything with this one but the image encoder."""
-        other = copy.copy(self)  # nn.Module's registries are copied next, so that `self` keeps its own encoder
+        other = copy.copy(self)  # nn.Module's registry is copied too, so that `self` keeps its own encoder
         other._modules = dict(self._modules)
         other._modules.pop("image_encoder", None)
         other.__dict__.pop("image_encoder", None)
+        other.__dict__["_float_encoder"] = self.float_encoder  # past nn.Module: not a part of this model
         other.image_encoder = encoder
         return other
+
+    @property
+    def float_encoder(self) -> ImageEncoder:
+        """The plain encoder, in float."""
+        encoder = self.__dict__.get("_float_encoder", self.image_encoder)
+        assert isinstance(encoder, ImageEncoder)
+        return encoder
+
+    def weights_digest(self) -> str:
+        """Return the hex digest of all weights, those of the float encoder included."""
+        parts = (self.float_encoder, self.prompt_encoder, self.mask_decoder)
+        return hashlib.sha256("".join(map(state_digest, parts)).encode()).hexdigest()
 
     def decode(
         self,

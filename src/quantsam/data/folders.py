@@ -1,0 +1,149 @@
+"""A folder of pictures, for calibration."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from quantsam.data.dataset import UInt8Image
+from quantsam.data.images import load_image
+from quantsam.data.subset import stable_subset
+from quantsam.errors import DatasetError
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+
+
+class ImageFolder:
+    """The pictures of a folder and of the folders directly in it (SA-1B's `sa_000020/`), or a stable part.
+
+    Which pictures a limit and a seed choose depends on their names only, not on the file system. Hidden
+    files and folders are passed over.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        pattern: str = "*",
+        name: str | None = None,
+    ) -> None:
+        """Find the pictures; none is opened yet.
+
+        Args:
+            path: The folder.
+            limit: How many pictures to take; `None` takes all.
+            seed: Which pictures a limit takes; see `stable_subset`.
+            pattern: What the name relative to the folder must match, with `*`, `?` and `[...]`;
+                `*` also crosses a `/`, so `sa_000020/*` takes one nested folder.
+            name: What to call it in tables; the folder's name if left out.
+
+        Raises:
+            DatasetError: The folder is missing, unreadable or has no matching picture.
+            InputError: `limit` is below 1 or above the number of pictures.
+        """
+        self.folder = Path(path)
+        found = [n for n in _picture_names(self.folder) if fnmatch.fnmatchcase(n, pattern)]
+        if not found:
+            matching = "" if pattern == "*" else f" matching {pattern!r}"
+            raise DatasetError(
+                f"{self.folder} has no pictures{matching}: expected files ending in "
+                f"{', '.join(sorted(SUFFIXES))} in it or in the folders directly in it"
+            )
+        self.names = tuple(stable_subset(found, limit, seed, f"pictures in {self.folder}"))
+        base = name or self.folder.resolve().name
+        self._name = base if limit is None else f"{base}[{limit}:{seed}]"
+
+    @property
+    def name(self) -> str:
+        """The folder's name, followed by `[LIMIT:SEED]` for a part."""
+        return self._name
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The pictures' paths, in ascending order of name."""
+        return tuple(self.folder / name for name in self.names)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex digest of the chosen pictures' relative names and sizes in bytes.
+
+        Raises:
+            DatasetError: A picture vanished since the folder was read.
+        """
+        state = hashlib.sha256()
+        for name in self.names:
+            state.update(f"{name}\0{file_size(self.folder / name)}\n".encode("utf-8", "surrogateescape"))
+        return state.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[UInt8Image]:
+        """Read the pictures one by one as (height, width, 3) uint8 RGB, as stored (no EXIF rotation).
+
+        Yields:
+            One picture at a time, in ascending order of name.
+
+        Raises:
+            ImageError: A picture cannot be read.
+        """
+        for path in self.paths:
+            yield load_image(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether `path` is a folder that can be looked at; any trouble means no."""
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long, a parent that may not be entered
+        return False
+
+
+def file_size(path: Path) -> int:
+    """Return a file's size in bytes.
+
+    Raises:
+        DatasetError: It is not there any more.
+    """
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DatasetError(f"{path} vanished while in use ({error.strerror}): restore it") from None
+
+
+def _picture_names(folder: Path) -> list[str]:
+    """Return the names relative to the folder, with `/`, of the pictures up to one folder below it."""
+    names = []
+    for entry in list_folder(folder):
+        if entry.is_dir():
+            names += [f"{entry.name}/{e.name}" for e in list_folder(Path(entry.path)) if _is_picture(e)]
+        elif _is_picture(entry):
+            names.append(entry.name)
+    return names
+
+
+def list_folder(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the visible entries of a folder.
+
+    Raises:
+        DatasetError: It is missing, is a file, or may not be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        raise DatasetError(f"the folder {folder} does not exist: check the path") from None
+    except NotADirectoryError:
+        raise DatasetError(f"{folder} is a file: give the folder that holds the pictures") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"the folder {str(folder)!r} cannot be read ({error}): check the path") from None
+
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file()

@@ -1,0 +1,199 @@
+"""Read any common picture as RGB bytes, or say in one line why not."""
+
+from __future__ import annotations
+
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from quantsam.data.dataset import UInt8Image
+from quantsam.errors import ImageError, InputError
+
+MAX_PIXELS = 512_000_000
+# A closed list: some of Pillow's other readers start external programs (EPS runs Ghostscript).
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+_EXIF_ORIENTATION = 0x0112
+_pillow_lock = threading.Lock()
+
+
+def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
+    """Read a picture as 8-bit RGB.
+
+    Whatever the file holds becomes RGB: grey is repeated, a palette is looked up, CMYK is converted
+    without a colour profile, 1 bit becomes 0 and 255. Transparency is dropped, not composited: a
+    pixel keeps the colour stored for it, as Pillow's `convert("RGB")` gives it. Samples of 16 bits
+    keep their upper 8 (`>> 8`), they are not clipped. Of several frames the first is taken.
+
+    Args:
+        path: A JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file of at most 512 million pixels.
+        apply_exif: Whether to turn the picture upright as its EXIF orientation says. Leave it off for
+            datasets: COCO's annotations mean the stored pixel grid. TIFF is the exception: its
+            orientation belongs to the format and Pillow always applies it.
+
+    Returns:
+        (height, width, 3) uint8 RGB, contiguous and writeable.
+
+    Raises:
+        ImageError: The file is missing, unreadable, empty, no picture, damaged, or too large.
+    """
+    path = Path(path)
+    _check_file(path)
+    with _guarded_pillow():
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(image.size, path)
+                array = _rgb(image, path)
+                orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if apply_exif else 1
+        except ImageError:
+            raise
+        except UnidentifiedImageError:
+            raise ImageError(f"{path} is not a picture: expected one of {', '.join(FORMATS)}") from None
+        except PermissionError:
+            raise ImageError(_unreadable(path)) from None
+        except Exception as error:  # hostile files make Pillow's readers raise nearly anything
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(
+                f"{path} is damaged and does not decode completely ({problem}): "
+                "copy or download it again, or remove it"
+            ) from error
+    return _upright(array, orientation)
+
+
+def check_image_array(array: Any, name: str = "image") -> UInt8Image:
+    """Return `array` unchanged if it is a picture as every function here takes it.
+
+    Args:
+        array: What the user gave; must be (height, width, 3) uint8, RGB, not empty.
+        name: What to call it in the message.
+
+    Raises:
+        InputError: It is anything else; the message says how to mend it.
+    """
+    rule = f"{name} must be an array of shape (height, width, 3) and dtype uint8 in RGB order"
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{rule}, got {type(array).__name__}: convert it with np.asarray({name})")
+    received = f"got shape {array.shape} and dtype {array.dtype}"
+    mend = _mend_shape(array.shape, name)
+    if mend is None and array.size == 0:
+        mend = "it holds no pixels"
+    if mend is None and array.dtype != np.uint8:
+        mend = _mend_dtype(array.dtype, name)
+    if mend is not None:
+        raise InputError(f"{rule}, {received}: {mend}")
+    return array
+
+
+def _mend_shape(shape: tuple[int, ...], name: str) -> str | None:
+    if len(shape) == 3 and shape[2] == 3:
+        return None
+    if len(shape) == 2:
+        return f"stack the grey channel three times, np.stack([{name}] * 3, axis=-1)"
+    if len(shape) == 3 and shape[2] == 4:
+        return f"drop the alpha channel, {name}[..., :3]"
+    if len(shape) == 3 and shape[2] == 1:
+        return f"repeat the grey channel, np.repeat({name}, 3, axis=2)"
+    if len(shape) == 3 and shape[0] in (1, 3, 4):
+        return f"transpose it from channels-first, {name}.transpose(1, 2, 0)"
+    if len(shape) == 4:
+        return f"pass the pictures of a batch one by one, {name}[0]"
+    return "read the picture with quantsam.data.images.load_image"
+
+
+def _mend_dtype(dtype: np.dtype[Any], name: str) -> str:
+    if dtype.kind == "f":
+        return (
+            f"multiply values in 0..1 by 255, ({name} * 255).round().astype(np.uint8); "
+            f"values in 0..255 only need {name}.round().astype(np.uint8)"
+        )
+    if dtype.kind == "b":
+        return f"multiply by 255, {name}.astype(np.uint8) * 255"
+    if dtype == np.uint16:
+        return f"keep the upper 8 bits, ({name} >> 8).astype(np.uint8)"
+    return f"bring the values to 0..255, then {name}.astype(np.uint8)"
+
+
+@contextmanager
+def _guarded_pillow() -> Iterator[None]:
+    """Hold Pillow's global switches at what reading here relies on, then put them back.
+
+    Its own limit on pixels warns where we refuse; other libraries ask for damaged files to be filled
+    with grey; and readers warn about damaged metadata of pictures that decode well.
+    """
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        saved = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = saved
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{path} does not exist: check the path") from None
+    except PermissionError:
+        raise ImageError(_unreadable(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(f"{str(path)!r} cannot be opened ({error}): check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{path} is a folder: give the path of one picture")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
+        raise ImageError(f"{path} is not a regular file: give the path of one picture")
+    if status.st_size == 0:
+        raise ImageError(f"{path} is empty (0 bytes): copy or download it again, or remove it")
+
+
+def _unreadable(path: Path) -> str:
+    return f"{path} may not be read by this user: change its permissions"
+
+
+def _check_size(size: tuple[int, int], path: Path) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"{path} holds no pixels: its header says {width} x {height}")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{path} says it is {width} x {height} pixels: a picture may have at most {MAX_PIXELS:,} pixels; "
+            "make it smaller first"
+        )
+
+
+def _rgb(image: Image.Image, path: Path) -> UInt8Image:
+    """Decode and convert to (height, width, 3) uint8."""
+    image.load()
+    if image.mode == "F":
+        raise ImageError(f"{path} has floating-point pixels, whose range is unknown: save it with 8 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ImageError(
+                f"{path} has samples from {grey.min()} to {grey.max()}: more than 16 bits are not supported; "
+                "save it with 8 or 16 bits"
+            )
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    # A transparent colour says nothing about RGB, and Pillow warns about some forms of it.
+    image.info.pop("transparency", None)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(array: UInt8Image, orientation: Any) -> UInt8Image:
+    """Undo an EXIF orientation (1 to 8); any other value means upright."""
+    if orientation not in range(2, 9):
+        return array
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)

@@ -1,0 +1,171 @@
+"""From what a user writes (`scenes:300`, `coco`, a path) to a dataset or a source of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from quantsam.data.coco import CocoDataset
+from quantsam.data.dataset import Dataset, UInt8Image
+from quantsam.data.folders import ImageFolder, is_folder
+from quantsam.data.subset import DatasetSubset
+from quantsam.errors import DatasetError, InputError, nearest
+
+DATA_VARIABLE = "QUANTSAM_DATA"
+BARE_NAMES = ("coco", "lvis", "sa-1b")
+DEFAULT_SCENES = 300
+_SCENES = re.compile(r"scenes(?::(?P<count>\d{1,9})(?::(?P<seed>\d{1,9}))?)?", re.ASCII)
+_WAY_OUT = "scenes:300 needs no download and works everywhere"
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Pictures without annotations, as calibration takes them."""
+
+    @property
+    def name(self) -> str:
+        """A short name for tables."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hex digest that changes whenever the pictures change."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        ...
+
+    def __iter__(self) -> Iterator[UInt8Image]:
+        """Give the pictures in stable order, each (height, width, 3) uint8 RGB."""
+        ...
+
+
+class DatasetImages:
+    """The pictures of a dataset, without what is in them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self._dataset.name
+
+    @property
+    def digest(self) -> str:
+        """The dataset's digest."""
+        return self._dataset.digest
+
+    def __len__(self) -> int:
+        return len(self._dataset.image_ids)
+
+    def __iter__(self) -> Iterator[UInt8Image]:
+        """Read the pictures one by one, in the dataset's order.
+
+        Yields:
+            (height, width, 3) uint8 RGB.
+        """
+        for image_id in self._dataset.image_ids:
+            yield self._dataset.image(image_id)
+
+
+def open_dataset(spec: str | Path, *, limit: int | None = None, seed: int = 0) -> Dataset:
+    """Open what a user named as a dataset to evaluate on.
+
+    Args:
+        spec: `scenes`, `scenes:COUNT` or `scenes:COUNT:SEED` (300 scenes of seed 0 if left out); `coco`,
+            looked for in `$QUANTSAM_DATA` or else in `.` and `./data`; or the path of a folder with
+            `annotations/instances_val2017.json` and `val2017/`.
+        limit: How many images to evaluate; `None` takes all.
+        seed: Which images a limit takes; it does not change what is chosen from.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DatasetError: Nothing is known or found by that name, or the dataset is damaged.
+        InputError: A number is out of range, or `scenes:...` is malformed.
+    """
+    scenes = _scenes(spec, default_seed=0)
+    if scenes is not None:
+        return scenes if limit is None else DatasetSubset(scenes, limit, seed)
+    folder = _find_folder(spec)
+    if not is_folder(folder / "annotations"):
+        raise DatasetError(
+            f"{folder} has no folder `annotations`, so there is nothing to score against: "
+            f"give a COCO folder (annotations/instances_val2017.json and val2017/); {_WAY_OUT}"
+        )
+    return CocoDataset(folder, limit=limit, seed=seed)
+
+
+def open_images(spec: str | Path, *, limit: int | None = None, seed: int = 0) -> ImageSource:
+    """Open what a user named as pictures to calibrate on.
+
+    Args:
+        spec: `scenes[:COUNT[:SEED]]` (300 scenes of seed 1 if left out: not those that `open_dataset`
+            evaluates); `coco`, `sa-1b` or `lvis`, looked for in `$QUANTSAM_DATA` or else in `.` and
+            `./data`; or the path of a folder of pictures, or of a COCO folder, whose `train2017` is
+            taken, or `val2017` where there is none.
+        limit: How many pictures to take; `None` takes all.
+        seed: Which pictures a limit takes; it does not change what is chosen from.
+
+    Returns:
+        The pictures; those of files are read when iterated over.
+
+    Raises:
+        DatasetError: Nothing is known or found by that name, or there are no pictures.
+        InputError: A number is out of range, or `scenes:...` is malformed.
+    """
+    scenes = _scenes(spec, default_seed=1)
+    if scenes is not None:
+        return DatasetImages(scenes if limit is None else DatasetSubset(scenes, limit, seed))
+    folder = _find_folder(spec)
+    if is_folder(folder / "annotations"):
+        for split in ("train2017", "val2017"):
+            if is_folder(folder / split):
+                name = f"{folder.resolve().name}:{split}"
+                return ImageFolder(folder / split, limit=limit, seed=seed, name=name)
+    return ImageFolder(folder, limit=limit, seed=seed)
+
+
+def _scenes(spec: str | Path, *, default_seed: int) -> Dataset | None:
+    """Return the scenes that a spec asks for, or `None` if it asks for something else."""
+    if not isinstance(spec, str) or spec.partition(":")[0] != "scenes":
+        return None
+    match = _SCENES.fullmatch(spec)
+    if match is None:
+        raise InputError(
+            f"scenes are written scenes, scenes:COUNT or scenes:COUNT:SEED with whole numbers, got {spec!r}: "
+            "write e.g. scenes:300"
+        )
+    from quantsam.data.scenes import SceneDataset  # only who asks for scenes loads their renderer
+
+    return SceneDataset(int(match["count"] or DEFAULT_SCENES), seed=int(match["seed"] or default_seed))
+
+
+def _find_folder(spec: str | Path) -> Path:
+    """Return the folder that a bare name or a path means."""
+    if isinstance(spec, str) and spec in BARE_NAMES:
+        root = os.environ.get(DATA_VARIABLE)
+        places = [Path(root).expanduser() / spec] if root else [Path(spec), Path("data") / spec]
+        for place in places:
+            if is_folder(place):
+                return place
+        looked_at = " and ".join(str(place.absolute()) for place in places)
+        raise DatasetError(
+            f"dataset {spec!r} was not found, looked at {looked_at}: set {DATA_VARIABLE} to the folder that "
+            f"holds {spec}/, or give its path; {_WAY_OUT}"
+        )
+    with contextlib.suppress(RuntimeError):  # raised for the home of an unknown user
+        folder = Path(spec).expanduser()
+        if spec != "" and is_folder(folder):
+            return folder
+        if folder.is_file():
+            raise DatasetError(f"{folder} is a file: give the folder that holds the data; {_WAY_OUT}")
+    hint = nearest(str(spec).partition(":")[0], (*BARE_NAMES, "scenes"))
+    raise DatasetError(f"{str(spec)!r} is neither a known dataset nor an existing folder: {hint}; {_WAY_OUT}")

@@ -1,0 +1,102 @@
+"""Choose part of a dataset so that every machine chooses the same part."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from typing import TypeVar
+
+from quantsam.data.dataset import Annotation, BoolMask, Dataset, UInt8Image
+from quantsam.errors import InputError
+
+Key = TypeVar("Key", int, str)
+
+
+def stable_subset(keys: Sequence[Key], limit: int | None, seed: int, what: str) -> list[Key]:
+    """Choose `limit` of the keys, depending on nothing but the keys and the seed.
+
+    The keys with the smallest sha256 of `"{seed}:{key}"` are chosen, so a smaller limit gives a
+    subset of a larger one, and neither the order of the keys nor the machine matters.
+
+    Args:
+        keys: Unique ids or names.
+        limit: How many to choose; `None` takes all.
+        seed: Which choice.
+        what: What the keys are, for the message: "images of coco".
+
+    Returns:
+        The chosen keys, ascending.
+
+    Raises:
+        InputError: `limit` is not in 1 ... len(keys).
+
+    >>> stable_subset([1, 2, 3, 4, 5, 6], 2, 0, "numbers")
+    [2, 5]
+    >>> stable_subset([6, 5, 4, 3, 2, 1], 3, 0, "numbers")
+    [2, 4, 5]
+    """
+    ascending = sorted(keys)
+    if limit is None:
+        return ascending
+    if limit < 1:
+        raise InputError(
+            f"limit must be at least 1, got {limit}: leave it out to take all {len(keys)} {what}"
+        )
+    if limit > len(keys):
+        raise InputError(f"limit must be at most {len(keys)}, the number of {what}, got {limit}: lower it")
+    return sorted(sorted(ascending, key=functools.partial(_rank, seed=seed))[:limit])
+
+
+def _rank(key: int | str, *, seed: int) -> bytes:
+    # File systems differ in how they compose accented letters, and allow bytes that are no text.
+    text = unicodedata.normalize("NFC", f"{seed}:{key}")
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+class DatasetSubset:
+    """A stable part of a dataset, itself a dataset."""
+
+    def __init__(self, dataset: Dataset, limit: int, seed: int = 0) -> None:
+        """Choose the images; see `stable_subset`.
+
+        Args:
+            dataset: What to choose from.
+            limit: How many images.
+            seed: Which choice.
+
+        Raises:
+            InputError: `limit` is below 1 or above the number of images.
+        """
+        self._dataset = dataset
+        self._image_ids = tuple(stable_subset(dataset.image_ids, limit, seed, f"images of {dataset.name}"))
+        self._name = f"{dataset.name}[{limit}:{seed}]"
+
+    @property
+    def name(self) -> str:
+        """`NAME[LIMIT:SEED]`."""
+        return self._name
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of the whole dataset's digest and the chosen ids."""
+        text = f"{self._dataset.digest}:{self._image_ids}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """The chosen ids, ascending."""
+        return self._image_ids
+
+    def image(self, image_id: int) -> UInt8Image:
+        """Return an image of the dataset, (height, width, 3) uint8 RGB."""
+        return self._dataset.image(image_id)
+
+    def annotations(self, image_id: int) -> Sequence[Annotation]:
+        """Return the annotations of an image."""
+        return self._dataset.annotations(image_id)
+
+    def mask(self, annotation: Annotation) -> BoolMask:
+        """Return an annotation's mask, (height, width) bool."""
+        return self._dataset.mask(annotation)

@@ -1,0 +1,45 @@
+"""Copies of an encoder with some modules replaced; everything else is shared with the original."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from quantsam.models.encoder import ImageEncoder
+
+
+def copy_encoder(encoder: ImageEncoder) -> ImageEncoder:
+    """Return an encoder with its own modules that shares every parameter and buffer with `encoder`."""
+    shared = {id(t): t for t in itertools.chain(encoder.parameters(), encoder.buffers())}
+    return copy.deepcopy(encoder, shared)  # type: ignore[arg-type]
+
+
+def with_modules(encoder: ImageEncoder, modules: Mapping[str, nn.Module]) -> ImageEncoder:
+    """Return a copy in which the modules at the given paths are replaced, see `copy_encoder`."""
+    twin = copy_encoder(encoder)
+    for path, module in modules.items():
+        parent, _, name = path.rpartition(".")
+        twin.get_submodule(parent).register_module(name, module)
+    return twin
+
+
+def set_weight(encoder: ImageEncoder, path: str, weight: Tensor) -> None:
+    """Give the convolution at `path` a weight of its own, not trainable."""
+    encoder.get_submodule(path).register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+
+
+def state_digest(module: nn.Module) -> str:
+    """Return the hex SHA-256 of a module's parameters and buffers: names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            continue  # counts training steps, changes nothing that is computed
+        digest.update(f"{name}:{tuple(value.shape)}:{value.dtype};".encode())
+        data = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(data.view(torch.uint8).numpy()))
+    return digest.hexdigest()

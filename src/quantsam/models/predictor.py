@@ -1,0 +1,167 @@
+"""From a picture and prompts in its own pixels to masks in its own pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from quantsam.data.images import check_image_array
+from quantsam.errors import InputError
+from quantsam.models.sam import EfficientViTSam
+from quantsam.models.transforms import postprocess, preprocess, scale_coordinates
+
+MASK_THRESHOLD = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Masks of one prompt.
+
+    Attributes:
+        masks: (M, H, W) bool, or float32 logits where those were asked for.
+        predicted_iou: (M,) float32, the model's own estimate of each mask's quality.
+        low_res_logits: (M, 4 * embed_size, 4 * embed_size) float32; one of them may be the next `mask_input`.
+    """
+
+    masks: NDArray[np.bool_] | NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+    low_res_logits: NDArray[np.float32]
+
+
+class Predictor:
+    """Segments one picture at a time; the picture is encoded once, prompts are cheap.
+
+    >>> from quantsam.models.zoo import load_model
+    >>> predictor = Predictor(load_model("nano"))
+    >>> predictor.set_image(np.zeros((48, 64, 3), np.uint8))
+    >>> predictor.predict(box=[8, 8, 40, 40]).masks.shape
+    (3, 48, 64)
+    """
+
+    def __init__(self, model: EfficientViTSam) -> None:
+        self.model = model
+        self.image_hw: tuple[int, int] | None = None
+        self._embedding: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.mask_decoder.parameters()).device
+
+    @torch.inference_mode()
+    def set_image(self, image: NDArray[np.uint8]) -> None:
+        """Encode a picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: The array has another shape or type.
+        """
+        check_image_array(image)
+        x = preprocess(image, self.model.variant.input_size)
+        self._embedding = self.model.image_encoder(x.to(self.device))
+        self.image_hw = (image.shape[0], image.shape[1])
+
+    def predict(
+        self,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask: bool = True,
+        logits: bool = False,
+    ) -> Prediction:
+        """Segment what one prompt points at.
+
+        Args:
+            points: (N, 2) x y in pixels of the picture.
+            labels: (N,) 1 for a point on the object, 0 for one off it.
+            box: (4,) x0 y0 x1 y1 in pixels of the picture.
+            mask_input: (1, 4 * embed_size, 4 * embed_size) logits of an earlier prediction.
+            multimask: Three masks for ambiguous prompts; else the single one.
+            logits: Return logits instead of bool masks.
+
+        Raises:
+            InputError: No picture was set, no prompt was given, or one has the wrong shape.
+        """
+        masks, iou, low_res = self.predict_batch(
+            points=None if points is None else self._tensor(points)[None],
+            labels=None if labels is None else self._tensor(labels)[None],
+            boxes=None if box is None else self._tensor(box)[None],
+            mask_input=None if mask_input is None else self._tensor(mask_input)[None],
+            multimask=multimask,
+            logits=logits,
+        )
+        return Prediction(masks[0].cpu().numpy(), iou[0].cpu().numpy(), low_res[0].cpu().numpy())
+
+    @torch.inference_mode()
+    def predict_batch(
+        self,
+        *,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask: bool = True,
+        logits: bool = False,
+        best_only: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment what a batch of prompts points at, all on the same picture.
+
+        Args:
+            points: (B, N, 2) x y in pixels of the picture.
+            labels: (B, N), 1 or 0; -1 for padding.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture.
+            mask_input: (B, 1, 4 * embed_size, 4 * embed_size) logits.
+            multimask: Three masks a prompt instead of one.
+            logits: Return logits instead of bool masks.
+            best_only: Keep of each prompt only the mask of highest predicted IoU; saves up-sampling the others.
+
+        Returns:
+            Masks (B, M, H, W), predicted IoU (B, M), low-resolution logits (B, M, h, w).
+        """
+        if self._embedding is None or self.image_hw is None:
+            raise InputError("a predictor needs a picture before prompts, got none: call set_image(image) first")
+        _check_prompts(points, labels, boxes)
+        prompt_size = self.model.variant.prompt_size
+        scaled_points = scaled_boxes = None
+        if points is not None and labels is not None:
+            xy = scale_coordinates(points.to(self.device).float(), self.image_hw, prompt_size)
+            scaled_points = (xy, labels.to(self.device).long())
+        if boxes is not None:
+            corners = boxes.to(self.device).float().reshape(-1, 2, 2)
+            scaled_boxes = scale_coordinates(corners, self.image_hw, prompt_size).reshape(-1, 4)
+        low_res, iou = self.model.decode(
+            self._embedding, points=scaled_points, boxes=scaled_boxes, masks=mask_input, multimask=multimask
+        )
+        if best_only:
+            best = iou.argmax(1, keepdim=True)  # (B, 1)
+            iou = iou.gather(1, best)
+            low_res = low_res.take_along_dim(best[..., None, None], 1)
+        masks = postprocess(low_res, self.image_hw, prompt_size)
+        return masks if logits else masks > MASK_THRESHOLD, iou, low_res
+
+    def _tensor(self, values: ArrayLike) -> Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.float32), device=self.device)
+
+
+def _check_prompts(points: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> None:
+    if points is None and boxes is None:
+        raise InputError("a prediction needs points or boxes, got neither: give points and labels, or a box")
+    if (points is None) != (labels is None):
+        raise InputError("points and labels must be given together, got one of them: one label, 1 or 0, for each point")
+    if points is not None and labels is not None:
+        if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2]:
+            raise InputError(
+                f"points must be (N, 2) with (N,) labels, got {tuple(points.shape[1:])} and {tuple(labels.shape[1:])}"
+            )
+        if boxes is not None and len(boxes) != len(points):
+            raise InputError(f"as many boxes as point sets are needed, got {len(boxes)} and {len(points)}")
+    if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
+        raise InputError(f"a box must be 4 numbers x0 y0 x1 y1 in pixels, got shape {tuple(boxes.shape[1:])}")

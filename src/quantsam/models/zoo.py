@@ -1,0 +1,66 @@
+"""Make and load models by name."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from quantsam.errors import InputError
+from quantsam.models.sam import EfficientViTSam
+from quantsam.models.variants import get_variant
+from quantsam.models.weights import download_checkpoint, read_checkpoint
+
+
+def create_model(name: str, *, device: str | torch.device = "cpu") -> EfficientViTSam:
+    """Return a model without trained weights, in eval mode.
+
+    Args:
+        name: `l0`, `l1`, `l2`, `xl0`, `xl1` or `nano`.
+        device: Where to put it.
+
+    Raises:
+        InputError: There is no such variant or device.
+    """
+    return EfficientViTSam(get_variant(name)).eval().to(_device(device))
+
+
+def load_model(
+    name: str, weights: str | os.PathLike[str] | None = None, *, device: str | torch.device = "cpu"
+) -> EfficientViTSam:
+    """Return a model with trained weights, in eval mode.
+
+    Args:
+        name: `l0`, `l1`, `l2`, `xl0`, `xl1` or `nano`.
+        weights: A local `.pt` or `.safetensors` file. None: `nano`'s come with the package, the
+            others are fetched once from the Hugging Face hub.
+        device: Where to put it.
+
+    Raises:
+        InputError: There is no such variant or device.
+        WeightsError: The weights cannot be had or do not fit.
+    """
+    variant = get_variant(name)
+    target = _device(device)
+    if weights is not None:
+        path = Path(weights)
+    elif variant.name == "nano":
+        path = Path(str(resources.files("quantsam.models") / "weights" / "nano.safetensors"))
+    else:
+        path = download_checkpoint(variant)
+    state = read_checkpoint(path, variant)
+    with torch.device("meta"):
+        model = EfficientViTSam(variant)
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False).to(target)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device must be one that PyTorch has here, got {str(device)!r}: use 'cpu'") from error
+    return found

@@ -1,0 +1,124 @@
+"""Calibration: every site observed in one pass of the float encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quantsam.data.images import check_image_array, load_image
+from quantsam.errors import CalibrationError, InputError
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import with_modules
+from quantsam.models.transforms import preprocess
+from quantsam.quant.observers import Observer, make_observer
+from quantsam.quant.params import QParams, TensorSpec
+
+CalibrationImage = str | os.PathLike[str] | NDArray[np.uint8] | Tensor
+Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
+_Sites = Mapping[str, tuple[str, TensorSpec]]  # key -> path of the module, specification
+
+
+class ObserverSite(nn.Module):
+    """A site that shows what passes it to an observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` unchanged."""
+        self.observer.observe(x)
+        return x
+
+
+def encoder_input(image: CalibrationImage, size: int) -> Tensor:
+    """Return any accepted form of an image as the encoder's input, (N, 3, size, size) float32.
+
+    Raises:
+        InputError: A tensor or array has the wrong shape or type.
+        ImageError: A file cannot be read.
+    """
+    if isinstance(image, Tensor):
+        if image.ndim != 4 or image.shape[1:] != (3, size, size) or not image.is_floating_point():
+            raise InputError(
+                f"a preprocessed image must be float (N, 3, {size}, {size}), got {str(image.dtype).removeprefix('torch.')} "
+                f"{tuple(image.shape)}: give the uint8 picture instead, it is preprocessed for you"
+            )
+        return image.float()
+    if isinstance(image, np.ndarray):
+        check_image_array(image)
+        return preprocess(image, size)
+    return preprocess(load_image(Path(image)), size)
+
+
+def calibrate_weights(encoder: ImageEncoder, sites: _Sites) -> dict[str, QParams]:
+    """Return the grid of every weight; a weight is a stream of one sample."""
+    params = {}
+    for key, (path, spec) in sites.items():
+        weight = encoder.get_submodule(path).get_parameter("weight").detach()
+        observer = make_observer(spec.observer, 1 if spec.per_channel else None)
+        observer.observe(weight.unsqueeze(0))
+        _check_finite(observer, key, "the weights are damaged, load them again")
+        found = observer.params(spec)
+        params[key] = dataclasses.replace(found, axis=0 if spec.per_channel else None)
+    return params
+
+
+def calibrate_activations(
+    encoder: ImageEncoder,
+    sites: _Sites,
+    images: Iterable[CalibrationImage],
+    progress: Progress | None,
+) -> tuple[dict[str, QParams], int]:
+    """Return the grid of every activation, and the number of images seen.
+
+    Raises:
+        CalibrationError: No image, or a site's values are constant or not finite in all of them.
+    """
+    observers = {k: make_observer(spec.observer, 1 if spec.per_channel else None) for k, (_, spec) in sites.items()}
+    observed = with_modules(encoder, {path: ObserverSite(observers[key]) for key, (path, _) in sites.items()})
+    observed.eval()
+    device = next(encoder.parameters()).device
+    wrapped = progress(images, len(images) if isinstance(images, Sized) else None) if progress else images
+    count = 0
+    with torch.inference_mode():
+        for image in wrapped:
+            x = encoder_input(image, encoder.variant.input_size)
+            observed(x.to(device))
+            count += len(x)
+    if not count:
+        raise CalibrationError("calibration needs at least one image, got none: name a folder of images or 'scenes:16'")
+    params = {}
+    for key, (_, spec) in sites.items():
+        _check_finite(observers[key], key, "check the calibration images and the weights")
+        _check_varied(observers[key], key, count)
+        params[key] = observers[key].params(spec)
+    return {key: _cloned(value) for key, value in params.items()}, count
+
+
+def _cloned(params: QParams) -> QParams:
+    """Copies that were not made under inference mode and may be used anywhere."""
+    return QParams(params.scale.clone(), params.zero_point.clone(), params.axis)
+
+
+def _check_finite(observer: Observer, key: str, remedy: str) -> None:
+    low, high = observer.range()
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise CalibrationError(f"values of {key} must be finite, got {float(low.min())} to {float(high.max())}: {remedy}")
+
+
+def _check_varied(observer: Observer, key: str, count: int) -> None:
+    low, high = observer.range()
+    if bool((low == high).all()):
+        raise CalibrationError(
+            f"values of {key} must vary, got the constant {float(low.flatten()[0]):g} in all {count} calibration images: "
+            "calibrate with pictures, or keep this layer in float"
+        )

@@ -1,0 +1,68 @@
+"""Resolve a scheme on a model's layers: one specification for every site that is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from quantsam.errors import SchemeError, nearest
+from quantsam.plans.layers import Layer, LayerSite
+from quantsam.plans.placements import Placement
+from quantsam.quant.params import TensorSpec
+from quantsam.schemes.scheme import Rule, Scheme
+
+_ROLES = ("weight", "activation")
+Resolved = list[tuple[Layer, LayerSite, TensorSpec]]
+
+
+def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model: str) -> Resolved:
+    """Apply a scheme's rules in order.
+
+    Args:
+        scheme: What to quantize.
+        placement: Which sites there are.
+        layers: The model's layers.
+        model: The variant's name; rules for other models are skipped.
+
+    Returns:
+        Every quantized site with its layer and specification, in the order of the forward pass.
+
+    Raises:
+        SchemeError: A rule selects no layer, or names a site that none of its layers has.
+    """
+    layers = tuple(layers)
+    rules = [rule for rule in scheme.rules if not rule.select.model or model in rule.select.model]
+    for number, rule in enumerate(rules, start=1):
+        _check(rule, f"scheme {scheme.name}, rule {number}", placement, layers, model)
+    resolved: Resolved = []
+    for layer in layers:
+        matching = [rule for rule in rules if rule.select.matches(layer.address, layer.kind)]
+        for site in placement.sites(layer):
+            spec = _last_word(matching, site)
+            if spec is not None:
+                resolved.append((layer, site, spec))
+    return resolved
+
+
+def _last_word(rules: Iterable[Rule], site: LayerSite) -> TensorSpec | None:
+    spec: TensorSpec | None = None
+    for rule in rules:
+        for key in (site.name, site.name.rsplit(".", 1)[-1], site.role):
+            if key in rule.targets:
+                spec = rule.targets[key]
+                break
+    return spec
+
+
+def _check(rule: Rule, place: str, placement: Placement, layers: tuple[Layer, ...], model: str) -> None:
+    selected = [layer for layer in layers if rule.select.matches(layer.address, layer.kind)]
+    if not selected:
+        known = sorted({str(layer.address) for layer in layers})
+        hint = "see `quantsam layers " + model + "`"
+        if len(rule.select.stage) == len(rule.select.block) == len(rule.select.layer) == 1:
+            wanted = f"{rule.select.stage[0]}:{rule.select.block[0]}:{rule.select.layer[0]}"
+            hint = f"{nearest(wanted, known)} {hint}" if wanted not in known else hint
+        raise SchemeError(f"{place}: the selector must match a layer of {model}, got {rule.select}: {hint}")
+    names = {name for layer in selected for s in placement.sites(layer) for name in (s.name, s.name.split(".")[-1])}
+    for key in rule.targets:
+        if key not in _ROLES and key not in names:
+            raise SchemeError(f"{place}: no selected layer has a site {key!r}: {nearest(key, names)}")

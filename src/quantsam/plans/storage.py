@@ -1,0 +1,97 @@
+"""Plans on disk: a folder with `plan.json` (what is quantized, how) and `params.safetensors` (the grids)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from quantsam.errors import PlanError
+from quantsam.files import atomic_folder
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import CalibrationInfo, Plan, PlanSite
+from quantsam.quant.params import QParams, TensorSpec
+
+PLAN_VERSION = 1
+_JSON, _PARAMS = "plan.json", "params.safetensors"
+
+
+def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
+    """Write a plan to a folder, whole or not at all; a plan that is already there is replaced.
+
+    Raises:
+        OutputError: The folder holds something else, or cannot be written.
+    """
+    target = Path(folder)
+    document = {
+        "quantsam_plan": PLAN_VERSION,
+        **{name: getattr(plan, name) for name in ("model", "encoder_digest", "scheme", "scheme_digest", "placement")},
+        "digest": plan.digest,
+        "calibration": dataclasses.asdict(plan.calibration) if plan.calibration else None,
+        "sites": [_site_json(site) for site in plan.sites],
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    for site in plan.sites:
+        if site.params is not None:
+            tensors[f"{site.key}.scale"] = site.params.scale.cpu().contiguous()
+            tensors[f"{site.key}.zero_point"] = site.params.zero_point.cpu().contiguous()
+    with atomic_folder(target, replaces=_JSON) as aside:
+        (aside / _JSON).write_text(json.dumps(document, indent=1), "utf-8")
+        save_file(tensors, aside / _PARAMS)
+    return target
+
+
+def _site_json(site: PlanSite) -> dict[str, Any]:
+    names = ("layer", "kind", "name", "role", "path")
+    axis = site.params.axis if site.params else None
+    return {**{n: getattr(site, n) for n in names}, "spec": dataclasses.asdict(site.spec), "axis": axis}
+
+
+def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
+    """Read a plan and tie it to the model it was made for.
+
+    Raises:
+        PlanError: There is no plan, it is damaged, or it was made for another model or other weights.
+    """
+    path = Path(folder)
+    if not (path / _JSON).is_file():
+        raise PlanError(f"plan must be a folder with {_JSON}, got {str(path)!r}: make one with `quantsam calibrate`")
+    try:
+        document = json.loads((path / _JSON).read_text("utf-8"))
+        version = document["quantsam_plan"]
+        if version != PLAN_VERSION:
+            raise PlanError(f"plan {str(path)!r} must have version {PLAN_VERSION}, got {version!r}: calibrate again")
+        plan = _from_json(document, load_file(path / _PARAMS))
+        same = plan.digest == document["digest"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise PlanError(f"plan {str(path)!r} is damaged ({error}): calibrate again") from error
+    if not same:
+        raise PlanError(f"plan {str(path)!r} was changed after it was saved: calibrate again")
+    return plan.bind(model)
+
+
+def _from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Plan:
+    sites = []
+    for entry in document["sites"]:
+        axis, spec = entry.pop("axis"), TensorSpec(**entry.pop("spec"))
+        site = PlanSite(**entry, spec=spec)
+        if f"{site.key}.scale" in tensors:
+            params = QParams(tensors[f"{site.key}.scale"], tensors[f"{site.key}.zero_point"], axis)
+            site = dataclasses.replace(site, params=params)
+        sites.append(site)
+    calibration = document["calibration"]
+    return Plan(
+        model=document["model"],
+        encoder_digest=document["encoder_digest"],
+        scheme=document["scheme"],
+        scheme_digest=document["scheme_digest"],
+        placement=document["placement"],
+        sites=tuple(sites),
+        calibration=CalibrationInfo(**calibration) if calibration else None,
+    )

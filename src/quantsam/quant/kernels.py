@@ -1,0 +1,121 @@
+"""Compiled elementwise kernels for the processor: one pass over memory instead of five.
+
+Numba compiles them at first use and keeps the result in its cache. They take contiguous float32 and
+round exactly as `torch.round(x / scale)` does. On other devices PyTorch's own operations are used.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_BLOCK = 1 << 14  # values a task: large enough to amortize the call, small enough to stay in the cache
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _fake_quantize(  # pragma: no cover - compiled
+    x: Float32, out: Float32, scales: Float32, zero_points: Float32, inner: int, qmin: float, qmax: float
+) -> None:
+    """Round rows of `inner` values; row r uses scale r % len(scales)."""
+    rows = x.size // inner
+    blocks = (inner + _BLOCK - 1) // _BLOCK
+    low, high = np.float32(qmin), np.float32(qmax)
+    for task in numba.prange(rows * blocks):
+        row, block = task // blocks, task % blocks
+        scale, zero = scales[row % scales.size], zero_points[row % scales.size]
+        start = row * inner + block * _BLOCK
+        stop = min(start + _BLOCK, (row + 1) * inner)
+        for i in range(start, stop):
+            code = np.rint(x[i] / scale) + zero
+            code = low if code < low else code
+            code = high if code > high else code
+            out[i] = (code - zero) * scale
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _lookup(  # pragma: no cover - compiled
+    x: Float32, out: Float32, table: Float32, inner: int, scale: float, zero: float, qmin: float
+) -> None:
+    """Replace the values of row r by the entry of table row r % len(table) at their code."""
+    channels, levels = table.shape
+    rows = x.size // inner
+    blocks = (inner + _BLOCK - 1) // _BLOCK
+    step, shift, top = np.float32(scale), np.float32(zero - qmin), np.float32(levels - 1)
+    for task in numba.prange(rows * blocks):
+        row, block = task // blocks, task % blocks
+        entries = table[row % channels]
+        start = row * inner + block * _BLOCK
+        stop = min(start + _BLOCK, (row + 1) * inner)
+        for i in range(start, stop):
+            code = np.rint(x[i] / step) + shift
+            code = code if code > np.float32(0) else np.float32(0)  # NaN too: never outside of the table
+            code = code if code < top else top
+            out[i] = entries[np.int32(code)]
+
+
+def _flat(x: Tensor) -> Float32:
+    array: Float32 = x.detach().view(-1).numpy()
+    return array
+
+
+def _match_threads() -> None:
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if numba.get_num_threads() != threads:
+        numba.set_num_threads(threads)
+
+
+def supports(x: Tensor) -> bool:
+    """Whether the kernels can take a tensor: float32 on the processor, with no gradient asked for."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def fake_quantize_uniform(
+    x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, qmin: float, qmax: float
+) -> Tensor:
+    """Round a tensor to an integer grid.
+
+    Args:
+        x: float32 on the processor, any shape.
+        scale: () or (C,) float32.
+        zero_point: () or (C,) int32.
+        axis: The dimension that has C entries, or None.
+        qmin: Smallest code.
+        qmax: Largest code.
+
+    Returns:
+        A new tensor of the same shape.
+    """
+    _match_threads()
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    inner = x.numel() if axis is None else x[(0,) * (axis + 1)].numel()
+    if inner:
+        zero = zero_point.reshape(-1).float()
+        _fake_quantize(_flat(x), _flat(out), _flat(scale.reshape(-1)), _flat(zero), inner, qmin, qmax)
+    return out
+
+
+def lookup_(x: Tensor, table: Tensor, scale: float, zero_point: int, qmin: int) -> Tensor:
+    """Quantize a tensor and replace every code by what its channel's table says, in place where possible.
+
+    Args:
+        x: (N, C, ...) float32 on the processor.
+        table: (C, levels) float32.
+        scale: Scale of the codes.
+        zero_point: Zero point of the codes.
+        qmin: Code of the table's first column.
+
+    Returns:
+        `x` if it was contiguous, else a new tensor.
+    """
+    _match_threads()
+    x = x.contiguous()
+    if x.numel():
+        _lookup(_flat(x), _flat(x), table.numpy(), x[0, 0].numel(), scale, float(zero_point), float(qmin))
+    return x

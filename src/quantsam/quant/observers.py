@@ -1,0 +1,224 @@
+"""Observers: what a tensor's range is, from a stream of batches, in bounded memory.
+
+Every observer takes batches whose first dimension counts samples, gives the same result however a
+stream is cut into batches, and merges with the observer of the part of the stream that follows.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quantsam.errors import CalibrationError, SchemeError, nearest
+from quantsam.quant.histogram import Histogram
+from quantsam.quant.params import QParams, TensorSpec, params_from_range
+from quantsam.quant.search import omse_range, ptf_scale
+
+
+class Observer(Protocol):
+    """Collects what is needed to choose a grid."""
+
+    count: int
+    """Samples seen."""
+
+    def observe(self, x: Tensor) -> None:
+        """Take a batch (N, ...)."""
+        ...
+
+    def merge(self, later: Observer) -> None:
+        """Take in an observer of the same kind that saw the samples after this one's."""
+        ...
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Return the smallest and largest value, () or (C,), as this observer sees them."""
+        ...
+
+    def params(self, spec: TensorSpec) -> QParams:
+        """Return the grid for a specification."""
+        ...
+
+
+def _samples(x: Tensor, axis: int | None) -> Tensor:
+    """Reshape (N, ...) to (N, 1, rest) or, with a channel axis, (N, C, rest)."""
+    if axis is None:
+        return x.flatten(1).unsqueeze(1)
+    return x.movedim(axis, 1).flatten(2) if x.ndim > 2 else x.movedim(axis, 1).unsqueeze(2)
+
+
+class _RangeObserver:
+    """Shared by observers whose state is a range; `axis` is the channel axis, counted with the batch."""
+
+    def __init__(self, axis: int | None = None) -> None:
+        self.axis = axis
+        self.count = 0
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        if self.low is None or self.high is None:
+            raise CalibrationError("an observer must see at least one sample, got none: calibrate with images")
+        if self.axis is None:
+            return self.low.reshape(()), self.high.reshape(())
+        return self.low, self.high
+
+    def params(self, spec: TensorSpec) -> QParams:
+        return params_from_range(*self.range(), spec, None if self.axis is None else self.axis)
+
+    def _extrema(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of each sample, (N, 1) or (N, C)."""
+        if self.axis is None:
+            pairs = [torch.aminmax(sample) for sample in x]
+            return torch.stack([p.min for p in pairs])[:, None], torch.stack([p.max for p in pairs])[:, None]
+        rest = [d for d in range(x.ndim) if d not in (0, self.axis)]
+        return (x.amin(rest), x.amax(rest)) if rest else (x, x)
+
+
+class MinMaxObserver(_RangeObserver):
+    """Keeps the extremes."""
+
+    def observe(self, x: Tensor) -> None:
+        low, high = self._extrema(x)
+        self._take(low.amin(0), high.amax(0), len(x))
+
+    def merge(self, later: MinMaxObserver) -> None:
+        if later.low is not None and later.high is not None:
+            self._take(later.low, later.high, later.count)
+
+    def _take(self, low: Tensor, high: Tensor, count: int) -> None:
+        self.low = low if self.low is None else torch.minimum(self.low, low)
+        self.high = high if self.high is None else torch.maximum(self.high, high)
+        self.count += count
+
+
+class EmaObserver(_RangeObserver):
+    """Moving average of each sample's extremes: the first sets them, each later one moves them a little.
+
+    The average is taken sample by sample, so it does not depend on the batch size.
+    """
+
+    momentum = 0.01
+
+    def __init__(self, axis: int | None = None) -> None:
+        super().__init__(axis)
+        self.first_low: Tensor | None = None
+        self.first_high: Tensor | None = None
+
+    def observe(self, x: Tensor) -> None:
+        for low, high in zip(*self._extrema(x), strict=True):
+            if self.low is None or self.high is None:
+                self.low, self.high = low.clone(), high.clone()
+                self.first_low, self.first_high = low.clone(), high.clone()
+            else:
+                self.low += self.momentum * (low - self.low)
+                self.high += self.momentum * (high - self.high)
+            self.count += 1
+
+    def merge(self, later: EmaObserver) -> None:
+        """Exact: the average is linear, so what the first later sample set is turned into a move."""
+        if later.low is None or later.high is None or later.first_low is None or later.first_high is None:
+            return
+        if self.low is None or self.high is None:
+            self.low, self.high = later.low.clone(), later.high.clone()
+            self.first_low, self.first_high = later.first_low, later.first_high
+        else:
+            keep = 1 - self.momentum
+            set_weight = keep ** (later.count - 1) - self.momentum * keep ** (later.count - 1)
+            self.low = self.low * keep**later.count + later.low - set_weight * later.first_low
+            self.high = self.high * keep**later.count + later.high - set_weight * later.first_high
+        self.count += later.count
+
+
+class PercentileObserver(EmaObserver):
+    """Like `EmaObserver`, of each sample's 0.00001 and 0.99999 quantiles (linear interpolation)."""
+
+    quantile = 0.99999
+
+    def _extrema(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        values = _samples(x, self.axis)  # (N, C, rest)
+        return -_upper_quantile(-values, self.quantile), _upper_quantile(values, self.quantile)
+
+
+def _upper_quantile(values: Tensor, quantile: float) -> Tensor:
+    """Quantile over the last dimension from its few largest values only."""
+    size = values.shape[-1]
+    position = (1 - quantile) * (size - 1)  # counted from the largest value
+    below = int(position)
+    top = values.topk(min(below + 2, size), dim=-1).values
+    if size == 1:
+        return top[..., 0]
+    return torch.lerp(top[..., below], top[..., min(below + 1, size - 1)], position - below)
+
+
+class _HistogramObserver:
+    """Shared by observers that search a grid over the distribution."""
+
+    def __init__(self, axis: int | None = None) -> None:
+        self.axis = axis
+        self.count = 0
+        self.histogram = Histogram()
+
+    def observe(self, x: Tensor) -> None:
+        self.histogram.add(_samples(x, self.axis).transpose(0, 1).flatten(1))  # (C or 1, all values)
+        self.count += len(x)
+
+    def merge(self, later: _HistogramObserver) -> None:
+        self.histogram.merge(later.histogram)
+        self.count += later.count
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        low, high = self.histogram.range()
+        return (low.reshape(()), high.reshape(())) if self.axis is None else (low, high)
+
+
+class OmseObserver(_HistogramObserver):
+    """Shrinks the range in 90 steps of 1 % and keeps the one of least squared error (Choukroun et al., 2019)."""
+
+    def params(self, spec: TensorSpec) -> QParams:
+        low, high = omse_range(self.histogram, spec)
+        if self.axis is None:
+            low, high = low.reshape(()), high.reshape(())
+        return params_from_range(low, high, spec, self.axis)
+
+
+class PtfObserver(_HistogramObserver):
+    """Power-of-two factors: one scale for the tensor, times 1, 2, 4 or 8 per channel (FQ-ViT, Lin et al., 2022).
+
+    Needs a channel axis. The distribution of each channel is kept, and the factor of least squared
+    error chosen.
+    """
+
+    def __init__(self, axis: int | None = None) -> None:
+        if axis is None:
+            raise SchemeError("observer 'ptf' must be per channel, got per tensor: set per_channel = true")
+        super().__init__(axis)
+
+    def params(self, spec: TensorSpec) -> QParams:
+        scale, zero_point = ptf_scale(self.histogram, spec)
+        return QParams(scale, zero_point, self.axis)
+
+
+OBSERVERS: dict[str, type[Observer]] = {
+    "minmax": MinMaxObserver,
+    "ema": EmaObserver,
+    "percentile": PercentileObserver,
+    "omse": OmseObserver,
+    "ptf": PtfObserver,
+}
+
+
+def make_observer(name: str, axis: int | None = None) -> Observer:
+    """Make an observer.
+
+    Args:
+        name: A key of `OBSERVERS`.
+        axis: The channel axis of what it will see, counting the batch dimension as 0; None for one
+            range for the whole tensor.
+
+    Raises:
+        SchemeError: No observer has that name, or it cannot do without an axis.
+    """
+    if name not in OBSERVERS:
+        raise SchemeError(f"observer must be one of {', '.join(OBSERVERS)}, got {name!r}: {nearest(name, OBSERVERS)}")
+    return OBSERVERS[name](axis)  # type: ignore[call-arg]

@@ -1,0 +1,202 @@
+"""Read schemes: by name from the library, from a TOML file, or from a line such as `int8@stage3:4:2`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from quantsam.errors import SchemeError, nearest
+from quantsam.quant.formats import FORMATS, get_format
+from quantsam.quant.observers import OBSERVERS
+from quantsam.quant.params import TensorSpec
+from quantsam.schemes.scheme import LAYER_KINDS, Rule, Scheme, Selector
+
+FLOAT = "float"
+_SPEC_KEYS = {"format": str, "observer": str, "symmetric": bool, "per_channel": bool, "quantizer": str}
+_SELECT_KEYS = {"stage": str, "block": int, "layer": int, "kind": str, "model": str}
+_SCOPE = re.compile(r"(?:(?:x?l\d|nano):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?")
+_WEIGHT_ACTIVATION = re.compile(r"w(\d+)a(\d+)")
+
+
+def scheme_names() -> list[str]:
+    """Return the names of the schemes that come with quantsam."""
+    library = resources.files("quantsam.schemes") / "library"
+    return sorted(entry.name.removesuffix(".toml") for entry in library.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_scheme(source: str | Path) -> Scheme:
+    """Load a scheme.
+
+    Args:
+        source: The name of a library scheme (`mix-dwsc`), the path of a TOML file, or one line:
+            a format (`int8`), `wNaM`, or a library scheme of one rule, then `@` and what it applies
+            to: addresses, stages, blocks (`stage3:4`) or kinds, separated by commas.
+
+    Raises:
+        SchemeError: There is no such scheme, or it cannot be understood.
+
+    >>> load_scheme("int8@stage3:4:2").rules[0].select.block
+    (4,)
+    """
+    text = str(source)
+    if "@" in text and not Path(text).exists():
+        return _from_line(text)
+    if text in scheme_names():
+        library = resources.files("quantsam.schemes") / "library"
+        return parse_scheme((library / f"{text}.toml").read_text("utf-8"), default_name=text)
+    if text.endswith(".toml") or isinstance(source, Path):
+        try:
+            content = Path(source).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SchemeError(f"scheme file {text!r} must be a readable TOML file: {error}") from error
+        return parse_scheme(content, default_name=Path(source).stem, where=text)
+    raise SchemeError(
+        f"scheme must be a library name, a .toml file or a line like 'int8@stage3:4:2', got {text!r}: "
+        f"{nearest(text, scheme_names())}"
+    )
+
+
+def parse_scheme(content: str, default_name: str, where: str | None = None) -> Scheme:
+    """Parse the text of a scheme.
+
+    Args:
+        content: TOML.
+        default_name: The scheme's name where the text gives none.
+        where: How to call the text in errors; the name by default.
+
+    Raises:
+        SchemeError: Not TOML, an unknown key, a value of the wrong type.
+    """
+    where = where or default_name
+    try:
+        data = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise SchemeError(f"scheme {where} must be valid TOML: {error}") from error
+    _known(data, {"name": str, "description": str, "rules": list}, f"scheme {where}")
+    rules = []
+    for number, rule in enumerate(data.get("rules", []), start=1):
+        place = f"scheme {where}, rule {number}"
+        _known(rule, {"select": dict, "weight": None, "activation": None, "sites": dict}, place)
+        rules.append(Rule(_selector(rule.get("select", {}), place), _targets(rule, place)))
+    return Scheme(data.get("name", default_name), tuple(rules), data.get("description", ""))
+
+
+def _known(table: Any, keys: Mapping[str, type | None], place: str) -> None:
+    if not isinstance(table, dict):
+        raise SchemeError(f"{place}: expected a table with keys {', '.join(keys)}, got {table!r}")
+    for key, value in table.items():
+        if key not in keys:
+            raise SchemeError(f"{place}: unknown key {key!r}: {nearest(key, keys)}")
+        kind = keys[key]
+        if kind is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise SchemeError(f"{place}: {key!r} must be {_TYPE_NAMES[kind]}, got {value!r}")
+
+
+_TYPE_NAMES: dict[type, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    dict: "a table",
+    list: "a list",
+}
+
+
+def _selector(table: dict[str, Any], place: str) -> Selector:
+    _known(table, dict.fromkeys(_SELECT_KEYS), f"{place}, select")
+    fields: dict[str, tuple[Any, ...]] = {}
+    for key, value in table.items():
+        values = value if isinstance(value, list) else [value]
+        for item in values:
+            if not isinstance(item, _SELECT_KEYS[key]) or isinstance(item, bool):
+                raise SchemeError(
+                    f"{place}, select: {key!r} must be a list of {_SELECT_KEYS[key].__name__}, got {value!r}"
+                )
+        if key == "kind":
+            for item in values:
+                if item not in LAYER_KINDS:
+                    raise SchemeError(f"{place}, select: unknown kind {item!r}: {nearest(item, LAYER_KINDS)}")
+        fields[key] = tuple(v.lower() if isinstance(v, str) else v for v in values)
+    return Selector(**fields)
+
+
+def _targets(rule: dict[str, Any], place: str) -> dict[str, TensorSpec | None]:
+    targets: dict[str, TensorSpec | None] = {}
+    for role in ("weight", "activation"):
+        if role in rule:
+            targets[role] = make_spec(rule[role], role, f"{place}, {role}")
+    for name, value in rule.get("sites", {}).items():
+        role = "weight" if name.split(".")[-1] == "weight" else "activation"
+        targets[name] = make_spec(value, role, f"{place}, site {name!r}")
+    if not targets:
+        raise SchemeError(f"{place}: a rule must set 'weight', 'activation' or 'sites', got none of them")
+    return targets
+
+
+def make_spec(value: Any, role: str, place: str = "specification") -> TensorSpec | None:
+    """Complete a specification with the defaults of its role.
+
+    Defaults: weights per channel with observer `minmax`, activations per tensor with `ema`; signed formats
+    symmetric, unsigned ones affine.
+
+    Args:
+        value: A format's name, `"float"`, or a table with the fields of `TensorSpec`.
+        role: `weight` or `activation`.
+        place: How to call it in errors.
+
+    Raises:
+        SchemeError: A key or value is not known.
+    """
+    if value == FLOAT:
+        return None
+    table = {"format": value} if isinstance(value, str) else value
+    _known(table, _SPEC_KEYS, place)
+    if "format" not in table:
+        raise SchemeError(f"{place}: 'format' must be given, got only {', '.join(table) or 'nothing'}")
+    fmt = get_format(table["format"])
+    observer = table.get("observer", "minmax" if role == "weight" else "ema")
+    if observer not in OBSERVERS:
+        raise SchemeError(f"{place}: unknown observer {observer!r}: {nearest(observer, OBSERVERS)}")
+    usual = "float8" if fmt.kind == "float" else "uniform"
+    quantizer = table.get("quantizer", usual)
+    if quantizer not in ("uniform", "log2", "float8") or (quantizer == "float8") != (fmt.kind == "float"):
+        raise SchemeError(f"{place}: quantizer of format {fmt.name!r} cannot be {quantizer!r}: use {usual!r}")
+    per_channel = table.get("per_channel", role == "weight" or observer == "ptf")
+    if observer == "ptf" and not per_channel:
+        raise SchemeError(f"{place}: observer 'ptf' must be per channel, got per_channel = false")
+    return TensorSpec(fmt.name, observer, table.get("symmetric", fmt.signed), per_channel, quantizer)
+
+
+def _from_line(text: str) -> Scheme:
+    base, _, scope = text.partition("@")
+    targets = _base_targets(base, text)
+    selectors = [_scope(part.strip(), text) for part in scope.split(",")]
+    return Scheme(text, tuple(Rule(selector, targets) for selector in selectors), f"{base} on {scope} alone")
+
+
+def _base_targets(base: str, text: str) -> dict[str, TensorSpec | None]:
+    match = _WEIGHT_ACTIVATION.fullmatch(base)
+    if match:
+        weight, activation = f"int{match[1]}", f"int{match[2]}"
+    else:
+        weight = activation = base
+    if weight not in FORMATS or activation not in FORMATS:
+        known = [*FORMATS, "w8a8", "w8a16", "w4a8"]
+        raise SchemeError(f"scheme {text!r}: what stands before '@' must be a format or wNaM: {nearest(base, known)}")
+    return {"weight": make_spec(weight, "weight"), "activation": make_spec(activation, "activation")}
+
+
+def _scope(part: str, text: str) -> Selector:
+    if part in LAYER_KINDS:
+        return Selector(kind=(part,))
+    match = _SCOPE.fullmatch(part.lower())
+    if match is None:
+        known = [*LAYER_KINDS, "stage3", "stage3:4", "stage3:4:2", "neck"]
+        raise SchemeError(
+            f"scheme {text!r}: {part!r} is neither an address like 'stage3:4:2' nor a kind: {nearest(part, known)}"
+        )
+    block, layer = ((int(match[key]),) if match[key] else () for key in ("block", "layer"))
+    return Selector(stage=(match["stage"],), block=block, layer=layer)

@@ -1,0 +1,126 @@
+"""Schemes: declarations of which layers are quantized, and how. A scheme knows no model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantsam.errors import SchemeError
+from quantsam.quant.params import TensorSpec
+
+LAYER_KINDS = (
+    "conv",
+    "resblock",
+    "fmbc_3x3",
+    "fmbc_1x1",
+    "mbc_expand",
+    "mbc_depthwise",
+    "mbc_project",
+    "qkv",
+    "attention",
+    "attention_proj",
+    "neck_in",
+    "neck_out",
+)
+
+_ADDRESS = re.compile(r"(?:(?P<model>[a-z]+\d?):)?(?P<stage>stage\d+|neck):(?P<block>\d+):(?P<layer>\d+)", re.I)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where a layer is: stage, block in the stage, layer in the block, all counted from zero."""
+
+    stage: str
+    block: int
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}:{self.block}:{self.layer}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `stage3:4:2`; a model in front (`L0:stage3:4:2`) is allowed and left out.
+
+        Raises:
+            SchemeError: The text has another form.
+
+        >>> str(Address.parse("L0:stage3:4:2"))
+        'stage3:4:2'
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise SchemeError(
+                f"layer address must look like 'stage3:4:2' or 'neck:7:0', got {text!r}: see `quantsam layers MODEL`"
+            )
+        return cls(match["stage"].lower(), int(match["block"]), int(match["layer"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which layers a rule is about: all conditions must hold, an empty one always does.
+
+    Attributes:
+        stage: Names such as `stage3`, `neck`.
+        block: Numbers of blocks in their stage.
+        layer: Numbers of layers in their block.
+        kind: Kinds of layers, see `LAYER_KINDS`.
+        model: Names of variants; a rule for other models is skipped, not an error.
+    """
+
+    stage: tuple[str, ...] = ()
+    block: tuple[int, ...] = ()
+    layer: tuple[int, ...] = ()
+    kind: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+
+    def matches(self, address: Address, kind: str) -> bool:
+        """Whether a layer of a model that `model` allows is selected."""
+        return (
+            (not self.stage or address.stage in self.stage)
+            and (not self.block or address.block in self.block)
+            and (not self.layer or address.layer in self.layer)
+            and (not self.kind or kind in self.kind)
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{f.name}={list(value)}" for f in dataclasses.fields(self) if (value := getattr(self, f.name))]
+        return ", ".join(parts) or "all layers"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to the selected layers.
+
+    Attributes:
+        select: The layers.
+        targets: From `weight`, `activation` or the name of a site to its specification; None keeps it
+            in float. A site's own entry goes before `activation`. What is not named stays as earlier
+            rules left it.
+    """
+
+    select: Selector
+    targets: Mapping[str, TensorSpec | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A quantization scheme: rules applied in order to a model whose layers all start in float."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    description: str = field(default="", compare=False)
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of the rules; the name and the description do not count."""
+        return hashlib.sha256(json.dumps([_plain(rule) for rule in self.rules]).encode()).hexdigest()
+
+
+def _plain(rule: Rule) -> dict[str, Any]:
+    targets = {key: dataclasses.asdict(spec) if spec else None for key, spec in sorted(rule.targets.items())}
+    return {"select": dataclasses.asdict(rule.select), "targets": targets}

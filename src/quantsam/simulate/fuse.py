@@ -1,0 +1,83 @@
+"""Make a simulation fast: everything between two convolutions becomes one table look-up.
+
+Behind a convolution whose output is rounded to 8 bits there are only 256 values a channel, so
+BatchNorm, activation and every further rounding, up to and including the next convolution's input,
+are functions of that code. They are evaluated once, by the modules themselves, on the 256 values; the
+simulation then reads the result from the table. It computes what the unfused modules compute.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from quantsam.models.blocks import ConvLayer, Site
+from quantsam.models.encoder import ImageEncoder
+from quantsam.plans.layers import CHAINS
+from quantsam.quant import kernels
+from quantsam.quant.params import QParams
+from quantsam.simulate.sites import FakeQuantize
+
+_MOST_LEVELS = 256
+
+
+class LookUp(nn.Module):
+    """Rounds to codes and replaces each by an entry of its channel's table."""
+
+    def __init__(self, scale: float, zero_point: int, qmin: int, table: Tensor) -> None:
+        super().__init__()
+        self.scale, self.zero_point, self.qmin = scale, zero_point, qmin
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape; may overwrite `x`, a convolution's fresh output."""
+        table = self.get_buffer("table")
+        if kernels.supports(x):
+            return kernels.lookup_(x, table, self.scale, self.zero_point, self.qmin)
+        codes = torch.round(x / self.scale) + (self.zero_point - self.qmin)
+        codes = codes.clamp(0, table.shape[1] - 1).long()  # (N, C, H, W)
+        return table.gather(1, codes.transpose(0, 1).flatten(1)).reshape(codes.transpose(0, 1).shape).transpose(0, 1)
+
+
+def fuse(encoder: ImageEncoder) -> None:
+    """Replace, in place, what follows each 8-bit convolution output by a look-up."""
+    followers: dict[int, ConvLayer] = {}
+    for block in encoder.modules():
+        names = [name for name, _ in CHAINS.get(type(block), ())]
+        chain = [block.get_submodule(name) for name in names]
+        for layer, following in zip(chain, chain[1:], strict=False):
+            assert isinstance(following, ConvLayer)
+            followers[id(layer)] = following
+    for layer in list(encoder.modules()):
+        if isinstance(layer, ConvLayer):
+            _fuse_layer(layer, followers.get(id(layer)))
+
+
+def _fuse_layer(layer: ConvLayer, following: ConvLayer | None) -> None:
+    site = layer.conv.conv_site
+    if not isinstance(site, FakeQuantize) or not site.has_levels(_MOST_LEVELS):
+        return
+    names = [n for n in ("norm", "norm_site", "act", "act_site") if getattr(layer, n, None) is not None]
+    steps = [layer.get_submodule(name) for name in names]
+    if following is not None:
+        steps.append(following.conv.input_site)
+    if not any(not isinstance(step, Site) for step in steps):
+        return
+    params = site.params
+    table = _table(steps, params, site, layer.conv.out_channels)
+    layer.conv.conv_site = LookUp(float(params.scale), int(params.zero_point), int(site.spec.fmt.qmin), table)
+    for name in names:
+        layer.register_module(name, Site())
+    if following is not None:
+        following.conv.input_site = Site()
+
+
+@torch.no_grad()
+def _table(steps: list[nn.Module], params: QParams, site: FakeQuantize, channels: int) -> Tensor:
+    """Run the steps on every value that a channel can take, (channels, levels) float32."""
+    fmt = site.spec.fmt
+    codes = torch.arange(int(fmt.qmin), int(fmt.qmax) + 1, device=params.scale.device)
+    x = ((codes - params.zero_point).float() * params.scale).expand(1, channels, 1, -1).contiguous()
+    for step in steps:
+        x = step(x)
+    return x.reshape(channels, -1).contiguous()

@@ -1,0 +1,33 @@
+"""The module that stands at a site in a simulation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import fake_quantize
+
+
+class FakeQuantize(nn.Module):
+    """Rounds what passes it to a fixed grid."""
+
+    def __init__(self, spec: TensorSpec, params: QParams) -> None:
+        super().__init__()
+        self.spec = spec
+        self.axis = params.axis
+        self.register_buffer("scale", params.scale, persistent=False)
+        self.register_buffer("zero_point", params.zero_point, persistent=False)
+
+    @property
+    def params(self) -> QParams:
+        """The grid, on whatever device the module is."""
+        return QParams(self.get_buffer("scale"), self.get_buffer("zero_point"), self.axis)
+
+    def has_levels(self, most: int) -> bool:
+        """Whether it leaves at most `most` different values in the whole tensor."""
+        uniform = self.spec.quantizer == "uniform" and self.axis is None
+        return uniform and self.spec.fmt.levels <= most
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` rounded, same shape."""
+        return fake_quantize(x, self.spec, self.params)
