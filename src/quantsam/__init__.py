@@ -1,1 +1,91 @@
-"""quantsam: INT8 quantization of EfficientViT-SAM that can be trusted."""
+"""quantsam: INT8 quantization of EfficientViT-SAM that can be trusted.
+
+>>> import quantsam as qs
+>>> model = qs.load_model("nano")
+>>> plan = qs.make_plan(model, "int8").calibrate(qs.open_images("scenes:4:1"))
+>>> encoder = qs.simulate(model, plan)
+>>> record = qs.evaluate(model.with_encoder(encoder), qs.open_dataset("scenes:4"), prompts="box")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from quantsam.data.coco import CocoDataset
+    from quantsam.data.folders import ImageFolder
+    from quantsam.data.images import load_image
+    from quantsam.data.open import open_dataset, open_images
+    from quantsam.data.scenes import SceneDataset
+    from quantsam.errors import QuantsamError
+    from quantsam.evaluation.evaluator import evaluate
+    from quantsam.models.predictor import Predictor
+    from quantsam.models.zoo import create_model, load_model
+    from quantsam.plans.plan import Plan, make_plan
+    from quantsam.plans.storage import load_plan, save_plan
+    from quantsam.results.compare import compare
+    from quantsam.results.record import Record
+    from quantsam.results.store import ResultStore
+    from quantsam.schemes.load import load_scheme
+    from quantsam.schemes.scheme import Scheme
+    from quantsam.simulation.simulator import simulate
+
+_HOMES = {
+    "CocoDataset": "data.coco",
+    "ImageFolder": "data.folders",
+    "Plan": "plans.plan",
+    "Predictor": "models.predictor",
+    "QuantsamError": "errors",
+    "Record": "results.record",
+    "ResultStore": "results.store",
+    "SceneDataset": "data.scenes",
+    "Scheme": "schemes.scheme",
+    "compare": "results.compare",
+    "create_model": "models.zoo",
+    "evaluate": "evaluation.evaluator",
+    "load_image": "data.images",
+    "load_model": "models.zoo",
+    "load_plan": "plans.storage",
+    "load_scheme": "schemes.load",
+    "make_plan": "plans.plan",
+    "open_dataset": "data.open",
+    "open_images": "data.open",
+    "save_plan": "plans.storage",
+    "simulate": "simulation.simulator",
+}
+
+__all__ = [
+    "CocoDataset",
+    "ImageFolder",
+    "Plan",
+    "Predictor",
+    "QuantsamError",
+    "Record",
+    "ResultStore",
+    "SceneDataset",
+    "Scheme",
+    "compare",
+    "create_model",
+    "evaluate",
+    "load_image",
+    "load_model",
+    "load_plan",
+    "load_scheme",
+    "make_plan",
+    "open_dataset",
+    "open_images",
+    "save_plan",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import quantsam` itself is quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'quantsam' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"quantsam.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

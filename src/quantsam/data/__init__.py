@@ -1,0 +1,1 @@
+"""Images and annotated datasets: COCO, folders, procedural scenes."""

@@ -77,7 +77,7 @@ def _check_format(document: Any, path: Path) -> None:
     if not isinstance(document, dict):
         raise DatasetError(
             f"{path} is not a COCO annotation file: it must hold an object with `images` and `annotations`, "
-            f"got a {type(document).__name__}"
+            f"got {type(document).__name__}"
         )
     for key in ("images", "annotations"):
         if not isinstance(document.get(key), list):
@@ -85,12 +85,9 @@ def _check_format(document: Any, path: Path) -> None:
     if not document["images"]:
         raise DatasetError(f"{path} lists no images: download it again")
     first = document["images"][0]
-    if isinstance(first, dict) and (
-        "neg_category_ids" in first or ("file_name" not in first and "coco_url" in first)
-    ):
+    if isinstance(first, dict) and ("neg_category_ids" in first or ("file_name" not in first and "coco_url" in first)):
         raise DatasetError(
-            f"{path} is an LVIS annotation file, which names its images differently: "
-            "give COCO's instances_*.json"
+            f"{path} is an LVIS annotation file, which names its images differently: give COCO's instances_*.json"
         )
 
 
@@ -188,9 +185,7 @@ def _annotation(entry: Any, annotation_id: int, image_id: int, where: str) -> An
 def _box_xyxy(entry: Any, where: str) -> tuple[float, float, float, float]:
     box = _field(entry, "bbox", where)
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-        raise DatasetError(
-            f"{where}: `bbox` must be 4 finite numbers x, y, width, height, got {reprlib.repr(box)}"
-        )
+        raise DatasetError(f"{where}: `bbox` must be 4 finite numbers x, y, width, height, got {reprlib.repr(box)}")
     x, y, width, height = (float(value) for value in box)
     if width < 0 or height < 0:
         raise DatasetError(f"{where}: `bbox` must have a width and height >= 0, got {box}")

@@ -35,8 +35,7 @@ def check_segmentation(segmentation: Any, where: str) -> None:
                 raise DatasetError(f"{where} has a polygon that is not a list: got {reprlib.repr(polygon)}")
             if len(polygon) < 6 or len(polygon) % 2:
                 raise DatasetError(
-                    f"{where} has a polygon of {len(polygon)} numbers: "
-                    "it must be the x, y pairs of at least 3 points"
+                    f"{where} has a polygon of {len(polygon)} numbers: it must be the x, y pairs of at least 3 points"
                 )
     elif isinstance(segmentation, dict):
         if not isinstance(segmentation.get("counts"), list | str):
@@ -45,8 +44,7 @@ def check_segmentation(segmentation: Any, where: str) -> None:
             raise DatasetError(f"{where} has an RLE without `size`, which must be [height, width]")
     else:
         raise DatasetError(
-            f"{where} has a segmentation that is neither polygons nor an RLE: "
-            f"got {reprlib.repr(segmentation)}"
+            f"{where} has a segmentation that is neither polygons nor an RLE: got {reprlib.repr(segmentation)}"
         )
 
 
@@ -113,9 +111,7 @@ def _checked_rle(rle: dict[str, Any], image_hw: tuple[int, int], where: str) -> 
                 f"height x width = {area}"
             )
     if sum(runs) != area:
-        raise DatasetError(
-            f"{where} has an RLE of {sum(runs)} pixels: its runs must sum to height x width = {area}"
-        )
+        raise DatasetError(f"{where} has an RLE of {sum(runs)} pixels: its runs must sum to height x width = {area}")
     if isinstance(counts, list):
         return coco_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [height, width], "counts": counts.encode("ascii")}

@@ -60,8 +60,7 @@ def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
         except Exception as error:  # hostile files make Pillow's readers raise nearly anything
             problem = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(
-                f"{path} is damaged and does not decode completely ({problem}): "
-                "copy or download it again, or remove it"
+                f"{path} is damaged and does not decode completely ({problem}): copy or download it again, or remove it"
             ) from error
     return _upright(array, orientation)
 

@@ -152,7 +152,7 @@ def _find_folder(spec: str | Path) -> Path:
     """Return the folder that a bare name or a path means."""
     if isinstance(spec, str) and spec in BARE_NAMES:
         root = os.environ.get(DATA_VARIABLE)
-        places = [Path(root).expanduser() / spec] if root else [Path(spec), Path("data") / spec]
+        places = [Path(root) / spec] if root else [Path(spec), Path("data") / spec]
         for place in places:
             if is_folder(place):
                 return place
@@ -161,7 +161,7 @@ def _find_folder(spec: str | Path) -> Path:
             f"dataset {spec!r} was not found, looked at {looked_at}: set {DATA_VARIABLE} to the folder that "
             f"holds {spec}/, or give its path; {_WAY_OUT}"
         )
-    with contextlib.suppress(RuntimeError):  # raised for the home of an unknown user
+    with contextlib.suppress(RuntimeError, OSError):  # the home of an unknown user; a name too long
         folder = Path(spec).expanduser()
         if spec != "" and is_folder(folder):
             return folder

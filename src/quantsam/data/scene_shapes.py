@@ -158,9 +158,7 @@ THIN_KINDS = frozenset({"ring", "arc", "bar"})
 """Kinds that need a longer extent than the others to be more than a dot."""
 
 
-def make_raster(
-    rng: np.random.Generator, kind: str, extent_px: float, centre_xy: tuple[float, float]
-) -> Raster:
+def make_raster(rng: np.random.Generator, kind: str, extent_px: float, centre_xy: tuple[float, float]) -> Raster:
     """Draw a random shape of a kind, turned at random.
 
     Args:

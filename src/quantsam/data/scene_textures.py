@@ -184,9 +184,7 @@ def blend(field: FloatPlane, low: Colour, high: Colour) -> Planes:
     return low[:, None, None] + field[None] * (high - low)[:, None, None]
 
 
-def fill(
-    rng: np.random.Generator, kind: str, colour: Colour, height: int, width: int, contrast: float
-) -> Planes:
+def fill(rng: np.random.Generator, kind: str, colour: Colour, height: int, width: int, contrast: float) -> Planes:
     """Fill a rectangle with a texture around a colour.
 
     Args:

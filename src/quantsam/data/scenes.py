@@ -98,8 +98,7 @@ class SceneDataset:
         """
         if not 1 <= image_id <= self._count:
             raise InputError(
-                f"image id of {self.name} must be between 1 and {self._count}, got {image_id}: "
-                "`image_ids` lists them"
+                f"image id of {self.name} must be between 1 and {self._count}, got {image_id}: `image_ids` lists them"
             )
         return _recent_scene(self._seed * SEEDS_PER_DATASET + image_id - 1, self._size)
 
@@ -173,9 +172,7 @@ def write_coco_folder(
         staging.rename(target)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(
-            f"cannot write scenes to {folder}: {reason}; choose a folder you may write"
-        ) from error
+        raise OutputError(f"cannot write scenes to {folder}: {reason}; choose a folder you may write") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
@@ -183,13 +180,9 @@ def write_coco_folder(
 
 def _refuse_unless_free(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError(
-            f"the folder for scenes must be absent or empty, {folder} is no folder: choose another"
-        )
+        raise OutputError(f"the folder for scenes must be absent or empty, {folder} is no folder: choose another")
     if folder.exists() and any(folder.iterdir()):
-        raise OutputError(
-            f"the folder for scenes must be absent or empty, {folder} holds files: choose another"
-        )
+        raise OutputError(f"the folder for scenes must be absent or empty, {folder} holds files: choose another")
 
 
 def _write_split(
@@ -204,9 +197,7 @@ def _write_split(
         file_name = f"{image_id:012d}.png"
         Image.fromarray(image).save(root / split / file_name)
         height, width = image.shape[:2]
-        images.append(
-            {"file_name": file_name, "height": height, "width": width, "id": image_id, "license": 1}
-        )
+        images.append({"file_name": file_name, "height": height, "width": width, "id": image_id, "license": 1})
         annotations += [_coco_annotation(dataset, item) for item in dataset.annotations(image_id)]
     document = {
         "info": {"description": f"quantsam toy scenes: {dataset.name}", "version": str(GENERATOR_VERSION)},

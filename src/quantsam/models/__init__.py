@@ -1,0 +1,1 @@
+"""Plain EfficientViT-SAM: it knows nothing of quantization but named sites."""

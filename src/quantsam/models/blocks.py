@@ -22,7 +22,13 @@ class Conv2d(nn.Conv2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.input_site: nn.Module = Site()
@@ -167,7 +173,8 @@ class LinearAttentionCore(nn.Module):
         kv = sites["kv"](torch.cat([v, ones], dim=2) @ k.transpose(-1, -2))  # (N, heads, dim + 1, dim)
         out = sites["unnormalized"](kv @ q)  # (N, heads, dim + 1, H*W)
         out = sites["out"](out[:, :, :-1] / (out[:, :, -1:] + self.eps))
-        return out.reshape(batch, -1, height, width)
+        result: Tensor = out.reshape(batch, -1, height, width)
+        return result
 
 
 class Residual(nn.Module):

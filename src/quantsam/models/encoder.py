@@ -101,8 +101,7 @@ class Neck(nn.Module):
         self.stages = variant.neck_stages
         width = variant.neck_width
         self.input_ops = nn.ModuleList(
-            _OpList(ConvLayer(variant.widths[stage], width, 1), UpSample(variant.embed_size))
-            for stage in self.stages
+            _OpList(ConvLayer(variant.widths[stage], width, 1), UpSample(variant.embed_size)) for stage in self.stages
         )
         self.middle = _OpList(
             *(Residual(FusedMBConv(width, width, variant.neck_expand)) for _ in range(variant.neck_depth))

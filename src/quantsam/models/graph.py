@@ -16,7 +16,7 @@ from quantsam.models.encoder import ImageEncoder
 def copy_encoder(encoder: ImageEncoder) -> ImageEncoder:
     """Return an encoder with its own modules that shares every parameter and buffer with `encoder`."""
     shared = {id(t): t for t in itertools.chain(encoder.parameters(), encoder.buffers())}
-    return copy.deepcopy(encoder, shared)  # type: ignore[arg-type]
+    return copy.deepcopy(encoder, shared)
 
 
 def with_modules(encoder: ImageEncoder, modules: Mapping[str, nn.Module]) -> ImageEncoder:

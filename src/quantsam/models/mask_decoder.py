@@ -25,7 +25,7 @@ class Attention(nn.Module):
         """Attend from (B, Nq, dim) to (B, Nk, dim); returns (B, Nq, dim)."""
 
         def split(x: Tensor) -> Tensor:  # (B, N, inner) -> (B, heads, N, inner / heads)
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
         out = F.scaled_dot_product_attention(split(self.q_proj(q)), split(self.k_proj(k)), split(self.v_proj(v)))
         y: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))

@@ -65,7 +65,8 @@ class PromptEncoder(nn.Module):
         """
         tokens: Tensor = self.pe_layer((points + 0.5) / self.prompt_size)
         tokens = tokens * (labels != -1).unsqueeze(-1)
-        kinds = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
+        embeddings = [e.get_parameter("weight") for e in self.point_embeddings]
+        kinds = torch.cat([self.not_a_point_embed.weight, *embeddings])
         return tokens + kinds[labels.long() + 1]
 
     def forward(

@@ -85,7 +85,9 @@ def _read_pt(path: Path, variant: Variant) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"weights file {str(path)!r} must hold a state dict of tensors, got {type(content).__name__}")
+        raise WeightsError(
+            f"weights file {str(path)!r} must hold a state dict of tensors, got {type(content).__name__}"
+        )
     _check_shapes({name: tuple(value.shape) for name, value in content.items()}, path, variant)
     return content
 
@@ -126,7 +128,9 @@ def download_checkpoint(variant: Variant) -> Path:
     try:
         return Path(hf_hub_download(HUB_REPOSITORY, name))
     except LocalEntryNotFoundError as error:
-        raise WeightsError(f"weights of {variant.name!r} are not cached and the hub cannot be reached: {remedy}") from error
+        raise WeightsError(
+            f"weights of {variant.name!r} are not cached and the hub cannot be reached: {remedy}"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"weights of {variant.name!r} cannot be had from the hub ({reason}): {remedy}") from error

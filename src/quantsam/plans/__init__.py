@@ -1,0 +1,1 @@
+"""Scheme x placement x model: resolve, calibrate, save, account."""

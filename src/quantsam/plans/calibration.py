@@ -49,8 +49,9 @@ def encoder_input(image: CalibrationImage, size: int) -> Tensor:
     if isinstance(image, Tensor):
         if image.ndim != 4 or image.shape[1:] != (3, size, size) or not image.is_floating_point():
             raise InputError(
-                f"a preprocessed image must be float (N, 3, {size}, {size}), got {str(image.dtype).removeprefix('torch.')} "
-                f"{tuple(image.shape)}: give the uint8 picture instead, it is preprocessed for you"
+                f"a preprocessed image must be float (N, 3, {size}, {size}), got "
+                f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}: "
+                "give the uint8 picture instead, it is preprocessed for you"
             )
         return image.float()
     if isinstance(image, np.ndarray):
@@ -112,13 +113,15 @@ def _cloned(params: QParams) -> QParams:
 def _check_finite(observer: Observer, key: str, remedy: str) -> None:
     low, high = observer.range()
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        raise CalibrationError(f"values of {key} must be finite, got {float(low.min())} to {float(high.max())}: {remedy}")
+        raise CalibrationError(
+            f"values of {key} must be finite, got {float(low.min())} to {float(high.max())}: {remedy}"
+        )
 
 
 def _check_varied(observer: Observer, key: str, count: int) -> None:
     low, high = observer.range()
     if bool((low == high).all()):
         raise CalibrationError(
-            f"values of {key} must vary, got the constant {float(low.flatten()[0]):g} in all {count} calibration images: "
-            "calibrate with pictures, or keep this layer in float"
+            f"values of {key} must vary, got the constant {float(low.flatten()[0]):g} in all {count} calibration "
+            "images: calibrate with pictures, or keep this layer in float"
         )

@@ -41,7 +41,5 @@ def get_placement(name: str) -> Placement:
         InputError: There is none of that name.
     """
     if name not in PLACEMENTS:
-        raise InputError(
-            f"placement must be one of {', '.join(PLACEMENTS)}, got {name!r}: {nearest(name, PLACEMENTS)}"
-        )
+        raise InputError(f"placement must be one of {', '.join(PLACEMENTS)}, got {name!r}: {nearest(name, PLACEMENTS)}")
     return PLACEMENTS[name]

@@ -99,9 +99,7 @@ class Plan:
                 digest.update(site.params.zero_point.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def calibrate(
-        self, images: Iterable[CalibrationImage] = (), *, progress: Progress | None = None
-    ) -> Plan:
+    def calibrate(self, images: Iterable[CalibrationImage] = (), *, progress: Progress | None = None) -> Plan:
         """Measure every site, all in one pass over the images, and return the plan with its grids.
 
         Args:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from quantsam.errors import PlanError
-from quantsam.files import atomic_folder
+from quantsam.files import atomic_folder, check_replaceable
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import CalibrationInfo, Plan, PlanSite
 from quantsam.quant.params import QParams, TensorSpec
@@ -45,6 +45,15 @@ def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
         (aside / _JSON).write_text(json.dumps(document, indent=1), "utf-8")
         save_file(tensors, aside / _PARAMS)
     return target
+
+
+def check_plan_folder(folder: str | os.PathLike[str]) -> None:
+    """Make sure, before calibration, that a plan can be saved there.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    check_replaceable(folder, _JSON)
 
 
 def _site_json(site: PlanSite) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Quantization of tensors: formats, observers, quantizers; knows no model."""

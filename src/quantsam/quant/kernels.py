@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_MOST_THREADS = numba.get_num_threads()  # asked before anyone changes it: the most there can be
 _BLOCK = 1 << 14  # values a task: large enough to amortize the call, small enough to stay in the cache
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def _fake_quantize(  # pragma: no cover - compiled
     x: Float32, out: Float32, scales: Float32, zero_points: Float32, inner: int, qmin: float, qmax: float
 ) -> None:
@@ -38,7 +39,7 @@ def _fake_quantize(  # pragma: no cover - compiled
             out[i] = (code - zero) * scale
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def _lookup(  # pragma: no cover - compiled
     x: Float32, out: Float32, table: Float32, inner: int, scale: float, zero: float, qmin: float
 ) -> None:
@@ -65,7 +66,7 @@ def _flat(x: Tensor) -> Float32:
 
 
 def _match_threads() -> None:
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    threads = min(torch.get_num_threads(), _MOST_THREADS)
     if numba.get_num_threads() != threads:
         numba.set_num_threads(threads)
 

@@ -6,7 +6,8 @@ stream is cut into batches, and merges with the observer of the part of the stre
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Observer(Protocol):
         """Take a batch (N, ...)."""
         ...
 
-    def merge(self, later: Observer) -> None:
+    def merge(self, later: Any) -> None:
         """Take in an observer of the same kind that saw the samples after this one's."""
         ...
 
@@ -79,10 +80,12 @@ class MinMaxObserver(_RangeObserver):
     """Keeps the extremes."""
 
     def observe(self, x: Tensor) -> None:
+        """Take a batch (N, ...)."""
         low, high = self._extrema(x)
         self._take(low.amin(0), high.amax(0), len(x))
 
     def merge(self, later: MinMaxObserver) -> None:
+        """Take in the later part's extremes."""
         if later.low is not None and later.high is not None:
             self._take(later.low, later.high, later.count)
 
@@ -106,6 +109,7 @@ class EmaObserver(_RangeObserver):
         self.first_high: Tensor | None = None
 
     def observe(self, x: Tensor) -> None:
+        """Take a batch (N, ...), sample by sample."""
         for low, high in zip(*self._extrema(x), strict=True):
             if self.low is None or self.high is None:
                 self.low, self.high = low.clone(), high.clone()
@@ -176,6 +180,7 @@ class OmseObserver(_HistogramObserver):
     """Shrinks the range in 90 steps of 1 % and keeps the one of least squared error (Choukroun et al., 2019)."""
 
     def params(self, spec: TensorSpec) -> QParams:
+        """Return the grid of least squared error."""
         low, high = omse_range(self.histogram, spec)
         if self.axis is None:
             low, high = low.reshape(()), high.reshape(())
@@ -195,11 +200,12 @@ class PtfObserver(_HistogramObserver):
         super().__init__(axis)
 
     def params(self, spec: TensorSpec) -> QParams:
+        """Return the tensor's grid with a factor for each channel."""
         scale, zero_point = ptf_scale(self.histogram, spec)
         return QParams(scale, zero_point, self.axis)
 
 
-OBSERVERS: dict[str, type[Observer]] = {
+OBSERVERS: dict[str, Callable[[int | None], Observer]] = {
     "minmax": MinMaxObserver,
     "ema": EmaObserver,
     "percentile": PercentileObserver,
@@ -221,4 +227,4 @@ def make_observer(name: str, axis: int | None = None) -> Observer:
     """
     if name not in OBSERVERS:
         raise SchemeError(f"observer must be one of {', '.join(OBSERVERS)}, got {name!r}: {nearest(name, OBSERVERS)}")
-    return OBSERVERS[name](axis)  # type: ignore[call-arg]
+    return OBSERVERS[name](axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantsam.quant.formats import FLOAT8_DTYPES, Format
+from quantsam.quant.formats import FLOAT8_DTYPES
 from quantsam.quant.params import QParams, TensorSpec
 
 

@@ -152,7 +152,7 @@ def make_spec(value: Any, role: str, place: str = "specification") -> TensorSpec
     """
     if value == FLOAT:
         return None
-    table = {"format": value} if isinstance(value, str) else value
+    table: dict[str, Any] = {"format": value} if isinstance(value, str) else value
     _known(table, _SPEC_KEYS, place)
     if "format" not in table:
         raise SchemeError(f"{place}: 'format' must be given, got only {', '.join(table) or 'nothing'}")

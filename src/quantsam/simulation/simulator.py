@@ -10,8 +10,8 @@ from quantsam.models.graph import set_weight, with_modules
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.quant.quantizers import fake_quantize
-from quantsam.simulate.fuse import fuse
-from quantsam.simulate.sites import FakeQuantize
+from quantsam.simulation.fuse import fuse
+from quantsam.simulation.sites import FakeQuantize
 
 
 class SimulatedEncoder(nn.Module):
@@ -38,7 +38,7 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True) -> Simul
     Args:
         model: The model the plan was made for.
         plan: A calibrated plan.
-        fused: Replace what lies between two convolutions by table look-ups, see `simulate.fuse`.
+        fused: Replace what lies between two convolutions by table look-ups, see `simulation.fuse`.
 
     Raises:
         PlanError: The plan is not calibrated or was made for another model.

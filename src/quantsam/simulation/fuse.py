@@ -8,6 +8,8 @@ simulation then reads the result from the table. It computes what the unfused mo
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.plans.layers import CHAINS
 from quantsam.quant import kernels
 from quantsam.quant.params import QParams
-from quantsam.simulate.sites import FakeQuantize
+from quantsam.simulation.sites import FakeQuantize
 
 _MOST_LEVELS = 256
 
@@ -45,7 +47,7 @@ def fuse(encoder: ImageEncoder) -> None:
     for block in encoder.modules():
         names = [name for name, _ in CHAINS.get(type(block), ())]
         chain = [block.get_submodule(name) for name in names]
-        for layer, following in zip(chain, chain[1:], strict=False):
+        for layer, following in itertools.pairwise(chain):
             assert isinstance(following, ConvLayer)
             followers[id(layer)] = following
     for layer in list(encoder.modules()):

@@ -1,0 +1,55 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NANO_CALIBRATION = "scenes:32:1"
+
+
+def model_options(function: F) -> F:
+    """Add --model, --weights, --device."""
+    function = click.option("--device", default="cpu", show_default=True, help="Where to compute.")(function)
+    function = click.option(
+        "--weights",
+        type=click.Path(),
+        help="A .pt or .safetensors file. Left out: nano's come along, others are fetched once from the hub.",
+    )(function)
+    return click.option("--model", default="nano", show_default=True, help="l0, l1, l2, xl0, xl1 or nano.")(function)
+
+
+def calibration_options(function: F) -> F:
+    """Add --calibration, --limit, --seed, --placement, --no-weights, --no-activations."""
+    function = click.option("--no-activations", is_flag=True, help="Leave activations in float.")(function)
+    function = click.option("--no-weights", is_flag=True, help="Leave weights in float.")(function)
+    function = click.option("--placement", default="thesis", show_default=True, help="Where tensors are quantized.")(
+        function
+    )
+    function = click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")(function)
+    function = click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")(
+        function
+    )
+    return click.option(
+        "--calibration",
+        help=f"Calibration images: a folder, a COCO folder, sa-1b, or scenes:COUNT:SEED [nano: {NANO_CALIBRATION}].",
+    )(function)
+
+
+def calibration_source(model: str, calibration: str | None) -> str:
+    """Return where calibration images come from.
+
+    Raises:
+        click.UsageError: A full-size model was given no images of its own kind.
+    """
+    if calibration is not None:
+        return calibration
+    if model == "nano":
+        return NANO_CALIBRATION
+    raise click.UsageError(
+        f"calibrating {model} needs pictures, got no --calibration: name a folder of photographs, e.g. sa-1b"
+    )

@@ -1,0 +1,45 @@
+"""`quantsam schemes`: what comes along."""
+
+from __future__ import annotations
+
+import click
+
+from quantsam.cli.output import json_option, print_json, print_table
+
+
+@click.command(name="schemes")
+@click.argument("name", required=False)
+@json_option
+def command(name: str | None, as_json: bool) -> None:
+    """List the schemes that come along; with NAME (or a TOML file, or a line), show its rules."""
+    from quantsam.schemes.load import load_scheme, scheme_names
+
+    if name is None:
+        schemes = [load_scheme(known) for known in scheme_names()]
+        if as_json:
+            print_json([{"name": s.name, "description": s.description, "digest": s.digest} for s in schemes])
+            return
+        print_table("schemes", ["name", "what it does"], [(s.name, s.description) for s in schemes])
+        click.echo(
+            "\nBesides: a TOML file of your own, or one line such as 'int8@stage3:4:2' or 'w4a8@neck,mbc_project'."
+        )
+        return
+    scheme = load_scheme(name)
+    rows = []
+    for number, rule in enumerate(scheme.rules, start=1):
+        for target, spec in rule.targets.items():
+            details = "float" if spec is None else spec.format
+            if spec is not None:
+                details += (
+                    f", {'symmetric' if spec.symmetric else 'affine'}, "
+                    f"{'per channel' if spec.per_channel else 'per tensor'}, {spec.observer}, {spec.quantizer}"
+                )
+            rows.append({"rule": number, "layers": str(rule.select), "target": target, "format": details})
+    if as_json:
+        print_json({"name": scheme.name, "description": scheme.description, "digest": scheme.digest, "rules": rows})
+        return
+    print_table(
+        f"{scheme.name}: {scheme.description}",
+        ["rule", "layers", "target", "format"],
+        [list(r.values()) for r in rows],
+    )

@@ -1,0 +1,120 @@
+"""Several schemes on one dataset: calibrate, simulate, score, compare object by object."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantsam.data.dataset import Dataset
+from quantsam.evaluation.evaluator import Progress, evaluate
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.calibration import CalibrationImage
+from quantsam.plans.plan import Plan, make_plan
+from quantsam.results.record import JsonValue, Record
+from quantsam.schemes.scheme import Scheme
+from quantsam.simulation.simulator import simulate
+
+FLOAT_SCHEME = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """What of a scheme is carried out.
+
+    Attributes:
+        placement: Where tensors are quantized.
+        weights: Quantize weights.
+        activations: Quantize activations.
+    """
+
+    placement: str = "thesis"
+    weights: bool = True
+    activations: bool = True
+
+
+def calibrated_plans(
+    model: EfficientViTSam,
+    schemes: Sequence[Scheme],
+    images: Iterable[CalibrationImage],
+    switches: Switches,
+    progress: Progress | None = None,
+) -> list[Plan]:
+    """Return a calibrated plan for each scheme, all from one pass over the images.
+
+    Calibration runs the float model, so a site's grid depends on its own specification alone: schemes
+    that quantize a site alike share what was measured there.
+    """
+    plans = [
+        make_plan(model, s, switches.placement, weights=switches.weights, activations=switches.activations)
+        for s in schemes
+    ]
+    if not plans:
+        return []
+    variants: dict[tuple[str, str], Any] = {}
+    for plan in plans:
+        for site in plan.sites:
+            variants.setdefault((site.key, repr(site.spec)), site)
+    return _calibrate_together(plans, variants, images, progress)
+
+
+def _calibrate_together(
+    plans: list[Plan],
+    variants: dict[tuple[str, str], Any],
+    images: Iterable[CalibrationImage],
+    progress: Progress | None,
+) -> list[Plan]:
+    """Calibrate one plan that holds every site once a specification, then hand the grids out.
+
+    Two specifications of one site need two observers at one place; they are measured in separate
+    passes, so there are as many passes as the most contested site has specifications.
+    """
+    waves: list[dict[str, Any]] = []
+    for (key, _), site in variants.items():
+        wave = next((w for w in waves if key not in w), None)
+        if wave is None:
+            waves.append(wave := {})
+        wave[key] = site
+    params: dict[tuple[str, str], Any] = {}
+    info = None
+    for wave in waves:
+        done = dataclasses.replace(plans[0], sites=tuple(wave.values())).calibrate(images, progress=progress)
+        info = done.calibration or info
+        params |= {(site.key, repr(site.spec)): site.params for site in done.sites}
+    return [
+        dataclasses.replace(
+            plan,
+            sites=tuple(dataclasses.replace(s, params=params[s.key, repr(s.spec)]) for s in plan.sites),
+            calibration=info if any(s.role == "activation" for s in plan.sites) else None,
+        )
+        for plan in plans
+    ]
+
+
+def score_plans(
+    model: EfficientViTSam,
+    plans: Sequence[Plan],
+    dataset: Dataset,
+    *,
+    prompts: str = "box",
+    settings: dict[str, JsonValue] | None = None,
+    progress: Callable[[str], Progress] | None = None,
+) -> Iterable[Record]:
+    """Score the model under each plan; a plan without sites is the float model.
+
+    Args:
+        model: In float.
+        plans: Calibrated plans.
+        dataset: What to score on.
+        prompts: Kind of prompt.
+        settings: Added to each record's settings.
+        progress: Given a label, returns what wraps the iteration over the images.
+
+    Yields:
+        One record a plan, in order.
+    """
+    for plan in plans:
+        subject = model.with_encoder(simulate(model, plan)) if plan.sites else model
+        wrap = progress(plan.scheme) if progress else None
+        yield evaluate(subject, dataset, prompts=prompts, progress=wrap, settings=settings)

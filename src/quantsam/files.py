@@ -1,0 +1,126 @@
+"""Writing files so that a reader sees the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from quantsam.errors import OutputError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file aside and put it in place only when it is complete.
+
+    The temporary file lies in the same folder, keeps the suffix (some writers choose the format by
+    it) and exists, empty, from the start: a folder that cannot be written is found before the
+    work and not after it. A symbolic link is followed, the file it points to is replaced. There is
+    no fsync: this guards against crashes of the program, not of the machine.
+
+    Args:
+        path: Where the file shall be; it may exist, its folder must.
+
+    Yields:
+        The path to write to. Any exception, `KeyboardInterrupt` too, removes it and leaves what was at
+        `path` untouched.
+
+    Raises:
+        OutputError: The folder is missing or not writable, `path` is not a regular file, the disk is
+            full. An `OSError` about another file passes unchanged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "masks.csv") as aside:
+    ...         _ = aside.write_text("id,iou")
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['masks.csv']
+    """
+    shown = os.fspath(path)
+    target = _target(shown)
+    aside = target.with_name(f".quantsam-{secrets.token_hex(8)}{target.suffix}")
+    try:
+        aside.touch(exist_ok=False)  # not mkstemp: its mode 0600 would stay on the final file
+        yield aside
+        aside.replace(target)
+    except OSError as error:
+        if error.filename not in (None, str(aside)):
+            raise
+        raise OutputError(f"cannot write {shown}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _target(shown: str) -> Path:
+    """Return the real path to replace, or say why there is none."""
+    try:
+        target = Path(shown).resolve()
+        if target.is_dir():
+            raise OutputError(f"cannot write {shown}: it is a folder, give the name of a file")
+        if target.exists() and not target.is_file():
+            # Replacing a device or a pipe would destroy it for everyone.
+            raise OutputError(f"cannot write {shown}: it is not a regular file")
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {shown}: there is no folder {target.parent}")
+    except (OSError, RuntimeError, ValueError) as error:  # not permitted; a loop of links; a NUL in the name
+        raise OutputError(f"cannot write {shown!r}: {getattr(error, 'strerror', None) or error}") from error
+    return target
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, replaces: str) -> Iterator[Path]:
+    """Write a folder aside and put it in place only when it is complete.
+
+    Args:
+        path: Where the folder shall be: absent, empty, or an older one of the same kind, which is replaced.
+        replaces: Name of a file by which an older folder of the same kind is known.
+
+    Yields:
+        The folder to write into. Any exception, `KeyboardInterrupt` too, removes it and leaves what was at
+        `path` untouched.
+
+    Raises:
+        OutputError: `path` holds something else, or cannot be written.
+    """
+    target = Path(path).absolute()
+    check_replaceable(target, replaces)
+    aside = target.with_name(f".quantsam-{secrets.token_hex(8)}")
+    old = target.with_name(f".quantsam-{secrets.token_hex(8)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir()
+        yield aside
+        if target.exists():
+            target.rename(old)
+        aside.rename(target)
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(
+            (str(aside), str(target), str(target.parent))
+        ):
+            raise
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if old.exists() and not target.exists():  # stopped between the two renames
+            old.rename(target)
+        for rest in (aside, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def check_replaceable(path: str | os.PathLike[str], replaces: str) -> None:
+    """Make sure, before long work, that `atomic_folder` may put a folder at `path`.
+
+    Raises:
+        OutputError: Something else is there, or its parent cannot be written.
+    """
+    target = Path(path).absolute()
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"cannot write the folder {path}: a file of that name is there, choose another name")
+    if target.is_dir() and any(target.iterdir()) and not (target / replaces).is_file():
+        raise OutputError(f"cannot write the folder {path}: it holds other files, choose an absent or empty one")
+    above = next(parent for parent in target.parents if parent.exists())
+    if not os.access(above, os.W_OK):
+        raise OutputError(f"cannot write the folder {path}: {above} is not writable, choose another place")

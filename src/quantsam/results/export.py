@@ -1,0 +1,157 @@
+"""Records as tables: CSV, Parquet, Markdown; or whole, as JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from quantsam.errors import InputError
+from quantsam.files import atomic_write
+from quantsam.results.record import RECORD_FIELDS, Record
+
+Cell: TypeAlias = str | int | float | bool | None
+Row: TypeAlias = dict[str, Cell]
+
+MARKDOWN_COLUMNS = (
+    *("model", "scheme", "placement", "engine", "dataset", "prompt", "count", "miou", "standard_error"),
+    *("miou_small", "miou_medium", "miou_large", "saved_mib", "encoder_ms_median"),
+)
+"""What a Markdown export shows, where any record has it; the other formats hold everything."""
+
+_MAPPINGS = {"figures": "", "times": "", "environment": "environment.", "settings": "settings."}
+
+
+def records_to_rows(records: Iterable[Record]) -> list[Row]:
+    """Flatten records into rows that all have the same columns in the same order.
+
+    The fields keep their names, and so do figures and times (`miou`, `wall_s`); the others carry theirs
+    in front (`environment.torch`, `settings.seed`). What one record lacks is `None`; a list or
+    mapping among the settings becomes JSON text.
+    """
+    kept = list(records)
+    columns = _columns(kept)
+    rows = []
+    for record in kept:
+        row: Row = {name: getattr(record, name, None) for name in columns}
+        for group, prefix in _MAPPINGS.items():
+            row |= {f"{prefix}{key}": _cell(value) for key, value in getattr(record, group).items()}
+        rows.append(row)
+    return rows
+
+
+def _columns(records: Iterable[Record]) -> list[str]:
+    columns = {name: None for name in RECORD_FIELDS if name not in _MAPPINGS}  # a dict keeps the order
+    for group, prefix in _MAPPINGS.items():
+        columns |= {f"{prefix}{key}": None for record in records for key in getattr(record, group)}
+    return list(columns)
+
+
+def _cell(value: Any) -> Cell:
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def markdown_table(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> str:
+    """Return rows as a Markdown table; columns of numbers are aligned to the right.
+
+    Args:
+        rows: The rows; a column that a row lacks is left empty, and so is `None`.
+        columns: Which columns, in order.
+
+    Returns:
+        The table, with a line break at its end.
+
+    >>> rows = [{"scheme": "int8", "miou": 38.6, "count": None}]
+    >>> print(markdown_table(rows, ["scheme", "miou", "count"]), end="")
+    | scheme | miou | count |
+    | --- | ---: | --- |
+    | int8 | 38.60 |  |
+    """
+    lines = [[_escape(column) for column in columns]]
+    lines.append(["---:" if _is_numeric(row.get(column) for row in rows) else "---" for column in columns])
+    lines += [[_shown(row.get(column)) for column in columns] for row in rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _is_numeric(values: Iterable[Cell]) -> bool:
+    present = [value for value in values if value is not None]
+    return bool(present) and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present)
+
+
+def _shown(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        # Two decimals suit percents and milliseconds; below 1 they would hide small standard errors.
+        return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+    return _escape(str(value))
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def export(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
+    """Write records to a file whose suffix says how: `.csv`, `.parquet`, `.md` or `.json`.
+
+    CSV and Parquet hold the columns of `records_to_rows`, Markdown those of `MARKDOWN_COLUMNS`, JSON a
+    list of `Record.to_json_dict`. The file appears complete or not at all.
+
+    Raises:
+        InputError: The suffix is none of these.
+        OutputError: The file cannot be written.
+    """
+    write = _WRITERS.get(Path(path).suffix.lower())
+    if write is None:
+        raise InputError(f"export path must end in {', '.join(_WRITERS)}, got {os.fspath(path)!r}")
+    with atomic_write(path) as aside:
+        write(list(records), aside)
+
+
+def _write_csv(records: list[Record], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _columns(records), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records_to_rows(records))
+
+
+def _write_parquet(records: list[Record], path: Path) -> None:
+    import pyarrow as pa  # here, for it takes longer to import than the rest of quantsam.results
+    from pyarrow import parquet
+
+    rows = records_to_rows(records)
+    columns = {}
+    for name in _columns(records):
+        values = [row[name] for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if not kinds:  # nothing to infer from, and a column of Arrow's null type can be joined to nothing
+            columns[name] = pa.array(values, pa.string() if name in RECORD_FIELDS else pa.float64())
+        elif len(kinds) == 1:
+            columns[name] = pa.array(values)
+        elif kinds == {int, float}:
+            columns[name] = pa.array(values, pa.float64())
+        else:  # a setting such as `limit` that is a number here and a word there
+            columns[name] = pa.array([None if value is None else str(value) for value in values], pa.string())
+    parquet.write_table(pa.table(columns), path)
+
+
+def _write_markdown(records: list[Record], path: Path) -> None:
+    rows = records_to_rows(records)
+    columns = [name for name in MARKDOWN_COLUMNS if not rows or any(row.get(name) is not None for row in rows)]
+    path.write_text(markdown_table(rows, columns), encoding="utf-8")
+
+
+def _write_json(records: list[Record], path: Path) -> None:
+    text = json.dumps([record.to_json_dict() for record in records], indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+_WRITERS: dict[str, Callable[[list[Record], Path], None]] = {
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".md": _write_markdown,
+    ".json": _write_json,
+}

@@ -1,0 +1,225 @@
+"""A record: one measured result, with everything needed to repeat it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from quantsam.errors import InputError, StoreError
+from quantsam.metrics.summary import ObjectScore
+
+JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
+
+_NAMES = ("kind", "model", "scheme", "engine", "dataset", "prompt")
+_TEXTS = ("weights_digest", "dataset_digest", "notes")
+_OPTIONAL_TEXTS = ("scheme_digest", "plan_digest", "placement", "calibration", "calibration_digest")
+
+
+def new_id() -> str:
+    """Return a fresh record id: 32 random hex digits."""
+    return uuid.uuid4().hex
+
+
+def utc_now() -> str:
+    """Return the present time in UTC as ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def environment(*packages: str) -> dict[str, str]:
+    """Describe the machine and the versions that a result depends on; imports none of them.
+
+    Args:
+        packages: Further distributions to name, such as the engine's `onnxruntime`.
+
+    Returns:
+        `python`, `platform`, `machine`, `cpu`, `cpu_count`, and each package's version or
+        `not installed`; always `quantsam`, `torch` and `numpy`.
+    """
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpu_count": str(os.cpu_count() or "unknown"),
+    }
+    for package in ("quantsam", "torch", "numpy", *packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        described = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+    except OSError:  # not Linux
+        described = ""
+    match = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One measured result.
+
+    The mappings are copied. Tables show figures and times side by side with the other fields, so
+    no two of them may share a name.
+
+    Attributes:
+        id: 8 to 64 lower-case hex digits: random, or derived from what was measured.
+        created_utc: ISO 8601 in UTC.
+        kind: What was done: `evaluate`.
+        model: Name of the model: `L0`.
+        weights_digest: Hex digest of its weights.
+        scheme: Name of the quantization scheme: `int8`, or `fp32` for none.
+        scheme_digest: Hex digest of the scheme's content.
+        plan_digest: Hex digest of the calibrated plan.
+        placement: Name of the placement: `onnxruntime`.
+        engine: What computed the embeddings: `pytorch`.
+        dataset: Name of the dataset.
+        dataset_digest: Its digest; changes with the images or the objects.
+        prompt: Which prompts were given: `box`.
+        calibration: Name of the calibration data.
+        calibration_digest: Its digest.
+        figures: What was measured, by name, units in the name: `miou` (0..100), `miou_small`, `count`,
+            `standard_error`, `saved_mib`, `size_bytes`, ...; finite, or `None` for "no objects".
+        times: Durations by name, units in the name: `encoder_ms_median`, `wall_s`.
+        environment: As `environment()` gives it.
+        settings: What else a repetition needs: `seed`, `limit`, switches; JSON values.
+        notes: Free text.
+        scores: The score of every object; kept beside the record in a store, not in its JSON form.
+
+    Raises:
+        InputError: A value is of the wrong type, a name is empty, a number is not finite.
+    """
+
+    id: str = field(default_factory=new_id)
+    created_utc: str = field(default_factory=utc_now)
+    kind: str = "evaluate"
+    model: str
+    weights_digest: str
+    scheme: str
+    scheme_digest: str | None = None
+    plan_digest: str | None = None
+    placement: str | None = None
+    engine: str = "pytorch"
+    dataset: str
+    dataset_digest: str
+    prompt: str = "box"
+    calibration: str | None = None
+    calibration_digest: str | None = None
+    figures: Mapping[str, float | int | None]
+    times: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=lambda: environment())
+    settings: Mapping[str, JsonValue] = field(default_factory=dict)
+    notes: str = ""
+    scores: tuple[ObjectScore, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._check_texts()
+        for name, clean in (
+            ("figures", {key: _number(key, value) for key, value in _items("figures", self.figures)}),
+            ("times", {key: float(_required(key, value)) for key, value in _items("times", self.times)}),
+            (
+                "environment",
+                {key: _text(key, value) for key, value in _items("environment", self.environment)},
+            ),
+            ("settings", _plain_json(dict(_items("settings", self.settings)))),
+        ):
+            object.__setattr__(self, name, clean)
+        shared = ({*self.figures} & {*self.times}) | ({*self.figures, *self.times} & RECORD_FIELDS.keys())
+        if shared:
+            raise InputError(
+                f"figures, times and fields of a record must have different names, got {min(shared)!r} twice"
+            )
+
+    def _check_texts(self) -> None:
+        for name in (*_NAMES, *_TEXTS):
+            _text(name, getattr(self, name))
+        for name in _OPTIONAL_TEXTS:
+            if getattr(self, name) is not None:
+                _text(name, getattr(self, name))
+        for name in _NAMES:
+            if not getattr(self, name):
+                raise InputError(f"{name} of a record must not be empty")
+        if not re.fullmatch(r"[0-9a-f]{8,64}", _text("id", self.id)):
+            raise InputError(f"id of a record must be 8 to 64 hex digits, got {self.id!r}")
+        try:
+            offset = datetime.fromisoformat(_text("created_utc", self.created_utc)).utcoffset()
+        except ValueError:
+            offset = None
+        if offset != timedelta(0):
+            raise InputError(f"created_utc of a record must be an ISO 8601 time in UTC, got {self.created_utc!r}")
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON values; `from_json_dict` gives an equal record back."""
+        values = {name: getattr(self, name) for name in RECORD_FIELDS}
+        return {name: _plain_json(value) if isinstance(value, dict) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json_dict(cls, data: Any) -> Record:
+        """Read what `to_json_dict` gave.
+
+        Raises:
+            StoreError: A field is missing, unknown, or has a value that a record may not have.
+        """
+        if not isinstance(data, dict):
+            raise StoreError(f"a record must be a JSON object, got {type(data).__name__}")
+        for wrong, keys in (
+            ("unknown", data.keys() - RECORD_FIELDS.keys()),
+            ("missing", RECORD_FIELDS.keys() - data.keys()),
+        ):
+            if keys:
+                raise StoreError(f"record {data.get('id', '(no id)')} has {wrong} fields: {', '.join(sorted(keys))}")
+        try:
+            return cls(**data)
+        except InputError as error:
+            raise StoreError(f"record {data['id']} is damaged: {error}") from error
+
+
+RECORD_FIELDS: dict[str, None] = {f.name: None for f in fields(Record) if f.name != "scores"}
+"""Names of a record's fields, in order."""
+
+
+def _items(name: str, values: Any) -> list[tuple[str, Any]]:
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"{name} of a record must map names to values, got {values!r}")
+    return list(values.items())
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} of a record must be text, got {value!r}")
+    return value
+
+
+def _number(name: str, value: Any) -> float | int | None:
+    return None if value is None else _required(name, value)
+
+
+def _required(name: str, value: Any) -> float | int:
+    """Return a number as Python's own; numpy's float32 and int64 are welcome, bool is not."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise InputError(f"{name} of a record must be a finite number, got {value!r}")
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a deep copy in JSON's own types: tuples become lists, as they would after reading."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"settings of a record must be JSON values: {error}") from error
+    return plain

@@ -1,0 +1,1 @@
+"""Run a plan in PyTorch with rounded values."""
