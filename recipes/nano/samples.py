@@ -139,10 +139,11 @@ def _crop(array: UInt8, side: int, flip: bool, resample: Image.Resampling) -> UI
 
 def colour_jitter(image: UInt8, rng: np.random.Generator) -> UInt8:
     """Return the image with random gain, offset and saturation."""
-    x = image.astype(np.float32)
-    x = x * rng.uniform(0.7, 1.3, 3).astype(np.float32) ** 0.5 * rng.uniform(0.75, 1.25) + rng.uniform(-20, 20)
+    gains = rng.uniform(0.7, 1.3, 3) ** 0.5 * rng.uniform(0.75, 1.25)
+    x = image * gains + rng.uniform(-20, 20)
     grey = x.mean(-1, keepdims=True)
-    return np.clip(grey + (x - grey) * rng.uniform(0.5, 1.4), 0, 255).astype(np.uint8)
+    jittered: UInt8 = np.clip(grey + (x - grey) * rng.uniform(0.5, 1.4), 0, 255).astype(np.uint8)
+    return jittered
 
 
 class StepDataset(TorchDataset[tuple[UInt8, Prompts]]):

@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is made, and made again, whenever it is missing or older than
+# what it was made from. Needs Python 3.11 or newer with pip and venv; nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+COCO ?= ../shared/data/coco
+
+.PHONY: demo test test-slow lint format bench docs clean
+
+demo: $(READY)  ## quantize and score the shipped model; writes quantsam-demo/
+	$(BIN)/quantsam demo --out quantsam-demo
+
+test: $(READY) lint  ## lint, types, layers and the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the long tests alone
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## mend what can be mended by machine
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure; writes benchmarks/results/
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/accuracy.py --coco $(COCO)
+
+docs: $(READY)  ## fill the tables of README.md and docs/ from benchmarks/results/
+	$(BIN)/python benchmarks/tables.py
+
+$(READY): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quantsam needs Python 3.11 or newer")'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist quantsam-demo src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,40 @@
+"""What the benchmarks share: where raw results go, and what they say of machine and versions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from quantsam.files import atomic_write
+from quantsam.results.record import environment, utc_now
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Write a raw result with time, machine and versions."""
+    RESULTS.mkdir(exist_ok=True)
+    document = {"created_utc": utc_now(), "environment": environment("numba", "pillow"), **result}
+    with atomic_write(RESULTS / f"{name}.json") as aside:
+        aside.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"wrote {RESULTS / name}.json")
+
+
+def interleaved_ms(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Time several tasks in turn, A B C A B C ..., after one warm-up each; the median of each in milliseconds.
+
+    In turn, because the machine may be shared: what slows one round slows all tasks of it.
+    """
+    for task in tasks.values():
+        task()
+    samples: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            samples[name].append(1000 * (time.perf_counter() - started))
+    return {name: median(values) for name, values in samples.items()}

@@ -1,0 +1,156 @@
+"""Fill the tables of README.md and docs/ from the raw results: what is stated is what was measured.
+
+A table stands between `<!-- table NAME -->` and `<!-- end NAME -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/tour.md", "docs/measurements.md", "recipes/nano/README.md")
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return a raw result."""
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return document
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, numbers to the right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+
+
+def machine(document: dict[str, Any]) -> str:
+    """Return one line about where a result comes from."""
+    env = document["environment"]
+    return (
+        f"{env['cpu']}, {env['cpu_count']} cores; Python {env['python']}, torch {env['torch']}, numpy {env['numpy']}; "
+        f"{document['created_utc'][:10]}"
+    )
+
+
+def accuracy(name: str) -> str:
+    """Return the table of one accuracy result."""
+    document = load(f"accuracy_{name}")
+    records = document["records"]
+    rows = []
+    for record in records:
+        f = record["figures"]
+        paired = "" if record["scheme"] == "fp32" else f"{record['vs_fp32']:+.2f} ± {record['vs_fp32_se']:.2f}"
+        rows.append(
+            [
+                record["scheme"],
+                f"{f['miou']:.1f}",
+                *(f"{f[f'miou_{size}']:.1f}" for size in ("small", "medium", "large")),
+                paired,
+                f"{f['saved_mib']:.2f}",
+                f"{f['size_bytes'] / 2**20:.2f}",
+            ]
+        )
+    f = records[0]["figures"]
+    sizes = [f"{f[f'box_fill_miou_{s}']:.1f}" for s in ("small", "medium", "large")]
+    rows.append(["*filled box*", f"{f['box_fill_miou']:.1f}", *sizes, "", "", ""])
+    header = ["scheme", "mIoU", "small", "medium", "large", "against FP32", "saved MiB", "encoder MiB"]
+    counts = ", ".join(f"{f[f'count_{s}']} {s}" for s in ("small", "medium", "large"))
+    what = f"{f['count']} objects ({counts}), {records[0]['dataset']}, {records[0]['prompt']} prompts"
+    return f"{markdown(header, rows)}\n\n{what}. {machine(document)}."
+
+
+def overview() -> str:
+    """Return nano's box mIoU on scenes and photographs in one table."""
+    sets = {name: load(f"accuracy_{name}_box")["records"] for name in ("scenes", "photographs")}
+    rows = []
+    for index, record in enumerate(sets["scenes"]):
+        cells = [record["scheme"]]
+        for records in sets.values():
+            r = records[index]
+            cells.append(f"{r['figures']['miou']:.1f}")
+            cells.append("" if r["scheme"] == "fp32" else f"{r['vs_fp32']:+.2f} ± {r['vs_fp32_se']:.2f}")
+        rows.append([*cells, f"{record['figures']['saved_mib']:.2f}", f"{record['figures']['size_bytes'] / 2**20:.2f}"])
+    fill = [f"{records[0]['figures']['box_fill_miou']:.1f}" for records in sets.values()]
+    rows.append(["*filled box*", fill[0], "", fill[1], "", "", ""])
+    header = ["nano", "scenes", "against FP32", "photographs", "against FP32", "saved MiB", "encoder MiB"]
+    return markdown(header, rows)
+
+
+def thesis() -> str:
+    """Return the thesis' published table."""
+    document = json.loads((Path(__file__).parent / "published_thesis.json").read_text())
+    rows = [
+        [scheme, *(f"{miou:.1f} ({mib:g})" if mib else f"{miou:.1f}" for miou, mib in zip(*row.values(), strict=True))]
+        for scheme, row in document["rows"].items()
+    ]
+    return markdown(["scheme", *document["models"]], rows)
+
+
+def speed() -> str:
+    """Return the table of times."""
+    document = load("speed_l0")
+    times, ratios = document["times"], document["ratios_to_fp32"]
+    names = {
+        "fp32_encoder": "FP32 encoder",
+        "calibrating": "calibrating all layers",
+        "simulating": "simulating all layers",
+        "simulating_unfused": "simulating, tables off",
+    }
+    rows = [[label, f"{times[f'{key}_ms']:.0f}", f"{ratios[key]:.2f}"] for key, label in names.items()]
+    caption = (
+        f"L0, 512 px, one image, int8, {document['threads']} threads, median of {document['rounds']} rounds in turn. "
+        f"One box: {times['one_box_ms']:.0f} ms. Scenes: {document['scenes_per_s']:.0f} a second. {machine(document)}."
+    )
+    return f"{markdown(['', 'ms', 'times FP32'], rows)}\n\n{caption}"
+
+
+def memory() -> str:
+    """Return the table of peak memory."""
+    document = load("memory_xl1")
+    names = {
+        "model": "the model alone",
+        "fp32": "and an image in FP32",
+        "calibrate": "calibrated on one image",
+        "simulate": "and simulated",
+    }
+    rows = [[label, f"{document[f'{key}_peak_mib']:.0f}"] for key, label in names.items()]
+    return f"{markdown(['XL1, 1024 px', 'peak MiB'], rows)}\n\n{machine(document)}."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "overview": overview,
+    "thesis": thesis,
+    "speed": speed,
+    "memory": memory,
+    **{
+        f"{name}-{prompt}": (lambda key: lambda: accuracy(key))(f"{name}_{prompt}")
+        for name in ("scenes", "photographs")
+        for prompt in ("box", "click")
+    },
+}
+
+
+def main() -> None:
+    """Fill every page."""
+    for page in PAGES:
+        path = ROOT / page
+        text = path.read_text()
+
+        def fill(match: re.Match[str]) -> str:
+            name = match[1]
+            return f"<!-- table {name} -->\n{TABLES[name]()}\n<!-- end {name} -->"
+
+        filled = re.sub(r"<!-- table (\S+) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
+        if filled != text:
+            path.write_text(filled)
+            print(f"filled {page}")
+
+
+if __name__ == "__main__":
+    main()
