@@ -2,18 +2,77 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from quantsam.models.sam import EfficientViTSam
+
+settings.register_profile("patient", deadline=None)  # the first call may compile a kernel
+settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def _shared(name: str) -> Path:
+    folder = Path(os.environ.get("QUANTSAM_SHARED") or REPOSITORY.parent / "shared") / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: it is not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """The folder of reference facts beside the repository, or `$QUANTSAM_SHARED/reference`."""
+    return _shared("reference")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real samples beside the repository, or `$QUANTSAM_SHARED/data`."""
-    shared = Path(os.environ.get("QUANTSAM_SHARED") or REPOSITORY.parent / "shared")
-    if not (shared / "data").is_dir():
-        pytest.skip(f"{shared / 'data'} is absent: the real samples are not part of the repository")
-    return shared / "data"
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def tiny(make_tiny: Callable[..., EfficientViTSam]) -> EfficientViTSam:
+    """`nano` on 64 pixels with random weights: the same layers, sites and state dict, quick. Not to be changed."""
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[..., EfficientViTSam]:
+    """Makes a `tiny` of one's own from a seed."""
+    return _make_tiny
+
+
+def _make_tiny(seed: int = 0) -> EfficientViTSam:
+    """Return a `tiny`."""
+    import torch
+
+    from quantsam.models.sam import EfficientViTSam
+    from quantsam.models.variants import VARIANTS
+
+    variant = dataclasses.replace(VARIANTS["nano"], input_size=64, prompt_size=64, embed_size=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = EfficientViTSam(variant)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.2, 1)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store that commands use by default: never the user's own."""
+    path = tmp_path_factory.mktemp("store", numbered=True) / "results.sqlite"
+    monkeypatch.setenv("QUANTSAM_STORE", str(path))
+    return path

@@ -75,6 +75,8 @@ def _target(shown: str) -> Path:
 def atomic_folder(path: str | os.PathLike[str], *, replaces: str) -> Iterator[Path]:
     """Write a folder aside and put it in place only when it is complete.
 
+    A symbolic link is followed, the folder it points to is replaced. Missing parents are made.
+
     Args:
         path: Where the folder shall be: absent, empty, or an older one of the same kind, which is replaced.
         replaces: Name of a file by which an older folder of the same kind is known.
@@ -84,12 +86,14 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: str) -> Iterator[Pa
         `path` untouched.
 
     Raises:
-        OutputError: `path` holds something else, or cannot be written.
+        OutputError: `path` holds something else, or cannot be written. An `OSError` about another file
+            passes unchanged.
     """
-    target = Path(path).absolute()
-    check_replaceable(target, replaces)
+    target = check_replaceable(path, replaces)
     aside = target.with_name(f".quantsam-{secrets.token_hex(8)}")
     old = target.with_name(f".quantsam-{secrets.token_hex(8)}")
+    new_parents = [parent for parent in target.parents if not parent.exists()]  # the deepest first
+    ours = {*target.parents, target, old, aside}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
@@ -98,29 +102,55 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: str) -> Iterator[Pa
             target.rename(old)
         aside.rename(target)
     except OSError as error:
-        if error.filename is not None and not str(error.filename).startswith(
-            (str(aside), str(target), str(target.parent))
-        ):
+        named = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if named is not None and named not in ours and aside not in named.parents:
             raise
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write the folder {path}: {error.strerror or error}") from error
     finally:
         if old.exists() and not target.exists():  # stopped between the two renames
             old.rename(target)
         for rest in (aside, old):
             shutil.rmtree(rest, ignore_errors=True)
+        if not target.exists():
+            for parent in new_parents:
+                with suppress(OSError):  # someone else uses it by now
+                    parent.rmdir()
 
 
-def check_replaceable(path: str | os.PathLike[str], replaces: str) -> None:
+def check_replaceable(path: str | os.PathLike[str], replaces: str) -> Path:
     """Make sure, before long work, that `atomic_folder` may put a folder at `path`.
+
+    Returns:
+        The real path, with symbolic links followed.
 
     Raises:
         OutputError: Something else is there, or its parent cannot be written.
     """
-    target = Path(path).absolute()
-    if target.exists() and not target.is_dir():
-        raise OutputError(f"cannot write the folder {path}: a file of that name is there, choose another name")
-    if target.is_dir() and any(target.iterdir()) and not (target / replaces).is_file():
-        raise OutputError(f"cannot write the folder {path}: it holds other files, choose an absent or empty one")
-    above = next(parent for parent in target.parents if parent.exists())
-    if not os.access(above, os.W_OK):
-        raise OutputError(f"cannot write the folder {path}: {above} is not writable, choose another place")
+    shown = f"cannot write the folder {path}"
+    try:
+        target = Path(path).resolve()
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{shown}: a file of that name is there, choose another name")
+        if target.is_dir() and any(target.iterdir()) and not (target / replaces).is_file():
+            raise OutputError(f"{shown}: it holds other files, choose an absent or empty one")
+    except (OSError, RuntimeError, ValueError) as error:  # not permitted; a loop of links; a NUL in the name
+        raise OutputError(f"{shown!r}: {getattr(error, 'strerror', None) or error}") from error
+    problem = unwritable(target.parent)
+    if problem:
+        raise OutputError(f"{shown}: {problem}, choose another place")
+    return target
+
+
+def unwritable(folder: Path) -> str | None:
+    """Say why nothing can be written into a folder, which need not exist yet; None when it seems possible."""
+    above = next(place for place in (folder, *folder.parents) if _exists(place))
+    if not above.is_dir():
+        return f"{above} is a file, not a folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is not writable"
+
+
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # a parent that may not be entered
+        return False

@@ -40,7 +40,9 @@ def command(
 
     check_plan_folder(out)
     declared = load_scheme(scheme)
-    images = open_images(calibration_source(get_variant(model).name, calibration), limit=limit, seed=seed)
+    name = get_variant(model).name
+    needs_images = not no_activations and bool(declared.rules)
+    images = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needs_images else ()
     loaded = load_model(model, weights, device=device)
     plan = make_plan(loaded, declared, placement, weights=not no_weights, activations=not no_activations)
     plan = plan.calibrate(images, progress=progress("calibrating"))
@@ -59,5 +61,5 @@ def command(
             }
         )
         return
-    source = f"{seen.count} images of {seen.name}" if seen else "no images (weights only)"
-    click.echo(f"{out}: {plan.model}, {plan.scheme}, {len(plan.sites)} sites calibrated on {source}")
+    source = f"calibrated on {seen.count} images of {seen.name}" if seen else "no images needed"
+    click.echo(f"{out}: {plan.model}, {plan.scheme}, {len(plan.sites)} sites, {source}")

@@ -37,24 +37,23 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     from quantsam.data.open import open_dataset, open_images
     from quantsam.errors import OutputError
     from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
-    from quantsam.files import atomic_write
+    from quantsam.files import atomic_write, unwritable
     from quantsam.models.zoo import load_model
     from quantsam.results.store import ResultStore
     from quantsam.schemes.load import load_scheme
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
+    problem = unwritable(out.absolute())
+    if problem:
+        raise OutputError(f"cannot write to {out}: {problem}; choose another folder with --out")
     dataset = open_dataset(f"scenes:{scenes}:2")
     model = load_model("nano")
     schemes = [load_scheme(name) for name in SCHEMES]
     plans = calibrated_plans(model, schemes, open_images(NANO_CALIBRATION), Switches(), progress("calibrating"))
     records = list(score_plans(model, plans, dataset, progress=progress))
+    sheet = _sheet(model, plans[:2], dataset, records)
     store = ResultStore(out / "results.sqlite")
     for record in records:
-        store.append(record)
-    sheet = _sheet(model, plans[:2], dataset, records)
+        store.append(record)  # makes the folder
     picture = out / "contact-sheet.png"
     with atomic_write(picture) as aside:
         sheet.save(aside)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantsam.cli.options import calibration_options, calibration_source, model_options
-from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.cli.output import json_option, print_json, print_table, progress, scheme_label
 
 if TYPE_CHECKING:
     from quantsam.metrics.summary import PairedDifference
@@ -68,8 +68,8 @@ def command(
     from quantsam.results.store import ResultStore
     from quantsam.schemes.load import load_scheme
 
-    if plans and ctx.get_parameter_source("schemes") is not click.core.ParameterSource.DEFAULT:
-        raise click.UsageError("--plan and --scheme exclude each other: a plan already holds its scheme")
+    if plans:
+        _refuse_beside_plans(ctx)
     check_prompt(prompts)
     name = get_variant(model).name
     declared = [] if plans else [load_scheme(scheme) for scheme in schemes]
@@ -77,18 +77,15 @@ def command(
     needs_images = not no_activations and any(scheme.rules for scheme in declared)
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needs_images else ()
     results = None if no_store else ResultStore(store)
+    if results is not None:
+        results.check_writable()
     loaded = load_model(model, weights, device=device)
     if plans:
         ready = [load_plan(plan, loaded) for plan in plans]
     else:
         switches = Switches(placement, not no_weights, not no_activations)
         ready = calibrated_plans(loaded, declared, source, switches, progress("calibrating"))
-    settings: dict[str, JsonValue] = {
-        "weights": not no_weights,
-        "activations": not no_activations,
-        "seed": seed,
-        "limit": limit,
-    }
+    settings: dict[str, JsonValue] = {"seed": seed, "limit": limit, "images": images}
     records: list[Record] = []
     for record in score_plans(loaded, ready, dataset, prompts=prompts, settings=settings, progress=progress):
         if results is not None:
@@ -97,6 +94,14 @@ def command(
     report(records, as_json)
     if results is not None and not as_json:
         click.echo(f"\nkept in {results.path}: `quantsam results` lists them")
+
+
+def _refuse_beside_plans(ctx: click.Context) -> None:
+    """Refuse options that would be ignored."""
+    held = ("schemes", "calibration", "limit", "placement", "no_weights", "no_activations")
+    for option in ctx.command.params:
+        if option.name in held and ctx.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--plan and {option.opts[0]} exclude each other: a plan already holds all of that")
 
 
 def report(records: Sequence[Record], as_json: bool) -> None:
@@ -115,7 +120,7 @@ def report(records: Sequence[Record], as_json: bool) -> None:
         ">small",
         ">medium",
         ">large",
-        f">vs {first.scheme}",
+        f">vs {scheme_label(first)}" if len(records) > 1 else "",
         ">saved MiB",
         ">encoder MiB",
     ]
@@ -126,9 +131,9 @@ def report(records: Sequence[Record], as_json: bool) -> None:
     counts = ", ".join(f"{figures[f'count_{size}']} {size}" for size in ("small", "medium", "large"))
     title = f"{first.model} on {first.dataset}, {first.prompt} prompts: {figures['count']} objects ({counts})"
     print_table(title, columns, rows)
-    calibrated = next((r.calibration for r in records if r.calibration), None)
-    if calibrated:
-        click.echo(f"\ncalibrated on {calibrated}; placement {next(r.placement for r in records if r.placement)}")
+    calibrated = {f"calibrated on {r.calibration}; placement {r.placement}": None for r in records if r.calibration}
+    for line in calibrated:
+        click.echo(f"\n{line}")
 
 
 def _points(value: Any) -> str:
@@ -144,7 +149,7 @@ def _cells(record: Record, difference: PairedDifference | None) -> list[object]:
     sizes = [f"{_number(figures['saved_mib']):.2f}", f"{_number(figures['size_bytes']) / 2**20:.2f}"]
     by_size = [_points(figures[f"miou_{size}"]) for size in ("small", "medium", "large")]
     return [
-        record.scheme,
+        scheme_label(record),
         _points(figures["miou"]),
         _points(figures["standard_error"]),
         *by_size,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 
-from quantsam.errors import QuantsamError
+from quantsam.errors import QuantsamError, nearest
 
 COMMANDS = {
     "demo": "Quantize and score the shipped model on toy scenes: the whole job in a minute.",
@@ -22,8 +26,20 @@ COMMANDS = {
 }
 
 
+class _Interrupted(click.ClickException):
+    """Ctrl-C; caught before click, which would print an empty line first."""
+
+    exit_code = 130
+
+
 class _LazyGroup(click.Group):
     """Lists every command without importing any."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted("interrupted; nothing half-written was left behind") from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -38,8 +54,6 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS:
-            from quantsam.errors import nearest
-
             raise click.UsageError(f"there is no command {args[0]!r}: {nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
@@ -50,36 +64,38 @@ class _LazyGroup(click.Group):
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="quantsam")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; also after a command.")
+def cli(debug: bool) -> None:
     """INT8 quantization of EfficientViT-SAM that can be trusted: calibrate, simulate, score."""
-    ctx.obj = {"debug": debug}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of the user become one line each."""
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given  # wherever it stands
+    given = [argument for argument in given if argument != "--debug"]
     try:
-        code = cli.main(args=arguments, prog_name="quantsam", standalone_mode=False)
+        code = cli.main(args=given, prog_name="quantsam", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except click.ClickException as error:
-        click.echo(f"quantsam: {error.format_message()}", err=True)
-        return error.exit_code
-    except QuantsamError as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"quantsam: {' '.join(str(error).split())}", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("quantsam: interrupted; nothing half-written was left behind", err=True)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+    except (click.ClickException, QuantsamError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        return _complain(message, error.exit_code, debug)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        # Standard output: what is still in its buffer must not be tried again on leaving.
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        return _complain(f"cannot print: {error.strerror}", 1, debug)
     return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, exit_code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"quantsam: {' '.join(message.split())}", err=True)
+    return exit_code
 
 
 def run() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +20,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from quantsam.results.record import Record
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -31,18 +34,20 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on standard output; columns whose title starts with `>` are set to the right."""
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", show_edge=False)
+    # Text everywhere: a plain string is searched for markup, and a folder may well be called [old].
+    table = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold", show_edge=False)
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        justify: JustifyMethod = "right" if column.startswith(">") else "left"
+        table.add_column(Text(column.removeprefix(">")), justify=justify)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console.print(table)
 
 
-def table_from_dicts(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Print dictionaries with the same keys as a table."""
-    columns = list(rows[0]) if rows else []
-    print_table(title, columns, [[row[c] for c in columns] for row in rows])
+def scheme_label(record: Record) -> str:
+    """Return a record's scheme, marked where only its weights (W) or only its activations (A) are quantized."""
+    kept = [role for role in ("weights", "activations") if record.settings.get(role, True)]
+    return record.scheme if len(kept) != 1 else f"{record.scheme} ({kept[0][0].upper()} only)"
 
 
 class _Rate(ProgressColumn):

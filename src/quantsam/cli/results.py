@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.output import json_option, print_json, print_table
+from quantsam.cli.output import json_option, print_json, print_table, scheme_label
 
 if TYPE_CHECKING:
+    from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
 
 
@@ -59,36 +61,30 @@ def command(
         print_json([record.to_json_dict() for record in records])
         return
     if not records:
-        click.echo(f"no results in {results.path}: `quantsam evaluate` adds some", err=True)
+        reason = "match" if wanted and results.records() else "are"
+        way_out = "leave out a filter" if reason == "match" else "`quantsam evaluate` adds some"
+        click.echo(f"no results {reason} in {results.path}: {way_out}", err=True)
         return
-    columns = [
-        "id",
-        "when (UTC)",
-        "model",
-        "scheme",
-        "placement",
-        "dataset",
-        "prompt",
-        ">objects",
-        ">mIoU",
-        ">± SE",
-    ]
-    rows = [
-        (
-            record.id[:8],
-            record.created_utc[:16].replace("T", " "),
-            record.model,
-            record.scheme,
-            record.placement or "",
-            record.dataset,
-            record.prompt,
-            record.figures.get("count"),
-            _shown(record.figures.get("miou")),
-            _shown(record.figures.get("standard_error")),
-        )
-        for record in records
-    ]
-    print_table(f"{len(records)} results in {results.path}", columns, rows)
+    _print(records, f"{len(records)} results in {results.path}")
+
+
+def _print(records: Sequence[Record], title: str) -> None:
+    placements = {record.placement for record in records if record.placement}
+    columns: dict[str, Callable[[Record], object]] = {
+        "id": lambda r: r.id[:8],
+        "when (UTC)": lambda r: r.created_utc[2:16].replace("T", " "),
+        "model": lambda r: r.model,
+        "scheme": scheme_label,
+        "placement": lambda r: r.placement or "",
+        "dataset": lambda r: r.dataset,
+        "prompt": lambda r: r.prompt,
+        ">objects": lambda r: r.figures.get("count"),
+        ">mIoU": lambda r: _shown(r.figures.get("miou")),
+        ">± SE": lambda r: _shown(r.figures.get("standard_error")),
+    }
+    if len(placements) < 2:  # a column that says nothing makes the table too wide for many terminals
+        del columns["placement"]
+    print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])
 
 
 def _shown(value: float | int | None) -> str:

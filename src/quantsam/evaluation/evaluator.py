@@ -67,8 +67,9 @@ def evaluate(
         if not annotations:
             continue
         truths = [dataset.mask(annotation) for annotation in annotations]
+        image = dataset.image(image_id)
         with timer.measure("encoder_ms"):
-            predictor.set_image(dataset.image(image_id))
+            predictor.set_image(image)
         for answer, iou, annotation, truth in _answers(predictor, prompts, annotations, truths, timer):
             scores.append(ObjectScore(image_id, annotation.id, annotation.area, mask_iou(answer, truth), iou))
             filled.append(mask_iou(box_mask(annotation.box_xyxy, truth.shape), truth))
@@ -86,7 +87,12 @@ def evaluate(
         prompt=prompts,
         figures=figures,
         times=times,
-        settings={"threads": torch.get_num_threads(), "device": str(predictor.device), **(settings or {})},
+        settings={
+            "threads": torch.get_num_threads(),
+            "device": str(predictor.device),
+            **_switches(model),
+            **(settings or {}),
+        },
         scores=tuple(scores),
         **_plan_fields(model),
     )
@@ -169,6 +175,13 @@ def _sizes(model: EfficientViTSam) -> dict[str, float | int | None]:
         "size_bytes": size.size_bytes,
         "fp32_bytes": size.fp32_bytes,
     }
+
+
+def _switches(model: EfficientViTSam) -> dict[str, JsonValue]:
+    """Return whether weights and activations are quantized; nothing for the float model."""
+    plan = _plan_of(model)
+    roles = {site.role for site in plan.sites} if plan else set()
+    return {"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}
 
 
 def _plan_fields(model: EfficientViTSam) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def calibrated_plans(
     """Return a calibrated plan for each scheme, all from one pass over the images.
 
     Calibration runs the float model, so a site's grid depends on its own specification alone: schemes
-    that quantize a site alike share what was measured there.
+    that quantize a site alike share what was measured there. Schemes that quantize a site in different
+    ways take further passes, so `images` must be something that can be iterated over again.
     """
     plans = [
         make_plan(model, s, switches.placement, weights=switches.weights, activations=switches.activations)

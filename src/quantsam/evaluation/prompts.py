@@ -34,6 +34,7 @@ def central_pixel(mask: BoolMask) -> tuple[int, int]:
     """Return x and y of the pixel deepest inside a mask, the first one in reading order among equals.
 
     Depth is the exact Euclidean distance to the nearest pixel outside; beyond the picture is outside.
+    A mask without pixels gives (0, 0): it scores 0 whatever is answered.
     """
     depth: NDArray[np.float64] = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), mask.shape)

@@ -91,10 +91,10 @@ class Predictor:
             InputError: No picture was set, no prompt was given, or one has the wrong shape.
         """
         masks, iou, low_res = self.predict_batch(
-            points=None if points is None else self._tensor(points)[None],
-            labels=None if labels is None else self._tensor(labels)[None],
-            boxes=None if box is None else self._tensor(box)[None],
-            mask_input=None if mask_input is None else self._tensor(mask_input)[None],
+            points=None if points is None else self._tensor(points, "points"),
+            labels=None if labels is None else self._tensor(labels, "labels"),
+            boxes=None if box is None else self._tensor(box, "box"),
+            mask_input=None if mask_input is None else self._tensor(mask_input, "mask_input"),
             multimask=multimask,
             logits=logits,
         )
@@ -125,10 +125,16 @@ class Predictor:
 
         Returns:
             Masks (B, M, H, W), predicted IoU (B, M), low-resolution logits (B, M, h, w).
+
+        Raises:
+            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
         """
         if self._embedding is None or self.image_hw is None:
             raise InputError("a predictor needs a picture before prompts, got none: call set_image(image) first")
         _check_prompts(points, labels, boxes)
+        if mask_input is not None:
+            _check_mask_input(mask_input, len(next(p for p in (points, boxes) if p is not None)), self.model)
+            mask_input = mask_input.to(self.device).float()
         prompt_size = self.model.variant.prompt_size
         scaled_points = scaled_boxes = None
         if points is not None and labels is not None:
@@ -147,8 +153,12 @@ class Predictor:
         masks = postprocess(low_res, self.image_hw, prompt_size)
         return masks if logits else masks > MASK_THRESHOLD, iou, low_res
 
-    def _tensor(self, values: ArrayLike) -> Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=np.float32), device=self.device)
+    def _tensor(self, values: ArrayLike, name: str) -> Tensor:
+        """Return one prompt's array as a batch of one."""
+        try:
+            return torch.as_tensor(np.asarray(values, dtype=np.float32), device=self.device)[None]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{name} must be an array of numbers, got {type(values).__name__}: {error}") from error
 
 
 def _check_prompts(points: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> None:
@@ -157,11 +167,46 @@ def _check_prompts(points: Tensor | None, labels: Tensor | None, boxes: Tensor |
     if (points is None) != (labels is None):
         raise InputError("points and labels must be given together, got one of them: one label, 1 or 0, for each point")
     if points is not None and labels is not None:
-        if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2]:
-            raise InputError(
-                f"points must be (N, 2) with (N,) labels, got {tuple(points.shape[1:])} and {tuple(labels.shape[1:])}"
-            )
+        _check_points(points, labels)
         if boxes is not None and len(boxes) != len(points):
-            raise InputError(f"as many boxes as point sets are needed, got {len(boxes)} and {len(points)}")
-    if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
-        raise InputError(f"a box must be 4 numbers x0 y0 x1 y1 in pixels, got shape {tuple(boxes.shape[1:])}")
+            raise InputError(
+                f"there must be one box for each set of points, got {len(boxes)} boxes and {len(points)} sets: "
+                "give the rest of the prompts in another call"
+            )
+    if boxes is not None:
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes):
+            raise InputError(
+                "a box must be 4 numbers x0 y0 x1 y1 in pixels, and boxes (B, 4), got a batch of shape "
+                f"{tuple(boxes.shape)}: give one box to predict, several to predict_batch"
+            )
+        _check_finite("boxes", boxes)
+
+
+def _check_points(points: Tensor, labels: Tensor) -> None:
+    if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2] or not labels.numel():
+        raise InputError(
+            f"points must be (N, 2) with (N,) labels, N at least 1, got {tuple(points.shape[1:])} and "
+            f"{tuple(labels.shape[1:])}: one x y in pixels and one label, 1 or 0, for each point"
+        )
+    _check_finite("points", points)
+    wrong = labels[(labels != 1) & (labels != 0) & (labels != -1)]
+    if len(wrong):
+        raise InputError(
+            f"a label must be 1 (on the object), 0 (off it) or -1 (padding), got {float(wrong[0]):g}: "
+            "give corners of a box as a box"
+        )
+
+
+def _check_mask_input(mask_input: Tensor, batch: int, model: EfficientViTSam) -> None:
+    side = 4 * model.variant.embed_size
+    if mask_input.shape != (batch, 1, side, side):
+        raise InputError(
+            f"mask_input must be (1, {side}, {side}) for each of {batch} prompts, got a batch of shape "
+            f"{tuple(mask_input.shape)}: take one of an earlier prediction's low_res_logits"
+        )
+    _check_finite("mask_input", mask_input)
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"{name} must be finite, got NaN or infinity: check where the numbers come from")

@@ -44,12 +44,52 @@ def read_checkpoint(path: Path, variant: Variant) -> dict[str, Tensor]:
         raise WeightsError(f"weights must be a file, got the folder {str(path)!r}: name the .pt or .safetensors in it")
     if path.stat().st_size == 0:
         raise WeightsError(f"weights file {str(path)!r} is empty (0 bytes): download it again")
-    entries = _read_safetensors(path, variant) if path.suffix == ".safetensors" else _read_pt(path, variant)
-    state = {name: value.float() if value.is_floating_point() else value for name, value in entries.items()}
+    entries = _read_pt(path, variant) if _is_zip(path) else _read_safetensors(path, variant)
+    # copied: both readers map the file into memory, and a model must survive its being overwritten
+    state = {
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in entries.items()
+    }
     for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise WeightsError(f"weights file {str(path)!r}: values of {name} must be finite: download it again")
+        if not value.is_floating_point() and not name.endswith("num_batches_tracked"):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"weights file {str(path)!r}: {name} must be floating-point, got {kind}: export the float weights"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise WeightsError(
+                f"weights file {str(path)!r}: values of {name} must be finite, got NaN or infinity: download it again"
+            )
     return state
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether a file is torch.save's zip archive rather than safetensors, told by its first bytes, not its name.
+
+    Raises:
+        WeightsError: It is neither, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise WeightsError(
+            f"weights file {str(path)!r} must be readable, got: {error.strerror}: check its permissions"
+        ) from error
+    if start.startswith(b"PK"):
+        if path.suffix == ".safetensors":  # torch.load would go by the name
+            raise WeightsError(f"weights file {str(path)!r} must be safetensors, got a torch.save file: name it .pt")
+        return True
+    if start[8:9] == b"{":  # behind the length of its header
+        return False
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"weights file {str(path)!r} is a Git LFS pointer, not the weights: run `git lfs pull`")
+    what, remedy = "something else", "download it again"
+    if start.lstrip()[:1] == b"<":
+        what = "an HTML page"
+    elif start[:1] == b"\x80":
+        what, remedy = "a bare pickle, torch.save's format before 1.6", "save it again with a newer torch"
+    raise WeightsError(f"weights file {str(path)!r} must be a torch.save or safetensors file, got {what}: {remedy}")
 
 
 def _read_safetensors(path: Path, variant: Variant) -> dict[str, Tensor]:
@@ -59,37 +99,39 @@ def _read_safetensors(path: Path, variant: Variant) -> dict[str, Tensor]:
             _check_shapes(shapes, path, variant)
             return {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"weights file {str(path)!r} is damaged or no safetensors file: {error}") from error
+        raise WeightsError(
+            f"weights file {str(path)!r} is truncated or damaged ({_first_line(error)}): download it again"
+        ) from error
 
 
 def _read_pt(path: Path, variant: Variant) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"weights file {str(path)!r} is a Git LFS pointer, not the weights: run `git lfs pull`")
-    if not start.startswith(b"PK"):
-        what = "an HTML page" if start.lstrip()[:1] == b"<" else "not one"
-        raise WeightsError(
-            f"weights file {str(path)!r} must be a checkpoint saved by torch.save or safetensors, got {what}: "
-            "download it again"
-        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise WeightsError(f"weights file {str(path)!r} is truncated or damaged: download it again") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"weights file {str(path)!r} holds Python objects besides tensors and is not opened: "
             "export the state dict alone, best as safetensors"
         ) from error
+    except Exception as error:  # hostile files make the unpickler raise nearly anything
+        raise WeightsError(f"weights file {str(path)!r} is truncated or damaged: download it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items()):
         raise WeightsError(
-            f"weights file {str(path)!r} must hold a state dict of tensors, got {type(content).__name__}"
+            f"weights file {str(path)!r} must hold a state dict of plain tensors, got another "
+            f"{type(content).__name__}: export the model's state dict alone, best as safetensors"
         )
     _check_shapes({name: tuple(value.shape) for name, value in content.items()}, path, variant)
     return content
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor with values in memory: not sparse, not on `meta`."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _check_shapes(found: Mapping[str, tuple[int, ...]], path: Path, variant: Variant) -> None:
@@ -118,10 +160,10 @@ def download_checkpoint(variant: Variant) -> Path:
     """Return the official checkpoint from the Hugging Face hub, downloaded once and then cached.
 
     Raises:
-        WeightsError: The hub cannot be reached and nothing is cached.
+        WeightsError: Nothing is cached, and the hub cannot be reached or does not give the file.
     """
     from huggingface_hub import hf_hub_download  # slow to import, needed only here
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     name = variant.checkpoint_file
     remedy = f"download {name} from huggingface.co/{HUB_REPOSITORY} elsewhere and pass it with --weights {name}"
@@ -131,6 +173,7 @@ def download_checkpoint(variant: Variant) -> Path:
         raise WeightsError(
             f"weights of {variant.name!r} are not cached and the hub cannot be reached: {remedy}"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"weights of {variant.name!r} cannot be had from the hub ({reason}): {remedy}") from error
+    except Exception as error:  # what the network raises differs from one version of the hub's client to the next
+        raise WeightsError(
+            f"weights of {variant.name!r} cannot be had from the hub ({_first_line(error)}): {remedy}"
+        ) from error

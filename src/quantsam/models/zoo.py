@@ -61,6 +61,6 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"device must be one that PyTorch has here, got {str(device)!r}: use 'cpu'") from error
     return found

@@ -29,13 +29,17 @@ _Sites = Mapping[str, tuple[str, TensorSpec]]  # key -> path of the module, spec
 class ObserverSite(nn.Module):
     """A site that shows what passes it to an observer."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, key: str) -> None:
         super().__init__()
-        self.observer = observer
+        self.observer, self.key = observer, key
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` unchanged."""
-        self.observer.observe(x)
+        """Return `x` unchanged.
+
+        Raises:
+            CalibrationError: A value is not finite.
+        """
+        _observe(self.observer, x, self.key, "check the calibration images and the weights")
         return x
 
 
@@ -47,7 +51,7 @@ def encoder_input(image: CalibrationImage, size: int) -> Tensor:
         ImageError: A file cannot be read.
     """
     if isinstance(image, Tensor):
-        if image.ndim != 4 or image.shape[1:] != (3, size, size) or not image.is_floating_point():
+        if image.ndim != 4 or image.shape[1:] != (3, size, size) or not image.is_floating_point() or not len(image):
             raise InputError(
                 f"a preprocessed image must be float (N, 3, {size}, {size}), got "
                 f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}: "
@@ -66,8 +70,7 @@ def calibrate_weights(encoder: ImageEncoder, sites: _Sites) -> dict[str, QParams
     for key, (path, spec) in sites.items():
         weight = encoder.get_submodule(path).get_parameter("weight").detach()
         observer = make_observer(spec.observer, 1 if spec.per_channel else None)
-        observer.observe(weight.unsqueeze(0))
-        _check_finite(observer, key, "the weights are damaged, load them again")
+        _observe(observer, weight.unsqueeze(0), key, "the weights are damaged, load them again")
         found = observer.params(spec)
         params[key] = dataclasses.replace(found, axis=0 if spec.per_channel else None)
     return params
@@ -82,24 +85,35 @@ def calibrate_activations(
     """Return the grid of every activation, and the number of images seen.
 
     Raises:
-        CalibrationError: No image, or a site's values are constant or not finite in all of them.
+        CalibrationError: No image, nothing but constant images, or a site's values are constant or
+            not finite.
+        InputError: An image is not one, see `encoder_input`.
     """
+    if isinstance(images, (str, bytes, os.PathLike)):
+        raise InputError(
+            f"calibration images must be a sequence of pictures, got the single {os.fspath(images)!r}: "
+            "give a list of files, or quantsam.open_images(...)"
+        )
     observers = {k: make_observer(spec.observer, 1 if spec.per_channel else None) for k, (_, spec) in sites.items()}
-    observed = with_modules(encoder, {path: ObserverSite(observers[key]) for key, (path, _) in sites.items()})
+    observed = with_modules(encoder, {path: ObserverSite(observers[key], key) for key, (path, _) in sites.items()})
     observed.eval()
     device = next(encoder.parameters()).device
     wrapped = progress(images, len(images) if isinstance(images, Sized) else None) if progress else images
-    count = 0
+    count, varied = 0, False
     with torch.inference_mode():
         for image in wrapped:
             x = encoder_input(image, encoder.variant.input_size)
             observed(x.to(device))
             count += len(x)
+            varied = varied or not _is_constant(x)
     if not count:
         raise CalibrationError("calibration needs at least one image, got none: name a folder of images or 'scenes:16'")
+    if not varied:
+        raise CalibrationError(
+            f"calibration images must show something, got {count} of a single colour: calibrate with pictures"
+        )
     params = {}
     for key, (_, spec) in sites.items():
-        _check_finite(observers[key], key, "check the calibration images and the weights")
         _check_varied(observers[key], key, count)
         params[key] = observers[key].params(spec)
     return {key: _cloned(value) for key, value in params.items()}, count
@@ -110,12 +124,16 @@ def _cloned(params: QParams) -> QParams:
     return QParams(params.scale.clone(), params.zero_point.clone(), params.axis)
 
 
-def _check_finite(observer: Observer, key: str, remedy: str) -> None:
-    low, high = observer.range()
-    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        raise CalibrationError(
-            f"values of {key} must be finite, got {float(low.min())} to {float(high.max())}: {remedy}"
-        )
+def _is_constant(x: Tensor) -> bool:
+    """Whether each input (N, 3, S, S) is one colour, but for the padding."""
+    return bool(((x == x[..., :1, :1]) | (x == 0)).all())
+
+
+def _observe(observer: Observer, x: Tensor, key: str, remedy: str) -> None:
+    low, high = torch.aminmax(x)
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        raise CalibrationError(f"values of {key} must be finite, got {float(low)} to {float(high)}: {remedy}")
+    observer.observe(x)
 
 
 def _check_varied(observer: Observer, key: str, count: int) -> None:

@@ -85,6 +85,7 @@ def find_layer(layers: tuple[Layer, ...], address: str) -> Layer:
 
     Raises:
         PlanError: There is none; the nearest addresses are named.
+        SchemeError: The text is no address.
     """
     wanted = Address.parse(address)
     for layer in layers:

@@ -108,7 +108,7 @@ class Plan:
             progress: Wraps the iteration over the images, given their number where it is known.
 
         Raises:
-            CalibrationError: There are no images, or a site's values are constant or not finite.
+            CalibrationError: There are no images, they show nothing, or a site is constant or not finite.
         """
         encoder = self._own_encoder()
         named = {site.key: site for site in self.sites}

@@ -30,8 +30,9 @@ def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model
         SchemeError: A rule selects no layer, or names a site that none of its layers has.
     """
     layers = tuple(layers)
-    rules = [rule for rule in scheme.rules if not rule.select.model or model in rule.select.model]
-    for number, rule in enumerate(rules, start=1):
+    numbered = [(n, r) for n, r in enumerate(scheme.rules, 1) if not r.select.model or model in r.select.model]
+    rules = [rule for _, rule in numbered]
+    for number, rule in numbered:
         _check(rule, f"scheme {scheme.name}, rule {number}", placement, layers, model)
     resolved: Resolved = []
     for layer in layers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from quantsam.errors import PlanError
+from quantsam.errors import OutputError, PlanError, QuantsamError
 from quantsam.files import atomic_folder, check_replaceable
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.layers import discover_layers
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import CalibrationInfo, Plan, PlanSite
 from quantsam.quant.params import QParams, TensorSpec
 
@@ -29,6 +32,7 @@ def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
         OutputError: The folder holds something else, or cannot be written.
     """
     target = Path(folder)
+    check_plan_folder(target)
     document = {
         "quantsam_plan": PLAN_VERSION,
         **{name: getattr(plan, name) for name in ("model", "encoder_digest", "scheme", "scheme_digest", "placement")},
@@ -41,9 +45,10 @@ def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
         if site.params is not None:
             tensors[f"{site.key}.scale"] = site.params.scale.cpu().contiguous()
             tensors[f"{site.key}.zero_point"] = site.params.zero_point.cpu().contiguous()
+    document["checksum"] = _checksum(document)
     with atomic_folder(target, replaces=_JSON) as aside:
         (aside / _JSON).write_text(json.dumps(document, indent=1), "utf-8")
-        save_file(tensors, aside / _PARAMS)
+        (aside / _PARAMS).write_bytes(save(tensors))
     return target
 
 
@@ -54,6 +59,12 @@ def check_plan_folder(folder: str | os.PathLike[str]) -> None:
         OutputError: It cannot.
     """
     check_replaceable(folder, _JSON)
+    target = Path(folder)
+    others = sorted({p.name for p in target.iterdir()} - {_JSON, _PARAMS}) if target.is_dir() else []
+    if others:  # replacing the folder would delete them
+        raise OutputError(
+            f"cannot write the plan {str(folder)!r}: the folder also holds {others[0]!r}, choose an absent or empty one"
+        )
 
 
 def _site_json(site: PlanSite) -> dict[str, Any]:
@@ -76,13 +87,49 @@ def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
         version = document["quantsam_plan"]
         if version != PLAN_VERSION:
             raise PlanError(f"plan {str(path)!r} must have version {PLAN_VERSION}, got {version!r}: calibrate again")
+        same = document.pop("checksum") == _checksum(document)
         plan = _from_json(document, load_file(path / _PARAMS))
-        same = plan.digest == document["digest"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise PlanError(f"plan {str(path)!r} is damaged ({error}): calibrate again") from error
+        same = same and plan.digest == document["digest"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise PlanError(f"plan {str(path)!r} is damaged ({type(error).__name__}: {error}): calibrate again") from error
     if not same:
         raise PlanError(f"plan {str(path)!r} was changed after it was saved: calibrate again")
-    return plan.bind(model)
+    plan = plan.bind(model)
+    _check_sites(plan, model, path)
+    return plan
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _check_sites(plan: Plan, model: EfficientViTSam, path: Path) -> None:
+    """Make sure that every site is one of the model's and every grid is usable, whoever wrote the files."""
+    try:
+        placement = get_placement(plan.placement)
+        known = {
+            (str(layer.address), layer.kind, site.name, site.role, site.path)
+            for layer in discover_layers(model.float_encoder)
+            for site in placement.sites(layer)
+        }
+        for site in plan.sites:
+            if (site.layer, site.kind, site.name, site.role, site.path) not in known:
+                raise PlanError(f"{site.key} is no site of {model.name} under placement {plan.placement!r}")
+            if site.params is not None:
+                _check_grid(site, site.params)
+    except (QuantsamError, TypeError) as error:
+        raise PlanError(f"plan {str(path)!r} does not hold together ({error}): calibrate again") from error
+
+
+def _check_grid(site: PlanSite, params: QParams) -> None:
+    scale, zero_point, fmt = params.scale, params.zero_point, site.spec.fmt
+    axis = (0 if site.role == "weight" else 1) if site.spec.per_channel else None
+    fits = scale.shape == zero_point.shape and params.axis == axis and scale.ndim == (axis is not None)
+    if not fits or scale.dtype != torch.float32 or zero_point.dtype != torch.int32 or not scale.numel():
+        raise PlanError(f"the grid of {site.key} has another shape or type than its specification")
+    low, high = (fmt.qmin, fmt.qmax) if fmt.kind == "int" else (0, 0)
+    if not bool((torch.isfinite(scale) & (scale > 0) & (zero_point >= low) & (zero_point <= high)).all()):
+        raise PlanError(f"the scale of {site.key} must be finite and > 0 and its zero point a code of {fmt.name}")
 
 
 def _from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Plan:

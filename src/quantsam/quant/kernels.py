@@ -6,6 +6,8 @@ round exactly as `torch.round(x / scale)` does. On other devices PyTorch's own o
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 import torch
@@ -55,9 +57,9 @@ def _lookup(  # pragma: no cover - compiled
         stop = min(start + _BLOCK, (row + 1) * inner)
         for i in range(start, stop):
             code = np.rint(x[i] / step) + shift
-            code = code if code > np.float32(0) else np.float32(0)  # NaN too: never outside of the table
-            code = code if code < top else top
-            out[i] = entries[np.int32(code)]
+            index = code if code > np.float32(0) else np.float32(0)  # NaN too: never outside of the table
+            index = index if index < top else top
+            out[i] = entries[np.int32(index)] if code == code else code
 
 
 def _flat(x: Tensor) -> Float32:
@@ -85,18 +87,19 @@ def fake_quantize_uniform(
         x: float32 on the processor, any shape.
         scale: () or (C,) float32.
         zero_point: () or (C,) int32.
-        axis: The dimension that has C entries, or None.
+        axis: The dimension that has C entries, from either end, or None.
         qmin: Smallest code.
         qmax: Largest code.
 
     Returns:
-        A new tensor of the same shape.
+        A new, contiguous tensor of the same shape. Infinity saturates, NaN stays NaN.
     """
+    assert scale.numel() in (1, x.shape[axis] if axis is not None else 1), "one scale a channel"
     _match_threads()
     x = x.contiguous()
     out = torch.empty_like(x)
-    inner = x.numel() if axis is None else x[(0,) * (axis + 1)].numel()
-    if inner:
+    inner = x.numel() if axis is None else math.prod(x.shape[axis % x.ndim + 1 :])
+    if x.numel():
         zero = zero_point.reshape(-1).float()
         _fake_quantize(_flat(x), _flat(out), _flat(scale.reshape(-1)), _flat(zero), inner, qmin, qmax)
     return out
@@ -113,7 +116,7 @@ def lookup_(x: Tensor, table: Tensor, scale: float, zero_point: int, qmin: int) 
         qmin: Code of the table's first column.
 
     Returns:
-        `x` if it was contiguous, else a new tensor.
+        `x` if it was contiguous, else a new tensor. Infinity saturates, NaN stays NaN.
     """
     _match_threads()
     x = x.contiguous()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantsam.errors import CalibrationError, SchemeError, nearest
-from quantsam.quant.histogram import Histogram
+from quantsam.quant.histogram import NOTHING_SEEN, Histogram
 from quantsam.quant.params import QParams, TensorSpec, params_from_range
 from quantsam.quant.search import omse_range, ptf_scale
 
@@ -44,8 +44,16 @@ class Observer(Protocol):
 def _samples(x: Tensor, axis: int | None) -> Tensor:
     """Reshape (N, ...) to (N, 1, rest) or, with a channel axis, (N, C, rest)."""
     if axis is None:
-        return x.flatten(1).unsqueeze(1)
-    return x.movedim(axis, 1).flatten(2) if x.ndim > 2 else x.movedim(axis, 1).unsqueeze(2)
+        return x.detach().reshape(len(x), 1, -1)
+    return x.detach().movedim(axis, 1).reshape(len(x), x.shape[axis], -1)
+
+
+def _check_finite(low: Tensor, high: Tensor) -> None:
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise CalibrationError(
+            f"calibration values must be finite, got {float(low.min())} to {float(high.max())}: "
+            "check the images and the weights"
+        )
 
 
 class _RangeObserver:
@@ -59,20 +67,23 @@ class _RangeObserver:
 
     def range(self) -> tuple[Tensor, Tensor]:
         if self.low is None or self.high is None:
-            raise CalibrationError("an observer must see at least one sample, got none: calibrate with images")
+            raise CalibrationError(NOTHING_SEEN)
         if self.axis is None:
             return self.low.reshape(()), self.high.reshape(())
         return self.low, self.high
 
     def params(self, spec: TensorSpec) -> QParams:
-        return params_from_range(*self.range(), spec, None if self.axis is None else self.axis)
+        low, high = self.range()
+        _check_finite(low, high)
+        return params_from_range(low, high, spec, self.axis)
 
     def _extrema(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of each sample, (N, 1) or (N, C)."""
+        x = x.detach()
         if self.axis is None:
             pairs = [torch.aminmax(sample) for sample in x]
             return torch.stack([p.min for p in pairs])[:, None], torch.stack([p.max for p in pairs])[:, None]
-        rest = [d for d in range(x.ndim) if d not in (0, self.axis)]
+        rest = [d for d in range(x.ndim) if d not in (0, self.axis % x.ndim)]
         return (x.amin(rest), x.amax(rest)) if rest else (x, x)
 
 
@@ -81,6 +92,8 @@ class MinMaxObserver(_RangeObserver):
 
     def observe(self, x: Tensor) -> None:
         """Take a batch (N, ...)."""
+        if not len(x):
+            return
         low, high = self._extrema(x)
         self._take(low.amin(0), high.amax(0), len(x))
 
@@ -110,13 +123,15 @@ class EmaObserver(_RangeObserver):
 
     def observe(self, x: Tensor) -> None:
         """Take a batch (N, ...), sample by sample."""
+        if not len(x):
+            return
         for low, high in zip(*self._extrema(x), strict=True):
             if self.low is None or self.high is None:
                 self.low, self.high = low.clone(), high.clone()
                 self.first_low, self.first_high = low.clone(), high.clone()
             else:
-                self.low += self.momentum * (low - self.low)
-                self.high += self.momentum * (high - self.high)
+                self.low = self.low + self.momentum * (low - self.low)
+                self.high = self.high + self.momentum * (high - self.high)
             self.count += 1
 
     def merge(self, later: EmaObserver) -> None:
@@ -127,10 +142,9 @@ class EmaObserver(_RangeObserver):
             self.low, self.high = later.low.clone(), later.high.clone()
             self.first_low, self.first_high = later.first_low, later.first_high
         else:
-            keep = 1 - self.momentum
-            set_weight = keep ** (later.count - 1) - self.momentum * keep ** (later.count - 1)
-            self.low = self.low * keep**later.count + later.low - set_weight * later.first_low
-            self.high = self.high * keep**later.count + later.high - set_weight * later.first_high
+            left = (1 - self.momentum) ** later.count
+            self.low = later.low + left * (self.low - later.first_low)
+            self.high = later.high + left * (self.high - later.first_high)
         self.count += later.count
 
 
@@ -145,14 +159,15 @@ class PercentileObserver(EmaObserver):
 
 
 def _upper_quantile(values: Tensor, quantile: float) -> Tensor:
-    """Quantile over the last dimension from its few largest values only."""
+    """Quantile over the last dimension from its few largest values only; NaN or infinity if one of them is."""
     size = values.shape[-1]
     position = (1 - quantile) * (size - 1)  # counted from the largest value
     below = int(position)
     top = values.topk(min(below + 2, size), dim=-1).values
     if size == 1:
         return top[..., 0]
-    return torch.lerp(top[..., below], top[..., min(below + 1, size - 1)], position - below)
+    found = torch.lerp(top[..., below], top[..., min(below + 1, size - 1)], position - below)
+    return torch.where(torch.isfinite(top[..., 0]), found, top[..., 0])
 
 
 class _HistogramObserver:
@@ -164,6 +179,8 @@ class _HistogramObserver:
         self.histogram = Histogram()
 
     def observe(self, x: Tensor) -> None:
+        if not len(x):
+            return
         self.histogram.add(_samples(x, self.axis).transpose(0, 1).flatten(1))  # (C or 1, all values)
         self.count += len(x)
 
@@ -181,6 +198,7 @@ class OmseObserver(_HistogramObserver):
 
     def params(self, spec: TensorSpec) -> QParams:
         """Return the grid of least squared error."""
+        _check_finite(*self.range())
         low, high = omse_range(self.histogram, spec)
         if self.axis is None:
             low, high = low.reshape(()), high.reshape(())
@@ -201,6 +219,7 @@ class PtfObserver(_HistogramObserver):
 
     def params(self, spec: TensorSpec) -> QParams:
         """Return the tensor's grid with a factor for each channel."""
+        _check_finite(*self.range())
         scale, zero_point = ptf_scale(self.histogram, spec)
         return QParams(scale, zero_point, self.axis)
 

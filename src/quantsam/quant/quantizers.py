@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantsam.quant.formats import FLOAT8_DTYPES
+from quantsam.quant.formats import FLOAT8_DTYPES, Format
 from quantsam.quant.params import QParams, TensorSpec
 
 
@@ -13,7 +13,8 @@ def quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
     """Return the codes of a tensor.
 
     Args:
-        x: Float tensor of any shape.
+        x: Float tensor of any shape. Infinity saturates; NaN has no code in an integer format and gets
+            `qmin` (`uniform`) or zero (`log2`), in `float8` it stays NaN.
         spec: Format and quantizer.
         params: Its grid; `axis` counts in `x`'s dimensions.
 
@@ -27,7 +28,7 @@ def quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
         return (x / scale).clamp(fmt.qmin, fmt.qmax).to(FLOAT8_DTYPES[fmt.name])
     if spec.quantizer == "log2":
         return _log2_codes(x, scale, fmt.num_bits)
-    return (torch.round(x / scale) + zero_point).clamp(fmt.qmin, fmt.qmax).to(torch.int32)
+    return _uniform_codes(x, scale, zero_point, fmt).nan_to_num(nan=fmt.qmin).to(torch.int32)
 
 
 def dequantize(codes: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
@@ -38,6 +39,11 @@ def dequantize(codes: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
     if spec.quantizer == "log2":
         return torch.where(codes < 0, torch.zeros_like(scale), torch.exp2(-codes.float()) * scale)
     return (codes - zero_point).float() * scale
+
+
+def _uniform_codes(x: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format) -> Tensor:
+    """Codes as floats; NaN stays NaN."""
+    return (torch.round(x / scale) + zero_point).clamp(fmt.qmin, fmt.qmax)
 
 
 def _log2_codes(x: Tensor, scale: Tensor, num_bits: int) -> Tensor:
@@ -56,10 +62,11 @@ def fake_quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
     Args:
         x: float32 tensor of any shape.
         spec: Format and quantizer.
-        params: Its grid.
+        params: Its grid; `axis` counts in `x`'s dimensions.
 
     Returns:
-        float32 tensor of the same shape; the error of a value inside the range is at most scale / 2.
+        float32 tensor of the same shape. For `uniform`, the error of a value inside the range is at most
+        scale / 2; infinity saturates, NaN stays NaN.
     """
     fmt = spec.fmt
     if spec.quantizer == "uniform" and x.device.type == "cpu":
@@ -67,4 +74,7 @@ def fake_quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
 
         if kernels.supports(x):
             return kernels.fake_quantize_uniform(x, params.scale, params.zero_point, params.axis, fmt.qmin, fmt.qmax)
+    if spec.quantizer == "uniform":
+        scale, zero_point = params.broadcast(x.ndim)
+        return (_uniform_codes(x, scale, zero_point, fmt) - zero_point).float() * scale
     return dequantize(quantize(x, spec, params), spec, params)

@@ -31,7 +31,7 @@ def omse_range(histogram: Histogram, spec: TensorSpec) -> tuple[Tensor, Tensor]:
     for start in range(0, len(low), _CHUNK):
         rows = slice(start, start + _CHUNK)
         counts = histogram.counts[rows]
-        values = centres.expand(len(counts), -1)
+        values = centres[rows]
         least = torch.full((len(counts),), torch.inf, dtype=torch.float64, device=low.device)
         for shrink in _SHRINKS:
             params = params_from_range(low[rows] * shrink, high[rows] * shrink, spec, 0)
@@ -49,7 +49,7 @@ def ptf_scale(histogram: Histogram, spec: TensorSpec) -> tuple[Tensor, Tensor]:
     finest = (whole.scale / 2 ** (_PTF_FACTORS - 1)).clamp(min=EPS)
     zero_point = whole.zero_point.expand(len(low)).contiguous()
     assert histogram.counts is not None
-    values = histogram.centres().expand(len(low), -1)
+    values = histogram.centres()
     errors = torch.stack(
         [
             _error(values, histogram.counts, spec, QParams((finest * 2**k).expand(len(low)), zero_point, 0))

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from quantsam.errors import InputError
+
 UInt8Image = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _CELL = 224
 _GAP = 6
@@ -49,7 +52,11 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
 
     Returns:
         An RGB picture, `2 + len(columns)` cells wide.
+
+    Raises:
+        InputError: There is no row, or one has not a mask and an IoU for each column.
     """
+    _check(rows, columns)
     titles = ["image and prompt", "ground truth", *columns]
     width = len(titles) * (_CELL + _GAP) + _GAP
     height = _HEADER + len(rows) * (_CELL + _GAP) + _GAP
@@ -57,7 +64,7 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     for index, title in enumerate(titles):
-        draw.text((_GAP + index * (_CELL + _GAP), 6), title, fill=(20, 20, 20), font=font)
+        draw.text((_GAP + index * (_CELL + _GAP), 6), _shortened(draw, title, font), fill=(20, 20, 20), font=font)
     for number, row in enumerate(rows):
         top = _HEADER + number * (_CELL + _GAP)
         cells = [_prompted(row), _overlaid(row.image, row.truth, _COLOURS["truth"])]
@@ -69,12 +76,27 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def _badge(
-    draw: ImageDraw.ImageDraw,
-    xy: tuple[int, int],
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
+def _check(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    if not rows:
+        raise InputError("a contact sheet needs at least one object, got none: give it rows")
+    for number, row in enumerate(rows, start=1):
+        if not len(row.masks) == len(row.ious) == len(columns):
+            raise InputError(
+                f"row {number} of a contact sheet must have a mask and an IoU for each of the {len(columns)} columns, "
+                f"got {len(row.masks)} masks and {len(row.ious)} IoUs"
+            )
+
+
+def _shortened(draw: ImageDraw.ImageDraw, text: str, font: Font) -> str:
+    """Return the text, cut to the width of a cell."""
+    if draw.textlength(text, font=font) <= _CELL:
+        return text
+    while text and draw.textlength(f"{text}...", font=font) > _CELL:
+        text = text[:-1]
+    return f"{text}..."
+
+
+def _badge(draw: ImageDraw.ImageDraw, xy: tuple[int, int], text: str, font: Font) -> None:
     left, top, right, bottom = draw.textbbox(xy, text, font=font)
     draw.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill=(0, 0, 0))
     draw.text(xy, text, fill=(255, 255, 255), font=font)

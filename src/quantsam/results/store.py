@@ -20,6 +20,7 @@ from typing import Self, TypedDict, Unpack
 import platformdirs
 
 from quantsam.errors import InputError, StoreError, nearest
+from quantsam.files import unwritable
 from quantsam.metrics.summary import ObjectScore
 from quantsam.results.record import Record
 
@@ -100,12 +101,24 @@ class ResultStore:
     ) -> None:
         pass
 
+    def check_writable(self) -> None:
+        """Make sure, before long work, that `append` can be expected to work.
+
+        Raises:
+            StoreError: The file is no store of this version, or its folder cannot be written.
+        """
+        with self._reading():
+            problem = unwritable(self.path.absolute().parent)
+        if problem:
+            raise StoreError(f"result store {self.path} cannot be written: {problem}; give another path")
+
     def append(self, record: Record, scores: Iterable[ObjectScore] | None = None) -> None:
         """Add a record and the scores of its objects: all of it, or nothing.
 
         Args:
             record: The record; its id must be new.
-            scores: One score an object; `record.scores` if left out. A `predicted_iou` that is not a number is kept as `None`.
+            scores: One score an object; `record.scores` if left out. A `predicted_iou` that is not a number
+                is kept as `None`.
 
         Raises:
             InputError: An object is scored twice.

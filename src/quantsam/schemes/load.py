@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsam.errors import SchemeError, nearest
+from quantsam.models.variants import VARIANTS
 from quantsam.quant.formats import FORMATS, get_format
 from quantsam.quant.observers import OBSERVERS
 from quantsam.quant.params import TensorSpec
@@ -18,8 +19,9 @@ from quantsam.schemes.scheme import LAYER_KINDS, Rule, Scheme, Selector
 FLOAT = "float"
 _SPEC_KEYS = {"format": str, "observer": str, "symmetric": bool, "per_channel": bool, "quantizer": str}
 _SELECT_KEYS = {"stage": str, "block": int, "layer": int, "kind": str, "model": str}
-_SCOPE = re.compile(r"(?:(?:x?l\d|nano):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?")
-_WEIGHT_ACTIVATION = re.compile(r"w(\d+)a(\d+)")
+_SELECT_NAMES = {"kind": LAYER_KINDS, "model": tuple(VARIANTS)}
+_SCOPE = re.compile(r"(?:(?:x?l\d|nano):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?", re.ASCII)
+_WEIGHT_ACTIVATION = re.compile(r"w(\d+)a(\d+)", re.ASCII)
 
 
 def scheme_names() -> list[str]:
@@ -33,8 +35,8 @@ def load_scheme(source: str | Path) -> Scheme:
 
     Args:
         source: The name of a library scheme (`mix-dwsc`), the path of a TOML file, or one line:
-            a format (`int8`), `wNaM`, or a library scheme of one rule, then `@` and what it applies
-            to: addresses, stages, blocks (`stage3:4`) or kinds, separated by commas.
+            a format (`int8`) or `wNaM`, then `@` and what it applies to: addresses, stages, blocks
+            (`stage3:4`) or kinds, separated by commas.
 
     Raises:
         SchemeError: There is no such scheme, or it cannot be understood.
@@ -43,16 +45,18 @@ def load_scheme(source: str | Path) -> Scheme:
     (4,)
     """
     text = str(source)
-    if "@" in text and not Path(text).exists():
+    is_file = isinstance(source, Path) or text.endswith(".toml")
+    if "@" in text and not is_file:
         return _from_line(text)
     if text in scheme_names():
         library = resources.files("quantsam.schemes") / "library"
         return parse_scheme((library / f"{text}.toml").read_text("utf-8"), default_name=text)
-    if text.endswith(".toml") or isinstance(source, Path):
+    if is_file:
         try:
             content = Path(source).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SchemeError(f"scheme file {text!r} must be a readable TOML file: {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null byte in the path
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise SchemeError(f"scheme file {text!r} must be a readable TOML file: {reason}") from error
         return parse_scheme(content, default_name=Path(source).stem, where=text)
     raise SchemeError(
         f"scheme must be a library name, a .toml file or a line like 'int8@stage3:4:2', got {text!r}: "
@@ -74,7 +78,7 @@ def parse_scheme(content: str, default_name: str, where: str | None = None) -> S
     where = where or default_name
     try:
         data = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers or nesting without end
         raise SchemeError(f"scheme {where} must be valid TOML: {error}") from error
     _known(data, {"name": str, "description": str, "rules": list}, f"scheme {where}")
     rules = []
@@ -101,7 +105,7 @@ _TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
     int: "an integer",
     dict: "a table",
-    list: "a list",
+    list: "a list of [[rules]] tables",
 }
 
 
@@ -110,16 +114,17 @@ def _selector(table: dict[str, Any], place: str) -> Selector:
     fields: dict[str, tuple[Any, ...]] = {}
     for key, value in table.items():
         values = value if isinstance(value, list) else [value]
+        if not values:
+            raise SchemeError(f"{place}, select: {key!r} must name at least one, got []: leave it out to select all")
         for item in values:
             if not isinstance(item, _SELECT_KEYS[key]) or isinstance(item, bool):
-                raise SchemeError(
-                    f"{place}, select: {key!r} must be a list of {_SELECT_KEYS[key].__name__}, got {value!r}"
-                )
-        if key == "kind":
-            for item in values:
-                if item not in LAYER_KINDS:
-                    raise SchemeError(f"{place}, select: unknown kind {item!r}: {nearest(item, LAYER_KINDS)}")
+                one = _TYPE_NAMES[_SELECT_KEYS[key]]
+                raise SchemeError(f"{place}, select: {key!r} must be {one} or a list of such, got {value!r}")
         fields[key] = tuple(v.lower() if isinstance(v, str) else v for v in values)
+        known = _SELECT_NAMES.get(key, fields[key])
+        for item in fields[key]:
+            if item not in known:
+                raise SchemeError(f"{place}, select: unknown {key} {item!r}: {nearest(item, known)}")
     return Selector(**fields)
 
 
@@ -152,11 +157,16 @@ def make_spec(value: Any, role: str, place: str = "specification") -> TensorSpec
     """
     if value == FLOAT:
         return None
+    if not isinstance(value, str | dict):
+        raise SchemeError(f"{place}: must be a format such as 'int8', 'float' or a table, got {value!r}")
     table: dict[str, Any] = {"format": value} if isinstance(value, str) else value
     _known(table, _SPEC_KEYS, place)
     if "format" not in table:
         raise SchemeError(f"{place}: 'format' must be given, got only {', '.join(table) or 'nothing'}")
-    fmt = get_format(table["format"])
+    try:
+        fmt = get_format(table["format"])
+    except SchemeError as error:
+        raise SchemeError(f"{place}: {error}") from error
     observer = table.get("observer", "minmax" if role == "weight" else "ema")
     if observer not in OBSERVERS:
         raise SchemeError(f"{place}: unknown observer {observer!r}: {nearest(observer, OBSERVERS)}")
@@ -172,6 +182,7 @@ def make_spec(value: Any, role: str, place: str = "specification") -> TensorSpec
 
 def _from_line(text: str) -> Scheme:
     base, _, scope = text.partition("@")
+    base = base.strip().lower()
     targets = _base_targets(base, text)
     selectors = [_scope(part.strip(), text) for part in scope.split(",")]
     return Scheme(text, tuple(Rule(selector, targets) for selector in selectors), f"{base} on {scope} alone")
@@ -185,18 +196,22 @@ def _base_targets(base: str, text: str) -> dict[str, TensorSpec | None]:
         weight = activation = base
     if weight not in FORMATS or activation not in FORMATS:
         known = [*FORMATS, "w8a8", "w8a16", "w4a8"]
-        raise SchemeError(f"scheme {text!r}: what stands before '@' must be a format or wNaM: {nearest(base, known)}")
+        raise SchemeError(
+            f"scheme {text!r}: what stands before '@' must be a format or wNaM, got {base!r}: {nearest(base, known)}"
+        )
     return {"weight": make_spec(weight, "weight"), "activation": make_spec(activation, "activation")}
 
 
 def _scope(part: str, text: str) -> Selector:
+    part = part.lower()
     if part in LAYER_KINDS:
         return Selector(kind=(part,))
-    match = _SCOPE.fullmatch(part.lower())
+    match = _SCOPE.fullmatch(part)
     if match is None:
         known = [*LAYER_KINDS, "stage3", "stage3:4", "stage3:4:2", "neck"]
         raise SchemeError(
-            f"scheme {text!r}: {part!r} is neither an address like 'stage3:4:2' nor a kind: {nearest(part, known)}"
+            f"scheme {text!r}: what stands after '@' must be addresses like 'stage3:4:2', stages or kinds, "
+            f"got {part!r}: {nearest(part, known)}"
         )
     block, layer = ((int(match[key]),) if match[key] else () for key in ("block", "layer"))
     return Selector(stage=(match["stage"],), block=block, layer=layer)

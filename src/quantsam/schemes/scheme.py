@@ -28,7 +28,9 @@ LAYER_KINDS = (
     "neck_out",
 )
 
-_ADDRESS = re.compile(r"(?:(?P<model>[a-z]+\d?):)?(?P<stage>stage\d+|neck):(?P<block>\d+):(?P<layer>\d+)", re.I)
+_ADDRESS = re.compile(
+    r"(?:[a-z]+\d?:)?(?P<stage>stage\d+|neck):(?P<block>\d+):(?P<layer>\d+)", re.IGNORECASE | re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -36,7 +36,8 @@ class LookUp(nn.Module):
         table = self.get_buffer("table")
         if kernels.supports(x):
             return kernels.lookup_(x, table, self.scale, self.zero_point, self.qmin)
-        codes = torch.round(x / self.scale) + (self.zero_point - self.qmin)
+        step = x.new_full((), self.scale)  # a tensor: CUDA multiplies by the reciprocal of a plain number
+        codes = torch.round(x / step) + (self.zero_point - self.qmin)
         codes = codes.clamp(0, table.shape[1] - 1).long()  # (N, C, H, W)
         return table.gather(1, codes.transpose(0, 1).flatten(1)).reshape(codes.transpose(0, 1).shape).transpose(0, 1)
 

@@ -9,7 +9,6 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import set_weight, with_modules
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
-from quantsam.quant.quantizers import fake_quantize
 from quantsam.simulation.fuse import fuse
 from quantsam.simulation.sites import FakeQuantize
 
@@ -44,11 +43,12 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True) -> Simul
         PlanError: The plan is not calibrated or was made for another model.
     """
     plan.check_fits(model)
+    device = next(model.float_encoder.parameters()).device
     missing = [site.key for site in plan.sites if site.params is None]
     if missing:
         raise PlanError(f"plan must be calibrated, got {len(missing)} sites without a scale: plan.calibrate(images)")
     sites = {
-        site.path: FakeQuantize(site.spec, site.params)
+        site.path: FakeQuantize(site.spec, site.params).to(device)
         for site in plan.sites
         if site.role == "activation" and site.params is not None
     }
@@ -56,7 +56,7 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True) -> Simul
     for site in plan.sites:
         if site.role == "weight" and site.params is not None:
             weight = model.float_encoder.get_submodule(site.path).get_parameter("weight").detach()
-            set_weight(encoder, site.path, fake_quantize(weight, site.spec, site.params))
+            set_weight(encoder, site.path, FakeQuantize(site.spec, site.params).to(device)(weight))
     if fused:
         fuse(encoder)
     return SimulatedEncoder(plan, encoder)

@@ -1,0 +1,117 @@
+"""Fixtures for the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantsam.cli.main import main
+
+COMMAND = [sys.executable, "-c", "from quantsam.cli.main import run; run()"]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Waiting for a second thread costs twenty times the work on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    def complains(self, code: int, *words: str) -> None:
+        """Check for exactly one line on standard error with these words, nothing on standard output."""
+        assert self.code == code, (self.code, self.err)
+        assert self.out == ""
+        assert self.err.startswith("quantsam: ")
+        assert self.err.count("\n") == 1
+        assert self.err.endswith("\n")
+        assert [word for word in words if word not in self.err] == [], self.err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run `quantsam ...` in this process."""
+
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Start `quantsam ...` as a process of its own."""
+
+    def call(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two toy scenes as a COCO folder; copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    assert main(["data", "scenes", str(folder), "--count", "2", "--size", "64"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An int8 plan for nano; copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("plans") / "int8"
+    with one_thread():
+        assert main(["calibrate", "--scheme", "int8", "--calibration", "scenes:1:1", "--out", str(folder)]) == 0
+    return folder
+
+
+def left_in(folder: Path) -> list[str]:
+    """Return all that is below a folder, hidden files too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def left() -> Callable[[Path], list[str]]:
+    """Give `left_in`."""
+    return left_in

@@ -1,0 +1,173 @@
+"""Places that cannot be written, full disks, Ctrl-C: the old content stays, nothing half-written remains."""
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from quantsam.results.store import ResultStore
+
+ONE = ("--calibration", "scenes:1:1")
+
+
+def refuse(*args, **kwargs):
+    pytest.fail("the place must be looked at before the work")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["calibrate", *ONE, "--out", "{}/file"], ["a file of that name is there"]),
+        (["calibrate", *ONE, "--out", "{}/file/deep/plan"], ["is a file, not a folder"]),
+        (["calibrate", *ONE, "--out", "{}/full"], ["holds other files"]),
+        (["calibrate", *ONE, "--out", "{}/loop"], ["loop"]),
+        (["demo", "--scenes", "1", "--out", "{}/file"], ["is a file, not a folder", "--out"]),
+        (["demo", "--scenes", "1", "--out", "{}/file/deep"], ["is a file, not a folder", "--out"]),
+        (["data", "scenes", "{}/file"], ["is no folder"]),
+        (["data", "scenes", "{}/file/deep"], ["Not a directory"]),
+        (["data", "scenes", "{}/full"], ["holds files"]),
+    ],
+)
+def test_places_that_cannot_be_written(run, tmp_path, left, monkeypatch, line, words):
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setattr("quantsam.models.zoo.load_model", refuse)
+    before = left(tmp_path)
+    run(*(part.format(tmp_path) for part in line)).complains(1, *words)
+    assert left(tmp_path) == before
+
+
+@pytest.mark.parametrize("where", ["file", "absent"])
+def test_an_export_that_cannot_be_written(run, tmp_path, left, where):
+    (tmp_path / "file").touch()
+    run("results", "--export", tmp_path / where / "r.csv").complains(1, "cannot write", "there is no folder")
+    assert left(tmp_path) == ["file"]
+
+
+def fail_in(monkeypatch, where, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(where, fail)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+STOPS = [(FULL, 1, "No space left on device"), (KeyboardInterrupt(), 130, "interrupted")]
+
+
+@pytest.mark.parametrize(("error", "code", "word"), STOPS)
+def test_stopped_while_saving_a_plan(run, plan, tmp_path, left, monkeypatch, error, code, word):
+    out = tmp_path / "deep" / "plan"
+    with monkeypatch.context() as patch:
+        fail_in(patch, "pathlib.Path.write_bytes", error)
+        run("calibrate", *ONE, "--out", out).complains(code, word)
+    assert left(tmp_path) == []
+    run("calibrate", "--scheme", "int8@neck", *ONE, "--out", out)
+    old = (out / "plan.json").read_bytes()
+    with monkeypatch.context() as patch:
+        fail_in(patch, "pathlib.Path.write_bytes", error)
+        run("calibrate", *ONE, "--out", out).complains(code, word)
+    assert left(tmp_path) == ["deep", "deep/plan", "deep/plan/params.safetensors", "deep/plan/plan.json"]
+    assert (out / "plan.json").read_bytes() == old
+
+
+def test_interrupted_while_calibrating(run, tmp_path, left, monkeypatch):
+    fail_in(monkeypatch, "quantsam.plans.calibration.encoder_input", KeyboardInterrupt())
+    run("calibrate", *ONE, "--out", tmp_path / "plan").complains(130, "interrupted")
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(("error", "code", "word"), STOPS)
+def test_stopped_while_writing_scenes(run, tmp_path, left, monkeypatch, error, code, word):
+    fail_in(monkeypatch, "PIL.Image.Image.save", error)
+    run("data", "scenes", tmp_path / "toy", "--count", "2").complains(code, word)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "md", "json"])
+@pytest.mark.parametrize(("error", "code", "word"), STOPS)
+def test_stopped_while_exporting(run, tmp_path, left, monkeypatch, suffix, error, code, word):
+    target = tmp_path / f"r.{suffix}"
+    target.write_text("old")
+
+    def fail(records, path):
+        path.write_text("half")
+        raise error
+
+    monkeypatch.setattr("quantsam.results.export._WRITERS", {f".{suffix}": fail})
+    run("results", "--export", target).complains(code, word)
+    assert left(tmp_path) == [target.name]
+    assert target.read_text() == "old"
+
+
+def test_interrupted_in_the_second_scheme_keeps_the_first(run, own_store, monkeypatch):
+    fail_in(monkeypatch, "quantsam.simulation.simulator.SimulatedEncoder.forward", KeyboardInterrupt())
+    ran = run("evaluate", "--data", "scenes:1", "--scheme", "fp32", "--scheme", "int8", *ONE)
+    ran.complains(130, "interrupted")
+    assert [record.scheme for record in ResultStore(own_store).records()] == ["fp32"]
+    assert [path.name for path in own_store.parent.iterdir()] == [own_store.name]
+
+
+def test_interrupted_while_storing(run, own_store, monkeypatch):
+    run("evaluate", "--data", "scenes:1")
+    with monkeypatch.context() as patch:
+        fail_in(patch, "quantsam.results.store.ResultStore._has_schema", KeyboardInterrupt())
+        run("evaluate", "--data", "scenes:1").complains(130, "interrupted")
+    assert len(run("results", "--json").json) == 1
+
+
+def test_a_real_signal_while_evaluating(start, run, tmp_path, own_store):
+    run("evaluate", "--data", "scenes:1")
+    process = start("evaluate", "--data", "scenes:100000", "--scheme", "int8", *ONE)
+    time.sleep(4)  # somewhere between importing torch and scoring the last of many scenes
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    assert err == "quantsam: interrupted; nothing half-written was left behind\n"
+    assert len(ResultStore(own_store).records()) == 1
+
+
+def test_a_real_signal_while_writing_scenes(start, tmp_path, left):
+    process = start("data", "scenes", tmp_path / "toy", "--count", "100000")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(tmp_path.rglob("*.png")):
+        time.sleep(0.05)
+    assert any(tmp_path.rglob("*.png"))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count("\n")) == (130, 1), err
+    assert left(tmp_path) == []
+
+
+def test_scenes_are_written_as_coco_is(run, tmp_path, left):
+    ran = run("data", "scenes", tmp_path / "toy", "--count", "2", "--seed", "5", "--size", "64", "--split", "train2017")
+    assert (ran.code, ran.out, ran.err) == (0, f"{tmp_path / 'toy'}: 2 scenes of seed 5, 64 px\n", "")
+    assert [name for name in left(tmp_path) if Path(name).suffix] == [
+        "toy/annotations/instances_train2017.json",
+        "toy/train2017/000000000001.png",
+        "toy/train2017/000000000002.png",
+    ]
+
+
+def test_demo(run, tmp_path, left, monkeypatch):
+    monkeypatch.setattr("quantsam.cli.demo.NANO_CALIBRATION", "scenes:2:1")
+    found = run("demo", "--scenes", "2", "--out", tmp_path / "demo", "--json")
+    assert [record["scheme"] for record in found.json] == ["fp32", "int8", "mix-dwsc", "mix-mbc-neck"]
+    assert f"picture: {tmp_path / 'demo' / 'contact-sheet.png'}" in found.err
+    assert left(tmp_path) == ["demo", "demo/contact-sheet.png", "demo/results.sqlite"]
+    again = run("demo", "--scenes", "2", "--out", tmp_path / "demo")
+    assert again.err == ""
+    assert "mix-mbc-neck" in again.out
+
+
+@pytest.mark.parametrize("where", ["quantsam.evaluation.evaluator.evaluate", "quantsam.cli.demo._sheet"])
+def test_an_interrupted_demo_leaves_nothing(run, tmp_path, left, monkeypatch, where):
+    monkeypatch.setattr("quantsam.cli.demo.NANO_CALIBRATION", "scenes:1:1")
+    fail_in(monkeypatch, where.replace("evaluator", "experiment"), KeyboardInterrupt())
+    run("demo", "--scenes", "1", "--out", tmp_path / "demo").complains(130, "interrupted")
+    assert left(tmp_path) == []
