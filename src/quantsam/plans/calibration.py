@@ -29,17 +29,13 @@ _Sites = Mapping[str, tuple[str, TensorSpec]]  # key -> path of the module, spec
 class ObserverSite(nn.Module):
     """A site that shows what passes it to an observer."""
 
-    def __init__(self, observer: Observer, key: str) -> None:
+    def __init__(self, observer: Observer) -> None:
         super().__init__()
-        self.observer, self.key = observer, key
+        self.observer = observer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` unchanged.
-
-        Raises:
-            CalibrationError: A value is not finite.
-        """
-        _observe(self.observer, x, self.key, "check the calibration images and the weights")
+        """Return `x` unchanged."""
+        self.observer.observe(x)
         return x
 
 
@@ -70,7 +66,8 @@ def calibrate_weights(encoder: ImageEncoder, sites: _Sites) -> dict[str, QParams
     for key, (path, spec) in sites.items():
         weight = encoder.get_submodule(path).get_parameter("weight").detach()
         observer = make_observer(spec.observer, 1 if spec.per_channel else None)
-        _observe(observer, weight.unsqueeze(0), key, "the weights are damaged, load them again")
+        observer.observe(weight.unsqueeze(0))
+        _check_finite(observer, key, "the weights are damaged, load them again")
         found = observer.params(spec)
         params[key] = dataclasses.replace(found, axis=0 if spec.per_channel else None)
     return params
@@ -95,7 +92,7 @@ def calibrate_activations(
             "give a list of files, or quantsam.open_images(...)"
         )
     observers = {k: make_observer(spec.observer, 1 if spec.per_channel else None) for k, (_, spec) in sites.items()}
-    observed = with_modules(encoder, {path: ObserverSite(observers[key], key) for key, (path, _) in sites.items()})
+    observed = with_modules(encoder, {path: ObserverSite(observers[key]) for key, (path, _) in sites.items()})
     observed.eval()
     device = next(encoder.parameters()).device
     wrapped = progress(images, len(images) if isinstance(images, Sized) else None) if progress else images
@@ -114,6 +111,7 @@ def calibrate_activations(
         )
     params = {}
     for key, (_, spec) in sites.items():
+        _check_finite(observers[key], key, "check the calibration images and the weights")
         _check_varied(observers[key], key, count)
         params[key] = observers[key].params(spec)
     return {key: _cloned(value) for key, value in params.items()}, count
@@ -129,11 +127,12 @@ def _is_constant(x: Tensor) -> bool:
     return bool(((x == x[..., :1, :1]) | (x == 0)).all())
 
 
-def _observe(observer: Observer, x: Tensor, key: str, remedy: str) -> None:
-    low, high = torch.aminmax(x)
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
-        raise CalibrationError(f"values of {key} must be finite, got {float(low)} to {float(high)}: {remedy}")
-    observer.observe(x)
+def _check_finite(observer: Observer, key: str, remedy: str) -> None:
+    low, high = observer.range()
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise CalibrationError(
+            f"values of {key} must be finite, got {float(low.min())} to {float(high.max())}: {remedy}"
+        )
 
 
 def _check_varied(observer: Observer, key: str, count: int) -> None:

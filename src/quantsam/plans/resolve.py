@@ -27,11 +27,15 @@ def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model
         Every quantized site with its layer and specification, in the order of the forward pass.
 
     Raises:
-        SchemeError: A rule selects no layer, or names a site that none of its layers has.
+        SchemeError: A rule selects no layer, or names a site that none of its layers has; no rule is for
+            this model.
     """
     layers = tuple(layers)
     numbered = [(n, r) for n, r in enumerate(scheme.rules, 1) if not r.select.model or model in r.select.model]
     rules = [rule for _, rule in numbered]
+    if scheme.rules and not rules:
+        meant = ", ".join(sorted({name for rule in scheme.rules for name in rule.select.model}))
+        raise SchemeError(f"scheme {scheme.name} must have a rule for model {model}, got rules for {meant} alone")
     for number, rule in numbered:
         _check(rule, f"scheme {scheme.name}, rule {number}", placement, layers, model)
     resolved: Resolved = []

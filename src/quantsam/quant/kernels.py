@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _MOST_THREADS = numba.get_num_threads()  # asked before anyone changes it: the most there can be
+_WORTH_THREADS = 1 << 17  # values; one thread rounds them in about 0.1 ms
 _BLOCK = 1 << 14  # values a task: large enough to amortize the call, small enough to stay in the cache
 
 Float32 = NDArray[np.float32]
@@ -67,8 +68,9 @@ def _flat(x: Tensor) -> Float32:
     return array
 
 
-def _match_threads() -> None:
-    threads = min(torch.get_num_threads(), _MOST_THREADS)
+def _match_threads(values: int) -> None:
+    """Use as many threads as PyTorch does, but one for a small tensor: waking another takes longer."""
+    threads = min(torch.get_num_threads(), _MOST_THREADS) if values >= _WORTH_THREADS else 1
     if numba.get_num_threads() != threads:
         numba.set_num_threads(threads)
 
@@ -95,7 +97,7 @@ def fake_quantize_uniform(
         A new, contiguous tensor of the same shape. Infinity saturates, NaN stays NaN.
     """
     assert scale.numel() in (1, x.shape[axis] if axis is not None else 1), "one scale a channel"
-    _match_threads()
+    _match_threads(x.numel())
     x = x.contiguous()
     out = torch.empty_like(x)
     inner = x.numel() if axis is None else math.prod(x.shape[axis % x.ndim + 1 :])
@@ -118,7 +120,7 @@ def lookup_(x: Tensor, table: Tensor, scale: float, zero_point: int, qmin: int) 
     Returns:
         `x` if it was contiguous, else a new tensor. Infinity saturates, NaN stays NaN.
     """
-    _match_threads()
+    _match_threads(x.numel())
     x = x.contiguous()
     if x.numel():
         _lookup(_flat(x), _flat(x), table.numpy(), x[0, 0].numel(), scale, float(zero_point), float(qmin))

@@ -20,7 +20,9 @@ FLOAT = "float"
 _SPEC_KEYS = {"format": str, "observer": str, "symmetric": bool, "per_channel": bool, "quantizer": str}
 _SELECT_KEYS = {"stage": str, "block": int, "layer": int, "kind": str, "model": str}
 _SELECT_NAMES = {"kind": LAYER_KINDS, "model": tuple(VARIANTS)}
-_SCOPE = re.compile(r"(?:(?:x?l\d|nano):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?", re.ASCII)
+_SCOPE = re.compile(
+    r"(?:(?P<model>x?l\d|nano):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?", re.ASCII
+)
 _WEIGHT_ACTIVATION = re.compile(r"w(\d+)a(\d+)", re.ASCII)
 
 
@@ -114,8 +116,6 @@ def _selector(table: dict[str, Any], place: str) -> Selector:
     fields: dict[str, tuple[Any, ...]] = {}
     for key, value in table.items():
         values = value if isinstance(value, list) else [value]
-        if not values:
-            raise SchemeError(f"{place}, select: {key!r} must name at least one, got []: leave it out to select all")
         for item in values:
             if not isinstance(item, _SELECT_KEYS[key]) or isinstance(item, bool):
                 one = _TYPE_NAMES[_SELECT_KEYS[key]]
@@ -214,4 +214,5 @@ def _scope(part: str, text: str) -> Selector:
             f"got {part!r}: {nearest(part, known)}"
         )
     block, layer = ((int(match[key]),) if match[key] else () for key in ("block", "layer"))
-    return Selector(stage=(match["stage"],), block=block, layer=layer)
+    model = (match["model"],) if match["model"] else ()
+    return Selector(stage=(match["stage"],), block=block, layer=layer, model=model)

@@ -38,8 +38,9 @@ class LookUp(nn.Module):
             return kernels.lookup_(x, table, self.scale, self.zero_point, self.qmin)
         step = x.new_full((), self.scale)  # a tensor: CUDA multiplies by the reciprocal of a plain number
         codes = torch.round(x / step) + (self.zero_point - self.qmin)
-        codes = codes.clamp(0, table.shape[1] - 1).long()  # (N, C, H, W)
-        return table.gather(1, codes.transpose(0, 1).flatten(1)).reshape(codes.transpose(0, 1).shape).transpose(0, 1)
+        codes = codes.clamp(0, table.shape[1] - 1).nan_to_num(0).long().transpose(0, 1)  # (C, N, H, W)
+        found = table.gather(1, codes.flatten(1)).reshape(codes.shape).transpose(0, 1)
+        return torch.where(x.isnan(), x, found)
 
 
 def fuse(encoder: ImageEncoder) -> None:

@@ -205,3 +205,8 @@ def test_a_line_selects_its_layer_only(tiny):
 def test_an_unknown_placement(tiny):
     with pytest.raises(InputError, match="placement must be one of thesis, got 'thesys': did you mean 'thesis'"):
         make_plan(tiny, "int8", placement="thesys")
+
+
+def test_a_line_for_another_model(tiny):
+    with pytest.raises(SchemeError, match="must have a rule for model nano, got rules for l1 alone"):
+        make_plan(tiny, "int8@L1:stage3:1:0")

@@ -262,7 +262,6 @@ def test_a_wrong_rule_is_refused(content, message):
         ("block = true", "'block' must be an integer or a list of such, got True"),
         ("layer = [1.0]", "'layer' must be an integer or a list of such, got [1.0]"),
         ("kind = [['qkv']]", "'kind' must be a string or a list of such, got [['qkv']]"),
-        ("stage = []", "'stage' must name at least one, got []: leave it out to select all"),
         ("kind = 'mbc_projct'", "unknown kind 'mbc_projct': did you mean 'mbc_project'?"),
         ("kind = ['qkv', 'zzz']", f"unknown kind 'zzz': known are: {', '.join(sorted(LAYER_KINDS))}"),
         ("model = 'xl7'", "unknown model 'xl7': did you mean 'xl1' or 'xl0'?"),
@@ -323,9 +322,9 @@ def test_float_is_a_word_and_not_a_format():
     ("line", "selectors"),
     [
         ("int8@stage3:4:2", [Selector(("stage3",), (4,), (2,))]),
-        ("int8@L0:stage3:4:2", [Selector(("stage3",), (4,), (2,))]),
-        ("int8@xl1:neck:7:0", [Selector(("neck",), (7,), (0,))]),
-        ("int8@nano:stage1", [Selector(("stage1",))]),
+        ("int8@L0:stage3:4:2", [Selector(("stage3",), (4,), (2,), model=("l0",))]),
+        ("int8@xl1:neck:7:0", [Selector(("neck",), (7,), (0,), model=("xl1",))]),
+        ("int8@nano:stage1", [Selector(("stage1",), model=("nano",))]),
         ("int8@stage3:4", [Selector(("stage3",), (4,))]),
         ("int8@stage0:0:0", [Selector(("stage0",), (0,), (0,))]),
         ("int8@stage3", [Selector(("stage3",))]),
@@ -415,3 +414,8 @@ def test_a_refused_scheme_is_a_refused_input():
     with pytest.raises(InputError) as caught:
         load_scheme("int8@nowhere")
     assert caught.value.exit_code == 2
+
+
+def test_an_empty_list_selects_all():
+    scheme = parse_scheme('[[rules]]\nselect = { stage = [], block = [], kind = [] }\nweight = "int8"', "given")
+    assert scheme.rules[0].select == Selector()
