@@ -17,7 +17,7 @@ from quantsam.evaluation.experiment import Switches, calibrated_plans, score_pla
 from quantsam.models.sam import EfficientViTSam
 from quantsam.results.record import Record
 
-SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck", "mix-dwsc-neck", "w8a16", "w4a8")
+SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
 
