@@ -35,11 +35,12 @@ def _fake_quantize(  # pragma: no cover - compiled
         scale, zero = scales[row % scales.size], zero_points[row % scales.size]
         start = row * inner + block * _BLOCK
         stop = min(start + _BLOCK, (row + 1) * inner)
-        for i in range(start, stop):
-            code = np.rint(x[i] / scale) + zero
+        source, target = x[start:stop], out[start:stop]
+        for i in range(source.size):
+            code = np.rint(source[i] / scale) + zero
             code = low if code < low else code
             code = high if code > high else code
-            out[i] = (code - zero) * scale
+            target[i] = (code - zero) * scale
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -56,14 +57,15 @@ def _lookup(  # pragma: no cover - compiled
         entries = table[row % channels]
         start = row * inner + block * _BLOCK
         stop = min(start + _BLOCK, (row + 1) * inner)
-        codes = np.empty(stop - start, np.int32)
-        for i in range(stop - start):  # a loop of its own, because it vectorizes and the reading of the table does not
-            code = np.rint(x[start + i] / step) + shift
+        source, target = x[start:stop], out[start:stop]
+        codes = np.empty(source.size, np.uint32)  # unsigned: no check for indices from the end
+        for i in range(source.size):  # a loop of its own, because it vectorizes and the reading of the table does not
+            code = np.rint(source[i] / step) + shift
             code = code if code > np.float32(0) else np.float32(0)  # NaN too: never outside of the table
-            codes[i] = np.int32(code if code < top else top)
-        for i in range(stop - start):
-            value = x[start + i]
-            out[start + i] = entries[codes[i]] if value == value else value
+            codes[i] = np.uint32(code if code < top else top)
+        for i in range(source.size):
+            value = source[i]
+            target[i] = entries[codes[i]] if value == value else value
 
 
 def _flat(x: Tensor) -> Float32:
