@@ -31,12 +31,15 @@ class Prompts:
         boxes: (K, 4) float32 x0 y0 x1 y1 px, jittered.
         points: (K, N, 2) float32 x y px; the first lies inside its object.
         labels: (K, N) int64, 1 inside the object, 0 outside.
+        instances: (256, 256) uint8, the number of the object at each pixel, 0 for none; None where not
+            every object is known, as in photographs.
     """
 
     masks: NDArray[np.bool_]
     boxes: Float
     points: Float
     labels: NDArray[np.int64]
+    instances: UInt8 | None
 
 
 def jittered_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> Float:
@@ -83,14 +86,18 @@ def _clearance(mask: NDArray[np.bool_], y: int, x: int) -> int:
     return best
 
 
-def prompts_of(masks: NDArray[np.bool_], objects: int, count: int, rng: np.random.Generator) -> Prompts:
+def prompts_of(masks: NDArray[np.bool_], objects: int, count: int, complete: bool, rng: np.random.Generator) -> Prompts:
     """Draw `objects` objects (with repetition where there are fewer) and prompts for them."""
     order = rng.permutation(len(masks))
     picked = np.resize(order, objects)
     chosen = masks[picked]
     boxes = np.stack([jittered_box(mask, rng) for mask in chosen])
     drawn = [clicks(mask, box, count, rng) for mask, box in zip(chosen, boxes, strict=True)]
-    return Prompts(chosen, boxes, np.stack([p for p, _ in drawn]), np.stack([n for _, n in drawn]))
+    instances = np.zeros((SIZE, SIZE), np.uint8)
+    for number, mask in enumerate(masks, start=1):
+        instances[mask] = number
+    points, labels = np.stack([p for p, _ in drawn]), np.stack([n for _, n in drawn])
+    return Prompts(chosen, boxes, points, labels, instances if complete else None)
 
 
 class Photographs:
@@ -164,9 +171,10 @@ class StepDataset(TorchDataset[tuple[UInt8, Prompts]]):
         found = None
         if self._photographs is not None and rng.random() < self.share:
             found = self._photographs.sample(rng)
+        complete = found is None
         if found is None:
             scene = make_scene(TRAINING_SEEDS + self.seed * 1_000_000_000 + index, SIZE)
             found = (scene.image, scene.masks)
         image, masks = found
-        prompts = prompts_of(masks, self.objects, self.clicks_of(index // self.batch), rng)
+        prompts = prompts_of(masks, self.objects, self.clicks_of(index // self.batch), complete, rng)
         return (colour_jitter(image, rng) if rng.random() < 0.5 else image), prompts

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from samples import Prompts, StepDataset, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from quantsam.models.mask_decoder import Attention, MaskDecoder
@@ -115,7 +115,36 @@ def initialise(model: EfficientViTSam, generator: torch.Generator) -> None:
             mlp.get_parameter("layers.2.weight").mul_(4)
 
 
-def step_loss(model: EfficientViTSam, batch: Batch, boxes: int) -> tuple[Tensor, Tensor]:
+class DenseHead(nn.Module):
+    """Reads foreground and object borders off the embedding; used in training only, then thrown away.
+
+    A prompt teaches the encoder one object; this teaches it all of an image's pixels at once.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.read = nn.Conv2d(embed_dim, 3 * 16, 1)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Map (N, dim, 64, 64) to logits (N, 3, 256, 256): foreground, border to the right, border below."""
+        return F.pixel_shuffle(self.read(embedding), 4)
+
+
+def dense_loss(head: DenseHead, embedding: Tensor, batch: Batch) -> Tensor:
+    """Return the binary cross-entropy of the head's maps over the images whose objects are all known."""
+    known = [i for i, (_, prompts) in enumerate(batch) if prompts.instances is not None]
+    if not known:
+        return embedding.new_zeros(())
+    logits = head(embedding[known])
+    maps = torch.from_numpy(np.stack([p.instances for _, p in batch if p.instances is not None]))
+    right = F.pad(maps[:, :, 1:] != maps[:, :, :-1], (0, 1))
+    below = F.pad(maps[:, 1:] != maps[:, :-1], (0, 0, 0, 1))
+    truth = torch.stack([maps > 0, right, below], dim=1).float()
+    weight = truth.new_tensor([2.0, 8.0, 8.0]).reshape(1, 3, 1, 1)  # borders are few
+    return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight)
+
+
+def step_loss(model: EfficientViTSam, head: DenseHead, batch: Batch, boxes: int) -> tuple[Tensor, Tensor]:
     """Return the loss of one step, and the mean IoU of its box prompts' best masks.
 
     Of each image the first `boxes` objects are prompted by box, the others by clicks.
@@ -127,7 +156,7 @@ def step_loss(model: EfficientViTSam, batch: Batch, boxes: int) -> tuple[Tensor,
     def gather(name: str, part: slice) -> Tensor:
         return torch.from_numpy(np.concatenate([getattr(prompts, name)[part] for _, prompts in batch]))
 
-    total, box_iou = embedding.new_zeros(()), embedding.new_zeros(())
+    total, box_iou = 2 * dense_loss(head, embedding, batch), embedding.new_zeros(())
     for part, by_box in ((slice(0, boxes), True), (slice(boxes, objects), False)):
         index = torch.arange(len(batch)).repeat_interleave(part.stop - part.start)
         if by_box:
@@ -184,8 +213,10 @@ def main() -> None:
     model = EfficientViTSam(VARIANTS["nano"]).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     initialise(model, torch.Generator().manual_seed(args.seed))
     average = copy.deepcopy(model)
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    head = DenseHead(model.variant.embed_dim)
+    trained = [*model.parameters(), *head.parameters()]
+    decayed = [p for p in trained if p.ndim >= 2]
+    others = [p for p in trained if p.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}],
         lr=args.learning_rate,
@@ -195,6 +226,7 @@ def main() -> None:
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
+        head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
         print(f"going on from step {first}")
@@ -203,10 +235,10 @@ def main() -> None:
     for step, batch in enumerate(batches(data, first, args.steps), start=first):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, args.steps, args.learning_rate)
-        loss, box_iou = step_loss(model, batch, args.objects - (1 if step < args.steps // 2 else 2))
+        loss, box_iou = step_loss(model, head, batch, args.objects - (1 if step < args.steps // 2 else 2))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         update_average(average, model, step)
         values = np.array([loss.item(), box_iou.item()])
@@ -229,6 +261,7 @@ def main() -> None:
                 {
                     "model": model.state_dict(),
                     "average": average.state_dict(),
+                    "head": head.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": done,
                 },
