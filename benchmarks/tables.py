@@ -144,7 +144,12 @@ def main() -> None:
 
         def fill(match: re.Match[str]) -> str:
             name = match[1]
-            return f"<!-- table {name} -->\n{TABLES[name]()}\n<!-- end {name} -->"
+            try:
+                table = TABLES[name]()
+            except FileNotFoundError as error:
+                print(f"{page}: table {name} is left as it was, {error.filename} is missing: run `make bench`")
+                return match[0]
+            return f"<!-- table {name} -->\n{table}\n<!-- end {name} -->"
 
         filled = re.sub(r"<!-- table (\S+) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
         if filled != text:
