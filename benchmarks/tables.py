@@ -136,24 +136,29 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def filled(page: str, text: str) -> str:
+    """Return a page's text with its tables renewed; one whose result is missing is left as it was."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        try:
+            table = TABLES[name]()
+        except FileNotFoundError as error:
+            print(f"{page}: table {name} is left as it was, {error.filename} is missing: run `make bench`")
+            return match[0]
+        return f"<!-- table {name} -->\n{table}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- table (\S+) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
+
+
 def main() -> None:
     """Fill every page."""
     for page in PAGES:
         path = ROOT / page
         text = path.read_text()
-
-        def fill(match: re.Match[str]) -> str:
-            name = match[1]
-            try:
-                table = TABLES[name]()
-            except FileNotFoundError as error:
-                print(f"{page}: table {name} is left as it was, {error.filename} is missing: run `make bench`")
-                return match[0]
-            return f"<!-- table {name} -->\n{table}\n<!-- end {name} -->"
-
-        filled = re.sub(r"<!-- table (\S+) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
-        if filled != text:
-            path.write_text(filled)
+        renewed = filled(page, text)
+        if renewed != text:
+            path.write_text(renewed)
             print(f"filled {page}")
 
 
