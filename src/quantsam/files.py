@@ -72,14 +72,14 @@ def _target(shown: str) -> Path:
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str], *, replaces: str) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str], *, replaces: str | None = None) -> Iterator[Path]:
     """Write a folder aside and put it in place only when it is complete.
 
     A symbolic link is followed, the folder it points to is replaced. Missing parents are made.
 
     Args:
         path: Where the folder shall be: absent, empty, or an older one of the same kind, which is replaced.
-        replaces: Name of a file by which an older folder of the same kind is known.
+        replaces: Name of a file by which an older folder of the same kind is known; None to replace none.
 
     Yields:
         The folder to write into. Any exception, `KeyboardInterrupt` too, removes it and leaves what was at
@@ -117,7 +117,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: str) -> Iterator[Pa
                     parent.rmdir()
 
 
-def check_replaceable(path: str | os.PathLike[str], replaces: str) -> Path:
+def check_replaceable(path: str | os.PathLike[str], replaces: str | None) -> Path:
     """Make sure, before long work, that `atomic_folder` may put a folder at `path`.
 
     Returns:
@@ -131,7 +131,8 @@ def check_replaceable(path: str | os.PathLike[str], replaces: str) -> Path:
         target = Path(path).resolve()
         if target.exists() and not target.is_dir():
             raise OutputError(f"{shown}: a file of that name is there, choose another name")
-        if target.is_dir() and any(target.iterdir()) and not (target / replaces).is_file():
+        known = replaces is not None and (target / replaces).is_file()
+        if target.is_dir() and not known and any(target.iterdir()):
             raise OutputError(f"{shown}: it holds other files, choose an absent or empty one")
     except (OSError, RuntimeError, ValueError) as error:  # not permitted; a loop of links; a NUL in the name
         raise OutputError(f"{shown!r}: {getattr(error, 'strerror', None) or error}") from error

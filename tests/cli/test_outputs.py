@@ -26,9 +26,9 @@ def refuse(*args, **kwargs):
         (["calibrate", *ONE, "--out", "{}/loop"], ["loop"]),
         (["demo", "--scenes", "1", "--out", "{}/file"], ["is a file, not a folder", "--out"]),
         (["demo", "--scenes", "1", "--out", "{}/file/deep"], ["is a file, not a folder", "--out"]),
-        (["data", "scenes", "{}/file"], ["is no folder"]),
-        (["data", "scenes", "{}/file/deep"], ["Not a directory"]),
-        (["data", "scenes", "{}/full"], ["holds files"]),
+        (["data", "scenes", "{}/file"], ["a file of that name is there"]),
+        (["data", "scenes", "{}/file/deep"], ["is a file, not a folder"]),
+        (["data", "scenes", "{}/full"], ["holds other files"]),
     ],
 )
 def test_places_that_cannot_be_written(run, tmp_path, left, monkeypatch, line, words):

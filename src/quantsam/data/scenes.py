@@ -10,8 +10,6 @@ import functools
 import hashlib
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from PIL import Image
 from quantsam.data.dataset import Annotation, BoolMask, UInt8Image
 from quantsam.data.scene_render import Scene, make_scene
 from quantsam.data.scene_shapes import CATEGORY_NAMES
-from quantsam.errors import InputError, OutputError
+from quantsam.errors import InputError
+from quantsam.files import atomic_folder
 
 __all__ = ["CATEGORY_NAMES", "GENERATOR_VERSION", "Scene", "SceneDataset", "make_scene", "write_coco_folder"]
 
@@ -161,28 +160,9 @@ def write_coco_folder(
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
         raise InputError(f"`split` must be letters, digits, '_' or '-', got {split!r}: for example 'val2017'")
-    target = folder.absolute()
-    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
-    try:
-        _refuse_unless_free(folder)
-        staging.mkdir(parents=True)
-        _write_split(dataset, staging, split, progress)
-        if target.exists():
-            target.rmdir()
-        staging.rename(target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write scenes to {folder}: {reason}; choose a folder you may write") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with atomic_folder(folder) as aside:
+        _write_split(dataset, aside, split, progress)
     return folder
-
-
-def _refuse_unless_free(folder: Path) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError(f"the folder for scenes must be absent or empty, {folder} is no folder: choose another")
-    if folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"the folder for scenes must be absent or empty, {folder} holds files: choose another")
 
 
 def _write_split(

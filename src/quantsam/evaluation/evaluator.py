@@ -60,19 +60,12 @@ def evaluate(
     predictor = Predictor(model)
     timer = _Timer()
     scores: list[ObjectScore] = []
-    filled: list[float] = []
+    filled: list[ObjectScore] = []
     ids: Iterable[int] = dataset.image_ids
     for image_id in progress(ids, len(dataset.image_ids)) if progress else ids:
-        annotations = scored_annotations(dataset, image_id)
-        if not annotations:
-            continue
-        truths = [dataset.mask(annotation) for annotation in annotations]
-        image = dataset.image(image_id)
-        with timer.measure("encoder_ms"):
-            predictor.set_image(image)
-        for answer, iou, annotation, truth in _answers(predictor, prompts, annotations, truths, timer):
-            scores.append(ObjectScore(image_id, annotation.id, annotation.area, mask_iou(answer, truth), iou))
-            filled.append(mask_iou(box_mask(annotation.box_xyxy, truth.shape), truth))
+        for score, baseline in _image_scores(predictor, dataset, image_id, prompts, timer):
+            scores.append(score)
+            filled.append(baseline)
     if not scores:
         raise DatasetError(
             f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
@@ -96,6 +89,25 @@ def evaluate(
         scores=tuple(scores),
         **_plan_fields(model),
     )
+
+
+def _image_scores(
+    predictor: Predictor, dataset: Dataset, image_id: int, prompts: str, timer: _Timer
+) -> Iterator[tuple[ObjectScore, ObjectScore]]:
+    """Yield the score of each object of an image, and what the filled box scores."""
+    annotations = scored_annotations(dataset, image_id)
+    if not annotations:
+        return
+    truths = [dataset.mask(annotation) for annotation in annotations]
+    image = dataset.image(image_id)
+    with timer.measure("encoder_ms"):
+        predictor.set_image(image)
+    for answer, predicted_iou, annotation, truth in _answers(predictor, prompts, annotations, truths, timer):
+        iou, fill = mask_iou(answer, truth), mask_iou(box_mask(annotation.box_xyxy, truth.shape), truth)
+        yield (
+            ObjectScore(image_id, annotation.id, annotation.area, iou, predicted_iou),
+            ObjectScore(image_id, annotation.id, annotation.area, fill, None),
+        )
 
 
 def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:
@@ -146,12 +158,9 @@ class _Measure:
         self.samples.append(1000 * (time.perf_counter() - self.started) / self.things)
 
 
-def _figures(scores: Sequence[ObjectScore], filled: Sequence[float]) -> dict[str, float | int | None]:
+def _figures(scores: Sequence[ObjectScore], filled: Sequence[ObjectScore]) -> dict[str, float | int | None]:
     """Mean IoU, count and standard error by size, and the baseline that answers with the filled box."""
-    summary = summarize(scores)
-    baseline = summarize(
-        [ObjectScore(s.image_id, s.annotation_id, s.area, f, None) for s, f in zip(scores, filled, strict=True)]
-    )
+    summary, baseline = summarize(scores), summarize(filled)
     figures: dict[str, float | int | None] = {}
     for name in AREA_RANGES:
         suffix = "" if name == "all" else f"_{name}"

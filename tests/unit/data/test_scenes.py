@@ -207,7 +207,7 @@ def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path: Path) -> None:
         write_coco_folder(SceneDataset(1, size=32), tmp_path / "scenes")
     assert "\n" not in str(refusal.value)
     assert (tmp_path / "scenes" / "keep.txt").read_text() == "mine"
-    with pytest.raises(OutputError, match="no folder"):
+    with pytest.raises(OutputError, match="a file of that name"):
         write_coco_folder(SceneDataset(1, size=32), tmp_path / "scenes" / "keep.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
 
