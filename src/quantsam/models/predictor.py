@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quantsam.data.images import check_image_array
 from quantsam.errors import InputError
+from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import postprocess, preprocess, scale_coordinates
 
@@ -46,6 +47,7 @@ class Predictor:
         self.model = model
         self.image_hw: tuple[int, int] | None = None
         self._embedding: Tensor | None = None
+        self._decoder: ImageDecoder | None = None
 
     @property
     def device(self) -> torch.device:
@@ -64,8 +66,18 @@ class Predictor:
         """
         check_image_array(image)
         x = preprocess(image, self.model.variant.input_size)
-        self._embedding = self.model.image_encoder(x.to(self.device))
-        self.image_hw = (image.shape[0], image.shape[1])
+        self.set_embedding(self.model.image_encoder(x.to(self.device)), (image.shape[0], image.shape[1]))
+
+    @torch.inference_mode()
+    def set_embedding(self, embedding: Tensor, image_hw: tuple[int, int]) -> None:
+        """Take a picture that was encoded before.
+
+        Args:
+            embedding: (1, embed_dim, embed_size, embed_size), what the encoder gave.
+            image_hw: Height and width of the picture.
+        """
+        self._embedding, self.image_hw = embedding, image_hw
+        self._decoder = ImageDecoder(self.model.prompt_encoder, self.model.mask_decoder, embedding)
 
     def predict(
         self,
@@ -129,7 +141,7 @@ class Predictor:
         Raises:
             InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
         """
-        if self._embedding is None or self.image_hw is None:
+        if self._embedding is None or self._decoder is None or self.image_hw is None:
             raise InputError("a predictor needs a picture before prompts, got none: call set_image(image) first")
         _check_prompts(points, labels, boxes)
         if mask_input is not None:
@@ -143,13 +155,18 @@ class Predictor:
         if boxes is not None:
             corners = boxes.to(self.device).float().reshape(-1, 2, 2)
             scaled_boxes = scale_coordinates(corners, self.image_hw, prompt_size).reshape(-1, 4)
-        low_res, iou = self.model.decode(
-            self._embedding, points=scaled_points, boxes=scaled_boxes, masks=mask_input, multimask=multimask
-        )
-        if best_only:
-            best = iou.argmax(1, keepdim=True)  # (B, 1)
-            iou = iou.gather(1, best)
-            low_res = low_res.take_along_dim(best[..., None, None], 1)
+        if mask_input is None:
+            low_res, iou = self._decoder.decode(
+                points=scaled_points, boxes=scaled_boxes, multimask=multimask, best_only=best_only
+            )
+        else:
+            low_res, iou = self.model.decode(
+                self._embedding, points=scaled_points, boxes=scaled_boxes, masks=mask_input, multimask=multimask
+            )
+            if best_only:
+                best = iou.argmax(1, keepdim=True)  # (B, 1)
+                iou = iou.gather(1, best)
+                low_res = low_res.take_along_dim(best[..., None, None], 1)
         masks = postprocess(low_res, self.image_hw, prompt_size)
         return masks if logits else masks > MASK_THRESHOLD, iou, low_res
 

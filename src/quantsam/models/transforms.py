@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -60,7 +62,9 @@ def scale_coordinates(xy: Tensor, image_hw: tuple[int, int], prompt_size: int) -
 def postprocess(masks: Tensor, image_hw: tuple[int, int], prompt_size: int) -> Tensor:
     """Bring mask logits to the picture's resolution.
 
-    Up-samples to the prompt frame, cuts the padding off, resizes to the picture; bilinear both times.
+    Up-samples to the prompt frame, cuts the padding off, resizes to the picture; bilinear both times. Each of
+    these is linear along rows and along columns, so all three together are one matrix on either side:
+    the same numbers but for rounding, without the detour over the prompt frame.
 
     Args:
         masks: (B, M, h, w) logits of the decoder, square.
@@ -70,7 +74,19 @@ def postprocess(masks: Tensor, image_hw: tuple[int, int], prompt_size: int) -> T
     Returns:
         (B, M, H, W) logits.
     """
-    if masks.shape[-2:] != (prompt_size, prompt_size):
-        masks = F.interpolate(masks, (prompt_size, prompt_size), mode="bilinear", align_corners=False)
-    height, width = scaled_hw(image_hw, prompt_size)
-    return F.interpolate(masks[..., :height, :width], image_hw, mode="bilinear", align_corners=False)
+    rows, columns = (
+        _resize_matrix(masks.shape[-1], prompt_size, kept, side).to(masks)
+        for kept, side in zip(scaled_hw(image_hw, prompt_size), image_hw, strict=True)
+    )
+    return rows @ (masks[..., : rows.shape[1], : columns.shape[1]] @ columns.T)
+
+
+@functools.lru_cache(maxsize=64)
+def _resize_matrix(low: int, prompt_size: int, kept: int, side: int) -> Tensor:
+    """Return what `postprocess` does along one side, (side, n) float32; pixels from `n` on have no say."""
+    with torch.inference_mode(False):
+        unit = torch.eye(low)[None, None]  # each column is one low-resolution pixel
+        full = F.interpolate(unit, (prompt_size, low), mode="bilinear", align_corners=False)
+        matrix = F.interpolate(full[:, :, :kept], (side, low), mode="bilinear", align_corners=False)[0, 0]
+        last = int(matrix.any(0).nonzero().max()) + 1
+        return matrix[:, :last].contiguous()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,3 +98,13 @@ def test_postprocess_cuts_the_padding_off():
     result = postprocess(masks, (32, 64), 64)
     assert result.shape == (2, 3, 32, 64)
     assert (result[..., :28, :] == 4).all()
+
+
+@pytest.mark.parametrize("image_hw", [(48, 64), (64, 48), (7, 300), (300, 7), (1, 1), (256, 256), (100, 333)])
+@pytest.mark.parametrize("prompt_size", [64, 256, 1024])
+def test_postprocess_is_up_sampling_cutting_and_resizing(image_hw, prompt_size):
+    masks = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    full = F.interpolate(masks, (prompt_size, prompt_size), mode="bilinear", align_corners=False)
+    height, width = scaled_hw(image_hw, prompt_size)
+    expected = F.interpolate(full[..., :height, :width], image_hw, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(postprocess(masks, image_hw, prompt_size), expected, rtol=1e-5, atol=1e-5)
