@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_api
@@ -15,6 +15,13 @@ from quantsam.errors import DatasetError
 # The rasterizer takes 40 bytes for each pixel of outline and multiplies coordinates by 5 in 32-bit integers.
 MAX_OUTLINE_PX = 5_000_000
 MAX_COORDINATE = 1e7
+
+
+class Rle(TypedDict):
+    """COCO's compressed run-length encoding: `size` is [height, width], `counts` its string."""
+
+    size: list[int]
+    counts: str
 
 
 def check_segmentation(segmentation: Any, where: str) -> None:
@@ -141,3 +148,19 @@ def _decompressed(counts: str, where: str) -> list[int]:
     if shift:
         raise DatasetError(f"{where} has a compressed RLE that ends within a number")
     return runs
+
+
+def encode_mask(mask: BoolMask) -> Rle:
+    """Return a mask as a compressed RLE in JSON's own types, as results files hold it.
+
+    Args:
+        mask: (height, width) bool.
+
+    Returns:
+        `{"size": [height, width], "counts": text}`; `decode_mask` gives the mask back.
+
+    >>> encode_mask(np.eye(3, dtype=bool))
+    {'size': [3, 3], 'counts': '013000'}
+    """
+    rle = coco_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from quantsam.data.annotation_file import is_lvis_file
 from quantsam.data.coco import CocoDataset
 from quantsam.data.dataset import Dataset, UInt8Image
-from quantsam.data.folders import ImageFolder, is_folder
+from quantsam.data.folders import ImageFolder, is_folder, list_folder
+from quantsam.data.lvis import LvisDataset
 from quantsam.data.subset import DatasetSubset
 from quantsam.errors import DatasetError, InputError, nearest
 
@@ -19,6 +21,7 @@ DATA_VARIABLE = "QUANTSAM_DATA"
 BARE_NAMES = ("coco", "lvis", "sa-1b")
 DEFAULT_SCENES = 300
 _SCENES = re.compile(r"scenes(?::(?P<count>\d{1,9})(?::(?P<seed>\d{1,9}))?)?", re.ASCII)
+_COCO_FILE = re.compile(r"instances_(?P<split>.+)\.json")
 _WAY_OUT = "scenes:300 needs no download and works everywhere"
 
 
@@ -74,13 +77,26 @@ class DatasetImages:
             yield self._dataset.image(image_id)
 
 
-def open_dataset(spec: str | Path, *, limit: int | None = None, seed: int = 0) -> Dataset:
+def open_dataset(
+    spec: str | Path,
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Dataset:
     """Open what a user named as a dataset to evaluate on.
 
     Args:
-        spec: `scenes`, `scenes:COUNT` or `scenes:COUNT:SEED` (300 scenes of seed 0 if left out); `coco`,
-            looked for in `$QUANTSAM_DATA` or else in `.` and `./data`; or the path of a folder with
-            `annotations/instances_val2017.json` and `val2017/`.
+        spec: `scenes`, `scenes:COUNT` or `scenes:COUNT:SEED` (300 scenes of seed 0 if left out); `coco` or
+            `lvis`, looked for in `$QUANTSAM_DATA` or else in `.` and `./data`; or the path of a folder with
+            `annotations/instances_val2017.json` and `val2017/`, or with `annotations/lvis_v1_val.json`
+            (or `lvis_v0.5_val.json`) and no `instances_*.json`, which is LVIS. Of a folder with both, `lvis`
+            means LVIS and any other name COCO.
+        annotations: Another annotation file than these; whether it is of COCO or of LVIS is seen from its content.
+        images: The folder of the images. COCO's: the pictures themselves; if left out `FOLDER/SPLIT`, of
+            `instances_SPLIT.json`, or `FOLDER/val2017`. LVIS's: what holds `val2017/` and `train2017/`, a
+            COCO folder for example; `FOLDER` if left out.
         limit: How many images to evaluate; `None` takes all.
         seed: Which images a limit takes; it does not change what is chosen from.
 
@@ -89,18 +105,38 @@ def open_dataset(spec: str | Path, *, limit: int | None = None, seed: int = 0) -
 
     Raises:
         DatasetError: Nothing is known or found by that name, or the dataset is damaged.
-        InputError: A number is out of range, or `scenes:...` is malformed.
+        InputError: A number is out of range, `scenes:...` is malformed, or scenes are given files.
     """
     scenes = _scenes(spec, default_seed=0)
     if scenes is not None:
+        if annotations is not None or images is not None:
+            raise InputError(
+                f"{spec!r} takes neither `annotations` nor `images`, as scenes have no files: leave them out, "
+                "or name the folder that they belong to"
+            )
         return scenes if limit is None else DatasetSubset(scenes, limit, seed)
     folder = _find_folder(spec)
+    file = None if annotations is None else Path(annotations)
+    pictures = None if images is None else Path(images)
+    if _is_lvis(spec, folder, file):
+        return LvisDataset(folder, annotations=file, images=pictures, limit=limit, seed=seed)
+    named = _COCO_FILE.fullmatch(file.name) if file else None
+    split = named["split"] if named else "val2017"
+    return CocoDataset(folder, split=split, annotations=file, images=pictures, limit=limit, seed=seed)
+
+
+def _is_lvis(spec: str | Path, folder: Path, file: Path | None) -> bool:
+    """Return whether it is LVIS that a user asks for, rather than COCO."""
+    if file is not None:
+        return is_lvis_file(file)
     if not is_folder(folder / "annotations"):
         raise DatasetError(
-            f"{folder} has no folder `annotations`, so there is nothing to score against: "
-            f"give a COCO folder (annotations/instances_val2017.json and val2017/); {_WAY_OUT}"
+            f"{folder} has no folder `annotations`, so there is nothing to score against: give a COCO folder "
+            f"(annotations/instances_val2017.json and val2017/) or LVIS's annotations/lvis_v1_val.json; {_WAY_OUT}"
         )
-    return CocoDataset(folder, limit=limit, seed=seed)
+    names = [entry.name for entry in list_folder(folder / "annotations") if entry.name.endswith(".json")]
+    only_lvis = any(n.startswith("lvis_") for n in names) and not any(n.startswith("instances_") for n in names)
+    return spec == "lvis" or only_lvis
 
 
 def open_images(spec: str | Path, *, limit: int | None = None, seed: int = 0) -> ImageSource:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
+from quantsam.data.coco_masks import encode_mask
 from quantsam.data.dataset import Annotation, BoolMask, UInt8Image
 from quantsam.data.scene_render import Scene, make_scene
 from quantsam.data.scene_shapes import CATEGORY_NAMES
@@ -194,7 +194,6 @@ def _write_split(
 
 
 def _coco_annotation(dataset: SceneDataset, item: Annotation) -> dict[str, Any]:
-    rle = coco_mask.encode(np.asfortranarray(dataset.mask(item), dtype=np.uint8))
     left, top, right, bottom = item.box_xyxy
     return {
         "id": item.id,
@@ -203,8 +202,5 @@ def _coco_annotation(dataset: SceneDataset, item: Annotation) -> dict[str, Any]:
         "bbox": [left, top, right - left, bottom - top],
         "area": item.area,
         "iscrowd": 0,
-        "segmentation": {
-            "size": [int(side) for side in rle["size"]],
-            "counts": rle["counts"].decode("ascii"),
-        },
+        "segmentation": encode_mask(dataset.mask(item)),
     }

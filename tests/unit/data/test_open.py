@@ -10,6 +10,7 @@ from PIL import Image
 from quantsam.data.coco import CocoDataset
 from quantsam.data.dataset import Dataset
 from quantsam.data.folders import ImageFolder
+from quantsam.data.lvis import LvisDataset
 from quantsam.data.open import ImageSource, open_dataset, open_images
 from quantsam.data.scenes import SceneDataset
 from quantsam.errors import DatasetError, InputError
@@ -33,6 +34,22 @@ def make_coco(folder: Path, splits: tuple[str, ...] = ("val2017",)) -> Path:
             images.append({"id": image_id, "file_name": f"{image_id}.png", "height": 4, "width": 6})
         document = {"images": images, "annotations": [], "categories": []}
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+    return folder
+
+
+def make_lvis(folder: Path, file: str = "lvis_v1_val.json", images: Path | None = None) -> Path:
+    """Make LVIS's file, and its images 1 of val2017 and 2 of train2017 in `folder` or elsewhere."""
+    entries = []
+    for split, image_id in (("val2017", 1), ("train2017", 2)):
+        place = (images or folder) / split
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (image_id, 0, 0)).save(place / f"{image_id}.png")
+        url = f"http://images.cocodataset.org/{split}/{image_id}.png"
+        lists: dict[str, list[int]] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        entries.append({"id": image_id, "coco_url": url, "height": 4, "width": 6} | lists)
+    document = {"images": entries, "annotations": [], "categories": []}
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "annotations" / file).write_text(json.dumps(document))
     return folder
 
 
@@ -86,6 +103,87 @@ def test_coco_by_path(tmp_path: Path) -> None:
         assert dataset.name == "my-coco:val2017[2:1]"
 
 
+def test_coco_with_files_of_its_own(tmp_path: Path) -> None:
+    folder = make_coco(tmp_path / "coco", ("val2017", "train2017"))
+    train = folder / "annotations" / "instances_train2017.json"
+    assert open_dataset(folder, annotations=train).name == "coco:train2017"
+    (folder / "val2017").rename(tmp_path / "pictures")
+    mine = tmp_path / "mine.json"
+    train.rename(mine)
+    for images, file in ((tmp_path / "pictures", mine), (str(tmp_path / "pictures"), str(mine))):
+        dataset = open_dataset(folder, annotations=file, images=images, limit=2)
+        assert isinstance(dataset, CocoDataset)
+        assert (dataset.annotation_file, dataset.image_folder) == (mine, tmp_path / "pictures")
+        assert dataset.name == "coco:val2017[2:0]"
+
+
+@pytest.mark.parametrize("file", ["lvis_v1_val.json", "lvis_v0.5_val.json"])
+def test_lvis_by_path(tmp_path: Path, file: str) -> None:
+    folder = make_lvis(tmp_path / "my-lvis", file)
+    dataset = open_dataset(folder, limit=1, seed=1)
+    assert isinstance(dataset, LvisDataset)
+    assert dataset.name == f"my-lvis:{Path(file).stem}[1:1]"
+
+
+def test_lvis_with_the_images_of_coco(tmp_path: Path) -> None:
+    coco = make_coco(tmp_path / "coco")
+    lvis = make_lvis(tmp_path / "lvis", images=coco)
+    file = lvis / "annotations" / "lvis_v1_val.json"
+    with pytest.raises(DatasetError, match=r"2 of the 2 images are not in .*lvis, .*give as `images` the folder"):
+        open_dataset(lvis)
+    for dataset in (
+        open_dataset(lvis, images=coco),
+        open_dataset(lvis, images=str(coco), annotations=str(file)),
+        open_dataset(coco, annotations=file),
+    ):
+        assert isinstance(dataset, LvisDataset)
+        assert [dataset.image(i)[0, 0, 0] for i in dataset.image_ids] == [1, 2]
+    assert isinstance(open_dataset(coco), CocoDataset)
+
+
+def test_content_tells_the_kind_of_a_named_file(tmp_path: Path) -> None:
+    lvis = make_lvis(tmp_path / "lvis")
+    file = (lvis / "annotations" / "lvis_v1_val.json").rename(tmp_path / "instances_val2017.json")
+    assert isinstance(open_dataset(lvis, annotations=file), LvisDataset)
+    coco = make_coco(tmp_path / "coco")
+    file = (coco / "annotations" / "instances_val2017.json").rename(tmp_path / "lvis_v1_val.json")
+    assert isinstance(open_dataset(coco, annotations=file), CocoDataset)
+
+
+def test_a_folder_of_both_kinds_is_coco_unless_it_is_called_lvis(in_an_empty_folder: Path) -> None:
+    both = make_lvis(make_coco(in_an_empty_folder / "lvis"))
+    assert isinstance(open_dataset(both), CocoDataset)
+    assert isinstance(open_dataset("lvis"), LvisDataset)
+
+
+@pytest.mark.parametrize("place", ["lvis", "data/lvis"])
+def test_bare_lvis_beside_the_user(in_an_empty_folder: Path, place: str) -> None:
+    make_lvis(in_an_empty_folder / place)
+    assert open_dataset("lvis").name == "lvis:v1_val"
+    assert open_images("lvis").name == "lvis:train2017"
+
+
+def test_named_files_that_are_not_there(tmp_path: Path) -> None:
+    folder = make_coco(tmp_path / "coco")
+    with pytest.raises(DatasetError, match=r"the annotation file .*none.json does not exist"):
+        open_dataset(folder, annotations=tmp_path / "none.json")
+    with pytest.raises(DatasetError, match=r"the folder .*none does not exist"):
+        open_dataset(folder, images=tmp_path / "none")
+
+
+def test_a_named_file_needs_no_folder_of_annotations(tmp_path: Path) -> None:
+    folder = make_coco(tmp_path / "coco")
+    file = (folder / "annotations" / "instances_val2017.json").rename(tmp_path / "instances_val2017.json")
+    (folder / "annotations").rmdir()
+    assert open_dataset(folder, annotations=file).name == "coco:val2017"
+
+
+@pytest.mark.parametrize("given", [{"annotations": Path("a.json")}, {"images": Path("a")}])
+def test_scenes_have_no_files(given: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"'scenes:3' takes neither `annotations` nor `images`.*: leave them out"):
+        open_dataset("scenes:3", **given)
+
+
 @pytest.mark.parametrize("place", ["coco", "data/coco"])
 def test_bare_name_beside_the_user(in_an_empty_folder: Path, place: str) -> None:
     make_coco(in_an_empty_folder / place)
@@ -134,7 +232,9 @@ def test_pictures_of_a_plain_folder(tmp_path: Path) -> None:
 
 
 def test_folder_without_annotations_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"has no folder `annotations`.* scenes:300 needs no download"):
+    with pytest.raises(
+        DatasetError, match=r"has no folder `annotations`.*lvis_v1_val.json; scenes:300 needs no download"
+    ):
         open_dataset(tmp_path)
 
 
@@ -167,3 +267,5 @@ def test_real_sample(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(open_images("coco")) == 343
     assert len(open_images("sa-1b")) == 8
     assert len(open_images("lvis")) == 9
+    file = shared_data / "lvis" / "annotations" / "lvis_v0.5_val_with_images.json"
+    assert open_dataset("lvis", annotations=file).name == "lvis:v0.5_val_with_images"

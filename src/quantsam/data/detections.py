@@ -1,0 +1,278 @@
+"""A detector's boxes: a results file in COCO's format, as ViTDet, YOLOv8 and GroundingDINO write them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+import struct
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsam.data.annotation_file import field, whole_number
+from quantsam.errors import DatasetError, InputError
+
+_MAX_NUMBER = 1e12  # pixels or score: more is as good as infinite, and sums of it stay exact enough
+_ENTRY = struct.Struct("<qq5d")  # without padding, so that NumPy reads the same bytes
+_NUMBERS = ("x", "y", "width", "height", "score")
+_ROW = np.dtype([("image_id", "<i8"), ("category_id", "<i8"), *((name, "<f8") for name in _NUMBERS)])
+_SAME_SPLIT = "give the detections of the same split"
+_Rows = NDArray[np.void]
+_Refuse = Callable[[NDArray[np.bool_], str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One box of a detector.
+
+    Attributes:
+        image_id: The id of its image.
+        category_id: The id of the category that the detector names.
+        box_xyxy: Left, top, right, bottom in pixels of the image; right and bottom exclusive. Part of
+            it may lie outside the image.
+        score: The detector's confidence; higher is surer, usually 0..1.
+    """
+
+    image_id: int
+    category_id: int
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+
+
+class DetectionFile:
+    """The detections of one file, 56 bytes each, looked up by image.
+
+    Attributes:
+        path: The file.
+        digest: Hex digest (SHA-256) of the detections kept. The order of the images in the file, white space
+            and keys that are not used make no difference.
+    """
+
+    def __init__(self, path: Path, rows: _Rows, known_image_ids: Collection[int]) -> None:
+        """Index checked detections; `load_detections` is what reads and checks them.
+
+        Args:
+            path: The file they are from.
+            rows: (detections,) records of `image_id`, `category_id`, `x`, `y`, `width`, `height` and `score`.
+            known_image_ids: The ids of every image that may be asked for.
+        """
+        self.path = path
+        self._rows = rows[np.argsort(rows["image_id"], kind="stable")]
+        self.digest = hashlib.sha256(self._rows.tobytes()).hexdigest()
+        image_ids, starts = np.unique(self._rows["image_id"], return_index=True)
+        stops = [*starts[1:].tolist(), len(rows)]
+        self._slices = {
+            image_id: slice(start, stop)
+            for image_id, start, stop in zip(image_ids.tolist(), starts.tolist(), stops, strict=True)
+        }
+        self._known_image_ids = frozenset(known_image_ids)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    def __len__(self) -> int:
+        """Return the number of detections of all images."""
+        return len(self._rows)
+
+    def detections(self, image_id: int) -> tuple[Detection, ...]:
+        """Return an image's detections in the file's order; empty where the detector found nothing.
+
+        Args:
+            image_id: One of the annotation file's images.
+
+        Raises:
+            InputError: It is not one of them.
+        """
+        if image_id not in self._known_image_ids:
+            raise InputError(
+                f"image id {image_id} is not one of the {len(self._known_image_ids)} images that "
+                f"{self.path} was checked against"
+            )
+        rows = self._rows[self._slices.get(image_id, slice(0, 0))]
+        return tuple(
+            Detection(image_id, category_id, (x, y, x + width, y + height), score)
+            for _, category_id, x, y, width, height, score in rows.tolist()
+        )
+
+
+def load_detections(
+    path: str | Path,
+    *,
+    image_hw: Mapping[int, tuple[int, int]],
+    category_ids: Collection[int],
+    per_image: int | None = None,
+    skip_unknown_images: bool = False,
+) -> DetectionFile:
+    """Read a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` and check all of it.
+
+    Args:
+        path: The JSON file. Other keys of its entries, such as `segmentation`, are ignored.
+        image_hw: Height and width in pixels by image id, of *every* image of the annotation file: a detector's
+            file is for a whole split, also where only a part of it is evaluated.
+        category_ids: The annotation file's categories.
+        per_image: Keep the so many highest scores of each image; the earlier one where scores are equal.
+            `None` keeps all.
+        skip_unknown_images: Leave out detections of images that `image_hw` lacks, instead of refusing them.
+
+    Returns:
+        The detections. Boxes are as in the file: none is cut off at the image's border.
+
+    Raises:
+        DatasetError: The file cannot be read, is no such list, is empty, or one entry lacks a key, refers to an
+            image or a category that does not exist, has a number that is not finite, or a box without
+            area or wholly outside its image.
+        InputError: `per_image` is below 1.
+    """
+    if per_image is not None and per_image < 1:
+        raise InputError(f"per_image must be at least 1 or None for all detections, got {per_image}")
+    path = Path(path)
+    entries = _read_list(path)
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, bytes):
+            raise _malformed(entry, f"{path}: detections[{index}]")
+    rows = np.frombuffer(b"".join(entries), _ROW)
+    del entries
+    if skip_unknown_images:
+        rows = rows[np.isin(rows["image_id"], _sorted_ids(image_hw))]
+        if not len(rows):
+            raise DatasetError(f"{path} has no detection for any image that the annotation file lists: {_SAME_SPLIT}")
+    _check_values(rows, path, image_hw, category_ids)
+    return DetectionFile(path, rows if per_image is None else _highest_scores(rows, per_image), image_hw)
+
+
+def _pack(entry: dict[str, Any]) -> bytes | dict[str, Any]:
+    """Turn an entry into a row as soon as it is parsed: millions of dictionaries would take gigabytes."""
+    try:
+        return _ENTRY.pack(entry["image_id"], entry["category_id"], *entry["bbox"], entry["score"])
+    except (KeyError, TypeError, OverflowError, struct.error):
+        return entry  # another object, or a malformed entry: what is wrong with it is found out later
+
+
+def _read_list(path: Path) -> list[Any]:
+    """Return the file's list, its detections already packed."""
+    try:
+        document = json.loads(path.read_text("utf-8"), object_hook=_pack)
+    except OSError as error:
+        raise DatasetError(f"the detections {path} cannot be read: {error.strerror}: check the path") from None
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
+            f"(character {error.pos}): download it again"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path} is not valid JSON: it is no text at byte {error.start}: download it again"
+        ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+        raise DatasetError(f"{path} is not valid JSON: {error}: download it again") from None
+    if isinstance(document, dict) and "annotations" in document:
+        raise DatasetError(
+            f"{path} is an annotation file, not detections: give the list of image_id, category_id, bbox and "
+            "score that a detector wrote for its images"
+        )
+    if not isinstance(document, list):
+        raise DatasetError(
+            f"{path} is not a detections file: it must hold a list of objects with image_id, category_id, bbox "
+            f"and score, got {'a single object' if isinstance(document, dict | bytes) else type(document).__name__}"
+        )
+    if not document:
+        raise DatasetError(f"{path} is an empty list: there is nothing to prompt with; run the detector again")
+    return document
+
+
+def _malformed(entry: Any, where: str) -> DatasetError:
+    """Return the error that says why an entry could not be packed."""
+    try:
+        for key in ("image_id", "category_id"):
+            if not -(2**63) <= whole_number(entry, key, where) < 2**63:
+                return DatasetError(f"{where}: `{key}` must fit 64 bits, got {reprlib.repr(entry[key])}")
+        box = field(entry, "bbox", where)
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+            return DatasetError(f"{where}: `bbox` must be 4 numbers x, y, width, height, got {reprlib.repr(box)}")
+        score = field(entry, "score", where)
+        return DatasetError(f"{where}: `score` must be a number, got {reprlib.repr(score)}")
+    except DatasetError as error:
+        return DatasetError(f"{error}: a detection has image_id, category_id, bbox and score")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and not (type(value) is int and abs(value) > _MAX_NUMBER)
+
+
+def _check_values(
+    rows: _Rows, path: Path, image_hw: Mapping[int, tuple[int, int]], category_ids: Collection[int]
+) -> None:
+    """Check every row, column by column; the first bad row of a rule is reported."""
+
+    def refuse(bad: NDArray[np.bool_], problem: str, way_out: str) -> None:
+        if bad.any():
+            index = int(np.argmax(bad))
+            others = int(np.count_nonzero(bad)) - 1
+            which = f"detections[{index}]" + (f" (and {others:,} more like it)" if others else "")
+            found = dict(zip(_ROW.names or (), rows[index].tolist(), strict=True))
+            raise DatasetError(f"{path}: {which} {problem.format(**found)}: {way_out}")
+
+    _check_ids(rows, image_hw, category_ids, refuse)
+    _check_boxes(rows, image_hw, refuse)
+
+
+def _check_ids(rows: _Rows, image_ids: Collection[int], category_ids: Collection[int], refuse: _Refuse) -> None:
+    refuse(
+        ~np.isin(rows["image_id"], _sorted_ids(image_ids)),
+        "is for image {image_id}, which the annotation file does not list",
+        f"{_SAME_SPLIT}, or leave them out with --skip-unknown-images",
+    )
+    refuse(
+        ~np.isin(rows["category_id"], _sorted_ids(category_ids)),
+        "is of category {category_id}, which the annotation file does not list",
+        "give the annotation file's category ids, not the detector's own numbering",
+    )
+
+
+def _check_boxes(rows: _Rows, image_hw: Mapping[int, tuple[int, int]], refuse: _Refuse) -> None:
+    """Check the numbers; the ids are known to be good."""
+    x, y, width, height, score = (rows[name] for name in _NUMBERS)
+    box = "[{x}, {y}, {width}, {height}]"
+    refuse(
+        ~(np.abs(score) <= _MAX_NUMBER),
+        "must have a finite `score`, got {score}",
+        "remove it, or run the detector again",
+    )
+    refuse(
+        ~(np.abs(np.column_stack((x, y, width, height))) <= _MAX_NUMBER).all(axis=1),
+        f"must have a finite `bbox`, got {box}",
+        "remove it, or run the detector again",
+    )
+    refuse(
+        (x + width <= x) | (y + height <= y),  # also a width that is lost in rounding
+        f"must have a `bbox` with width and height > 0, got {box}",
+        "remove it; a box is x, y, width, height in pixels",
+    )
+    known = _sorted_ids(image_hw)
+    sizes = np.array([image_hw[image_id] for image_id in known.tolist()], np.float64)
+    image_heights, image_widths = sizes[np.searchsorted(known, rows["image_id"])].T
+    refuse(
+        (x >= image_widths) | (y >= image_heights) | (x + width <= 0) | (y + height <= 0),
+        f"has a `bbox` wholly outside image {{image_id}}, got {box}",
+        "remove it; a box is x, y, width, height in pixels of the stored image",
+    )
+
+
+def _sorted_ids(ids: Collection[int]) -> NDArray[np.int64]:
+    """Return the ids that a row can hold, ascending."""
+    return np.array(sorted(key for key in ids if -(2**63) <= key < 2**63), np.int64)
+
+
+def _highest_scores(rows: _Rows, per_image: int) -> _Rows:
+    """Return the `per_image` highest scores of each image, in the order of `rows`."""
+    order = np.lexsort((-rows["score"], rows["image_id"]))  # by image, then score; stable
+    image_ids = rows["image_id"][order]
+    rank = np.arange(len(rows)) - np.searchsorted(image_ids, image_ids)  # within its image
+    return rows[np.sort(order[rank < per_image])]

@@ -1,0 +1,212 @@
+"""What `CocoDataset` and `LvisDataset` share: the images and objects of an annotation file, by id."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from quantsam.data.coco_file import CocoImage, parse_annotations, parse_categories
+from quantsam.data.coco_masks import decode_mask
+from quantsam.data.dataset import Annotation, BoolMask, UInt8Image
+from quantsam.data.folders import file_size, is_folder, list_folder
+from quantsam.data.images import load_image
+from quantsam.data.subset import stable_subset
+from quantsam.errors import DatasetError, InputError
+
+
+class IndexedDataset:
+    """The images and objects of one annotation file, looked up by id.
+
+    Not to be opened itself: `CocoDataset` and `LvisDataset` know the formats.
+
+    Attributes:
+        folder: The dataset's folder.
+        image_folder: The folder that the images' names are relative to.
+        annotation_file: The annotation file.
+        category_names: Names by category id; empty where the file has none.
+        image_hw: Height and width in pixels of all of the file's images by id, also those beyond a limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        folder: Path,
+        image_folder: Path,
+        annotation_file: Path,
+        document: dict[str, Any],
+        images: dict[int, CocoImage],
+        limit: int | None,
+        seed: int,
+        crowd_required: bool,
+    ) -> None:
+        """Choose the images and parse their annotations; nothing of the rest of the document is kept.
+
+        Args:
+            name: What to call the whole.
+            folder: The dataset's folder.
+            image_folder: The folder that the images' names are relative to.
+            annotation_file: The annotation file.
+            document: What `read_document` made of it.
+            images: All of its images, ascending.
+            limit: How many images to evaluate; `None` takes all.
+            seed: Which images a limit takes; see `stable_subset`.
+            crowd_required: Whether each annotation must have `iscrowd`.
+
+        Raises:
+            DatasetError: The annotation file is not what its format says.
+            InputError: `limit` is below 1 or above the number of images.
+        """
+        self.folder, self.image_folder, self.annotation_file = folder, image_folder, annotation_file
+        self.category_names = parse_categories(document, annotation_file)
+        self.image_hw = {image_id: image.image_hw for image_id, image in images.items()}
+        self._name = name if limit is None else f"{name}[{limit}:{seed}]"
+        chosen = stable_subset(list(images), limit, seed, f"images of {name}")
+        self._images = {image_id: images[image_id] for image_id in chosen}
+        self._image_ids = tuple(chosen)
+        self._annotations = parse_annotations(
+            document, annotation_file, images, self._images, crowd_required=crowd_required
+        )
+
+    def _check_files(self, way_out: str) -> None:
+        """Make sure that all evaluated images are there; listing folders is quicker than asking for each file."""
+        names = [image.file_name for image in self._images.values()]
+        there = names_in(self.image_folder, {str(PurePosixPath(name).parent) for name in names})
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of the {len(names)} images are not in {self.image_folder}, "
+                f"the first is {missing[0]!r}: {way_out}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The folder's name and the part of it, `coco:val2017` or `lvis:v1_val`; of a choice `[LIMIT:SEED]` follows."""
+        return self._name
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex digest of the evaluated images' ids, sizes in pixels and bytes, and all of their annotations.
+
+        Raises:
+            DatasetError: An image file vanished since the dataset was opened.
+        """
+        state = hashlib.sha256()
+        for image_id in self._image_ids:
+            content = self._digested(image_id)
+            state.update(json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+        return state.hexdigest()
+
+    def _digested(self, image_id: int) -> list[Any]:
+        """Return what the digest takes of an image, as JSON can hold it."""
+        image = self._images[image_id]
+        objects = [
+            [a.id, a.category_id, a.box_xyxy, a.area, a.is_crowd, a.segmentation] for a in self._annotations[image_id]
+        ]
+        return [image_id, image.image_hw, file_size(self.image_folder / image.file_name), objects]
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """Ids of the evaluated images, ascending."""
+        return self._image_ids
+
+    def image(self, image_id: int) -> UInt8Image:
+        """Return an image as stored, without any EXIF rotation: that is the grid the annotations mean.
+
+        Args:
+            image_id: One of `image_ids`.
+
+        Returns:
+            (height, width, 3) uint8 RGB.
+
+        Raises:
+            InputError: The id is not one of `image_ids`.
+            ImageError: The file cannot be read as a picture.
+            DatasetError: The file is not of the size that the annotation file says.
+        """
+        image = self._described(image_id)
+        path = self.image_folder / image.file_name
+        array = load_image(path)
+        if array.shape[:2] != image.image_hw:
+            (height, width), (expected_height, expected_width) = array.shape[:2], image.image_hw
+            raise DatasetError(
+                f"{path} is {width} x {height} pixels but {self.annotation_file.name} says "
+                f"{expected_width} x {expected_height}: annotations mean the stored pixels, so restore "
+                "the original file if it was resized or its EXIF rotation was applied"
+            )
+        return array
+
+    def annotations(self, image_id: int) -> Sequence[Annotation]:
+        """Return every annotation of an image, crowds included, by ascending id.
+
+        Args:
+            image_id: One of `image_ids`.
+
+        Returns:
+            The annotations; `box_xyxy` is `bbox`'s x, y, x + width, y + height, not rounded.
+
+        Raises:
+            InputError: The id is not one of `image_ids`.
+        """
+        return self._annotations[self._described(image_id).id]
+
+    def mask(self, annotation: Annotation) -> BoolMask:
+        """Return an annotation's mask as the COCO API's `annToMask` gives it.
+
+        Args:
+            annotation: One of this dataset's.
+
+        Returns:
+            (height, width) bool, of the size that the annotation file says.
+
+        Raises:
+            InputError: The annotation's image is not one of `image_ids`.
+            DatasetError: The segmentation cannot be decoded.
+        """
+        image = self._described(annotation.image_id)
+        where = f"{self.annotation_file}: annotation {annotation.id} of image {image.id}"
+        return decode_mask(annotation.segmentation, image.image_hw, where)
+
+    def _described(self, image_id: int) -> CocoImage:
+        try:
+            return self._images[image_id]
+        except KeyError:
+            raise InputError(
+                f"image id {image_id} is not one of the {len(self._images)} images of {self.name}"
+            ) from None
+
+
+def existing_folder(folder: str | Path, kind: str) -> Path:
+    """Return a dataset's folder once it is known to be there.
+
+    Args:
+        folder: What the user gave.
+        kind: `COCO` or `LVIS`, for the message.
+
+    Raises:
+        DatasetError: It is not there.
+    """
+    if not is_folder(Path(folder)):
+        raise DatasetError(f"the {kind} folder {folder} does not exist: check the path")
+    return Path(folder)
+
+
+def names_in(root: Path, folders: set[str]) -> set[str]:
+    """Return the names, relative to `root`, of all that lies in it and in those of its folders that are there.
+
+    Args:
+        root: The folder of the images.
+        folders: Paths relative to it, with `/`; `.` is itself.
+
+    Raises:
+        DatasetError: `root` is missing, or a folder may not be read.
+    """
+    found = {entry.name for entry in list_folder(root)}
+    for folder in folders - {"."}:
+        if is_folder(root / folder):
+            found |= {f"{folder}/{entry.name}" for entry in list_folder(root / folder)}
+    return found

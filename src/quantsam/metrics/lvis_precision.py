@@ -1,0 +1,127 @@
+"""LVIS's average precision and average recall: of categories that each image is annotated for."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsam.errors import DatasetError
+from quantsam.metrics.average_precision import IOU_50, IOU_75, SIZES, score_categories
+from quantsam.metrics.instances import (
+    Entry,
+    GroundTruth,
+    Kind,
+    ResultColumns,
+    check_kind,
+    parse_ground_truth,
+    parse_results,
+    result_entries,
+)
+
+MAX_DETECTIONS = 300
+"""How many of an image's results count, over all categories."""
+
+_FREQUENCIES = {"r": "ap_rare", "c": "ap_common", "f": "ap_frequent"}
+
+
+def lvis_precision(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind
+) -> dict[str, float | None]:
+    """Score results as the `lvis` package does (Gupta et al., "LVIS", CVPR 2019, section 3).
+
+    As `coco_precision`, but LVIS is a federation of one small dataset for each category: a result counts only where
+    its category was looked for, which is where the image has an object of it or names it in
+    `neg_category_ids`; and where `not_exhaustive_category_ids` names it, a result that matches nothing is no
+    false positive. Of an image, the 300 highest scores count. Objects and results of area 0 do not.
+
+    Args:
+        ground_truth: As for `coco_precision`, without crowds; images also have `neg_category_ids` and
+            `not_exhaustive_category_ids`, categories `frequency`: `r`, `c` or `f`. Not changed.
+        results: As for `coco_precision`. Not changed.
+        kind: `bbox` compares boxes, `segm` masks.
+
+    Returns:
+        In percent, 0..100: `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`; of the categories that are in
+        fewer than 10, fewer than 100 and more training images `ap_rare`, `ap_common`, `ap_frequent`; and
+        `ar300`, `ar300_small`, `ar300_medium`, `ar300_large`. `None` where there is no such object.
+
+    Raises:
+        DatasetError: An image or category id is unknown, or a field is missing or out of range.
+        InputError: `kind` is neither.
+    """
+    check_kind(kind)
+    truth = _without_empty(parse_ground_truth(ground_truth, kind))
+    groups = _frequency_groups(truth)
+    columns = parse_results(results, truth)
+    # The order matters: what is not looked for still takes one of an image's 300 places.
+    counts = _highest_scores(columns) & _is_looked_for(columns, truth)
+    entries = result_entries(results, columns, np.flatnonzero(counts).tolist(), truth, kind)
+    entries = {key: [entry for entry in found if entry["area"] > 0] for key, found in entries.items()}
+    scores = score_categories(truth, entries, kind, max_detections=(MAX_DETECTIONS,), lvis_style=True)
+    return {
+        "ap": scores.ap(),
+        "ap50": scores.ap(iou=IOU_50),
+        "ap75": scores.ap(iou=IOU_75),
+        **{f"ap_{size}": scores.ap(size) for size in SIZES[1:]},
+        **{name: scores.ap(categories=groups[letter]) for letter, name in _FREQUENCIES.items()},
+        "ar300": scores.ar(),
+        **{f"ar300_{size}": scores.ar(size) for size in SIZES[1:]},
+    }
+
+
+def _without_empty(truth: GroundTruth) -> GroundTruth:
+    """Return the objects that have an area; LVIS has no crowds, so what `iscrowd` says is left out."""
+    kept: dict[int, list[Entry]] = {}
+    for category_id, objects in truth.objects.items():
+        present = [{**entry, "iscrowd": 0} for entry in objects if entry["area"] > 0]
+        if present:
+            kept[category_id] = present
+    return GroundTruth(truth.image_index, truth.images, truth.categories, kept)
+
+
+def _frequency_groups(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
+    """Return which of the categories with objects are rare, common and frequent."""
+    for category_id, category in truth.categories.items():
+        if category.get("frequency") not in tuple(_FREQUENCIES):  # a list cannot be looked up in the dictionary
+            raise DatasetError(
+                f"category {category_id} of the ground truth: `frequency` must be 'r', 'c' or 'f', got "
+                f"{reprlib.repr(category.get('frequency'))}: give LVIS's annotations, or score as COCO"
+            )
+    letters = np.array([truth.categories[category_id]["frequency"] for category_id in truth.objects], np.str_)
+    return {letter: letters == letter for letter in _FREQUENCIES}
+
+
+def _highest_scores(columns: ResultColumns) -> NDArray[np.bool_]:
+    """Return which results are among the highest scores of their image; of equal ones the earlier."""
+    order = np.lexsort((-columns.score, columns.image_index))  # by image, then score; stable
+    images = columns.image_index[order]
+    rank = np.arange(len(order)) - np.searchsorted(images, images)  # within its image
+    kept = np.zeros(len(order), np.bool_)
+    kept[order[rank < MAX_DETECTIONS]] = True
+    return kept
+
+
+def _is_looked_for(columns: ResultColumns, truth: GroundTruth) -> NDArray[np.bool_]:
+    """Return which results are of a category that their image is annotated for."""
+    annotated = [set(ids) for ids in _category_lists(truth, "neg_category_ids")]
+    _category_lists(truth, "not_exhaustive_category_ids")  # the evaluator reads them
+    for category_id, objects in truth.objects.items():
+        for entry in objects:
+            annotated[entry["image_id"]].add(category_id)
+    pairs = zip(columns.image_index.tolist(), columns.category_id.tolist(), strict=True)
+    return np.array([category_id in annotated[image] for image, category_id in pairs], np.bool_)
+
+
+def _category_lists(truth: GroundTruth, key: str) -> list[list[int]]:
+    for image_id, index in truth.image_index.items():
+        ids = truth.images[index].get(key)
+        if not isinstance(ids, list) or not all(type(category_id) is int for category_id in ids):
+            raise DatasetError(
+                f"image {image_id} of the ground truth: `{key}` must be a list of category ids, got "
+                f"{reprlib.repr(ids)}: give LVIS's annotations, or score as COCO"
+            )
+    return [image[key] for image in truth.images]
