@@ -11,7 +11,7 @@ from pathlib import Path
 from common import save
 
 import quantsam as qs
-from quantsam.cli.evaluate import report
+from quantsam.cli.evaluation_table import report
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
 from quantsam.models.sam import EfficientViTSam

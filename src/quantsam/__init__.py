@@ -16,12 +16,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from quantsam.data.coco import CocoDataset
+    from quantsam.data.detections import DetectionFile
     from quantsam.data.folders import ImageFolder
     from quantsam.data.images import load_image
+    from quantsam.data.lvis import LvisDataset
     from quantsam.data.open import open_dataset, open_images
     from quantsam.data.scenes import SceneDataset
     from quantsam.errors import QuantsamError
+    from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.evaluator import evaluate
+    from quantsam.models.automatic import segment_everything
+    from quantsam.models.grid import GridSettings
     from quantsam.models.predictor import Predictor
     from quantsam.models.zoo import create_model, load_model
     from quantsam.plans.plan import Plan, make_plan
@@ -35,7 +40,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CocoDataset": "data.coco",
+    "DetectionFile": "data.detections",
+    "GridSettings": "models.grid",
     "ImageFolder": "data.folders",
+    "LvisDataset": "data.lvis",
     "Plan": "plans.plan",
     "Predictor": "models.predictor",
     "QuantsamError": "errors",
@@ -52,14 +60,19 @@ _HOMES = {
     "load_scheme": "schemes.load",
     "make_plan": "plans.plan",
     "open_dataset": "data.open",
+    "open_detections": "evaluation.detector",
     "open_images": "data.open",
     "save_plan": "plans.storage",
+    "segment_everything": "models.automatic",
     "simulate": "simulation.simulator",
 }
 
 __all__ = [
     "CocoDataset",
+    "DetectionFile",
+    "GridSettings",
     "ImageFolder",
+    "LvisDataset",
     "Plan",
     "Predictor",
     "QuantsamError",
@@ -76,8 +89,10 @@ __all__ = [
     "load_scheme",
     "make_plan",
     "open_dataset",
+    "open_detections",
     "open_images",
     "save_plan",
+    "segment_everything",
     "simulate",
 ]
 

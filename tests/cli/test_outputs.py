@@ -110,7 +110,9 @@ def test_interrupted_in_the_second_scheme_keeps_the_first(run, own_store, monkey
     ran = run("evaluate", "--data", "scenes:1", "--scheme", "fp32", "--scheme", "int8", *ONE)
     ran.complains(130, "interrupted")
     assert [record.scheme for record in ResultStore(own_store).records()] == ["fp32"]
-    assert [path.name for path in own_store.parent.iterdir()] == [own_store.name]
+    unfinished = own_store.with_name("results.sqlite-unfinished")
+    assert {path.name for path in own_store.parent.iterdir()} == {own_store.name, unfinished.name}
+    assert len(list(unfinished.iterdir())) == 1  # the second scheme's, to go on from
 
 
 def test_interrupted_while_storing(run, own_store, monkeypatch):
@@ -128,7 +130,7 @@ def test_a_real_signal_while_evaluating(start, run, tmp_path, own_store):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert err == "quantsam: interrupted; nothing half-written was left behind\n"
+    assert err == "quantsam: interrupted; nothing half-written was left behind, and `evaluate` goes on where it was\n"
     assert len(ResultStore(own_store).records()) == 1
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantsam.cli.evaluate import report
+from quantsam.cli.evaluation_table import report
 from quantsam.cli.options import NANO_CALIBRATION
 from quantsam.cli.output import json_option, progress
 
@@ -63,7 +63,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
 
 def _sheet(model: EfficientViTSam, plans: Sequence[Plan], dataset: Dataset, records: Sequence[Record]) -> Any:
     """Draw objects that quantization changed a lot, a little and not at all, as FP32 and INT8 see them."""
-    from quantsam.evaluation.prompts import PROMPTS
+    from quantsam.evaluation.prompts import answer_boxes
     from quantsam.metrics.iou import mask_iou
     from quantsam.models.predictor import Predictor
     from quantsam.report.contact_sheet import Row, contact_sheet
@@ -73,12 +73,10 @@ def _sheet(model: EfficientViTSam, plans: Sequence[Plan], dataset: Dataset, reco
     rows = []
     for annotation in _chosen(dataset, records):
         image, truth = dataset.image(annotation.image_id), dataset.mask(annotation)
-        batch = PROMPTS["box"]([annotation], [truth])
         masks: list[BoolMask] = []
         for predictor in predictors:
             predictor.set_image(image)
-            answer, _, _ = predictor.predict_batch(boxes=batch.boxes, best_only=True)
-            masks.append(answer[0, 0].cpu().numpy())
+            masks += [answer.mask for answer in answer_boxes(predictor, [annotation.box_xyxy])]
         ious = [mask_iou(mask, truth) for mask in masks]
         rows.append(Row(image, truth, masks, ious, annotation.box_xyxy))
     return contact_sheet(rows, [plan.scheme.upper() for plan in plans])

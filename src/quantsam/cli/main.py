@@ -18,6 +18,7 @@ from quantsam.errors import QuantsamError, nearest
 COMMANDS = {
     "demo": "Quantize and score the shipped model on toy scenes: the whole job in a minute.",
     "evaluate": "Score a model under one or more schemes on a dataset.",
+    "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",
     "layers": "List a model's quantizable layers, with formats and sizes under a scheme.",
     "schemes": "List the quantization schemes that come along, or show one.",
@@ -39,7 +40,9 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise _Interrupted("interrupted; nothing half-written was left behind") from None
+            raise _Interrupted(
+                "interrupted; nothing half-written was left behind, and `evaluate` goes on where it was"
+            ) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

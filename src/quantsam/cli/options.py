@@ -53,3 +53,19 @@ def calibration_source(model: str, calibration: str | None) -> str:
     raise click.UsageError(
         f"calibrating {model} needs pictures, got no --calibration: name a folder of photographs, e.g. sa-1b"
     )
+
+
+def data_options(function: F) -> F:
+    """Add --data, --annotations, --image-root, --images."""
+    function = click.option("--images", type=click.IntRange(min=1), help="Score at most this many images.")(function)
+    function = click.option(
+        "--image-root",
+        type=click.Path(),
+        help="The folder of the images, if not in the data's folder; LVIS: the one that holds val2017 and train2017.",
+    )(function)
+    function = click.option("--annotations", type=click.Path(), help="An annotation file of COCO's or LVIS's form.")(
+        function
+    )
+    return click.option(
+        "--data", default="scenes:300", show_default=True, help="A COCO or LVIS folder, coco, lvis, scenes:COUNT:SEED."
+    )(function)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from quantsam.data.dataset import Annotation, BoolMask, Dataset
+from quantsam.data.detections import DetectionFile
 from quantsam.errors import DatasetError
-from quantsam.evaluation.prompts import PROMPTS, PromptBatch, check_prompt
+from quantsam.evaluation.detector import DetectorTask, detection_figures
+from quantsam.evaluation.journal import Outcomes, open_journal
+from quantsam.evaluation.prompts import Answer, Prompt, answers, parse_prompt
+from quantsam.evaluation.runner import Progress, run, times
+from quantsam.evaluation.subject import plan_fields, sizes, switches
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
-from quantsam.models.encoder import ImageEncoder
 from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.plan import Plan
-from quantsam.plans.sizes import account
-from quantsam.results.record import JsonValue, Record
-from quantsam.simulation.simulator import SimulatedEncoder
-
-Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
-
-PROMPTS_A_BATCH = 16
+from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.store import ResultStore
 
 
 def evaluate(
@@ -32,82 +30,80 @@ def evaluate(
     dataset: Dataset,
     *,
     prompts: str = "box",
+    detections: DetectionFile | None = None,
+    store: ResultStore | None = None,
     progress: Progress | None = None,
     settings: dict[str, JsonValue] | None = None,
 ) -> Record:
-    """Score a model with prompts made from the ground truth.
+    """Score a model with prompts made from the ground truth, or with a detector's boxes.
 
-    For each object that is no crowd and has an annotated area of at least one square pixel, the model
-    gives three masks; the one of highest predicted IoU is compared with the annotation, at the
-    picture's resolution (the protocol of the EfficientViT-SAM authors).
+    From the ground truth: for each object that is no crowd and has an annotated area of at least one square
+    pixel, the model gives three masks; the one of highest predicted IoU is compared with the annotation, at
+    the picture's resolution (the protocol of the EfficientViT-SAM authors). The record holds the mean IoU and
+    the score of every object.
+
+    With detections: each box becomes a mask of the box's category and score, and the record holds the average
+    precision as COCO or LVIS defines it.
 
     Args:
         model: In float, or with the encoder that `simulate` gave.
         dataset: What to score on.
-        prompts: `box`, the annotated box, or `click`, one click at the object's centre.
+        prompts: `box`, the annotated box; `click`, one click at the object's centre; or `clicks:N`, each
+            click after the first where the answer is most wrong. Of no effect with `detections`.
+        detections: A detector's boxes for the dataset's images.
+        store: Where the record is appended. Until then, what came of each image is kept beside the store as it
+            comes, so that the same call goes on where a killed one stopped, to the same figures.
         progress: Wraps the iteration over the images.
         settings: Added to the record's settings.
 
     Returns:
-        The record, with its figures and the score of every object. The same call gives the same figures.
+        The record. The same call gives the same figures.
 
     Raises:
         InputError: There is no such kind of prompt.
         DatasetError: The dataset has no object to score.
+        StoreError: The store cannot be written, or another process is at the same evaluation.
     """
-    check_prompt(prompts)
-    started = time.perf_counter()
+    prompt = parse_prompt(prompts)
     predictor = Predictor(model)
-    timer = _Timer()
-    scores: list[ObjectScore] = []
-    filled: list[ObjectScore] = []
-    ids: Iterable[int] = dataset.image_ids
-    for image_id in progress(ids, len(dataset.image_ids)) if progress else ids:
-        for score, baseline in _image_scores(predictor, dataset, image_id, prompts, timer):
-            scores.append(score)
-            filled.append(baseline)
-    if not scores:
-        raise DatasetError(
-            f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
+    name = prompt.name if detections is None else "detections"
+    fields: dict[str, Any] = {
+        "model": model.name,
+        "weights_digest": model.weights_digest(),
+        "dataset": dataset.name,
+        "dataset_digest": dataset.digest,
+        "prompt": name,
+        **plan_fields(model),
+    }
+    more: dict[str, JsonValue] = {
+        "threads": torch.get_num_threads(),
+        "device": str(predictor.device),
+        **switches(model),
+        **({} if detections is None else {"detections": detections.name, "detections_digest": detections.digest}),
+    }
+    keeper = open_journal(journals_of(store), fields | more | environment()) if store else nullcontext(Outcomes())
+    with keeper as outcomes:
+        if detections is None:
+            run(predictor, dataset, _PromptTask(dataset, prompt), outcomes, progress)
+            figures, scores = _figures(outcomes, dataset)
+        else:
+            run(predictor, dataset, DetectorTask(detections), outcomes, progress)
+            figures, scores = detection_figures(outcomes, dataset), ()
+        record = Record(
+            **fields,
+            figures=figures | sizes(model),
+            times=times(outcomes),
+            settings=more | (settings or {}),
+            scores=scores,
         )
-    times = {**timer.medians(), "wall_s": time.perf_counter() - started}
-    figures = _figures(scores, filled) | _sizes(model)
-    return Record(
-        model=model.name,
-        weights_digest=model.weights_digest(),
-        dataset=dataset.name,
-        dataset_digest=dataset.digest,
-        prompt=prompts,
-        figures=figures,
-        times=times,
-        settings={
-            "threads": torch.get_num_threads(),
-            "device": str(predictor.device),
-            **_switches(model),
-            **(settings or {}),
-        },
-        scores=tuple(scores),
-        **_plan_fields(model),
-    )
+        if store is not None:
+            store.append(record)
+    return record
 
 
-def _image_scores(
-    predictor: Predictor, dataset: Dataset, image_id: int, prompts: str, timer: _Timer
-) -> Iterator[tuple[ObjectScore, ObjectScore]]:
-    """Yield the score of each object of an image, and what the filled box scores."""
-    annotations = scored_annotations(dataset, image_id)
-    if not annotations:
-        return
-    truths = [dataset.mask(annotation) for annotation in annotations]
-    image = dataset.image(image_id)
-    with timer.measure("encoder_ms"):
-        predictor.set_image(image)
-    for answer, predicted_iou, annotation, truth in _answers(predictor, prompts, annotations, truths, timer):
-        iou, fill = mask_iou(answer, truth), mask_iou(box_mask(annotation.box_xyxy, truth.shape), truth)
-        yield (
-            ObjectScore(image_id, annotation.id, annotation.area, iou, predicted_iou),
-            ObjectScore(image_id, annotation.id, annotation.area, fill, None),
-        )
+def journals_of(store: ResultStore) -> Path:
+    """Return the folder of unfinished evaluations that belongs to a store."""
+    return store.path.with_name(f"{store.path.name}-unfinished")
 
 
 def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:
@@ -115,51 +111,36 @@ def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:
     return [a for a in dataset.annotations(image_id) if not a.is_crowd and a.area >= 1]
 
 
-def _answers(
-    predictor: Predictor,
-    prompts: str,
-    annotations: Sequence[Annotation],
-    truths: Sequence[BoolMask],
-    timer: _Timer,
-) -> Iterator[tuple[BoolMask, float, Annotation, BoolMask]]:
-    """Yield for each object the chosen mask, its predicted IoU, the annotation and its mask."""
-    for start in range(0, len(annotations), PROMPTS_A_BATCH):
-        part = slice(start, start + PROMPTS_A_BATCH)
-        batch: PromptBatch = PROMPTS[prompts](annotations[part], truths[part])
-        with timer.measure("prompt_ms", len(annotations[part])):
-            masks, iou, _ = predictor.predict_batch(
-                points=batch.points, labels=batch.labels, boxes=batch.boxes, best_only=True
-            )
-            answers = masks[:, 0].cpu().numpy()
-        yield from zip(answers, iou[:, 0].tolist(), annotations[part], truths[part], strict=True)
+class _PromptTask:
+    """Prompts made from the ground truth; a row is annotation id, area, IoU, predicted IoU, the filled box's IoU."""
+
+    def __init__(self, dataset: Dataset, prompt: Prompt) -> None:
+        self._dataset, self._prompt = dataset, prompt
+
+    def questions(self, image_id: int) -> Sequence[tuple[Annotation, BoolMask]]:
+        return [(a, self._dataset.mask(a)) for a in scored_annotations(self._dataset, image_id)]
+
+    def answers(self, predictor: Predictor, questions: Sequence[tuple[Annotation, BoolMask]]) -> Iterable[Answer]:
+        return answers(predictor, self._prompt, [a for a, _ in questions], [truth for _, truth in questions])
+
+    def row(self, question: tuple[Annotation, BoolMask], answer: Answer) -> list[JsonValue]:
+        annotation, truth = question
+        filled = mask_iou(box_mask(annotation.box_xyxy, truth.shape), truth)
+        return [annotation.id, annotation.area, mask_iou(answer.mask, truth), answer.predicted_iou, filled]
 
 
-class _Timer:
-    """Milliseconds by name; work on several things counts as that many equal shares."""
-
-    def __init__(self) -> None:
-        self.samples: dict[str, list[float]] = {}
-
-    def measure(self, name: str, things: int = 1) -> _Measure:
-        return _Measure(self.samples.setdefault(name, []), things)
-
-    def medians(self) -> dict[str, float]:
-        return {f"{name}_median": statistics.median(values) for name, values in self.samples.items()}
-
-
-class _Measure:
-    def __init__(self, samples: list[float], things: int) -> None:
-        self.samples, self.things = samples, things
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.samples.append(1000 * (time.perf_counter() - self.started) / self.things)
-
-
-def _figures(scores: Sequence[ObjectScore], filled: Sequence[ObjectScore]) -> dict[str, float | int | None]:
-    """Mean IoU, count and standard error by size, and the baseline that answers with the filled box."""
+def _figures(outcomes: Outcomes, dataset: Dataset) -> tuple[dict[str, float | int | None], tuple[ObjectScore, ...]]:
+    """Mean IoU, count and standard error by size, beside the baseline that answers with the filled box."""
+    scores: list[ObjectScore] = []
+    filled: list[ObjectScore] = []
+    for outcome in outcomes.outcomes():
+        for annotation_id, area, iou, predicted_iou, fill in outcome["rows"]:
+            scores.append(ObjectScore(outcome["image_id"], annotation_id, area, iou, predicted_iou))
+            filled.append(ObjectScore(outcome["image_id"], annotation_id, area, fill, None))
+    if not scores:
+        raise DatasetError(
+            f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
+        )
     summary, baseline = summarize(scores), summarize(filled)
     figures: dict[str, float | int | None] = {}
     for name in AREA_RANGES:
@@ -168,42 +149,4 @@ def _figures(scores: Sequence[ObjectScore], filled: Sequence[ObjectScore]) -> di
         figures[f"count{suffix}"] = summary[name].count
         figures[f"standard_error{suffix}"] = summary[name].standard_error
         figures[f"box_fill_miou{suffix}"] = baseline[name].mean_iou_percent
-    return figures
-
-
-def _plan_of(model: EfficientViTSam) -> Plan | None:
-    return model.image_encoder.plan if isinstance(model.image_encoder, SimulatedEncoder) else None
-
-
-def _sizes(model: EfficientViTSam) -> dict[str, float | int | None]:
-    plan, encoder = _plan_of(model), model.float_encoder
-    size = account(encoder, plan.sites if plan else ())
-    return {
-        "quantized_parameters": size.quantized_parameters,
-        "saved_mib": size.saved_mib,
-        "size_bytes": size.size_bytes,
-        "fp32_bytes": size.fp32_bytes,
-    }
-
-
-def _switches(model: EfficientViTSam) -> dict[str, JsonValue]:
-    """Return whether weights and activations are quantized; nothing for the float model."""
-    plan = _plan_of(model)
-    roles = {site.role for site in plan.sites} if plan else set()
-    return {"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}
-
-
-def _plan_fields(model: EfficientViTSam) -> dict[str, Any]:
-    plan = _plan_of(model)
-    if plan is None:
-        scheme = "fp32" if isinstance(model.image_encoder, ImageEncoder) else type(model.image_encoder).__name__
-        return {"scheme": scheme}
-    fields: dict[str, Any] = {
-        "scheme": plan.scheme,
-        "scheme_digest": plan.scheme_digest,
-        "plan_digest": plan.digest,
-        "placement": plan.placement,
-    }
-    if plan.calibration is not None:
-        fields |= {"calibration": plan.calibration.name, "calibration_digest": plan.calibration.digest}
-    return fields
+    return figures, tuple(scores)

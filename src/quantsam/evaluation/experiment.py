@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantsam.data.dataset import Dataset
-from quantsam.evaluation.evaluator import Progress, evaluate
+from quantsam.data.detections import DetectionFile
+from quantsam.evaluation.evaluator import evaluate
+from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibration import CalibrationImage
 from quantsam.plans.plan import Plan, make_plan
 from quantsam.results.record import JsonValue, Record
+from quantsam.results.store import ResultStore
 from quantsam.schemes.scheme import Scheme
 from quantsam.simulation.simulator import simulate
 
@@ -99,6 +102,8 @@ def score_plans(
     dataset: Dataset,
     *,
     prompts: str = "box",
+    detections: DetectionFile | None = None,
+    store: ResultStore | None = None,
     settings: dict[str, JsonValue] | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Iterable[Record]:
@@ -109,6 +114,8 @@ def score_plans(
         plans: Calibrated plans.
         dataset: What to score on.
         prompts: Kind of prompt.
+        detections: A detector's boxes, instead.
+        store: Where each record is appended; see `evaluate`.
         settings: Added to each record's settings.
         progress: Given a label, returns what wraps the iteration over the images.
 
@@ -118,4 +125,6 @@ def score_plans(
     for plan in plans:
         subject = model.with_encoder(simulate(model, plan)) if plan.sites else model
         wrap = progress(plan.scheme) if progress else None
-        yield evaluate(subject, dataset, prompts=prompts, progress=wrap, settings=settings)
+        yield evaluate(
+            subject, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings
+        )

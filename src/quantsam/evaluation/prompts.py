@@ -1,66 +1,122 @@
-"""Prompts made from the ground truth."""
+"""Prompts made from the ground truth, and what a model answers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from quantsam.data.dataset import Annotation, BoolMask
 from quantsam.errors import InputError, nearest
+from quantsam.evaluation.clicks import Click, next_click
+from quantsam.models.predictor import Predictor
+
+PROMPTS_A_BATCH = 16
+MAX_CLICKS = 100
+BoxXyxy = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A kind of prompt made from the ground truth.
+
+    Attributes:
+        clicks: How many clicks; 0 for the annotated box.
+    """
+
+    clicks: int
+
+    @property
+    def name(self) -> str:
+        """`box`, `click`, `clicks:3`, ..."""
+        return {0: "box", 1: "click"}.get(self.clicks, f"clicks:{self.clicks}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PromptBatch:
-    """Prompts for some objects of one picture, in its pixels.
+class Answer:
+    """What the model gives to one prompt: of its three masks the one of highest predicted IoU.
 
     Attributes:
-        boxes: (B, 4) float32 x0 y0 x1 y1, or None.
-        points: (B, N, 2) float32 x y, or None.
-        labels: (B, N) int64, or None.
+        mask: (H, W) bool, at the picture's resolution.
+        predicted_iou: The model's own estimate.
     """
 
-    boxes: Tensor | None = None
-    points: Tensor | None = None
-    labels: Tensor | None = None
+    mask: BoolMask
+    predicted_iou: float
 
 
-def central_pixel(mask: BoolMask) -> tuple[int, int]:
-    """Return x and y of the pixel deepest inside a mask, the first one in reading order among equals.
-
-    Depth is the exact Euclidean distance to the nearest pixel outside; beyond the picture is outside.
-    A mask without pixels gives (0, 0): it scores 0 whatever is answered.
-    """
-    depth: NDArray[np.float64] = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), mask.shape)
-    return int(x), int(y)
-
-
-def _boxes(annotations: Sequence[Annotation], masks: Sequence[BoolMask]) -> PromptBatch:
-    return PromptBatch(boxes=torch.tensor([a.box_xyxy for a in annotations], dtype=torch.float32))
-
-
-def _click(annotations: Sequence[Annotation], masks: Sequence[BoolMask]) -> PromptBatch:
-    points = torch.tensor([[central_pixel(mask)] for mask in masks], dtype=torch.float32)
-    return PromptBatch(points=points, labels=torch.ones(len(masks), 1, dtype=torch.int64))
-
-
-PROMPTS: dict[str, Callable[[Sequence[Annotation], Sequence[BoolMask]], PromptBatch]] = {
-    "box": _boxes,  # the annotated box
-    "click": _click,  # one positive click at the object's centre
-}
-
-
-def check_prompt(name: str) -> None:
-    """Make sure that a kind of prompt exists.
+def parse_prompt(text: str) -> Prompt:
+    """Read `box`, `click` or `clicks:N`.
 
     Raises:
-        InputError: It does not.
+        InputError: It is none of these, or N is out of range.
+
+    >>> parse_prompt("clicks:3")
+    Prompt(clicks=3)
     """
-    if name not in PROMPTS:
-        raise InputError(f"prompts must be one of {', '.join(PROMPTS)}, got {name!r}: {nearest(name, PROMPTS)}")
+    if text in ("box", "click"):
+        return Prompt(int(text == "click"))
+    match = re.fullmatch(r"clicks:(\d{1,9})", text, re.ASCII)
+    if match is None:
+        hint = nearest(text, ("box", "click"))
+        raise InputError(f"prompts must be box, click or clicks:N, e.g. clicks:3, got {text!r}: {hint}")
+    if not 1 <= int(match[1]) <= MAX_CLICKS:
+        raise InputError(f"prompts clicks:N must have N from 1 to {MAX_CLICKS}, got {text!r}: write e.g. clicks:3")
+    return Prompt(int(match[1]))
+
+
+def answers(
+    predictor: Predictor, prompt: Prompt, annotations: Sequence[Annotation], truths: Sequence[BoolMask]
+) -> Iterator[Answer]:
+    """Yield the answer to the prompt of each object of the picture that `predictor` holds.
+
+    Args:
+        predictor: With its picture set.
+        prompt: Which kind; the answer to several clicks is that after the last one.
+        annotations: The objects.
+        truths: Their masks, (H, W) bool each.
+    """
+    if prompt.clicks == 0:
+        yield from answer_boxes(predictor, [a.box_xyxy for a in annotations])
+        return
+    for start in range(0, len(truths), PROMPTS_A_BATCH):
+        yield from _answer_clicks(predictor, truths[start : start + PROMPTS_A_BATCH], prompt.clicks)
+
+
+def answer_boxes(predictor: Predictor, boxes_xyxy: Sequence[BoxXyxy]) -> Iterator[Answer]:
+    """Yield the answer to each box, in pixels of the picture that `predictor` holds."""
+    for start in range(0, len(boxes_xyxy), PROMPTS_A_BATCH):
+        boxes = torch.tensor(boxes_xyxy[start : start + PROMPTS_A_BATCH], dtype=torch.float32)
+        yield from _unbatched(predictor.predict_batch(boxes=boxes, best_only=True))
+
+
+def _answer_clicks(predictor: Predictor, truths: Sequence[BoolMask], count: int) -> list[Answer]:
+    """Click on all objects at the same time, each where its own answer is wrong.
+
+    An object whose answer has no error left that was not clicked before keeps that answer.
+    """
+    clicks: list[list[Click]] = [[] for _ in truths]
+    found = [Answer(np.zeros_like(truth), 0.0) for truth in truths]
+    active = list(range(len(truths)))
+    for _ in range(count):
+        nexts = {i: next_click(found[i].mask, truths[i], clicks[i]) for i in active}
+        active = [i for i, click in nexts.items() if click is not None]
+        if not active:
+            break
+        for i in active:
+            clicks[i].append(nexts[i])  # type: ignore[arg-type]  # None was left out
+        points = torch.tensor([[(c.x, c.y) for c in clicks[i]] for i in active], dtype=torch.float32)
+        labels = torch.tensor([[int(c.positive) for c in clicks[i]] for i in active])
+        result = predictor.predict_batch(points=points, labels=labels, best_only=True)
+        for i, answer in zip(active, _unbatched(result), strict=True):
+            found[i] = answer
+    return found
+
+
+def _unbatched(result: tuple[Tensor, Tensor, Tensor]) -> Iterable[Answer]:
+    masks, iou, _ = result
+    return [Answer(m, float(q)) for m, q in zip(masks[:, 0].cpu().numpy(), iou[:, 0].tolist(), strict=True)]

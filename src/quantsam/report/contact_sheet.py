@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from quantsam.errors import InputError
+from quantsam.report.overlay import inner_pixels
 
 UInt8Image = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]
@@ -128,10 +129,5 @@ def _overlaid(image: UInt8Image, mask: BoolMask, colour: tuple[int, int, int]) -
     pixels = image.astype(np.float32)
     pixels[~mask] = pixels[~mask] * 0.45 + 60
     pixels[mask] = pixels[mask] * 0.55 + np.array(colour, np.float32) * 0.45
-    inner = mask.copy()
-    inner[1:] &= mask[:-1]
-    inner[:-1] &= mask[1:]
-    inner[:, 1:] &= mask[:, :-1]
-    inner[:, :-1] &= mask[:, 1:]
-    pixels[mask & ~inner] = colour
+    pixels[mask & ~inner_pixels(mask)] = colour
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

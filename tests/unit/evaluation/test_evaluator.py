@@ -110,7 +110,7 @@ def test_progress_sees_every_image(tiny):
 
     def progress(items, total):
         for item in items:
-            seen.append((item, total))
+            seen.append((item[0], total))
             yield item
 
     evaluate(tiny, SCENES, progress=progress)
@@ -120,7 +120,7 @@ def test_progress_sees_every_image(tiny):
 def test_reading_a_picture_is_not_counted_as_encoding(tiny, hand_made, make_square, monkeypatch):
     dataset = hand_made([(make_square(8, 8, 24, 24), {})])
     slow = []
-    monkeypatch.setattr("quantsam.evaluation.evaluator.time.perf_counter", lambda: float(len(slow)))
+    monkeypatch.setattr("quantsam.evaluation.runner.time.perf_counter", lambda: float(len(slow)))
     read = dataset.image
     dataset.image = lambda image_id: (slow.extend([0] * 1000), read(image_id))[1]  # 1000 s pass
     times = evaluate(tiny, dataset).times

@@ -1,76 +1,91 @@
 import numpy as np
 import pytest
-import torch
 
-from quantsam.data.dataset import Annotation
+from quantsam.data.scenes import SceneDataset
 from quantsam.errors import InputError
-from quantsam.evaluation.prompts import PROMPTS, central_pixel, check_prompt
+from quantsam.evaluation.prompts import PROMPTS_A_BATCH, Prompt, answer_boxes, answers, parse_prompt
+from quantsam.metrics.iou import mask_iou
+from quantsam.models.predictor import Predictor
+from quantsam.models.zoo import load_model
 
-
-def mask_of(*lines: str) -> np.ndarray:
-    return np.array([[character == "#" for character in line] for line in lines])
+SCENES = SceneDataset(4, seed=5)
 
 
 @pytest.mark.parametrize(
-    ("mask", "xy"),
+    ("text", "clicks", "name"),
     [
-        (mask_of(".....", ".###.", ".###.", ".###.", "....."), (2, 2)),
-        (mask_of("###", "###", "###"), (1, 1)),  # beyond the picture is outside
-        (mask_of("##...", "##...", "....."), (0, 0)),  # all equally deep: the first in reading order
-        (mask_of(".....", "...#.", "....."), (3, 1)),  # a single pixel
-        (mask_of("#"), (0, 0)),
-        (mask_of("...", "..."), (0, 0)),  # no pixel: scores 0 whatever is answered
-        (mask_of("#......", ".......", "...####", "...####", "...####"), (4, 3)),  # the deeper of two parts
+        ("box", 0, "box"),
+        ("click", 1, "click"),
+        ("clicks:1", 1, "click"),
+        ("clicks:5", 5, "clicks:5"),
     ],
 )
-def test_the_deepest_pixel(mask, xy):
-    assert central_pixel(mask) == xy
+def test_kinds_of_prompts(text, clicks, name):
+    assert parse_prompt(text) == Prompt(clicks)
+    assert parse_prompt(text).name == name
 
 
-def test_a_ring_is_clicked_on_the_ring_and_not_in_its_hole():
-    y, x = np.mgrid[:41, :61]
-    radius = np.hypot(x - 30, y - 20)
-    ring = (radius < 19) & (radius > 9)
-    x0, y0 = central_pixel(ring)
-    assert ring[y0, x0]
-    assert 12 <= np.hypot(x0 - 30, y0 - 20) <= 16
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("bx", "did you mean 'box'"),
+        ("clicks", "did you mean 'click'"),
+        ("clicks:0", "N from 1 to 100, got 'clicks:0'"),
+        ("clicks:101", "N from 1 to 100"),
+        ("clicks:x", "got 'clicks:x'"),
+    ],
+)
+def test_an_unknown_kind_is_one_clear_line(text, says):
+    with pytest.raises(InputError, match=says):
+        parse_prompt(text)
 
 
-def test_depth_is_euclidean_and_not_counted_in_steps():
-    mask = np.zeros((40, 80), bool)
-    mask[5:20, 5:20] = True  # a square, 8 deep in the middle
-    for step in range(19):  # a diamond, 10 steps deep, but only 7 as the crow flies
-        half = 9 - abs(9 - step)
-        mask[15 + step, 60 - half : 61 + half] = True
-    x, y = central_pixel(mask)
-    assert (x, y) == (12, 12)
+@pytest.fixture(scope="module")
+def nano():
+    return load_model("nano")
 
 
-def test_no_other_pixel_is_deeper():
-    mask = np.random.default_rng(3).random((12, 14)) < 0.8
-    outside = np.argwhere(~np.pad(mask, 1)) - 1
-    depth = {(x, y): np.hypot(*(outside - (y, x)).T).min() for y, x in np.argwhere(mask)}
-    assert depth[central_pixel(mask)] == max(depth.values())
+def asked(predictor, image_id):
+    predictor.set_image(SCENES.image(image_id))
+    annotations = SCENES.annotations(image_id)
+    return annotations, [SCENES.mask(a) for a in annotations]
 
 
-def annotation(box):
-    return Annotation(1, 1, 1, box, 9.0, False, None)
+def test_boxes_are_answered_in_order_however_many_there_are(nano):
+    predictor = Predictor(nano)
+    annotations, _ = asked(predictor, 1)
+    boxes = [annotations[i % len(annotations)].box_xyxy for i in range(PROMPTS_A_BATCH + 3)]
+    found = list(answer_boxes(predictor, boxes))
+    assert len(found) == len(boxes)
+    for box, answer in zip(boxes, found, strict=True):
+        alone = predictor.predict(box=box)
+        assert mask_iou(answer.mask, alone.masks[alone.predicted_iou.argmax()]) > 0.999
+    assert list(answer_boxes(predictor, [])) == []
 
 
-def test_batches_have_one_prompt_an_object():
-    masks = [mask_of("#..", "..."), mask_of("...", "..#")]
-    annotations = [annotation((0.0, 0.0, 1.0, 1.0)), annotation((2.25, 1.0, 3.0, 2.0))]
-    boxes = PROMPTS["box"](annotations, masks)
-    assert boxes.boxes.tolist() == [[0.0, 0.0, 1.0, 1.0], [2.25, 1.0, 3.0, 2.0]]
-    assert boxes.points is boxes.labels is None
-    clicks = PROMPTS["click"](annotations, masks)
-    assert clicks.points.tolist() == [[[0.0, 0.0]], [[2.0, 1.0]]]
-    assert clicks.labels.tolist() == [[1], [1]]
-    assert (clicks.points.dtype, clicks.labels.dtype, clicks.boxes) == (torch.float32, torch.int64, None)
+def test_each_object_is_clicked_as_if_it_were_alone(nano):
+    predictor = Predictor(nano)
+    annotations, truths = asked(predictor, 2)
+    together = list(answers(predictor, Prompt(3), annotations, truths))
+    for annotation, truth, answer in zip(annotations, truths, together, strict=True):
+        (alone,) = answers(predictor, Prompt(3), [annotation], [truth])
+        assert mask_iou(answer.mask, alone.mask) > 0.98
+        assert answer.predicted_iou == pytest.approx(alone.predicted_iou, abs=1e-2)
 
 
-def test_an_unknown_kind_names_the_nearest():
-    for name in PROMPTS:
-        check_prompt(name)
-    with pytest.raises(InputError, match=r"prompts must be one of box, click, got 'bx': did you mean 'box'\?"):
-        check_prompt("bx")
+def test_the_next_clicks_depend_on_the_answer_to_the_first(nano):
+    predictor = Predictor(nano)
+    better = []
+    for image_id in SCENES.image_ids:
+        annotations, truths = asked(predictor, image_id)
+        one, five = (list(answers(predictor, Prompt(n), annotations, truths)) for n in (1, 5))
+        better += [mask_iou(b.mask, t) - mask_iou(a.mask, t) for a, b, t in zip(one, five, truths, strict=True)]
+    assert any(better)
+
+
+def test_an_object_without_pixels_gets_no_click(nano):
+    predictor = Predictor(nano)
+    annotations, truths = asked(predictor, 1)
+    empty = np.zeros_like(truths[0])
+    (answer,) = answers(predictor, Prompt(2), annotations[:1], [empty])
+    assert not answer.mask.any()

@@ -1,0 +1,125 @@
+"""The table of an evaluation: schemes of one model on one dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantsam.cli.output import print_json, print_table, scheme_label
+
+if TYPE_CHECKING:
+    from quantsam.metrics.summary import PairedDifference
+    from quantsam.results.record import Record
+
+_PRECISION = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "small",
+    "ap_medium": "medium",
+    "ap_large": "large",
+    "ap_rare": "rare",
+    "ap_common": "common",
+    "ap_frequent": "frequent",
+    "ar100": "AR100",
+    "ar300": "AR300",
+}
+
+
+def report(records: Sequence[Record], as_json: bool) -> None:
+    """Print records of one model and dataset: a table, or JSON."""
+    from quantsam.results.compare import compare
+
+    if "ap" in records[0].figures:
+        _report_precision(records, as_json)
+        return
+    differences = [compare(records[0], record) if record is not records[0] else None for record in records]
+    if as_json:
+        print_json([_json(record, difference) for record, difference in zip(records, differences, strict=True)])
+        return
+    first = records[0]
+    columns = [
+        "scheme",
+        ">mIoU",
+        ">± SE",
+        ">small",
+        ">medium",
+        ">large",
+        f">vs {scheme_label(first)}" if len(records) > 1 else "",
+        ">saved MiB",
+        ">encoder MiB",
+    ]
+    rows: list[list[object]] = [_cells(r, d) for r, d in zip(records, differences, strict=True)]
+    figures = first.figures
+    fills = [_points(figures[f"box_fill_miou{size}"]) for size in ("", "_small", "_medium", "_large")]
+    rows.append(["(filled box)", fills[0], "", *fills[1:], "", "", ""])
+    counts = ", ".join(f"{figures[f'count_{size}']} {size}" for size in ("small", "medium", "large"))
+    title = f"{first.model} on {first.dataset}, {first.prompt} prompts: {figures['count']} objects ({counts})"
+    print_table(title, columns, rows)
+    _print_calibration(records)
+
+
+def _report_precision(records: Sequence[Record], as_json: bool) -> None:
+    """Print average precision with a detector's boxes; LVIS's records have other columns than COCO's."""
+    first = records[0]
+    if as_json:
+        print_json([record.to_json_dict() for record in records])
+        return
+    shown = {name: title for name, title in _PRECISION.items() if name in first.figures}
+    columns = ["scheme", *(f">{title}" for title in shown.values()), ">vs first", ">saved MiB", ">encoder MiB"]
+    rows: list[list[object]] = [
+        [
+            scheme_label(record),
+            *(_points(record.figures[name]) for name in shown),
+            "" if record is first else f"{_number(record.figures['ap']) - _number(first.figures['ap']):+.2f}",
+            *_size_cells(record),
+        ]
+        for record in records
+    ]
+    boxes = f"{first.figures['count']} boxes of {first.settings['detections']}"
+    print_table(f"{first.model} on {first.dataset}, {boxes}: average precision of masks", columns, rows)
+    _print_calibration(records)
+
+
+def _print_calibration(records: Sequence[Record]) -> None:
+    calibrated = {f"calibrated on {r.calibration}; placement {r.placement}": None for r in records if r.calibration}
+    for line in calibrated:
+        click.echo(f"\n{line}")
+
+
+def _points(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _cells(record: Record, difference: PairedDifference | None) -> list[object]:
+    figures = record.figures
+    paired = ""
+    if difference is not None:
+        error = "" if difference.standard_error is None else f" ± {difference.standard_error:.2f}"
+        paired = f"{difference.mean_difference:+.2f}{error}"
+    by_size = [_points(figures[f"miou_{size}"]) for size in ("small", "medium", "large")]
+    return [
+        scheme_label(record),
+        _points(figures["miou"]),
+        _points(figures["standard_error"]),
+        *by_size,
+        paired,
+        *_size_cells(record),
+    ]
+
+
+def _size_cells(record: Record) -> list[str]:
+    saved_mib, size_bytes = (_number(record.figures[name]) for name in ("saved_mib", "size_bytes"))
+    return [f"{saved_mib:.2f}", f"{size_bytes / 2**20:.2f}"]
+
+
+def _number(value: float | int | None) -> float:
+    return 0.0 if value is None else float(value)
+
+
+def _json(record: Record, difference: PairedDifference | None) -> dict[str, Any]:
+    import dataclasses
+
+    return record.to_json_dict() | {"paired_difference": dataclasses.asdict(difference) if difference else None}

@@ -1,0 +1,131 @@
+"""The outcomes of a long evaluation on disk, image by image, so that a stopped one can go on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from quantsam.errors import StoreError
+from quantsam.results.record import JsonValue
+
+Outcome = dict[str, Any]
+"""What came of one image, in JSON values; `image_id` is its image."""
+
+
+class Outcomes:
+    """Outcomes in memory, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.done: set[int] = set()
+        self._kept: list[Outcome] = []
+
+    def append(self, outcome: Outcome) -> None:
+        """Keep the outcome of one image."""
+        self._kept.append(outcome)
+        self.done.add(outcome["image_id"])
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Give all outcomes, one at a time."""
+        return iter(self._kept)
+
+
+class Journal(Outcomes):
+    """Outcomes on disk, in the order in which they came.
+
+    The file holds one line of JSON an image, under a line that says what was evaluated. Lines are given to the
+    operating system one by one: a process killed at any place leaves whole lines and at most one torn, which the
+    next one cuts off. The file's name is made from what is evaluated, so another evaluation never reads it.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        super().__init__()
+        self._file, self.path = file, path
+
+    def append(self, outcome: Outcome) -> None:
+        """Keep the outcome of one image.
+
+        Raises:
+            StoreError: The disk is full, or reports an error.
+        """
+        try:
+            self._file.write(json.dumps(outcome, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise StoreError(
+                f"the journal {self.path} cannot be written: {error.strerror}; what it holds is kept, free some "
+                "space and run the same command again"
+            ) from error
+        self.done.add(outcome["image_id"])
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Read all outcomes from the file, one at a time."""
+        with self.path.open("rb") as lines:
+            next(lines)
+            for line in lines:
+                yield json.loads(line)
+
+
+@contextmanager
+def open_journal(folder: Path, subject: Mapping[str, JsonValue]) -> Iterator[Journal]:
+    """Open the journal of an evaluation; it is removed when the block ends without an exception.
+
+    Args:
+        folder: Where journals are kept; made if missing.
+        subject: Everything that the outcomes depend on.
+
+    Yields:
+        The journal; `done` names the images that it holds already.
+
+    Raises:
+        StoreError: It cannot be written, or another process writes it.
+    """
+    head = json.dumps({"subject": dict(subject)}, sort_keys=True).encode() + b"\n"
+    path = folder / f"{hashlib.sha256(head).hexdigest()[:32]}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Windows has no fcntl; this program runs on Linux and macOS.
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    except OSError as error:
+        raise StoreError(f"the journal {path} cannot be opened: {error.strerror}; choose another store") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(
+                f"another process is at this very evaluation (it holds {path}): wait for it, or stop it"
+            ) from None
+        journal = Journal(file, path)
+        journal.done |= _recover(file, head)
+        yield journal
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # another evaluation's journal is in it
+            folder.rmdir()
+
+
+def _recover(file: BinaryIO, head: bytes) -> set[int]:
+    """Return the images of whole lines, cut off what follows them, and leave the file at its end."""
+    done: set[int] = set()
+    end = 0
+    if file.readline() == head:
+        end = file.tell()
+        for line in file:
+            try:
+                image_id = json.loads(line)["image_id"] if line.endswith(b"\n") else None
+            except (ValueError, KeyError, TypeError):
+                break
+            if image_id is None:
+                break
+            done.add(image_id)
+            end += len(line)
+    file.seek(end)
+    file.truncate()
+    if not end:
+        file.write(head)
+        file.flush()
+    return done

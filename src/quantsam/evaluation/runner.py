@@ -1,0 +1,97 @@
+"""Ask a model something about every picture of a dataset, and keep what came of it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from quantsam.data.dataset import Dataset
+from quantsam.evaluation.ahead import images_ahead
+from quantsam.evaluation.journal import Outcome, Outcomes
+from quantsam.evaluation.prompts import Answer
+from quantsam.models.predictor import Predictor
+from quantsam.results.record import JsonValue
+
+Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
+Question = TypeVar("Question")
+
+
+class Task(Protocol[Question]):
+    """What to ask about a picture, and what to keep of the answers."""
+
+    def questions(self, image_id: int) -> Sequence[Question]:
+        """Return what to ask about a picture; a picture without questions is not encoded."""
+        ...
+
+    def answers(self, predictor: Predictor, questions: Sequence[Question]) -> Iterable[Answer]:
+        """Answer all questions about the picture that `predictor` holds, in order."""
+        ...
+
+    def row(self, question: Question, answer: Answer) -> list[JsonValue]:
+        """Return what is kept of an answer."""
+        ...
+
+
+def run(
+    predictor: Predictor,
+    dataset: Dataset,
+    task: Task[Question],
+    outcomes: Outcomes,
+    progress: Progress | None = None,
+) -> None:
+    """Do a task on every picture that has no outcome yet, and append its outcome.
+
+    An outcome has `image_id`, `rows` and `wall_s`; where there were questions also `encoder_ms` of the
+    picture and `prompt_ms` of a question.
+
+    Args:
+        predictor: Encodes and answers.
+        dataset: The pictures.
+        task: What to do.
+        outcomes: What is there already, and where to append.
+        progress: Wraps the iteration over the pictures.
+    """
+    ids = [image_id for image_id in dataset.image_ids if image_id not in outcomes.done]
+    pictures: Iterable[Any] = images_ahead(dataset, ids)
+    last = time.perf_counter()
+    for image_id, picture in progress(pictures, len(ids)) if progress else pictures:
+        outcome: Outcome = {"image_id": image_id, "rows": []}
+        questions = task.questions(image_id)
+        if questions:
+            started = time.perf_counter()
+            predictor.set_image(picture)
+            outcome["encoder_ms"] = 1000 * (time.perf_counter() - started)
+            spent: list[float] = []
+            found = _timed(task.answers(predictor, questions), spent)
+            outcome["rows"] = [task.row(q, a) for q, a in zip(questions, found, strict=True)]
+            outcome["prompt_ms"] = 1000 * sum(spent) / len(questions)
+        now = time.perf_counter()
+        outcomes.append(outcome | {"wall_s": now - last})
+        last = now
+
+
+def times(outcomes: Outcomes) -> dict[str, float]:
+    """Return `encoder_ms_median`, `prompt_ms_median` and `wall_s`, which leaves out the time between two starts."""
+    samples: dict[str, list[float]] = {"encoder_ms": [], "prompt_ms": [], "wall_s": []}
+    for outcome in outcomes.outcomes():
+        for name, values in samples.items():
+            values += [outcome[name]] if name in outcome else []
+    wall_s = sum(samples.pop("wall_s"))
+    medians = {f"{name}_median": statistics.median(values) for name, values in samples.items() if values}
+    return {**medians, "wall_s": wall_s}
+
+
+def _timed(items: Iterable[Answer], spent: list[float]) -> Iterator[Answer]:
+    """Yield the items, and note the seconds that each took to come."""
+    iterator = iter(items)
+    while True:
+        started = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            spent.append(time.perf_counter() - started)
+        yield item

@@ -1,0 +1,52 @@
+"""What a record says of the model that was evaluated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import Plan
+from quantsam.plans.sizes import account
+from quantsam.results.record import JsonValue
+from quantsam.simulation.simulator import SimulatedEncoder
+
+
+def _plan_of(model: EfficientViTSam) -> Plan | None:
+    return model.image_encoder.plan if isinstance(model.image_encoder, SimulatedEncoder) else None
+
+
+def sizes(model: EfficientViTSam) -> dict[str, float | int | None]:
+    """Return the figures of size: all encoder weights under the plan, and what the thesis calls saved."""
+    plan, encoder = _plan_of(model), model.float_encoder
+    size = account(encoder, plan.sites if plan else ())
+    return {
+        "quantized_parameters": size.quantized_parameters,
+        "saved_mib": size.saved_mib,
+        "size_bytes": size.size_bytes,
+        "fp32_bytes": size.fp32_bytes,
+    }
+
+
+def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
+    """Return whether weights and activations are quantized; nothing for the float model."""
+    plan = _plan_of(model)
+    roles = {site.role for site in plan.sites} if plan else set()
+    return {"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}
+
+
+def plan_fields(model: EfficientViTSam) -> dict[str, Any]:
+    """Return the record's fields of scheme, plan, placement and calibration."""
+    plan = _plan_of(model)
+    if plan is None:
+        scheme = "fp32" if isinstance(model.image_encoder, ImageEncoder) else type(model.image_encoder).__name__
+        return {"scheme": scheme}
+    fields: dict[str, Any] = {
+        "scheme": plan.scheme,
+        "scheme_digest": plan.scheme_digest,
+        "plan_digest": plan.digest,
+        "placement": plan.placement,
+    }
+    if plan.calibration is not None:
+        fields |= {"calibration": plan.calibration.name, "calibration_digest": plan.calibration.digest}
+    return fields
