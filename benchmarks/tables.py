@@ -123,11 +123,70 @@ def memory() -> str:
     return f"{markdown(['XL1, 1024 px', 'peak MiB'], rows)}\n\n{machine(document)}."
 
 
+def decoder() -> str:
+    """Return the table of decoding times."""
+    document = load("decoder")
+    rows = [
+        [
+            name,
+            f"{m['reference_ms_a_box']:.1f}",
+            f"{m['ours_ms_a_box']:.1f}",
+            f"{m['ratio']:.1f}",
+            f"{m['mean_iou']:.6f}",
+        ]
+        for name, m in document["models"].items()
+    ]
+    header = ["", "reference, ms a box", "ours, ms a box", "ratio", "mean IoU of the two"]
+    boxes = next(iter(document["models"].values()))["boxes"]
+    caption = f"{boxes} boxes of one picture of 640 x 480, {document['threads']} threads, {machine(document)}."
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
+def evaluator() -> str:
+    """Return the table of the average precision's cost."""
+    document = load("evaluator")
+    rows = [
+        [name, f"{m['seconds']:.1f}", f"{m['peak_mib']:.0f}", f"{m['ap']:.6f}"]
+        for name, m in document.items()
+        if isinstance(m, dict) and "seconds" in m
+    ]
+    ours = document["ours"]
+    caption = f"{ours['images']:,} images, {ours['results']:,} masks. {machine(document)}."
+    return f"{markdown(['', 'seconds', 'peak MiB', 'AP'], rows)}\n\n{caption}"
+
+
+def official() -> str:
+    """Return the table of the official evaluations and their counterparts."""
+    document = load("official")
+    rows = []
+    for row in document["rows"]:
+        prompts, data = row["prompts"], row["data"]
+        clicks = {"click": 1, "clicks:3": 3, "clicks:5": 5}.get(prompts)
+        kind = {"box": "box", "detections": "box_from_detector --source_json_file F"}.get(
+            prompts, f"point --num_click {clicks}"
+        )
+        ours = "--detections F" if prompts == "detections" else f"--prompts {prompts}"
+        name = "ap" if prompts == "detections" else "miou"
+        fp32, int8 = (record["figures"][name] for record in row["records"])
+        cells = [f"`--dataset {data} --prompt_type {kind}`", f"`--data {data} {ours}`"]
+        rows.append([*cells, "AP" if name == "ap" else "mIoU", f"{fp32:.1f}", f"{int8:.1f}"])
+    header = ["official `eval_efficientvit_sam_model.py`", "`quantsam evaluate`", "figure", "nano FP32", "nano INT8"]
+    counts = {row["data"]: row["records"][0]["figures"]["count"] for row in document["rows"] if row["prompts"] == "box"}
+    caption = (
+        f"The samples: {counts['coco']:,} objects of COCO val2017, {counts['lvis']:,} of LVIS v0.5 val; the detections are "
+        f"the ground truth, jittered. Peak memory of the whole run {document['peak_mib']:.0f} MiB. {machine(document)}."
+    )
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "overview": overview,
     "thesis": thesis,
     "speed": speed,
     "memory": memory,
+    "decoder": decoder,
+    "evaluator": evaluator,
+    "official": official,
     **{
         f"{name}-{prompt}": (lambda key: lambda: accuracy(key))(f"{name}_{prompt}")
         for name in ("scenes", "photographs")
