@@ -173,8 +173,9 @@ def official() -> str:
     header = ["official `eval_efficientvit_sam_model.py`", "`quantsam evaluate`", "figure", "nano FP32", "nano INT8"]
     counts = {row["data"]: row["records"][0]["figures"]["count"] for row in document["rows"] if row["prompts"] == "box"}
     caption = (
-        f"The samples: {counts['coco']:,} objects of COCO val2017, {counts['lvis']:,} of LVIS v0.5 val; the "
-        f"detections are the ground truth, jittered. Peak memory of the whole run {document['peak_mib']:.0f} MiB. {machine(document)}."
+        f"The samples: {counts['coco']:,} objects of COCO val2017, {counts['lvis']:,} of LVIS v0.5 val; the detections "
+        f"are the ground truth, jittered. Peak memory of the whole run {document['peak_mib']:.0f} MiB. "
+        f"{machine(document)}."
     )
     return f"{markdown(header, rows)}\n\n{caption}"
 
