@@ -1,32 +1,45 @@
-"""Turn a training checkpoint into shipped weights: `python recipes/nano/export.py runs/nano/checkpoint.pt OUT`.
+"""Turn a training run into shipped weights: `python recipes/nano/export.py runs/nano OUT`.
 
-Takes the running average of the weights, in float16: 1.3 M parameters are 2.6 MB.
+Takes the running average of the weights, in float16: 1.3 M parameters are 2.6 MB. Writes the run's summary,
+every 250th line of its log, to `summary.json` beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from quantsam.files import atomic_write
+from quantsam.results.record import environment
 
 
 def main() -> None:
     """Export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("run", type=Path, help="the folder that train.py wrote")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    state = torch.load(args.checkpoint, weights_only=True)
+    state = torch.load(args.run / "checkpoint.pt", weights_only=True)
     weights = {
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in state["average"].items()
     }
     with atomic_write(args.out) as aside:
         save_file(weights, aside, metadata={"model": "nano", "steps": str(state["step"])})
+    lines = {line["step"]: line for line in map(json.loads, (args.run / "log.jsonl").read_text().splitlines())}
+    summary = {
+        "arguments": state["arguments"],
+        "environment": environment("pillow", "scipy"),
+        "sha256": hashlib.sha256(args.out.read_bytes()).hexdigest(),
+        "log": [line for step, line in sorted(lines.items()) if step % 250 == 0],
+    }
+    with atomic_write(Path(__file__).with_name("summary.json")) as aside:
+        aside.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{args.out}: step {state['step']}, {args.out.stat().st_size / 1e6:.2f} MB")
 
 

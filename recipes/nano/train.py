@@ -1,4 +1,7 @@
-"""Train the nano variant: `python recipes/nano/train.py --steps 5000 [--photographs COCO_FOLDER]`.
+"""Train the nano variant: `python recipes/nano/train.py [--photographs COCO_FOLDER]`.
+
+The decoder alone learns to fill boxes, the whole model learns objects at half the resolution, then at the full
+one, and once more from a lower learning rate: cheap steps first.
 
 Resumable: run the same command again and it goes on from its last checkpoint, to the same result.
 """
@@ -16,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from samples import Prompts, StepDataset, UInt8
+from samples import SIZE, Prompts, StepDataset, UInt8
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from quantsam.models.encoder import UpSample
 from quantsam.models.mask_decoder import Attention, MaskDecoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import PIXEL_MEAN, PIXEL_STD
@@ -32,7 +36,10 @@ Batch = list[tuple[UInt8, Prompts]]
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--warmup", type=int, default=2500, help="steps of the decoder alone, about 60 ms each")
+    parser.add_argument("--coarse", type=int, default=6000, help="steps of the whole model at half the resolution")
+    parser.add_argument("--fine", type=int, default=3600, help="steps at the full resolution")
+    parser.add_argument("--polish", type=int, default=1600, help="more steps, with a second cosine from a quarter")
     parser.add_argument("--batch", type=int, default=6, help="images a step")
     parser.add_argument(
         "--objects",
@@ -49,9 +56,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def normalise(images: list[UInt8]) -> Tensor:
-    """Return (N, 3, 256, 256) float32, normalized as the predictor does."""
+def normalise(images: list[UInt8], side: int) -> Tensor:
+    """Return (N, 3, side, side) float32, normalized as the predictor does; `side` divides the images'."""
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    x = F.avg_pool2d(x, x.shape[-1] // side)
     x = (x - PIXEL_MEAN.reshape(1, 3, 1, 1)) / PIXEL_STD.reshape(1, 3, 1, 1)
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -65,7 +73,7 @@ def losses(logits: Tensor, predicted_iou: Tensor, target: Tensor, multi: bool) -
         logits: (B, 4, H, W).
         predicted_iou: (B, 4).
         target: (B, H, W) bool.
-        multi: The three ambiguous masks are trained too; else the single mask alone (many clicks).
+        multi: The three ambiguous masks are trained too; else the single mask alone.
 
     Returns:
         The loss, and the mean IoU of the best mask, which is only watched.
@@ -95,24 +103,69 @@ def losses(logits: Tensor, predicted_iou: Tensor, target: Tensor, multi: bool) -
 def initialise(model: EfficientViTSam, generator: torch.Generator) -> None:
     """Start where learning is quick; all of it is a choice of initial values.
 
-    - Position embedding: frequencies from 0.5 to 6 periods a picture instead of around 1. With 32 of them
-      instead of SAM's 128, frequencies around 1 hardly tell points 12 px apart from each other.
+    - Position embedding: half of the frequencies along x, half along y, 0.25 to 6 periods a picture. With 32
+      of them instead of SAM's 128, random directions tell a box's inside from its outside slowly.
     - Attention: queries and keys start with the same orthogonal projection, so that what is alike, and
       what is near, attends to each other from the first step (after Trockman and Kolter, 2023).
-    - Hyper-networks: a larger last layer, so that the logits' gradients do not start near zero.
     """
     matrix = model.prompt_encoder.pe_layer.get_buffer("positional_encoding_gaussian_matrix")
-    scale = torch.logspace(np.log10(0.5), np.log10(6.0), matrix.shape[1])
-    matrix.copy_(torch.randn(matrix.shape, generator=generator) * scale)
+    frequencies = torch.logspace(np.log10(0.25), np.log10(6.0), matrix.shape[1] // 2)
+    matrix.zero_()
+    matrix[0, 0::2] = frequencies
+    matrix[1, 1::2] = frequencies
     with torch.no_grad():
         for module in model.mask_decoder.modules():
             if isinstance(module, Attention):
-                torch.nn.init.orthogonal_(module.q_proj.weight, gain=1.7, generator=generator)
+                torch.nn.init.orthogonal_(module.q_proj.weight, generator=generator)
                 module.k_proj.weight.copy_(module.q_proj.weight)
                 module.q_proj.bias.zero_()
                 module.k_proj.bias.zero_()
-        for mlp in model.mask_decoder.output_hypernetworks_mlps:
-            mlp.get_parameter("layers.2.weight").mul_(4)
+
+
+def set_resolution(model: EfficientViTSam, side: int) -> None:
+    """Make the model work on images of `side` px and embeddings of `side / 4`; prompts stay in the full frame."""
+    model.prompt_encoder.embed_size = side // 4
+    for module in model.modules():
+        if isinstance(module, UpSample):
+            module.size = side // 4
+
+
+def warm_up(model: EfficientViTSam, steps: int, generator: torch.Generator) -> None:
+    """Teach the prompt encoder and the decoder to fill boxes, on noise for an embedding of 16 x 16.
+
+    From scratch, the whole model spends hundreds of steps on empty masks and thousands on finding the box.
+    """
+    set_resolution(model, 64)
+    parts = [*model.prompt_encoder.parameters(), *model.mask_decoder.parameters()]
+    optimizer = torch.optim.AdamW(parts, lr=2e-3, weight_decay=0.02)
+    centre = 4 * torch.arange(64) + 2
+    iou = 0.0
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = schedule(step, steps, 2e-3)
+        middle = 256 * torch.rand(32, 2, generator=generator)
+        half = 6 * torch.exp(torch.rand(32, 2, generator=generator) * np.log(150 / 12))
+        boxes = torch.cat([middle - half, middle + half], dim=1).clamp(0, 256)
+        boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).amin(1) > 6]
+        column = (centre > boxes[:, 0:1]) & (centre < boxes[:, 2:3])
+        row = (centre > boxes[:, 1:2]) & (centre < boxes[:, 3:4])
+        target = row[:, :, None] & column[:, None, :]
+        embedding = torch.randn(1, model.variant.embed_dim, 16, 16, generator=generator)
+        sparse, dense = model.prompt_encoder(None, boxes, None)
+        logits, predicted = model.mask_decoder(
+            embedding, model.prompt_encoder.dense_position(), sparse, dense, ALL_MASKS
+        )
+        loss, best = losses(logits, predicted, target, multi=True)
+        # for a start, inside and outside weigh the same: else small boxes end as empty masks
+        outside = F.softplus(logits).mul(~target[:, None]).sum((2, 3)) / (~target).sum((1, 2))[:, None].clamp(min=1)
+        inside = F.softplus(-logits).mul(target[:, None]).sum((2, 3)) / target.sum((1, 2))[:, None].clamp(min=1)
+        loss = loss + max(0.0, 1 - step / 200) * (outside + inside).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parts, 1.0)
+        optimizer.step()
+        iou = 0.98 * iou + 0.02 * best.item()
+        if (step + 1) % 250 == 0:
+            print({"warm_up": step + 1, "box_iou": round(iou, 4)}, flush=True)
 
 
 class DenseHead(nn.Module):
@@ -126,7 +179,7 @@ class DenseHead(nn.Module):
         self.read = nn.Conv2d(embed_dim, 3 * 16, 1)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Map (N, dim, 64, 64) to logits (N, 3, 256, 256): foreground, border to the right, border below."""
+        """Map (N, dim, S, S) to logits (N, 3, 4 S, 4 S): foreground, border to the right, border below."""
         return F.pixel_shuffle(self.read(embedding), 4)
 
 
@@ -137,6 +190,8 @@ def dense_loss(head: DenseHead, embedding: Tensor, batch: Batch) -> Tensor:
         return embedding.new_zeros(())
     logits = head(embedding[known])
     maps = torch.from_numpy(np.stack([p.instances for _, p in batch if p.instances is not None]))
+    stride = maps.shape[-1] // logits.shape[-1]
+    maps = maps[:, ::stride, ::stride]
     right = F.pad(maps[:, :, 1:] != maps[:, :, :-1], (0, 1))
     below = F.pad(maps[:, 1:] != maps[:, :-1], (0, 0, 0, 1))
     truth = torch.stack([maps > 0, right, below], dim=1).float()
@@ -144,12 +199,14 @@ def dense_loss(head: DenseHead, embedding: Tensor, batch: Batch) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight)
 
 
-def step_loss(model: EfficientViTSam, head: DenseHead, batch: Batch, boxes: int) -> tuple[Tensor, Tensor]:
-    """Return the loss of one step, and the mean IoU of its box prompts' best masks.
+def step_loss(model: EfficientViTSam, head: DenseHead, batch: Batch, side: int, boxes: int) -> tuple[Tensor, Tensor]:
+    """Return the loss of one step on images of `side` px, and the mean IoU of its box prompts' best masks.
 
-    Of each image the first `boxes` objects are prompted by box, the others by clicks.
+    Of each image the first `boxes` objects are prompted by box, the others by clicks. At less than the full
+    resolution more than two clicks train the single mask alone, which is enough to place objects.
     """
-    embedding = model.image_encoder(normalise([image for image, _ in batch]))
+    set_resolution(model, side)
+    embedding = model.image_encoder(normalise([image for image, _ in batch], side))
     objects = len(batch[0][1].masks)
     dense_pe = model.prompt_encoder.dense_position()
 
@@ -165,17 +222,22 @@ def step_loss(model: EfficientViTSam, head: DenseHead, batch: Batch, boxes: int)
         else:
             points, labels = gather("points", part), gather("labels", part)
             sparse, dense = model.prompt_encoder((points, labels), None, None)
-            multi = points.shape[1] <= 2
+            multi = points.shape[1] <= 2 or side == SIZE
         logits, iou = model.mask_decoder(embedding[index], dense_pe, sparse, dense, ALL_MASKS)
-        loss, best_iou = losses(logits, iou, gather("masks", part), multi)
+        masks = gather("masks", part)
+        if side < SIZE:  # a pixel belongs to the object where most of it does
+            masks = F.avg_pool2d(masks.float().unsqueeze(1), SIZE // side).squeeze(1) >= 0.5
+        loss, best_iou = losses(logits, iou, masks, multi)
         total = total + (part.stop - part.start) / objects * loss
         if by_box:
             box_iou = best_iou
     return total, box_iou
 
 
-def schedule(step: int, steps: int, peak: float) -> float:
-    """Return the learning rate: 100 steps of warm-up, then a cosine to a hundredth of the peak."""
+def schedule(step: int, steps: int, peak: float, polish: int = 0) -> float:
+    """Return the learning rate: 100 steps of warm-up, then a cosine to a hundredth of the peak; then once more."""
+    if step >= steps:
+        return schedule(step - steps + 100, polish + 100, peak / 4)
     if step < 100:
         return peak * (step + 1) / 100
     progress = (step - 100) / max(1, steps - 100)
@@ -212,7 +274,6 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = EfficientViTSam(VARIANTS["nano"]).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     initialise(model, torch.Generator().manual_seed(args.seed))
-    average = copy.deepcopy(model)
     head = DenseHead(model.variant.embed_dim)
     trained = [*model.parameters(), *head.parameters()]
     decayed = [p for p in trained if p.ndim >= 2]
@@ -221,7 +282,8 @@ def main() -> None:
         [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}],
         lr=args.learning_rate,
     )
-    first, checkpoint = 0, args.out / "checkpoint.pt"
+    average = copy.deepcopy(model)
+    first, steps, checkpoint = 0, args.coarse + args.fine, args.out / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
@@ -230,12 +292,16 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
         print(f"going on from step {first}")
+    else:
+        warm_up(model, args.warmup, torch.Generator().manual_seed(args.seed))
+        average.load_state_dict(model.state_dict())
     data = StepDataset(args.seed, args.batch, args.objects, args.photographs, args.share)
     started, running = time.perf_counter(), None
-    for step, batch in enumerate(batches(data, first, args.steps), start=first):
+    for step, batch in enumerate(batches(data, first, steps + args.polish), start=first):
         for group in optimizer.param_groups:
-            group["lr"] = schedule(step, args.steps, args.learning_rate)
-        loss, box_iou = step_loss(model, head, batch, args.objects - (1 if step < args.steps // 2 else 2))
+            group["lr"] = schedule(step, steps, args.learning_rate, args.polish)
+        side = SIZE // 2 if step < args.coarse else SIZE
+        loss, box_iou = step_loss(model, head, batch, side, args.objects - (1 if step < steps // 2 else 2))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -255,7 +321,7 @@ def main() -> None:
             with (args.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(line, flush=True)
-        if done % args.save_every == 0 or done == args.steps:
+        if done % args.save_every == 0 or done == steps + args.polish:
             save(
                 checkpoint,
                 {
@@ -264,6 +330,7 @@ def main() -> None:
                     "head": head.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": done,
+                    "arguments": vars(args) | {"photographs": args.photographs is not None, "out": None},
                 },
             )
 

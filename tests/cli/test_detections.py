@@ -34,7 +34,10 @@ def test_average_precision_of_a_detector_s_boxes(run, coco, detections):
     table = run("evaluate", "--data", coco, "--detections", detections)
     assert "average precision of masks" in table.out
     assert "AP75" in table.out
-    assert "detections" in run("results").out
+    listed = run("results").out
+    assert "detections" in listed
+    assert "AP" in listed
+    assert f"{figures['ap']:.2f}" in listed
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,10 @@ def _print(records: Sequence[Record], title: str) -> None:
         ">objects": lambda r: r.figures.get("count"),
         ">mIoU": lambda r: _shown(r.figures.get("miou")),
         ">± SE": lambda r: _shown(r.figures.get("standard_error")),
+        ">AP": lambda r: _shown(r.figures.get("ap")),
     }
+    if not any("ap" in record.figures for record in records):
+        del columns[">AP"]
     if len(placements) < 2:  # a column that says nothing makes the table too wide for many terminals
         del columns["placement"]
     print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])

@@ -119,7 +119,7 @@ VARIANTS: dict[str, Variant] = {
         neck_depth=2,
         neck_expand=1,
         embed_dim=64,
-        decoder_heads=4,
+        decoder_heads=2,
         decoder_mlp_dim=256,
     ),
 }
