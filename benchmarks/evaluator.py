@@ -1,6 +1,6 @@
 """Average precision of as many masks as all of COCO val has, ours against pycocotools: time and peak memory.
 
-    pip install pycocotools && python benchmarks/evaluator.py --fixtures FOLDER [--copies 50]
+    pip install -e '.[bench]' && python benchmarks/evaluator.py --fixtures FOLDER [--copies 50]
 
 FOLDER holds the COCO API's own `instances_val2014_100.json` and `instances_val2014_fakesegm100_results.json`:
 100 images, copied 50 times to make 5,000. Each of the two runs in a process of its own.

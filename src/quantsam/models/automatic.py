@@ -21,6 +21,7 @@ from quantsam.data.coco_masks import Rle, decode_mask, encode_mask
 from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.data.images import check_image_array
 from quantsam.models.grid import Box, GridSettings, crop_boxes, point_grid
+from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.nms import nms
 from quantsam.models.predictor import MASK_THRESHOLD
 from quantsam.models.regions import remove_small_regions, tight_box
@@ -116,7 +117,7 @@ def segment_everything(
         batches = progress(batches, sum(counts))
     found: list[FoundMask] = []
     for crop, group in itertools.groupby(batches, key=lambda batch: batch[0]):
-        view = _View(model, _encode(model, image, crop), crop, image_hw)
+        view = _View(model.prepare(_encode(model, image, crop)), model.variant.prompt_size, crop, image_hw)
         in_crop = [mask for _, points in group for mask in _segment_points(view, points, settings)]
         found += _unique(in_crop, [mask.predicted_iou for mask in in_crop], settings.box_nms_threshold)
     if len(crops) > 1:  # masks of small crops are the finer ones
@@ -129,8 +130,8 @@ def segment_everything(
 class _View:
     """A crop as the mask decoder sees it."""
 
-    model: EfficientViTSam
-    embedding: Tensor  # (1, embed_dim, embed_size, embed_size)
+    decoder: ImageDecoder
+    prompt_size: int
     crop: Box
     image_hw: tuple[int, int]
 
@@ -165,7 +166,7 @@ def _segment_points(view: _View, points: NDArray[np.float64], settings: GridSett
     lowest = settings.iou_threshold or -math.inf
     candidates = (predicted_iou > lowest) & (low_res.amax((1, 2)) > MASK_THRESHOLD)
     indices = candidates.nonzero()[:, 0]
-    prompt_size = view.model.variant.prompt_size
+    prompt_size = view.prompt_size
     at_once = max(1, _LOGITS_AT_ONCE // max(prompt_size**2, math.prod(view.crop_hw)))
     found: list[FoundMask] = []
     for start in range(0, len(indices), at_once):
@@ -184,10 +185,10 @@ def _segment_points(view: _View, points: NDArray[np.float64], settings: GridSett
 
 def _decode(view: _View, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
     """Return the logits (3 B, h, w) and predicted IoU (3 B,) of points (B, 2), point by point."""
-    xy = torch.as_tensor(points, dtype=torch.float32, device=view.embedding.device)[:, None]  # (B, 1, 2)
-    xy = scale_coordinates(xy, view.crop_hw, view.model.variant.prompt_size)
+    xy = torch.as_tensor(points, dtype=torch.float32, device=view.decoder.device)[:, None]  # (B, 1, 2)
+    xy = scale_coordinates(xy, view.crop_hw, view.prompt_size)
     labels = torch.ones(xy.shape[:2], dtype=torch.long, device=xy.device)
-    low_res, predicted_iou = view.model.decode(view.embedding, points=(xy, labels), multimask=True)
+    low_res, predicted_iou = view.decoder.decode(points=(xy, labels), multimask=True)
     return low_res.flatten(0, 1), predicted_iou.flatten()
 
 

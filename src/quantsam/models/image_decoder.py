@@ -49,6 +49,11 @@ class ImageDecoder:
         self._first_values = _heads(down.v_proj(self._image)[None], down.heads)
         self._first_queries = up.q_proj(keys)  # (N, inner)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._image.device
+
     @torch.inference_mode()
     def decode(
         self,

@@ -77,7 +77,7 @@ class Predictor:
             image_hw: Height and width of the picture.
         """
         self._embedding, self.image_hw = embedding, image_hw
-        self._decoder = ImageDecoder(self.model.prompt_encoder, self.model.mask_decoder, embedding)
+        self._decoder = self.model.prepare(embedding)
 
     def predict(
         self,

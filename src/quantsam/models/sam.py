@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quantsam.models.encoder import Encoder, ImageEncoder
 from quantsam.models.graph import state_digest
+from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.mask_decoder import MaskDecoder
 from quantsam.models.prompt_encoder import PromptEncoder
 from quantsam.models.variants import Variant
@@ -57,6 +58,14 @@ class EfficientViTSam(nn.Module):
         parts = (self.float_encoder, self.prompt_encoder, self.mask_decoder)
         return hashlib.sha256("".join(map(state_digest, parts)).encode()).hexdigest()
 
+    def prepare(self, embedding: Tensor) -> ImageDecoder:
+        """Return a decoder for many prompts without a mask input on one image.
+
+        Args:
+            embedding: (1, embed_dim, embed_size, embed_size) of the image.
+        """
+        return ImageDecoder(self.prompt_encoder, self.mask_decoder, embedding)
+
     def decode(
         self,
         embedding: Tensor,
@@ -66,7 +75,7 @@ class EfficientViTSam(nn.Module):
         masks: Tensor | None = None,
         multimask: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Decode prompts of one image, in the prompt frame.
+        """Decode prompts of one image, in the prompt frame; `prepare` gives the same, and sooner.
 
         Args:
             embedding: (1, embed_dim, embed_size, embed_size), shared by all prompts.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +36,12 @@ NOTHING = rectangle(0, 0, 0, 0)
 SQUARES = [rectangle(x, y, x + 10, y + 10) for y in (4, 40) for x in (4, 40)]  # apart, as the points of a 2 x 2 grid
 
 
+def answer_with(model, decode):
+    """Let `decode(embedding, points=..., multimask=...)` answer a model's prompts."""
+    cpu = torch.device("cpu")
+    model.prepare = lambda embedding: SimpleNamespace(decode=functools.partial(decode, embedding), device=cpu)
+
+
 def scripted(tiny, *answers):
     """Return a model that answers the points of each encoded crop, in order, with lists of (logits, predicted IoU)."""
     calls = itertools.count()
@@ -56,7 +64,7 @@ def scripted(tiny, *answers):
         )
 
     model = tiny.with_encoder(encode)
-    model.decode = decode
+    answer_with(model, decode)
     return model
 
 
@@ -247,7 +255,7 @@ def test_each_crop_is_what_the_encoder_sees(tiny):
     def decode(embedding, *, points, multimask):
         return embedding.expand(len(points[0]), 3, -1, -1), torch.full((len(points[0]), 3), 0.9)
 
-    model.decode = decode
+    answer_with(model, decode)
     picture = np.zeros((200, 260, 3), np.uint8)
     picture[24:60, 196:228] = 255
     (found,) = segment_everything(model, picture, settings(crop_layers=1))
@@ -267,7 +275,7 @@ def test_points_reach_the_decoder_in_the_prompt_frame_of_their_crop(tiny):
         return NOTHING.expand(len(points[0]), 3, -1, -1), torch.zeros(len(points[0]), 3)
 
     model = tiny.with_encoder(lambda x: torch.zeros(1, 64, 16, 16))
-    model.decode = decode
+    answer_with(model, decode)
     wide = np.zeros((128, 256, 3), np.uint8)  # its prompt frame is 64 wide and 32 high, as its crops'
     segment_everything(model, wide, settings(crop_layers=1, crop_overlap_ratio=0.0))
     assert asked == [[[16.0, 8.0], [48.0, 8.0], [16.0, 24.0], [48.0, 24.0]]] * 5
