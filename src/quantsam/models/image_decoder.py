@@ -23,8 +23,8 @@ from quantsam.models.blocks import LayerNorm2d
 from quantsam.models.mask_decoder import Attention, MaskDecoder, TwoWayBlock
 from quantsam.models.prompt_encoder import PromptEncoder
 
-PROMPTS_AT_ONCE = 4
-_TOKENS_AT_ONCE = 1024  # of the image, in the up-scaling: its tensors then fit the cache
+PROMPTS_AT_ONCE = 2
+_TOKENS_AT_ONCE = 512  # of the image, in the up-scaling: its tensors then fit the cache
 
 
 class ImageDecoder:
