@@ -114,9 +114,9 @@ class ImageDecoder:
         tokens = block.norm3(tokens + block.mlp(tokens))
         up = block.cross_attn_image_to_token
         keys = _split(up.k_proj(tokens + token_pe), up.heads) / math.sqrt(up.k_proj.out_features // up.heads)
-        # (B, inner, heads * T): one head's keys in that head's rows, so that one product serves all heads
-        spread = torch.einsum("bthd,hg->bhdgt", keys, torch.eye(up.heads, dtype=keys.dtype, device=keys.device))
-        scores = self._first_queries @ spread.flatten(1, 2).flatten(2)
+        # (B, heads * T, inner): one head's keys in that head's columns, so that one product serves all heads
+        spread = torch.einsum("bthd,hg->bhtgd", keys, torch.eye(up.heads, dtype=keys.dtype, device=keys.device))
+        scores = spread.flatten(3).flatten(1, 2) @ self._first_queries.T
         return tokens, _update_image(block, self._image, scores, tokens)
 
     def _second_block(
@@ -131,7 +131,7 @@ class ImageDecoder:
         tokens = block.norm2(tokens + _attend(down, scores, image))
         tokens = block.norm3(tokens + block.mlp(tokens))
         weight, bias = _keys_on_image(up, tokens + token_pe)
-        return tokens, _update_image(block, image, torch.baddbmm(bias, keys, weight), tokens)
+        return tokens, _update_image(block, image, torch.baddbmm(bias, weight, keys.transpose(1, 2)), tokens)
 
     def _masks(self, image: Tensor, hyper: Tensor) -> Tensor:
         """Up-scale (B, N, dim) fourfold and read masks off it with (B, M, dim / 8)."""
@@ -184,14 +184,14 @@ def _attend(attention: Attention, scores: Tensor, image: Tensor) -> Tensor:
 
 
 def _keys_on_image(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight (B, dim, heads * T) and bias (B, 1, heads * T) that map image tokens to scores."""
+    """Return weight (B, heads * T, dim) and bias (B, heads * T, 1) that map image tokens to scores."""
     inner = attention.k_proj.out_features // attention.heads
     k = _split(attention.k_proj(tokens), attention.heads) / math.sqrt(inner)  # (B, T, heads, d)
     weight = attention.q_proj.weight.view(attention.heads, -1, tokens.shape[-1])
     bias = attention.q_proj.bias.view(attention.heads, -1)
     return (
-        torch.einsum("bthd,hdc->bcht", k, weight).flatten(2),
-        torch.einsum("bthd,hd->bht", k, bias).flatten(1).unsqueeze(1),
+        torch.einsum("bthd,hdc->bhtc", k, weight).flatten(1, 2),
+        torch.einsum("bthd,hd->bht", k, bias).flatten(1).unsqueeze(2),
     )
 
 
@@ -201,7 +201,7 @@ def _update_image(block: TwoWayBlock, image: Tensor, scores: Tensor, tokens: Ten
     Args:
         block: Whose attention and norm.
         image: (N, dim), the same for all prompts, or (B, N, dim).
-        scores: (B, N, heads * T).
+        scores: (B, heads * T, N).
         tokens: (B, T, dim).
     """
     attention = block.cross_attn_image_to_token
@@ -210,8 +210,8 @@ def _update_image(block: TwoWayBlock, image: Tensor, scores: Tensor, tokens: Ten
     moved = torch.einsum("bthd,chd->bhtc", v, weight).flatten(1, 2)  # (B, heads * T, dim)
     # attention weights sum to 1 over each head's tokens: an equal share of the bias on every row
     moved = moved + attention.out_proj.bias / attention.heads
-    shares = _split(scores, attention.heads).softmax(-1).flatten(-2)
-    y: Tensor = block.norm4(torch.baddbmm(image.expand(len(tokens), -1, -1), shares, moved))
+    shares = scores.view(len(tokens), attention.heads, -1, scores.shape[-1]).softmax(2).flatten(1, 2)
+    y: Tensor = block.norm4(torch.bmm(shares.transpose(1, 2), moved).add_(image))
     return y
 
 
