@@ -133,7 +133,7 @@ def set_resolution(model: EfficientViTSam, side: int) -> None:
 def warm_up(model: EfficientViTSam, steps: int, generator: torch.Generator) -> None:
     """Teach the prompt encoder and the decoder to fill boxes, on noise for an embedding of 16 x 16.
 
-    From scratch, the whole model spends hundreds of steps on empty masks and thousands on finding the box.
+    From scratch, the whole model begins with a long stretch of empty masks.
     """
     set_resolution(model, 64)
     parts = [*model.prompt_encoder.parameters(), *model.mask_decoder.parameters()]

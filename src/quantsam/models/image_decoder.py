@@ -1,4 +1,4 @@
-"""The mask decoder, prepared for one image: the same masks as `MaskDecoder`, for a fraction of the work.
+"""The mask decoder, prepared for one image: the same masks as `MaskDecoder`, for less work.
 
 What all prompts of an image share is computed once. What is left is reordered, which changes nothing but
 the rounding:
