@@ -17,6 +17,7 @@ from common import interleaved_ms, save
 
 import quantsam as qs
 from quantsam.data.scenes import make_scene
+from quantsam.memory import keep_freed_memory
 from quantsam.models.transforms import preprocess
 from quantsam.plans.calibration import calibrate_activations
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--scheme", default="int8")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     torch.manual_seed(0)
     model = qs.create_model(args.model)
     encoder, size = model.float_encoder, model.variant.input_size

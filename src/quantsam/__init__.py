@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantsam.errors import QuantsamError
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.evaluator import evaluate
+    from quantsam.memory import keep_freed_memory
     from quantsam.models.automatic import segment_everything
     from quantsam.models.grid import GridSettings
     from quantsam.models.predictor import Predictor
@@ -54,6 +55,7 @@ _HOMES = {
     "compare": "results.compare",
     "create_model": "models.zoo",
     "evaluate": "evaluation.evaluator",
+    "keep_freed_memory": "memory",
     "load_image": "data.images",
     "load_model": "models.zoo",
     "load_plan": "plans.storage",
@@ -83,6 +85,7 @@ __all__ = [
     "compare",
     "create_model",
     "evaluate",
+    "keep_freed_memory",
     "load_image",
     "load_model",
     "load_plan",

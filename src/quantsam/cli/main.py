@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from quantsam.errors import QuantsamError, nearest
+from quantsam.memory import keep_freed_memory
 
 COMMANDS = {
     "demo": "Quantize and score the shipped model on toy scenes: the whole job in a minute.",
@@ -103,4 +104,5 @@ def _complain(message: str, exit_code: int, debug: bool) -> int:
 
 def run() -> None:
     """Entry point of the installed command."""
+    keep_freed_memory()
     sys.exit(main())

@@ -114,16 +114,15 @@ def segment_picture(
             _described(answer.mask, answer.predicted_iou, {"box_xyxy": list(box)})
             for answer, box in zip(answers, prompts.boxes_xyxy, strict=True)
         ]
-    masks, iou, _ = predictor.predict_batch(
+    masks, iou = predictor.best_masks(
         points=torch.tensor([prompts.points_xy], dtype=torch.float32),
         labels=torch.tensor([prompts.labels]),
         boxes=torch.tensor(prompts.boxes_xyxy, dtype=torch.float32) if prompts.boxes_xyxy else None,
-        best_only=True,
     )
     asked: dict[str, Any] = {"points_xy": [list(xy) for xy in prompts.points_xy], "labels": list(prompts.labels)}
     if prompts.boxes_xyxy:
         asked["box_xyxy"] = list(prompts.boxes_xyxy[0])
-    return [_described(masks[0, 0].cpu().numpy(), float(iou[0, 0]), asked)]
+    return [_described(masks[0].cpu().numpy(), float(iou[0]), asked)]
 
 
 def agreements(reference: Sequence[PictureMask], other: Sequence[PictureMask], paired: bool) -> list[float]:

@@ -91,7 +91,7 @@ def answer_boxes(predictor: Predictor, boxes_xyxy: Sequence[BoxXyxy]) -> Iterato
     """Yield the answer to each box, in pixels of the picture that `predictor` holds."""
     for start in range(0, len(boxes_xyxy), PROMPTS_A_BATCH):
         boxes = torch.tensor(boxes_xyxy[start : start + PROMPTS_A_BATCH], dtype=torch.float32)
-        yield from _unbatched(predictor.predict_batch(boxes=boxes, best_only=True))
+        yield from _unbatched(predictor.best_masks(boxes=boxes))
 
 
 def _answer_clicks(predictor: Predictor, truths: Sequence[BoolMask], count: int) -> list[Answer]:
@@ -111,12 +111,12 @@ def _answer_clicks(predictor: Predictor, truths: Sequence[BoolMask], count: int)
             clicks[i].append(nexts[i])  # type: ignore[arg-type]  # None was left out
         points = torch.tensor([[(c.x, c.y) for c in clicks[i]] for i in active], dtype=torch.float32)
         labels = torch.tensor([[int(c.positive) for c in clicks[i]] for i in active])
-        result = predictor.predict_batch(points=points, labels=labels, best_only=True)
+        result = predictor.best_masks(points=points, labels=labels)
         for i, answer in zip(active, _unbatched(result), strict=True):
             found[i] = answer
     return found
 
 
-def _unbatched(result: tuple[Tensor, Tensor, Tensor]) -> Iterable[Answer]:
-    masks, iou, _ = result
-    return [Answer(m, float(q)) for m, q in zip(masks[:, 0].cpu().numpy(), iou[:, 0].tolist(), strict=True)]
+def _unbatched(result: tuple[Tensor, Tensor]) -> Iterable[Answer]:
+    masks, iou = result
+    return [Answer(mask, quality) for mask, quality in zip(masks.cpu().numpy(), iou.tolist(), strict=True)]

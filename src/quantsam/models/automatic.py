@@ -26,7 +26,7 @@ from quantsam.models.nms import nms
 from quantsam.models.predictor import MASK_THRESHOLD
 from quantsam.models.regions import remove_small_regions, tight_box
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import postprocess, preprocess, scale_coordinates
+from quantsam.models.transforms import MaskResize, mask_resize, preprocess, scale_coordinates
 
 __all__ = ["FoundMask", "GridSettings", "Progress", "Rle", "segment_everything"]
 
@@ -140,6 +140,11 @@ class _View:
         x0, y0, x1, y1 = self.crop
         return y1 - y0, x1 - x0
 
+    @property
+    def resize(self) -> MaskResize:
+        """How its masks come to its resolution."""
+        return mask_resize(self.crop_hw, self.decoder.low_size, self.prompt_size)
+
 
 def _batches(crops: list[tuple[Box, int]], settings: GridSettings) -> Iterator[tuple[Box, NDArray[np.float64]]]:
     """Yield each crop with a batch of points (B, 2), x y in pixels of that crop."""
@@ -166,12 +171,11 @@ def _segment_points(view: _View, points: NDArray[np.float64], settings: GridSett
     lowest = settings.iou_threshold or -math.inf
     candidates = (predicted_iou > lowest) & (low_res.amax((1, 2)) > MASK_THRESHOLD)
     indices = candidates.nonzero()[:, 0]
-    prompt_size = view.prompt_size
-    at_once = max(1, _LOGITS_AT_ONCE // max(prompt_size**2, math.prod(view.crop_hw)))
+    at_once = max(1, _LOGITS_AT_ONCE // math.prod(view.crop_hw))
     found: list[FoundMask] = []
     for start in range(0, len(indices), at_once):
         chunk = indices[start : start + at_once]
-        logits = postprocess(low_res[chunk][None], view.crop_hw, prompt_size)[0]  # (K, H, W) of the crop
+        logits = view.resize(low_res[chunk])  # (K, H, W) of the crop
         stability = _stability(logits, settings.stability_offset)
         stable = stability >= settings.stability_threshold
         masks = (logits[stable] > MASK_THRESHOLD).cpu().numpy()
@@ -188,7 +192,7 @@ def _decode(view: _View, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
     xy = torch.as_tensor(points, dtype=torch.float32, device=view.decoder.device)[:, None]  # (B, 1, 2)
     xy = scale_coordinates(xy, view.crop_hw, view.prompt_size)
     labels = torch.ones(xy.shape[:2], dtype=torch.long, device=xy.device)
-    low_res, predicted_iou = view.decoder.decode(points=(xy, labels), multimask=True)
+    low_res, predicted_iou = view.decoder.decode(points=(xy, labels), multimask=True, low_hw=view.resize.low_hw)
     return low_res.flatten(0, 1), predicted_iou.flatten()
 
 

@@ -1,19 +1,28 @@
-"""The mask decoder, prepared for one image: the same masks as `MaskDecoder`, for less work.
+"""The mask decoder, prepared for one image: the same masks as `MaskDecoder`, for a fraction of the work.
 
-What all prompts of an image share is computed once. What is left is reordered, which changes nothing but
-the rounding:
+An image has thousands of tokens, a prompt a handful. A two-way block changes the image's tokens X (N, dim) by an
+attention to the prompt's tokens, `X' = norm(X + S^T M)`: S (heads * T, N) says how much each image token takes of
+each prompt token, and M (heads * T, dim) what there is to take. All prompts start from the same X, and a layer norm
+is a centring, which is linear, a scale r for each token, and a gain for each channel. So behind any linear map L
 
-- The image's tokens meet only a handful of prompt tokens, so a projection of the 4096 image tokens is
-  moved to the prompt's side: `(x W_k) q = x (W_k q)`.
-- Likewise behind an attention: `(P v) W_o = P (v W_o)`, a product of rank heads * tokens.
-- Biases of keys drop out of a softmax over the keys.
-- The last attention serves only the tokens that are read; of the masks only the wanted ones are made.
+    X' L = r * (X C G L  +  S^T (M C G L)) + b L        C centres, G and b are the norm's gain and bias
+
+where `X C G L` is the same for all prompts and computed once an image, and the rest has rank heads * T. No prompt
+ever gets N x dim tokens of its own. This reorders the sums of the decoder, so it changes nothing but their rounding.
+Also:
+
+- The norm's scale is made from |X C|^2, S and small products, without X'.
+- What is the same for all tokens or keys drops out of a softmax or is added once: biases, the sum of shares.
+- The last attention serves only the tokens that are read; of the masks only the wanted ones are made, and only where
+  the picture is, not where it was padded.
 - Transposed convolutions of stride 2 and size 2 are products of matrices; pixels are put in order at the end.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +32,28 @@ from quantsam.models.blocks import LayerNorm2d
 from quantsam.models.mask_decoder import Attention, MaskDecoder, TwoWayBlock
 from quantsam.models.prompt_encoder import PromptEncoder
 
-PROMPTS_AT_ONCE = 2
-_TOKENS_AT_ONCE = 512  # of the image, in the up-scaling: its tensors then fit the cache
+PROMPTS_AT_ONCE = 8  # their own tokens together; each meets the image on its own
+_VALUES_AT_ONCE = 1 << 17  # in the up-scaling: its tensors then fit the cache
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """The image after the first block, as one prompt sees it: `scale * (A + shares^T moved) G + b`."""
+
+    shares: Tensor  # (R, N), R = heads * T
+    moved: Tensor  # (R, dim), centred
+    values: Tensor  # (heads, T, d), from which `moved` was made
+    scale: Tensor  # (N,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Twice:
+    """The image after the second block: `scale * (first's + shares^T moved) G + b`."""
+
+    first: _Once
+    shares: Tensor  # (R, N)
+    moved: Tensor  # (R, dim), centred
+    scale: Tensor  # (N,)
 
 
 class ImageDecoder:
@@ -39,20 +68,90 @@ class ImageDecoder:
     def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, embedding: Tensor) -> None:
         self._prompts, self._decoder = prompt_encoder, mask_decoder
         self._hw = (embedding.shape[-2], embedding.shape[-1])
+        blocks = mask_decoder.transformer.layers
+        assert len(blocks) == 2
+        one, two = blocks
+        assert isinstance(one, TwoWayBlock)
+        assert isinstance(two, TwoWayBlock)
+        last = mask_decoder.transformer.final_attn_token_to_image
+        self._one, self._two, self._last = one, two, last
         dense = prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        self._image = (embedding + dense).flatten(2).transpose(1, 2).contiguous()[0]  # (N, dim)
-        self._position = prompt_encoder.dense_position().flatten(2).transpose(1, 2).contiguous()[0]
-        first: TwoWayBlock = mask_decoder.transformer.layers[0]  # type: ignore[assignment]
-        keys = self._image + self._position
-        down, up = first.cross_attn_token_to_image, first.cross_attn_image_to_token
-        self._first_keys = _heads(down.k_proj(keys)[None], down.heads)  # (1, heads, N, d)
-        self._first_values = _heads(down.v_proj(self._image)[None], down.heads)
-        self._first_queries = up.q_proj(keys)  # (N, inner)
+        image = (embedding + dense).flatten(2)[0]  # (dim, N)
+        position = prompt_encoder.dense_position().flatten(2)[0].contiguous()
+        down1, up1 = one.cross_attn_token_to_image, one.cross_attn_image_to_token
+        down2, up2 = two.cross_attn_token_to_image, two.cross_attn_image_to_token
+
+        # the first block meets the image as it came: tables of (heads, d, N), values of (heads, N, d)
+        self._keys1, queries = _tables((down1.k_proj.weight, up1.q_proj.weight), image + position, down1.heads)
+        self._queries1 = queries.add_(up1.q_proj.bias.view(up1.heads, -1, 1))
+        (values,) = _tables((down1.v_proj.weight,), image, down1.heads)
+        self._values1 = values.transpose(1, 2)
+
+        # A, what the first norm scales: centred. Shares sum to 1 a head, so the bias of their product comes in once
+        start = image + up1.out_proj.bias[:, None]
+        start -= start.mean(0)
+        self._gain1, self._gain2 = one.norm4.weight, two.norm4.weight
+        gained = torch.diag(self._gain1)  # G1, and G1 C, which the second norm scales, and G1 C G2, all to times A
+        centred = gained - gained.mean(0)
+        twice = centred * self._gain2[:, None]
+        back = self._gain1[:, None] * centred
+        convolution = mask_decoder.output_upscaling[0]
+        assert isinstance(convolution, nn.ConvTranspose2d)
+        self._up_weight, up_bias = _as_matrix(convolution)  # (dim, 4 * width)
+        (
+            self._start_out1,
+            self._keys2,
+            values2,
+            self._queries2,
+            self._gained_out1,
+            self._gained_out2,
+            self._keys3,
+            values3,
+        ) = _tables(
+            (
+                up1.out_proj.weight.T,
+                down2.k_proj.weight @ gained,
+                down2.v_proj.weight @ gained,
+                up2.q_proj.weight @ gained,
+                up1.out_proj.weight.T @ (back - back.mean(0)),
+                up2.out_proj.weight.T @ centred,
+                last.k_proj.weight @ twice,
+                last.v_proj.weight @ twice,
+            ),
+            start,
+            last.heads,
+        )
+        self._values2, self._values3 = values2.transpose(1, 2), values3.transpose(1, 2)
+        self._up_image = start.T @ (twice.T @ self._up_weight)  # (N, 4 * width)
+        self._start_squared = start.square().sum(0)  # (N,)
+        start *= self._gain1[:, None]
+        start -= start.mean(0)
+        self._gained_squared = start.square().sum(0)
+        offset = one.norm4.bias + up2.out_proj.bias  # what is added before the second norm, for all tokens the same
+        self._offset = offset - offset.mean()  # (dim,)
+        self._gained_offset = self._offset @ start  # (N,)
+
+        # what the norms' biases and the position bring, whatever the image and the prompt
+        bias1, bias2 = one.norm4.bias[:, None], two.norm4.bias[:, None]
+        self._keys2_fixed, self._queries2_fixed, self._keys3_fixed = _tables(
+            (down2.k_proj.weight, up2.q_proj.weight, last.k_proj.weight), position, last.heads
+        )
+        self._keys2_fixed += (down2.k_proj.weight @ bias1).view(down2.heads, -1, 1)
+        self._queries2_fixed += _affine(up2.q_proj, bias1).view(up2.heads, -1, 1)
+        self._keys3_fixed += (last.k_proj.weight @ bias2).view(last.heads, -1, 1)
+        self._values2_fixed = _affine(down2.v_proj, bias1).view(down2.heads, 1, -1)
+        self._values3_fixed = _affine(last.v_proj, bias2).view(last.heads, 1, -1)
+        self._up_fixed = up_bias + two.norm4.bias @ self._up_weight
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self._image.device
+        return self._keys1.device
+
+    @property
+    def low_size(self) -> int:
+        """Side of the mask logits."""
+        return 4 * self._hw[0]
 
     @torch.inference_mode()
     def decode(
@@ -62,6 +161,7 @@ class ImageDecoder:
         boxes: Tensor | None = None,
         multimask: bool = True,
         best_only: bool = False,
+        low_hw: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode prompts in the prompt frame.
 
@@ -70,30 +170,42 @@ class ImageDecoder:
             boxes: (B, 4) x0 y0 x1 y1 in pixels of the prompt frame.
             multimask: Three masks a prompt instead of one.
             best_only: Keep of each prompt only the mask of highest predicted IoU.
+            low_hw: How many rows and columns of the logits are wanted, at most (4 H, 4 W), which is the default.
 
         Returns:
-            Mask logits (B, M, 4 H, 4 W) and predicted IoU (B, M).
+            Mask logits (B, M, *low_hw) and predicted IoU (B, M).
         """
         sparse, _ = self._prompts(points, boxes, None)
         special = torch.cat([self._decoder.iou_token.weight, self._decoder.mask_tokens.weight])
         tokens = torch.cat([special.expand(len(sparse), -1, -1), sparse], dim=1)
         chosen = MaskDecoder.MULTI if multimask else MaskDecoder.SINGLE
-        parts = [self._decode_part(part, chosen, best_only) for part in torch.split(tokens, PROMPTS_AT_ONCE)]
+        hw = low_hw or (4 * self._hw[0], 4 * self._hw[1])
+        parts = [self._decode_part(part, chosen, best_only, hw) for part in torch.split(tokens, PROMPTS_AT_ONCE)]
         return torch.cat([masks for masks, _ in parts]), torch.cat([iou for _, iou in parts])
 
-    def _decode_part(self, token_pe: Tensor, chosen: range, best_only: bool) -> tuple[Tensor, Tensor]:
-        transformer = self._decoder.transformer
-        first, second = transformer.layers
-        tokens, image = self._first_block(first, token_pe)  # type: ignore[arg-type]
-        tokens, image = self._second_block(second, tokens, image, token_pe)  # type: ignore[arg-type]
+    def _decode_part(
+        self, token_pe: Tensor, chosen: range, best_only: bool, low_hw: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        one, two, last = self._one, self._two, self._last
+        tokens = one.norm1(one.self_attn(token_pe, token_pe, token_pe))
+        queries = _queries(one.cross_attn_token_to_image, tokens + token_pe)
+        tokens = _after_attention(one, tokens, torch.stack([self._attend_first(one_prompt) for one_prompt in queries]))
+        keys, values = _keys_and_values(one.cross_attn_image_to_token, tokens, token_pe)
+        images = [self._update_once(*pair) for pair in zip(keys, values, strict=True)]
+
+        moved = tokens + token_pe
+        tokens = two.norm1(tokens + two.self_attn(moved, moved, tokens))
+        queries = _queries(two.cross_attn_token_to_image, tokens + token_pe)
+        attended = torch.stack([self._attend_second(*pair) for pair in zip(queries, images, strict=True)])
+        tokens = _after_attention(two, tokens, attended)
+        keys, values = _keys_and_values(two.cross_attn_image_to_token, tokens, token_pe)
+        images2 = [self._update_twice(*triple) for triple in zip(keys, values, images, strict=True)]
+
         read = [0, *(1 + i for i in chosen)]  # the IoU token and the wanted masks'
         tokens, token_pe = tokens[:, read], token_pe[:, read]
-        attention = transformer.final_attn_token_to_image
-        queries = _queries_on_tokens(attention, tokens + token_pe)
-        scores = torch.baddbmm(
-            (queries @ self._position.T), queries, image.transpose(1, 2)
-        )  # the image's position, without adding it to every prompt's image
-        tokens = transformer.norm_final_attn(tokens + _attend(attention, scores, image))
+        queries = _queries(last, tokens + token_pe)
+        attended = torch.stack([self._attend_last(*pair) for pair in zip(queries, images2, strict=True)])
+        tokens = self._decoder.transformer.norm_final_attn(tokens + last.out_proj(attended))
         iou = self._decoder.iou_prediction_head(tokens[:, 0])[:, chosen.start : chosen.stop]
         mlps = self._decoder.output_hypernetworks_mlps
         hyper = torch.stack([mlps[i](tokens[:, 1 + row]) for row, i in enumerate(chosen)], dim=1)  # (B, M, dim / 8)
@@ -101,118 +213,187 @@ class ImageDecoder:
             best = iou.argmax(1, keepdim=True)
             iou = iou.gather(1, best)
             hyper = hyper.take_along_dim(best[..., None], 1)
-        return self._masks(image, hyper), iou
+        return torch.stack([self._masks(*pair, low_hw) for pair in zip(images2, hyper, strict=True)]), iou
 
-    def _first_block(self, block: TwoWayBlock, token_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the first block: every prompt attends to the same image."""
-        tokens = block.norm1(block.self_attn(token_pe, token_pe, token_pe))
-        down = block.cross_attn_token_to_image
-        queries = _heads(down.q_proj(tokens + token_pe).flatten(0, 1)[None], down.heads)  # all prompts as one
-        attended = F.scaled_dot_product_attention(queries, self._first_keys, self._first_values)
-        attended = attended.transpose(1, 2).reshape(*tokens.shape[:2], -1)
-        tokens = block.norm2(tokens + down.out_proj(attended))
-        tokens = block.norm3(tokens + block.mlp(tokens))
-        up = block.cross_attn_image_to_token
-        keys = _split(up.k_proj(tokens + token_pe), up.heads) / math.sqrt(up.k_proj.out_features // up.heads)
-        # (B, heads * T, inner): one head's keys in that head's columns, so that one product serves all heads
-        spread = torch.einsum("bthd,hg->bhtgd", keys, torch.eye(up.heads, dtype=keys.dtype, device=keys.device))
-        scores = spread.flatten(3).flatten(1, 2) @ self._first_queries.T
-        return tokens, _update_image(block, self._image, scores, tokens)
+    def _attend_first(self, queries: Tensor) -> Tensor:
+        """Return what one prompt's tokens (heads, T, d) get from the image as it came: (T, inner)."""
+        context = (queries @ self._keys1).softmax(-1) @ self._values1
+        return _joined(context) + self._one.cross_attn_token_to_image.v_proj.bias
 
-    def _second_block(
-        self, block: TwoWayBlock, tokens: Tensor, image: Tensor, token_pe: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Run a later block: every prompt has an image of its own."""
-        moved = tokens + token_pe
-        tokens = block.norm1(tokens + block.self_attn(moved, moved, tokens))
-        keys = image + self._position
-        down, up = block.cross_attn_token_to_image, block.cross_attn_image_to_token
-        scores = _queries_on_tokens(down, tokens + token_pe) @ keys.transpose(1, 2)
-        tokens = block.norm2(tokens + _attend(down, scores, image))
-        tokens = block.norm3(tokens + block.mlp(tokens))
-        weight, bias = _keys_on_image(up, tokens + token_pe)
-        return tokens, _update_image(block, image, torch.baddbmm(bias, weight, keys.transpose(1, 2)), tokens)
+    def _update_once(self, keys: Tensor, values: Tensor) -> _Once:
+        """Let the image attend to one prompt's (heads, T, d) keys and values."""
+        shares = (keys @ self._queries1).softmax(1).flatten(0, 1)
+        moved = _moved(self._one.cross_attn_image_to_token, values)
+        change = (2 * values @ self._start_out1).flatten(0, 1).addmm_(moved @ moved.T, shares)
+        squared = self._start_squared + change.mul_(shares).sum(0)
+        return _Once(shares, moved, values, _norm_scale(self._one.norm4, squared))
 
-    def _masks(self, image: Tensor, hyper: Tensor) -> Tensor:
-        """Up-scale (B, N, dim) fourfold and read masks off it with (B, M, dim / 8)."""
+    def _attend_second(self, queries: Tensor, image: _Once) -> Tensor:
+        """Return what one prompt's tokens (heads, T, d) get from the image after the first block: (T, inner)."""
+        attention = self._two.cross_attn_token_to_image
+        gained = image.moved * self._gain1
+        scores = self._scores_on_once(
+            queries, image, gained @ attention.k_proj.weight.T, self._keys2, self._keys2_fixed
+        )
+        weights = scores.softmax(-1).mul_(image.scale)
+        context = weights @ self._values2 + self._values2_fixed
+        context += _low_rank(weights, image.shares, gained @ attention.v_proj.weight.T)
+        return _joined(context)
+
+    def _update_twice(self, keys: Tensor, values: Tensor, image: _Once) -> _Twice:
+        """Let the image after the first block attend to one prompt's (heads, T, d) keys and values."""
+        attention = self._two.cross_attn_image_to_token
+        gained = image.moved * self._gain1
+        scores = self._scores_on_once(
+            keys, image, gained @ attention.q_proj.weight.T, self._queries2, self._queries2_fixed
+        )
+        shares = scores.softmax(1).flatten(0, 1)
+        moved = _moved(attention, values)
+        gained = gained - gained.mean(1, keepdim=True)
+        # |r (A G + S^T M) + offset|^2 of the image after the first block ...
+        own = (2 * image.values @ self._gained_out1).flatten(0, 1).addmm_(gained @ gained.T, image.shares)
+        squared = self._gained_squared + own.mul_(image.shares).sum(0)
+        with_offset = self._gained_offset + (gained @ self._offset) @ image.shares
+        before = image.scale * (image.scale * squared + 2 * with_offset) + self._offset.square().sum()
+        # ... and of what the second block adds to it
+        change = (values @ self._gained_out2).flatten(0, 1).addmm_(moved @ gained.T, image.shares)
+        change.mul_(2 * image.scale).add_((2 * (moved @ self._offset))[:, None])
+        change.addmm_(moved @ moved.T, shares)
+        after = before + change.mul_(shares).sum(0)
+        return _Twice(image, shares, moved, _norm_scale(self._two.norm4, after))
+
+    def _scores_on_once(self, small: Tensor, image: _Once, projected: Tensor, table: Tensor, fixed: Tensor) -> Tensor:
+        """Return (heads, T, N): prompt vectors times projected image tokens.
+
+        Args:
+            small: (heads, T, d).
+            image: After the first block.
+            projected: (R, inner), the image's moved rows behind gain and projection.
+            table: (heads, d, N), the image's start behind them.
+            fixed: (heads, d, N), what does not depend on the prompt.
+        """
+        low = (small @ _per_head(projected, len(small))).flatten(0, 1)  # (heads * T, R)
+        scores = (small @ table).flatten(0, 1).addmm_(low, image.shares).mul_(image.scale)
+        return scores.view(*small.shape[:2], -1).baddbmm_(small, fixed)
+
+    def _attend_last(self, queries: Tensor, image: _Twice) -> Tensor:
+        """Return what the tokens that are read (heads, T, d) get from the image after both blocks: (T, inner)."""
+        key, value = self._last.k_proj.weight.T, self._last.v_proj.weight.T
+        first, heads = image.first, len(queries)
+        gained1, gained2, offset = self._behind_second_gain(image)
+        low1 = (queries @ _per_head(gained1 @ key, heads)).flatten(0, 1)
+        low2 = (queries @ _per_head(gained2 @ key, heads)).flatten(0, 1)
+        low3 = (queries @ _per_head((offset @ key)[None], heads)).flatten(0, 1)  # (heads * T, 1)
+        scores = (queries @ self._keys3).flatten(0, 1).addmm_(low1, first.shares).mul_(first.scale)
+        scores = scores.addmm_(low2, image.shares).add_(low3).mul_(image.scale)
+        weights2 = scores.view(*queries.shape[:2], -1).baddbmm_(queries, self._keys3_fixed).softmax(-1)
+        weights2.mul_(image.scale)
+        weights1 = weights2 * first.scale
+        context = weights1 @ self._values3 + self._values3_fixed
+        context += _low_rank(weights1, first.shares, gained1 @ value)
+        context += _low_rank(weights2, image.shares, gained2 @ value)
+        context += weights2.sum(-1, keepdim=True) * _per_head((offset @ value)[None], heads).transpose(1, 2)
+        return _joined(context)
+
+    def _behind_second_gain(self, image: _Twice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what both blocks moved (R, dim) each, and the offset (dim,), behind the second norm's gain."""
+        gained = image.first.moved * self._gain1
+        gained = gained - gained.mean(1, keepdim=True)
+        return gained * self._gain2, image.moved * self._gain2, self._offset * self._gain2
+
+    def _masks(self, image: _Twice, hyper: Tensor, low_hw: tuple[int, int]) -> Tensor:
+        """Up-scale the image's tokens fourfold and read masks off them with (M, dim / 8): (M, *low_hw)."""
         up: nn.Sequential = self._decoder.output_upscaling
-        first, norm, second = up[0], up[1], up[3]
-        assert isinstance(first, nn.ConvTranspose2d)
+        norm, second = up[1], up[3]
         assert isinstance(norm, LayerNorm2d)
         assert isinstance(second, nn.ConvTranspose2d)
-        (weight1, bias1), (weight2, bias2) = _as_matrix(first), _as_matrix(second)
-        width1, width2 = first.out_channels, second.out_channels
-        height, width = self._hw
-        masks = image.new_empty(len(image), hyper.shape[1], height * width, 16)
-        for i in range(len(image)):
-            for start in range(0, height * width, _TOKENS_AT_ONCE):
-                part = slice(start, start + _TOKENS_AT_ONCE)
-                x = torch.addmm(bias1, image[i, part], weight1).view(-1, width1)
-                x = F.gelu(F.layer_norm(x, (width1,), norm.weight, norm.bias, norm.eps))
-                x = F.gelu(torch.addmm(bias2, x, weight2)).view(-1, width2)
-                masks[i, :, part] = (hyper[i] @ x.T).view(hyper.shape[1], -1, 16)
+        weight, bias = _as_matrix(second)
+        height, width = (-(-side // 4) for side in low_hw)
+        first = image.first
+        rows = torch.cat([*self._behind_second_gain(image)[:2], self._offset[None] * self._gain2]) @ self._up_weight
+        scale = image.scale * first.scale
+        factors = torch.cat([first.shares * scale, image.shares * image.scale, image.scale[None]])  # (2 R + 1, N)
+        factors, start, scale = (
+            factors.view(-1, *self._hw)[:, :height, :width].flatten(1),
+            self._up_image.view(*self._hw, -1)[:height, :width].flatten(0, 1),
+            scale.view(self._hw)[:height, :width].flatten()[:, None],
+        )
+        masks = hyper.new_empty(len(hyper), height * width, 16)
+        at_once = max(1, _VALUES_AT_ONCE // rows.shape[1])
+        for begin in range(0, height * width, at_once):
+            part = slice(begin, begin + at_once)
+            x = torch.addmm(self._up_fixed, factors[:, part].T, rows).addcmul_(start[part], scale[part])
+            x = F.layer_norm(x.view(-1, len(norm.weight)), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+            x = F.gelu(torch.addmm(bias, F.gelu(x), weight)).view(-1, hyper.shape[1])
+            masks[:, part] = (hyper @ x.T).view(len(hyper), -1, 16)
         # the 16 pixels of a token: row and column of the first convolution, then of the second
-        pixels = masks.view(*masks.shape[:2], height, width, 2, 2, 2, 2)
-        return pixels.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*masks.shape[:2], 4 * height, 4 * width)
+        pixels = masks.view(-1, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+        return pixels.reshape(-1, 4 * height, 4 * width)[:, : low_hw[0], : low_hw[1]]
 
 
-def _split(x: Tensor, heads: int) -> Tensor:
-    """Map (..., inner) to (..., heads, inner / heads)."""
-    return x.reshape(*x.shape[:-1], heads, -1)
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """Map (B, N, inner) to (B, heads, N, inner / heads)."""
-    return _split(x, heads).transpose(1, 2)
-
-
-def _queries_on_tokens(attention: Attention, queries: Tensor) -> Tensor:
-    """Return (B, heads * T, dim) which, times the image's tokens, are the scores of an attention to the image."""
-    inner = attention.q_proj.out_features // attention.heads
-    q = _split(attention.q_proj(queries), attention.heads) / math.sqrt(inner)  # (B, T, heads, d)
-    weight = attention.k_proj.weight.view(attention.heads, -1, queries.shape[-1])  # (heads, d, dim)
-    return torch.einsum("bthd,hdc->bhtc", q, weight).flatten(1, 2)
-
-
-def _attend(attention: Attention, scores: Tensor, image: Tensor) -> Tensor:
-    """Return what tokens get from the image: (B, T, dim) from scores (B, heads * T, N) and (B, N, dim)."""
-    context = (scores.softmax(-1) @ image).view(len(image), attention.heads, -1, image.shape[-1])  # (B, heads, T, dim)
-    weight = attention.v_proj.weight.view(attention.heads, -1, image.shape[-1])
-    values = torch.einsum("bhtc,hdc->bthd", context, weight).flatten(2) + attention.v_proj.bias
-    y: Tensor = attention.out_proj(values)
+def _affine(projection: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a projection to columns: (in, N) to (out, N)."""
+    y: Tensor = projection.weight @ x + projection.bias[:, None]
     return y
 
 
-def _keys_on_image(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight (B, heads * T, dim) and bias (B, heads * T, 1) that map image tokens to scores."""
-    inner = attention.k_proj.out_features // attention.heads
-    k = _split(attention.k_proj(tokens), attention.heads) / math.sqrt(inner)  # (B, T, heads, d)
-    weight = attention.q_proj.weight.view(attention.heads, -1, tokens.shape[-1])
-    bias = attention.q_proj.bias.view(attention.heads, -1)
-    return (
-        torch.einsum("bthd,hdc->bhtc", k, weight).flatten(1, 2),
-        torch.einsum("bthd,hd->bht", k, bias).flatten(1).unsqueeze(2),
-    )
+def _tables(weights: Sequence[Tensor], x: Tensor, heads: int) -> Iterable[Tensor]:
+    """Multiply each of several weights (inner, dim) by x (dim, N), in one product: (heads, d, N) each."""
+    tables = torch.cat(list(weights)) @ x
+    return tables.view(len(weights), heads, -1, x.shape[1]).unbind()
 
 
-def _update_image(block: TwoWayBlock, image: Tensor, scores: Tensor, tokens: Tensor) -> Tensor:
-    """Return the image's tokens after their attention to the prompt's: (B, N, dim).
+def _split(attention: Attention, x: Tensor) -> Tensor:
+    """Map (B, T, inner) to (B, heads, T, d)."""
+    return x.view(*x.shape[:2], attention.heads, -1).transpose(1, 2)
 
-    Args:
-        block: Whose attention and norm.
-        image: (N, dim), the same for all prompts, or (B, N, dim).
-        scores: (B, heads * T, N).
-        tokens: (B, T, dim).
-    """
-    attention = block.cross_attn_image_to_token
-    v = _split(attention.v_proj(tokens), attention.heads)  # (B, T, heads, d)
-    weight = _split(attention.out_proj.weight, attention.heads)  # (dim, heads, d)
-    moved = torch.einsum("bthd,chd->bhtc", v, weight).flatten(1, 2)  # (B, heads * T, dim)
-    # attention weights sum to 1 over each head's tokens: an equal share of the bias on every row
-    moved = moved + attention.out_proj.bias / attention.heads
-    shares = scores.view(len(tokens), attention.heads, -1, scores.shape[-1]).softmax(2).flatten(1, 2)
-    y: Tensor = block.norm4(torch.bmm(shares.transpose(1, 2), moved).add_(image))
+
+def _joined(x: Tensor) -> Tensor:
+    """Map (heads, T, d) to (T, inner)."""
+    return x.transpose(0, 1).flatten(1)
+
+
+def _per_head(rows: Tensor, heads: int) -> Tensor:
+    """Map (R, inner) to (heads, d, R)."""
+    return rows.T.view(heads, -1, len(rows)) if rows.T.is_contiguous() else rows.T.reshape(heads, -1, len(rows))
+
+
+def _queries(attention: Attention, tokens: Tensor) -> Tensor:
+    """Project tokens (B, T, dim) to (B, heads, T, d), scaled as the scores are to be."""
+    queries = _split(attention, attention.q_proj(tokens))
+    return queries / math.sqrt(queries.shape[-1])
+
+
+def _keys_and_values(attention: Attention, tokens: Tensor, token_pe: Tensor) -> tuple[Tensor, Tensor]:
+    """Project tokens (B, T, dim) to two (B, heads, T, d), the keys scaled as the scores are to be."""
+    keys = _split(attention, attention.k_proj(tokens + token_pe))
+    return keys / math.sqrt(keys.shape[-1]), _split(attention, attention.v_proj(tokens))
+
+
+def _after_attention(block: TwoWayBlock, tokens: Tensor, attended: Tensor) -> Tensor:
+    """Finish a block's tokens (B, T, dim) with what they got from the image (B, T, inner)."""
+    tokens = block.norm2(tokens + block.cross_attn_token_to_image.out_proj(attended))
+    y: Tensor = block.norm3(tokens + block.mlp(tokens))
     return y
+
+
+def _moved(attention: Attention, values: Tensor) -> Tensor:
+    """Return what values (heads, T, d) bring to an image token: (R, dim), without the bias, centred."""
+    weight = attention.out_proj.weight.T.view(len(values), -1, attention.out_proj.out_features)  # (heads, d, dim)
+    rows = (values @ weight).flatten(0, 1)
+    return rows - rows.mean(1, keepdim=True)
+
+
+def _low_rank(weights: Tensor, shares: Tensor, projected: Tensor) -> Tensor:
+    """Return (heads, T, d): weights (heads, T, N) on shares^T (N, R) times projected rows (R, inner)."""
+    heads = len(weights)
+    mixed = (weights.flatten(0, 1) @ shares.T).view(heads, -1, len(shares))
+    return mixed @ _per_head(projected, heads).transpose(1, 2)
+
+
+def _norm_scale(norm: nn.LayerNorm, squared: Tensor) -> Tensor:
+    """Return 1 / the standard deviation of tokens of this squared length, centred."""
+    return (squared.clamp_min(0) / norm.normalized_shape[0] + norm.eps).rsqrt()
 
 
 def _as_matrix(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:

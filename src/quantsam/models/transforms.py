@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -59,31 +60,54 @@ def scale_coordinates(xy: Tensor, image_hw: tuple[int, int], prompt_size: int) -
     return xy * xy.new_tensor([new_width / width, new_height / height])
 
 
-def postprocess(masks: Tensor, image_hw: tuple[int, int], prompt_size: int) -> Tensor:
-    """Bring mask logits to the picture's resolution.
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskResize:
+    """How low-resolution logits become those of the picture, as two matrices.
 
-    Up-samples to the prompt frame, cuts the padding off, resizes to the picture; bilinear both times. Each of
-    these is linear along rows and along columns, so all three together are one matrix on either side:
-    the same numbers but for rounding, without the detour over the prompt frame.
+    The official way up-samples to the prompt frame, cuts the padding off and resizes to the picture; bilinear both
+    times. Each of these is linear along rows and along columns, so all three together are one matrix on either
+    side: the same numbers but for rounding, without the detour over the prompt frame.
+
+    Attributes:
+        rows: (H, h) float32, h the rows of the logits that have a say: the others are padding.
+        columns: (w, W) float32.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @property
+    def low_hw(self) -> tuple[int, int]:
+        """How many rows and columns of the logits have a say."""
+        return self.rows.shape[1], self.columns.shape[0]
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        """Resize logits (..., >= h, >= w) to (..., H, W)."""
+        height, width = self.low_hw
+        return self.rows.to(masks) @ (masks[..., :height, :width] @ self.columns.to(masks))
+
+
+def mask_resize(image_hw: tuple[int, int], low_size: int, prompt_size: int) -> MaskResize:
+    """Return how masks come to the picture's resolution.
 
     Args:
-        masks: (B, M, h, w) logits of the decoder, square.
         image_hw: Height and width of the picture.
+        low_size: Side of the decoder's logits.
         prompt_size: Side of the prompt frame.
 
-    Returns:
-        (B, M, H, W) logits.
+    >>> mask_resize((480, 640), 256, 1024).low_hw
+    (193, 256)
     """
     rows, columns = (
-        _resize_matrix(masks.shape[-1], prompt_size, kept, side).to(masks)
+        _resize_matrix(low_size, prompt_size, kept, side)
         for kept, side in zip(scaled_hw(image_hw, prompt_size), image_hw, strict=True)
     )
-    return rows @ (masks[..., : rows.shape[1], : columns.shape[1]] @ columns.T)
+    return MaskResize(rows, columns.T)
 
 
 @functools.lru_cache(maxsize=64)
 def _resize_matrix(low: int, prompt_size: int, kept: int, side: int) -> Tensor:
-    """Return what `postprocess` does along one side, (side, n) float32; pixels from `n` on have no say."""
+    """Return what `MaskResize` does along one side, (side, n) float32; pixels from `n` on have no say."""
     with torch.inference_mode(False):
         unit = torch.eye(low)[None, None]  # each column is one low-resolution pixel
         full = F.interpolate(unit, (prompt_size, low), mode="bilinear", align_corners=False)

@@ -16,6 +16,7 @@ from quantsam.errors import DatasetError, InputError
 from quantsam.models import automatic
 from quantsam.models.automatic import FoundMask, GridSettings, segment_everything
 from quantsam.models.predictor import Predictor
+from quantsam.models.transforms import MaskResize
 
 SIDE = 64  # of `tiny`'s prompt frame and of its masks: those of a 64 x 64 picture are up-sampled by nothing
 PICTURE = np.zeros((SIDE, SIDE, 3), np.uint8)
@@ -37,9 +38,11 @@ SQUARES = [rectangle(x, y, x + 10, y + 10) for y in (4, 40) for x in (4, 40)]  #
 
 
 def answer_with(model, decode):
-    """Let `decode(embedding, points=..., multimask=...)` answer a model's prompts."""
+    """Let `decode(embedding, points=..., multimask=..., low_hw=...)` answer a model's prompts."""
     cpu = torch.device("cpu")
-    model.prepare = lambda embedding: SimpleNamespace(decode=functools.partial(decode, embedding), device=cpu)
+    model.prepare = lambda embedding: SimpleNamespace(
+        decode=functools.partial(decode, embedding), device=cpu, low_size=SIDE
+    )
 
 
 def scripted(tiny, *answers):
@@ -52,7 +55,7 @@ def scripted(tiny, *answers):
         left[:] = answers[next(calls) % len(answers)]
         return torch.zeros(1, 64, 16, 16)
 
-    def decode(embedding, *, points, multimask):
+    def decode(embedding, *, points, multimask, low_hw):
         xy, labels = points
         assert multimask
         assert labels.tolist() == [[1]] * len(xy)
@@ -173,12 +176,12 @@ def test_duplicates_of_a_crop_are_dropped(tiny):
 def test_only_candidates_are_upsampled_and_few_at_a_time(tiny, monkeypatch):
     upsampled = []
 
-    def spy(masks, image_hw, prompt_size):
-        upsampled.append(masks.shape[1])
-        return original(masks, image_hw, prompt_size)
+    def spy(resize, masks):
+        upsampled.append(len(masks))
+        return original(resize, masks)
 
-    original = automatic.postprocess
-    monkeypatch.setattr(automatic, "postprocess", spy)
+    original = MaskResize.__call__
+    monkeypatch.setattr(MaskResize, "__call__", spy)
     answers = [[(SQUARES[0], 0.9), (SQUARES[1], 0.1)], [(SQUARES[2], 0.9)], [(SQUARES[3], 0.9)], []]
     strict = settings(iou_threshold=0.5)
     at_once = segment_everything(scripted(tiny, answers), PICTURE, strict)
@@ -252,7 +255,7 @@ def test_each_crop_is_what_the_encoder_sees(tiny):
     """A model that finds what is bright finds it where it is."""
     model = tiny.with_encoder(lambda x: x.mean(1, keepdim=True))
 
-    def decode(embedding, *, points, multimask):
+    def decode(embedding, *, points, multimask, low_hw):
         return embedding.expand(len(points[0]), 3, -1, -1), torch.full((len(points[0]), 3), 0.9)
 
     answer_with(model, decode)
@@ -270,7 +273,7 @@ def test_each_crop_is_what_the_encoder_sees(tiny):
 def test_points_reach_the_decoder_in_the_prompt_frame_of_their_crop(tiny):
     asked = []
 
-    def decode(embedding, *, points, multimask):
+    def decode(embedding, *, points, multimask, low_hw):
         asked.append(points[0][:, 0].tolist())
         return NOTHING.expand(len(points[0]), 3, -1, -1), torch.zeros(len(points[0]), 3)
 

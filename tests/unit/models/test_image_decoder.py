@@ -79,3 +79,29 @@ def test_a_prompt_does_not_depend_on_its_neighbours(nano):
     together, _ = decoder.decode(boxes=boxes)
     alone = torch.cat([decoder.decode(boxes=box[None])[0] for box in boxes])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("low_hw", [(256, 193), (97, 256), (1, 1)])
+@torch.inference_mode()
+def test_a_part_of_the_logits_is_cut_from_all(nano, low_hw):
+    decoder = ImageDecoder(nano.prompt_encoder, nano.mask_decoder, embedding_of(nano))
+    given = prompts("points", 2, 256)
+    masks, _ = decoder.decode(**given)
+    part, _ = decoder.decode(**given, low_hw=low_hw)
+    expected = masks[..., : low_hw[0], : low_hw[1]]
+    torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-5 * float(masks.abs().max()))
+
+
+@torch.inference_mode()
+def test_norms_with_gain_and_bias():
+    torch.manual_seed(1)
+    model = create_model("l0")
+    for block in model.mask_decoder.transformer.layers:
+        block.norm4.weight.normal_(1, 0.5)
+        block.norm4.bias.normal_(0, 0.5)
+    embedding = embedding_of(model)
+    given = prompts("both", 2, 1024)
+    masks, iou = model.decode(embedding, **given)
+    found = ImageDecoder(model.prompt_encoder, model.mask_decoder, embedding).decode(**given)
+    torch.testing.assert_close(found[0], masks, rtol=1e-4, atol=1e-5 * float(masks.abs().max()))
+    torch.testing.assert_close(found[1], iou, rtol=1e-5, atol=1e-5)

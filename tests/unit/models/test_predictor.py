@@ -75,18 +75,18 @@ def test_a_batch_is_predicted_as_its_prompts_one_by_one(predictor):
             np.testing.assert_allclose(found[i].numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("multimask", [True, False])
-def test_best_only_is_the_mask_of_highest_predicted_iou(predictor, multimask):
+@pytest.mark.parametrize("hw", [(60, 90), (90, 60), (64, 64), (5, 80)])
+def test_best_masks_are_those_of_highest_predicted_iou(tiny, hw):
+    predictor = Predictor(tiny)
+    predictor.set_image(picture(*hw))
     boxes = torch.rand(8, 4, generator=torch.Generator().manual_seed(2)) * 50
-    masks, iou, low = predictor.predict_batch(boxes=boxes, multimask=multimask, logits=True)
-    best_masks, best_iou, best_low = predictor.predict_batch(
-        boxes=boxes, multimask=multimask, logits=True, best_only=True
-    )
+    masks, iou, _ = predictor.predict_batch(boxes=boxes)
+    best_masks, best_iou = predictor.best_masks(boxes=boxes)
     rows, best = torch.arange(8), iou.argmax(1)
-    assert best_masks.shape == (8, 1, 60, 90)
-    assert torch.equal(best_iou[:, 0], iou[rows, best])
-    torch.testing.assert_close(best_low[:, 0], low[rows, best], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(best_masks[:, 0], masks[rows, best])
+    assert best_masks.shape == (8, *hw)
+    assert best_masks.dtype == torch.bool
+    assert torch.equal(best_iou, iou[rows, best])
+    assert (best_masks != masks[rows, best]).float().mean() < 1e-3  # rounding at the threshold
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (64, 64), (33, 200)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantsam.models.transforms import (
     PIXEL_MEAN,
     PIXEL_STD,
-    postprocess,
+    mask_resize,
     preprocess,
     scale_coordinates,
     scaled_hw,
@@ -82,29 +82,32 @@ def test_coordinates_keep_their_leading_shape():
 
 
 @pytest.mark.parametrize("image_hw", [(48, 64), (64, 20), (100, 130), (7, 9)])
-def test_postprocess_undoes_preprocess(image_hw):
+def test_mask_resize_undoes_preprocess(image_hw):
     height, width = image_hw
     y, x = np.mgrid[0:height, 0:width]
     smooth = np.uint8(255 * (0.5 + 0.25 * np.sin(2 * x / width) + 0.25 * np.cos(2 * y / height)))
     frame = preprocess(np.stack([smooth] * 3, axis=-1), 256)[:, :1]
-    back = postprocess(frame, image_hw, 256) * PIXEL_STD[0] + PIXEL_MEAN[0]
+    back = mask_resize(image_hw, 256, 256)(frame) * PIXEL_STD[0] + PIXEL_MEAN[0]
     assert back.shape == (1, 1, height, width)
     assert (back[0, 0] - torch.from_numpy(smooth)).abs().mean() < 2
 
 
-def test_postprocess_cuts_the_padding_off():
+def test_mask_resize_cuts_the_padding_off():
     masks = torch.full((2, 3, 16, 16), -9.0)
     masks[..., :8, :] = 4.0  # the upper half is the picture, the lower one padding
-    result = postprocess(masks, (32, 64), 64)
+    result = mask_resize((32, 64), 16, 64)(masks)
     assert result.shape == (2, 3, 32, 64)
     assert (result[..., :28, :] == 4).all()
 
 
 @pytest.mark.parametrize("image_hw", [(48, 64), (64, 48), (7, 300), (300, 7), (1, 1), (256, 256), (100, 333)])
 @pytest.mark.parametrize("prompt_size", [64, 256, 1024])
-def test_postprocess_is_up_sampling_cutting_and_resizing(image_hw, prompt_size):
+def test_mask_resize_is_up_sampling_cutting_and_resizing(image_hw, prompt_size):
     masks = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     full = F.interpolate(masks, (prompt_size, prompt_size), mode="bilinear", align_corners=False)
     height, width = scaled_hw(image_hw, prompt_size)
     expected = F.interpolate(full[..., :height, :width], image_hw, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(postprocess(masks, image_hw, prompt_size), expected, rtol=1e-5, atol=1e-5)
+    resize = mask_resize(image_hw, 64, prompt_size)
+    torch.testing.assert_close(resize(masks), expected, rtol=1e-5, atol=1e-5)
+    cut = masks[..., : resize.low_hw[0], : resize.low_hw[1]]
+    assert torch.equal(resize(cut), resize(masks))
