@@ -85,11 +85,10 @@ def main() -> None:
     parser.add_argument("--prompts", default="box")
     parser.add_argument("--parts", type=int, default=1)
     args = parser.parse_args()
-    found = {}
     for data in sorted(args.data, key=lambda name: SIZES[name]):
         with tempfile.TemporaryDirectory() as scratch:
-            found[data] = measure(data, args.prompts, args.parts, Path(scratch))
-    save("full_size", {"model": "nano", "prompts": args.prompts, "parts": args.parts, "runs": found})
+            run = measure(data, args.prompts, args.parts, Path(scratch))
+        save(f"full_size_{data}", {"model": "nano", "prompts": args.prompts, "parts": args.parts, **run})
 
 
 if __name__ == "__main__":

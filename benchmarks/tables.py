@@ -149,6 +149,26 @@ def freed_memory() -> str:
     return f"{markdown(['freed memory is', 'ms an image', 'peak MiB'], rows)}\n\n{caption} {machine(document)}."
 
 
+def full_size() -> str:
+    """Return the table of a full-size evaluation's memory."""
+    documents = {name: load(f"full_size_{name}") for name in ("coco", "lvis")}
+    rows = [
+        [
+            f"{name.upper()} val" + (f" / {run['parts']}" if run["parts"] > 1 else ""),
+            f"{run['images']:,}",
+            f"{run['objects']:,}",
+            f"{run['peak_mib']:.0f}",
+            f"{run['annotations_mib']:.0f}",
+            f"{run['store_mib']:.1f}",
+        ]
+        for name, run in documents.items()
+    ]
+    header = ["as large as", "images", "objects", "peak MiB", "annotation file, MiB", "store, MiB"]
+    document = documents["coco"]
+    caption = f"{document['model']}, {document['prompts']} prompts, FP32. {machine(document)}."
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
 def evaluator() -> str:
     """Return the table of the average precision's cost."""
     document = load("evaluator")
@@ -195,6 +215,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "decoder": decoder,
     "freed-memory": freed_memory,
     "evaluator": evaluator,
+    "full-size": full_size,
     "official": official,
     **{
         f"{name}-{prompt}": (lambda key: lambda: accuracy(key))(f"{name}_{prompt}")
