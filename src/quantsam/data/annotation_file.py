@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from quantsam.data.json_file import read_json
 from quantsam.errors import DatasetError
 
 Kind = Literal["COCO", "LVIS"]
@@ -32,24 +32,11 @@ def read_document(path: Path, kind: Kind) -> dict[str, Any]:
     Raises:
         DatasetError: It is missing, unreadable, no JSON, or another format, which is named if known.
     """
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DatasetError(f"the annotation file {path} does not exist: {_EXPECTED[kind]}") from None
-    except OSError as error:
-        raise DatasetError(f"the annotation file {path} cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
-            f"(character {error.pos}): download it again"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not valid JSON: it is no text at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
-        raise DatasetError(f"{path} is not valid JSON: {error}") from None
+    document = read_json(path, "the annotation file", _EXPECTED[kind])
     _check_lists(document, path, kind)
+    assert isinstance(document, dict)
     _check_kind(document, path, kind)
-    return dict(document)
+    return document
 
 
 def is_lvis_file(path: Path) -> bool:

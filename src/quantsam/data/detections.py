@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import reprlib
 import struct
 from collections.abc import Callable, Collection, Mapping
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsam.data.annotation_file import field, whole_number
+from quantsam.data.json_file import read_json
 from quantsam.errors import DatasetError, InputError
 
 _MAX_NUMBER = 1e12  # pixels or score: more is as good as infinite, and sums of it stay exact enough
@@ -157,21 +157,7 @@ def _pack(entry: dict[str, Any]) -> bytes | dict[str, Any]:
 
 def _read_list(path: Path) -> list[Any]:
     """Return the file's list, its detections already packed."""
-    try:
-        document = json.loads(path.read_text("utf-8"), object_hook=_pack)
-    except OSError as error:
-        raise DatasetError(f"the detections {path} cannot be read: {error.strerror}: check the path") from None
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
-            f"(character {error.pos}): download it again"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path} is not valid JSON: it is no text at byte {error.start}: download it again"
-        ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
-        raise DatasetError(f"{path} is not valid JSON: {error}: download it again") from None
+    document = read_json(path, "the detections", "check the path", object_hook=_pack)
     if isinstance(document, dict) and "annotations" in document:
         raise DatasetError(
             f"{path} is an annotation file, not detections: give the list of image_id, category_id, bbox and "

@@ -126,7 +126,7 @@ def test_per_image_must_be_positive(tmp_path, per_image):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(DatasetError, match=r"absent\.json cannot be read: No such file or directory: check the path"):
+    with pytest.raises(DatasetError, match=r"absent\.json does not exist: check the path"):
         load(tmp_path / "absent.json")
     with pytest.raises(DatasetError, match="cannot be read: Is a directory"):
         load(tmp_path)
