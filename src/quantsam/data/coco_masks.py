@@ -7,14 +7,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_api
-from numpy.typing import NDArray
 
 from quantsam.data.dataset import BoolMask
 from quantsam.errors import DatasetError
-
-# The rasterizer takes 40 bytes for each pixel of outline and multiplies coordinates by 5 in 32-bit integers.
-MAX_OUTLINE_PX = 5_000_000
-MAX_COORDINATE = 1e7
+from quantsam.metrics.segmentations import check_polygons, check_rle
 
 
 class Rle(TypedDict):
@@ -73,81 +69,10 @@ def decode_mask(segmentation: Any, image_hw: tuple[int, int], where: str) -> Boo
     check_segmentation(segmentation, where)
     height, width = image_hw
     if isinstance(segmentation, list):
-        polygons = [_checked_polygon(polygon, where).tolist() for polygon in segmentation]
-        rle = coco_api.merge(coco_api.frPyObjects(polygons, height, width))
+        rle = coco_api.merge(coco_api.frPyObjects(check_polygons(segmentation, where), height, width))
     else:
-        rle = _checked_rle(segmentation, image_hw, where)
+        rle = check_rle(segmentation, image_hw, where)
     return np.ascontiguousarray(coco_api.decode(rle), dtype=np.bool_)
-
-
-def _checked_polygon(polygon: list[Any], where: str) -> NDArray[np.float64]:
-    """Return the coordinates, (2 * points,), once they are safe to rasterize."""
-    for value in polygon:
-        # compared, not math.isfinite: that overflows on the huge integers that JSON allows
-        if type(value) not in (int, float) or not -MAX_COORDINATE <= value <= MAX_COORDINATE:
-            raise DatasetError(
-                f"{where} has the polygon coordinate {reprlib.repr(value)}: "
-                f"coordinates must be finite numbers within ±{MAX_COORDINATE:.0e}"
-            )
-    flat = np.array(polygon, np.float64)
-    points = flat.reshape(-1, 2)
-    steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)  # (points,): pixels drawn for each edge
-    if steps.sum() > MAX_OUTLINE_PX:
-        raise DatasetError(
-            f"{where} has a polygon with an outline of {steps.sum():,.0f} pixels: "
-            f"more than {MAX_OUTLINE_PX:,} is taken for damage"
-        )
-    return flat
-
-
-def _checked_rle(rle: dict[str, Any], image_hw: tuple[int, int], where: str) -> Any:
-    """Return the RLE in compressed form once its runs are known to fill the image exactly."""
-    height, width = image_hw
-    if rle["size"] != [height, width]:
-        raise DatasetError(
-            f"{where} has an RLE of size {reprlib.repr(rle['size'])}: "
-            f"it must be the image's [height, width] = [{height}, {width}]"
-        )
-    counts = rle["counts"]
-    runs = counts if isinstance(counts, list) else _decompressed(counts, where)
-    area = height * width
-    for run in runs:
-        if type(run) is not int or not 0 <= run <= area:
-            raise DatasetError(
-                f"{where} has an RLE with the run {reprlib.repr(run)}: runs must be whole numbers from 0 to "
-                f"height x width = {area}"
-            )
-    if sum(runs) != area:
-        raise DatasetError(f"{where} has an RLE of {sum(runs)} pixels: its runs must sum to height x width = {area}")
-    if isinstance(counts, list):
-        return coco_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": counts.encode("ascii")}
-
-
-def _decompressed(counts: str, where: str) -> list[int]:
-    """Return the runs of COCO's compressed string.
-
-    Each character carries 5 bits of a number, low bits first, plus 48; 32 says that more follow, and
-    the last one's 16 is the sign. From the fourth on, a number is the difference from the run two before
-    (`rleFrString` in COCO's maskApi.c).
-    """
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in counts:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or shift > 30:
-            raise DatasetError(f"{where} has a compressed RLE that is damaged at the character {character!r}")
-        value |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value, shift = 0, 0
-    if shift:
-        raise DatasetError(f"{where} has a compressed RLE that ends within a number")
-    return runs
 
 
 def encode_mask(mask: BoolMask) -> Rle:

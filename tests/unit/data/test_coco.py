@@ -247,34 +247,34 @@ def rle(counts: Any, height: int = HEIGHT, width: int = WIDTH) -> Document:
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[2, 2, float("nan"), 2, 6, 6]], r"has the polygon coordinate nan: coordinates must be finite"),
-        ([[2, 2, float("inf"), 2, 6, 6]], r"has the polygon coordinate inf"),
-        ([[2, 2, 10**400, 2, 6, 6]], r"has the polygon coordinate 1000+\.\.\.0+: coordinates"),
-        ([[2, 2, "6", 2, 6, 6]], r"has the polygon coordinate '6'"),
-        ([[2, 2, None, 2, 6, 6]], r"has the polygon coordinate None"),
+        ([[2, 2, float("nan"), 2, 6, 6]], r"coordinates must be finite numbers .*nan"),
+        ([[2, 2, float("inf"), 2, 6, 6]], r"coordinates must be finite numbers .*inf"),
+        ([[2, 2, 10**400, 2, 6, 6]], r"coordinates must be finite numbers .*1000+\.\.\.0+"),
+        ([[2, 2, "6", 2, 6, 6]], r"coordinates must be finite numbers .*'6'"),
+        ([[2, 2, None, 2, 6, 6]], r"coordinates must be finite numbers .*None"),
         ([[0, 0, 9e6, 0, 9e6, 9e6]], r"outline of 27,000,000 pixels: more than 5,000,000"),
         (
             rle([80], WIDTH, HEIGHT),
-            r"has an RLE of size \[10, 8\]: it must be .* \[height, width\] = \[8, 10\]",
+            r"`size` must be its image\'s \[height, width\] = \[8, 10\], got \[10, 8\]",
         ),
-        (rle([40, 39]), r"has an RLE of 79 pixels: its runs must sum to height x width = 80"),
-        (rle([]), r"has an RLE of 0 pixels"),
-        (rle([100, -20]), r"has an RLE with the run 100: runs must be whole numbers from 0"),
-        (rle([-20, 100]), r"has an RLE with the run -20"),
-        (rle([2**32, 80]), r"has an RLE with the run 4294967296"),
-        (rle([40.0, 40.0]), r"has an RLE with the run 40.0"),
-        (rle(["40", 40]), r"has an RLE with the run '40'"),
-        (rle(""), r"has an RLE of 0 pixels"),
-        (rle("`"), r"compressed RLE that ends within a number"),
-        (rle("`" * 50), r"compressed RLE that is damaged at the character '`'"),
-        (rle("0 0"), r"compressed RLE that is damaged at the character ' '"),
-        (rle("\u00e9"), r"compressed RLE that is damaged at the character"),
-        (rle("@"), r"has an RLE with the run -16"),
+        (rle([40, 39]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle([]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle([100, -20]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle([-20, 100]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle([2**32, 80]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle([40.0, 40.0]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle(["40", 40]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle(""), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle("`"), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle("`" * 50), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle("0 0"), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle("\u00e9"), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle("@"), r"runs do not fill its 8 x 10 pixels: it is damaged"),
     ],
 )
 def test_masks_that_cannot_be_decoded(folder: Path, segmentation: Any, message: str) -> None:
     dataset = CocoDataset(edited(folder, with_object(segmentation=segmentation)))
-    with pytest.raises(DatasetError, match=rf"instances_val2017.json: annotation 3 of image 10 .*{message}"):
+    with pytest.raises(DatasetError, match=rf"instances_val2017.json: annotation 3 of image 10.*{message}"):
         dataset.mask(dataset.annotations(10)[1])
 
 
@@ -294,7 +294,7 @@ def test_masks_that_cannot_be_decoded(folder: Path, segmentation: Any, message: 
 )
 def test_malformed_segmentations_are_found_at_once(folder: Path, segmentation: Any, message: str) -> None:
     edited(folder, with_object(segmentation=segmentation))
-    with pytest.raises(DatasetError, match=rf"annotation 3 of image 10 .*{message}"):
+    with pytest.raises(DatasetError, match=rf"annotation 3 of image 10.*{message}"):
         CocoDataset(folder)
 
 

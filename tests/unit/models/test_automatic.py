@@ -114,7 +114,7 @@ def test_the_form_of_the_result(tiny):
 
 def test_a_damaged_mask_is_said_to_be_so():
     broken = FoundMask({"size": [4, 4], "counts": "0"}, 1, (0, 0, 1, 1), 0.9, 1.0, (0, 0), (0, 0, 4, 4))
-    with pytest.raises(DatasetError, match="the found mask has an RLE of 0 pixels"):
+    with pytest.raises(DatasetError, match="the found mask: the RLE's runs do not fill"):
         broken.mask()
 
 
