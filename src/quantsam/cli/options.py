@@ -20,7 +20,9 @@ def model_options(function: F) -> F:
         type=click.Path(),
         help="A .pt or .safetensors file. Left out: nano's come along, others are fetched once from the hub.",
     )(function)
-    return click.option("--model", default="nano", show_default=True, help="l0, l1, l2, xl0, xl1 or nano.")(function)
+    return click.option(
+        "--model", default="nano", show_default=True, help="l0, l1, l2, xl0, xl1, nano or nano-outlier."
+    )(function)
 
 
 def calibration_options(function: F) -> F:
@@ -48,7 +50,7 @@ def calibration_source(model: str, calibration: str | None) -> str:
     """
     if calibration is not None:
         return calibration
-    if model == "nano":
+    if model in ("nano", "nano-outlier"):
         return NANO_CALIBRATION
     raise click.UsageError(
         f"calibrating {model} needs pictures, got no --calibration: name a folder of photographs, e.g. sa-1b"

@@ -28,9 +28,10 @@ def with_modules(encoder: ImageEncoder, modules: Mapping[str, nn.Module]) -> Ima
     return twin
 
 
-def set_weight(encoder: ImageEncoder, path: str, weight: Tensor) -> None:
-    """Give the convolution at `path` a weight of its own, not trainable."""
-    encoder.get_submodule(path).register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+def set_parameter(encoder: ImageEncoder, path: str, value: Tensor) -> None:
+    """Give the module that owns the parameter at `path` one of its own, not trainable."""
+    owner, _, name = path.rpartition(".")
+    encoder.get_submodule(owner).register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def state_digest(module: nn.Module) -> str:

@@ -2,11 +2,13 @@
 
 Source: EfficientViT-SAM (Zhang, Cai, Han, 2024, arXiv:2402.05008) and Segment Anything (Kirillov et
 al., 2023, arXiv:2304.02643). `nano` is this project's own toy variant: the same blocks, layer kinds
-and addresses, at a size that trains in hours on two processor cores.
+and addresses, at a size that trains in hours on two processor cores; `nano-outlier` is the same function
+with outlier channels (`models/outliers.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +22,7 @@ class Variant:
     """Hyper-parameters of one EfficientViT-SAM.
 
     Attributes:
-        name: The variant's name, `l0` ... `xl1` or `nano`.
+        name: The variant's name, `l0` ... `xl1`, `nano` or `nano-outlier`.
         input_size: Side in pixels of the encoder's square input.
         prompt_size: Side in pixels of the square frame in which prompts are given to the prompt encoder.
         widths: Channels of each backbone stage.
@@ -123,6 +125,7 @@ VARIANTS: dict[str, Variant] = {
         decoder_mlp_dim=256,
     ),
 }
+VARIANTS["nano-outlier"] = dataclasses.replace(VARIANTS["nano"], name="nano-outlier")
 
 
 def get_variant(name: str) -> Variant:

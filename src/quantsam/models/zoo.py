@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from quantsam.errors import InputError
+from quantsam.models.outliers import with_outlier_channels
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
 from quantsam.models.weights import download_checkpoint, read_checkpoint
@@ -33,7 +34,8 @@ def load_model(
     """Return a model with trained weights, in eval mode.
 
     Args:
-        name: `l0`, `l1`, `l2`, `xl0`, `xl1` or `nano`.
+        name: `l0`, `l1`, `l2`, `xl0`, `xl1`, `nano`, or `nano-outlier`, which is made from `nano`'s weights
+            by `models.outliers`.
         weights: A local `.pt` or `.safetensors` file. None: `nano`'s come with the package, the
             others are fetched once from the Hugging Face hub.
         device: Where to put it.
@@ -46,7 +48,7 @@ def load_model(
     target = _device(device)
     if weights is not None:
         path = Path(weights)
-    elif variant.name == "nano":
+    elif variant.name in ("nano", "nano-outlier"):
         path = Path(str(resources.files("quantsam.models") / "weights" / "nano.safetensors"))
     else:
         path = download_checkpoint(variant)
@@ -54,6 +56,8 @@ def load_model(
     with torch.device("meta"):
         model = EfficientViTSam(variant)
     model.load_state_dict(state, assign=True)
+    if variant.name == "nano-outlier":
+        model = with_outlier_channels(model)
     return model.eval().requires_grad_(False).to(target)
 
 

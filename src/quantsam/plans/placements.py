@@ -1,45 +1,158 @@
-"""Placements: which sites exist, as one way of running the graph sees them."""
+"""Placements: which tensors are quantized and by which conventions, as one way of running the graph sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from quantsam.errors import InputError, nearest
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.fold import fold_norms
 from quantsam.plans.layers import Layer, LayerSite
+from quantsam.quant.params import TensorSpec
+from quantsam.schemes.scheme import Target
+
+_ALL = frozenset({"weight", "input", "conv", "norm", "act", "attention"})
+_INPUTS = frozenset({"weight", "input"})
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where tensors are quantized.
+    """Where tensors are quantized, and how where the scheme leaves it open.
 
     Attributes:
         name: Its name.
         description: One line for tables.
-        sites: The sites of a layer, in the order of the forward pass.
+        places: Which sites there are: `weight`, `input`, `conv`, `norm`, `act` of convolutions, `attention` for all
+            steps of linear attention.
+        folds_norm: BatchNorm is folded into the convolution before it, before anything is measured.
+        observer: Of activations.
+        unsigned: Integer activations are unsigned and affine: `int8` in a scheme means `uint8` with a zero point.
+        narrow: Symmetric integer grids leave out the lowest code: int8 divides by 127, not by 127.5.
+        per_channel_depthwise: The input of a depthwise convolution has a scale a channel.
+        integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
     """
 
     name: str
     description: str
-    sites: Callable[[Layer], tuple[LayerSite, ...]]
+    places: frozenset[str] = _ALL
+    folds_norm: bool = False
+    observer: str = "ema"
+    unsigned: bool = False
+    narrow: bool = False
+    per_channel_depthwise: bool = False
+    integer_bias: bool = False
+
+    def sites(self, layer: Layer) -> tuple[LayerSite, ...]:
+        """Return the sites of a layer, in the order of the forward pass."""
+        return tuple(site for site in layer.sites if _place(layer, site) in self.places)
+
+    def prepare(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return the float encoder that the sites are in."""
+        return fold_norms(encoder) if self.folds_norm else encoder
+
+    def complete(self, target: Target, layer: Layer, site: LayerSite) -> TensorSpec:
+        """Fill in what a scheme leaves open."""
+        fmt, is_weight = target.fmt, site.role == "weight"
+        observer = target.observer or ("minmax" if is_weight else self.observer)
+        is_integer = fmt.kind == "int" and target.quantizer == "uniform"
+        name, symmetric = fmt.name, fmt.signed if target.symmetric is None else target.symmetric
+        if self.unsigned and is_integer and not is_weight and fmt.signed:
+            name, symmetric = f"u{name}", bool(target.symmetric)
+        per_channel = target.per_channel
+        if per_channel is None:
+            per_channel = (
+                is_weight or observer == "ptf" or (self.per_channel_depthwise and _feeds_depthwise(layer, site))
+            )
+        narrow = self.narrow and symmetric and is_integer and not name.startswith("u")
+        return TensorSpec(name, observer, symmetric, per_channel, target.quantizer, narrow)
+
+
+def _place(layer: Layer, site: LayerSite) -> str:
+    return "attention" if layer.kind == "attention" else site.name.rsplit(".", 1)[-1]
+
+
+def _feeds_depthwise(layer: Layer, site: LayerSite) -> bool:
+    return (layer.kind == "mbc_depthwise" and site.name == "input") or (
+        site.name.startswith("depthwise") and site.name.endswith(".input")
+    )
 
 
 PLACEMENTS: dict[str, Placement] = {
-    "thesis": Placement(
-        name="thesis",
-        description="BatchNorm not folded; input, weight, convolution, norm and activation quantized one by one; "
-        "every step of linear attention; additions, up-sampling and the last LayerNorm in float",
-        sites=lambda layer: layer.sites,
-    ),
+    placement.name: placement
+    for placement in (
+        Placement(
+            name="thesis",
+            description="BatchNorm not folded; input, weight, convolution, norm and activation quantized one by one; "
+            "every step of linear attention; additions, up-sampling and the last LayerNorm in float",
+        ),
+        Placement(
+            name="onnxruntime",
+            description="BatchNorm folded; input, weight and output of every convolution, affine uint8 activations, "
+            "int32 bias: what QLinearConv computes; attention, GELU, additions and up-sampling in float",
+            places=_INPUTS | {"conv"},
+            folds_norm=True,
+            observer="minmax",
+            unsigned=True,
+            narrow=True,
+            integer_bias=True,
+        ),
+        Placement(
+            name="openvino",
+            description="BatchNorm folded; input and weight of every convolution, affine uint8 activations, one scale "
+            "a channel before depthwise convolutions; attention, GELU, additions and up-sampling in float",
+            places=_INPUTS,
+            folds_norm=True,
+            observer="minmax",
+            unsigned=True,
+            narrow=True,
+            per_channel_depthwise=True,
+        ),
+        Placement(
+            name="tensorrt",
+            description="BatchNorm folded; input and weight of every convolution, symmetric int8; attention, "
+            "LayerNorm, GELU, additions and up-sampling in float",
+            places=_INPUTS,
+            folds_norm=True,
+            observer="minmax",
+            narrow=True,
+        ),
+    )
 }
+
+CHANGES: dict[str, Mapping[str, Any]] = {
+    "fold": {"folds_norm": True},
+    "inputs": {"drop": ("conv", "norm", "act")},
+    "float-attention": {"drop": ("attention",)},
+    "minmax": {"observer": "minmax"},
+    "narrow": {"narrow": True},
+    "affine": {"unsigned": True},
+    "per-channel-depthwise": {"per_channel_depthwise": True},
+    "integer-bias": {"integer_bias": True},
+}
+"""What a name such as `thesis+fold+minmax` may change of a placement, to see what each choice is worth."""
 
 
 def get_placement(name: str) -> Placement:
-    """Return a placement by name.
+    """Return a placement by name, with changes behind plus signs: `openvino`, `thesis+fold`.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: There is none of that name, or no such change.
     """
-    if name not in PLACEMENTS:
-        raise InputError(f"placement must be one of {', '.join(PLACEMENTS)}, got {name!r}: {nearest(name, PLACEMENTS)}")
-    return PLACEMENTS[name]
+    base, *changes = name.split("+")
+    if base not in PLACEMENTS:
+        raise InputError(f"placement must be one of {', '.join(PLACEMENTS)}, got {name!r}: {nearest(base, PLACEMENTS)}")
+    placement = dataclasses.replace(PLACEMENTS[base], name=name)
+    for change in changes:
+        if change not in CHANGES:
+            raise InputError(
+                f"placement {name!r}: what follows '+' must be one of {', '.join(CHANGES)}, got {change!r}: "
+                f"{nearest(change, CHANGES)}"
+            )
+        fields = dict(CHANGES[change])
+        if "drop" in fields:
+            fields["places"] = placement.places - set(fields.pop("drop"))
+        placement = dataclasses.replace(placement, **fields)
+    return placement

@@ -110,7 +110,7 @@ class Plan:
         Raises:
             CalibrationError: There are no images, they show nothing, or a site is constant or not finite.
         """
-        encoder = self._own_encoder()
+        encoder = get_placement(self.placement).prepare(self._own_encoder())
         named = {site.key: site for site in self.sites}
         weights = {k: s for k, s in named.items() if s.role == "weight"}
         activations = {k: s for k, s in named.items() if s.role == "activation"}
@@ -140,6 +140,18 @@ class Plan:
             raise PlanError(
                 f"plan was made for encoder weights {self.encoder_digest[:12]}, got {found[:12]}: "
                 "load the weights it was calibrated with, or calibrate again"
+            )
+
+    def check_calibrated(self) -> None:
+        """Make sure that every site has its grid.
+
+        Raises:
+            PlanError: One has none.
+        """
+        missing = [site.key for site in self.sites if site.params is None]
+        if missing:
+            raise PlanError(
+                f"plan must be calibrated, got {len(missing)} sites without a scale: plan.calibrate(images)"
             )
 
     def bind(self, model: EfficientViTSam) -> Plan:
@@ -188,7 +200,8 @@ def resolve_sites(
 ) -> tuple[PlanSite, ...]:
     """Return what `make_plan` would quantize; the encoder's weights are not read and may be on `meta`."""
     roles = {"weight": weights, "activation": activations}
-    resolved = resolve(scheme, get_placement(placement), discover_layers(encoder), encoder.variant.name)
+    placed = get_placement(placement)
+    resolved = resolve(scheme, placed, discover_layers(placed.prepare(encoder)), encoder.variant.name)
     return tuple(
         PlanSite(str(layer.address), layer.kind, site.name, site.role, site.path, spec)
         for layer, site, spec in resolved

@@ -8,7 +8,7 @@ from quantsam.errors import SchemeError, nearest
 from quantsam.plans.layers import Layer, LayerSite
 from quantsam.plans.placements import Placement
 from quantsam.quant.params import TensorSpec
-from quantsam.schemes.scheme import Rule, Scheme
+from quantsam.schemes.scheme import Rule, Scheme, Target
 
 _ROLES = ("weight", "activation")
 Resolved = list[tuple[Layer, LayerSite, TensorSpec]]
@@ -19,7 +19,7 @@ def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model
 
     Args:
         scheme: What to quantize.
-        placement: Which sites there are.
+        placement: Which sites there are, and what it fills in.
         layers: The model's layers.
         model: The variant's name; rules for other models are skipped.
 
@@ -42,20 +42,20 @@ def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model
     for layer in layers:
         matching = [rule for rule in rules if rule.select.matches(layer.address, layer.kind)]
         for site in placement.sites(layer):
-            spec = _last_word(matching, site)
-            if spec is not None:
-                resolved.append((layer, site, spec))
+            target = _last_word(matching, site)
+            if target is not None:
+                resolved.append((layer, site, placement.complete(target, layer, site)))
     return resolved
 
 
-def _last_word(rules: Iterable[Rule], site: LayerSite) -> TensorSpec | None:
-    spec: TensorSpec | None = None
+def _last_word(rules: Iterable[Rule], site: LayerSite) -> Target | None:
+    target: Target | None = None
     for rule in rules:
         for key in (site.name, site.name.rsplit(".", 1)[-1], site.role):
             if key in rule.targets:
-                spec = rule.targets[key]
+                target = rule.targets[key]
                 break
-    return spec
+    return target
 
 
 def _check(rule: Rule, place: str, placement: Placement, layers: tuple[Layer, ...], model: str) -> None:

@@ -21,7 +21,7 @@ from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import CalibrationInfo, Plan, PlanSite
 from quantsam.quant.params import QParams, TensorSpec
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 _JSON, _PARAMS = "plan.json", "params.safetensors"
 
 
@@ -109,7 +109,7 @@ def _check_sites(plan: Plan, model: EfficientViTSam, path: Path) -> None:
         placement = get_placement(plan.placement)
         known = {
             (str(layer.address), layer.kind, site.name, site.role, site.path)
-            for layer in discover_layers(model.float_encoder)
+            for layer in discover_layers(placement.prepare(model.float_encoder))
             for site in placement.sites(layer)
         }
         for site in plan.sites:

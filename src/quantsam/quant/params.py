@@ -24,6 +24,8 @@ class TensorSpec:
         symmetric: Zero point 0 and a range symmetric about it; else affine over [min, max].
         per_channel: One scale for each channel instead of one for the tensor.
         quantizer: `uniform`, `log2` or `float8`.
+        narrow: A symmetric integer grid leaves out its lowest code, so that it has as many codes on
+            either side of zero.
     """
 
     format: str
@@ -31,6 +33,7 @@ class TensorSpec:
     symmetric: bool
     per_channel: bool
     quantizer: QuantizerName = "uniform"
+    narrow: bool = False
 
     @property
     def fmt(self) -> Format:
@@ -65,8 +68,8 @@ def params_from_range(low: Tensor, high: Tensor, spec: TensorSpec, axis: int | N
     """Turn a range into a scale and a zero point.
 
     Symmetric integer formats: `scale = max(|low|, |high|) / ((qmax - qmin) / 2)`, zero point 0 (FQ-ViT,
-    Lin et al., 2022: half of the whole grid, so that int8 divides by 127.5). Affine ones: the range
-    is widened to hold 0, `scale = (high - low) / (qmax - qmin)`. Float formats: the largest magnitude
+    Lin et al., 2022: half of the whole grid, so that int8 divides by 127.5), or `/ qmax` where `narrow`. Affine
+    ones: the range is widened to hold 0, `scale = (high - low) / (qmax - qmin)`. Float formats: the largest magnitude
     meets the largest finite value. A scale is never below float32's epsilon.
 
     Args:
@@ -88,7 +91,7 @@ def params_from_range(low: Tensor, high: Tensor, spec: TensorSpec, axis: int | N
     elif fmt.kind == "float":
         scale = largest / fmt.qmax
     elif spec.symmetric:
-        scale = largest / (float(fmt.qmax - fmt.qmin) / 2)
+        scale = largest / (float(fmt.qmax) if spec.narrow else float(fmt.qmax - fmt.qmin) / 2)
         if not fmt.signed:
             zero_point = torch.full_like(zero_point, fmt.levels // 2)
     else:

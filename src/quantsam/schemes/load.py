@@ -13,15 +13,15 @@ from quantsam.errors import SchemeError, nearest
 from quantsam.models.variants import VARIANTS
 from quantsam.quant.formats import FORMATS, get_format
 from quantsam.quant.observers import OBSERVERS
-from quantsam.quant.params import TensorSpec
-from quantsam.schemes.scheme import LAYER_KINDS, Rule, Scheme, Selector
+from quantsam.schemes.scheme import LAYER_KINDS, Rule, Scheme, Selector, Target
 
 FLOAT = "float"
-_SPEC_KEYS = {"format": str, "observer": str, "symmetric": bool, "per_channel": bool, "quantizer": str}
+_TARGET_KEYS = {"format": str, "observer": str, "symmetric": bool, "per_channel": bool, "quantizer": str}
 _SELECT_KEYS = {"stage": str, "block": int, "layer": int, "kind": str, "model": str}
 _SELECT_NAMES = {"kind": LAYER_KINDS, "model": tuple(VARIANTS)}
 _SCOPE = re.compile(
-    r"(?:(?P<model>x?l\d|nano):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?", re.ASCII
+    r"(?:(?P<model>x?l\d|nano(?:-outlier)?):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?",
+    re.ASCII,
 )
 _WEIGHT_ACTIVATION = re.compile(r"w(\d+)a(\d+)", re.ASCII)
 
@@ -128,28 +128,23 @@ def _selector(table: dict[str, Any], place: str) -> Selector:
     return Selector(**fields)
 
 
-def _targets(rule: dict[str, Any], place: str) -> dict[str, TensorSpec | None]:
-    targets: dict[str, TensorSpec | None] = {}
+def _targets(rule: dict[str, Any], place: str) -> dict[str, Target | None]:
+    targets: dict[str, Target | None] = {}
     for role in ("weight", "activation"):
         if role in rule:
-            targets[role] = make_spec(rule[role], role, f"{place}, {role}")
+            targets[role] = make_target(rule[role], f"{place}, {role}")
     for name, value in rule.get("sites", {}).items():
-        role = "weight" if name.split(".")[-1] == "weight" else "activation"
-        targets[name] = make_spec(value, role, f"{place}, site {name!r}")
+        targets[name] = make_target(value, f"{place}, site {name!r}")
     if not targets:
         raise SchemeError(f"{place}: a rule must set 'weight', 'activation' or 'sites', got none of them")
     return targets
 
 
-def make_spec(value: Any, role: str, place: str = "specification") -> TensorSpec | None:
-    """Complete a specification with the defaults of its role.
-
-    Defaults: weights per channel with observer `minmax`, activations per tensor with `ema`; signed formats
-    symmetric, unsigned ones affine.
+def make_target(value: Any, place: str = "specification") -> Target | None:
+    """Read what a rule says of a tensor.
 
     Args:
-        value: A format's name, `"float"`, or a table with the fields of `TensorSpec`.
-        role: `weight` or `activation`.
+        value: A format's name, `"float"`, or a table with the fields of `Target`.
         place: How to call it in errors.
 
     Raises:
@@ -160,24 +155,24 @@ def make_spec(value: Any, role: str, place: str = "specification") -> TensorSpec
     if not isinstance(value, str | dict):
         raise SchemeError(f"{place}: must be a format such as 'int8', 'float' or a table, got {value!r}")
     table: dict[str, Any] = {"format": value} if isinstance(value, str) else value
-    _known(table, _SPEC_KEYS, place)
+    _known(table, _TARGET_KEYS, place)
     if "format" not in table:
         raise SchemeError(f"{place}: 'format' must be given, got only {', '.join(table) or 'nothing'}")
     try:
         fmt = get_format(table["format"])
     except SchemeError as error:
         raise SchemeError(f"{place}: {error}") from error
-    observer = table.get("observer", "minmax" if role == "weight" else "ema")
-    if observer not in OBSERVERS:
+    observer = table.get("observer")
+    if observer is not None and observer not in OBSERVERS:
         raise SchemeError(f"{place}: unknown observer {observer!r}: {nearest(observer, OBSERVERS)}")
     usual = "float8" if fmt.kind == "float" else "uniform"
     quantizer = table.get("quantizer", usual)
     if quantizer not in ("uniform", "log2", "float8") or (quantizer == "float8") != (fmt.kind == "float"):
         raise SchemeError(f"{place}: quantizer of format {fmt.name!r} cannot be {quantizer!r}: use {usual!r}")
-    per_channel = table.get("per_channel", role == "weight" or observer == "ptf")
-    if observer == "ptf" and not per_channel:
+    per_channel = table.get("per_channel")
+    if observer == "ptf" and per_channel is False:
         raise SchemeError(f"{place}: observer 'ptf' must be per channel, got per_channel = false")
-    return TensorSpec(fmt.name, observer, table.get("symmetric", fmt.signed), per_channel, quantizer)
+    return Target(fmt.name, observer, table.get("symmetric"), per_channel, quantizer)
 
 
 def _from_line(text: str) -> Scheme:
@@ -188,7 +183,7 @@ def _from_line(text: str) -> Scheme:
     return Scheme(text, tuple(Rule(selector, targets) for selector in selectors), f"{base} on {scope} alone")
 
 
-def _base_targets(base: str, text: str) -> dict[str, TensorSpec | None]:
+def _base_targets(base: str, text: str) -> dict[str, Target | None]:
     match = _WEIGHT_ACTIVATION.fullmatch(base)
     if match:
         weight, activation = f"int{match[1]}", f"int{match[2]}"
@@ -199,7 +194,7 @@ def _base_targets(base: str, text: str) -> dict[str, TensorSpec | None]:
         raise SchemeError(
             f"scheme {text!r}: what stands before '@' must be a format or wNaM, got {base!r}: {nearest(base, known)}"
         )
-    return {"weight": make_spec(weight, "weight"), "activation": make_spec(activation, "activation")}
+    return {"weight": make_target(weight), "activation": make_target(activation)}
 
 
 def _scope(part: str, text: str) -> Selector:

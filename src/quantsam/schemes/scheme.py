@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantsam.errors import SchemeError
-from quantsam.quant.params import TensorSpec
+from quantsam.quant.formats import Format, get_format
+from quantsam.quant.params import QuantizerName
 
 LAYER_KINDS = (
     "conv",
@@ -29,7 +30,7 @@ LAYER_KINDS = (
 )
 
 _ADDRESS = re.compile(
-    r"(?:[a-z]+\d?:)?(?P<stage>stage\d+|neck):(?P<block>\d+):(?P<layer>\d+)", re.IGNORECASE | re.ASCII
+    r"(?:[a-z-]+\d?:)?(?P<stage>stage\d+|neck):(?P<block>\d+):(?P<layer>\d+)", re.IGNORECASE | re.ASCII
 )
 
 
@@ -95,18 +96,42 @@ class Selector:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """What a scheme says of a tensor; what it leaves open, None, is the placement's to fill in.
+
+    Attributes:
+        format: Name of the number format.
+        observer: Name of the observer that finds its range.
+        symmetric: Zero point 0 and a range symmetric about it; else affine.
+        per_channel: One scale for each channel instead of one for the tensor.
+        quantizer: `uniform`, `log2` or `float8`.
+    """
+
+    format: str
+    observer: str | None = None
+    symmetric: bool | None = None
+    per_channel: bool | None = None
+    quantizer: QuantizerName = "uniform"
+
+    @property
+    def fmt(self) -> Format:
+        """The number format itself."""
+        return get_format(self.format)
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What happens to the selected layers.
 
     Attributes:
         select: The layers.
-        targets: From `weight`, `activation` or the name of a site to its specification; None keeps it
+        targets: From `weight`, `activation` or the name of a site to what it becomes; None keeps it
             in float. A site's own entry goes before `activation`. What is not named stays as earlier
             rules left it.
     """
 
     select: Selector
-    targets: Mapping[str, TensorSpec | None]
+    targets: Mapping[str, Target | None]
 
 
 @dataclass(frozen=True, slots=True)

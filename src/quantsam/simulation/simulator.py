@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.graph import set_weight, with_modules
+from quantsam.models.graph import set_parameter, with_modules
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.biases import integer_biases
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.simulation.fuse import fuse
 from quantsam.simulation.sites import FakeQuantize
@@ -43,20 +44,21 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True) -> Simul
         PlanError: The plan is not calibrated or was made for another model.
     """
     plan.check_fits(model)
-    device = next(model.float_encoder.parameters()).device
-    missing = [site.key for site in plan.sites if site.params is None]
-    if missing:
-        raise PlanError(f"plan must be calibrated, got {len(missing)} sites without a scale: plan.calibrate(images)")
+    plan.check_calibrated()
+    prepared = get_placement(plan.placement).prepare(model.float_encoder)
+    device = next(prepared.parameters()).device
     sites = {
         site.path: FakeQuantize(site.spec, site.params).to(device)
         for site in plan.sites
         if site.role == "activation" and site.params is not None
     }
-    encoder = with_modules(model.float_encoder, sites).eval()
+    encoder = with_modules(prepared, sites).eval()
     for site in plan.sites:
         if site.role == "weight" and site.params is not None:
-            weight = model.float_encoder.get_submodule(site.path).get_parameter("weight").detach()
-            set_weight(encoder, site.path, FakeQuantize(site.spec, site.params).to(device)(weight))
+            weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
+            set_parameter(encoder, f"{site.path}.weight", FakeQuantize(site.spec, site.params).to(device)(weight))
+    for path, bias in integer_biases(plan, prepared).items():
+        set_parameter(encoder, f"{path}.bias", bias.values)
     if fused:
         fuse(encoder)
     return SimulatedEncoder(plan, encoder)

@@ -8,7 +8,7 @@ import torch
 from quantsam.errors import InputError
 from quantsam.models.blocks import LinearAttentionCore, Site
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.graph import copy_encoder, set_weight, state_digest, with_modules
+from quantsam.models.graph import copy_encoder, set_parameter, state_digest, with_modules
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import VARIANTS, get_variant
 from quantsam.models.zoo import create_model, load_model
@@ -70,7 +70,7 @@ def test_setting_a_weight_leaves_the_original_alone(tiny):
     path = "backbone.stages.0.op_list.0.conv"
     twin = copy_encoder(tiny.float_encoder)
     before = tiny.float_encoder.get_submodule(path).weight.clone()
-    set_weight(twin, path, torch.zeros_like(before))
+    set_parameter(twin, f"{path}.weight", torch.zeros_like(before))
     assert torch.equal(tiny.float_encoder.get_submodule(path).weight, before)
     assert not twin.get_submodule(path).weight.any()
 
@@ -124,7 +124,9 @@ def test_a_variant_is_found_in_any_spelling(name):
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_names():
-    with pytest.raises(InputError, match=r"^model must be one of l0, .*nano, got 'nanno': did you mean 'nano'\?$"):
+    with pytest.raises(
+        InputError, match=r"^model must be one of l0, .*nano, nano-outlier, got 'nanno': did you mean 'nano'\?$"
+    ):
         create_model("nanno")
 
 

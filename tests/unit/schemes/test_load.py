@@ -3,15 +3,14 @@ from pathlib import Path
 import pytest
 
 from quantsam.errors import InputError, SchemeError
-from quantsam.quant.params import TensorSpec
-from quantsam.schemes.load import load_scheme, make_spec, parse_scheme, scheme_names
-from quantsam.schemes.scheme import LAYER_KINDS, Rule, Selector
+from quantsam.schemes.load import load_scheme, make_target, parse_scheme, scheme_names
+from quantsam.schemes.scheme import LAYER_KINDS, Rule, Selector, Target
 
 
 def usual(weight="int8", activation="int8"):
     return {
-        "weight": TensorSpec(weight, "minmax", True, True),
-        "activation": TensorSpec(activation, "ema", True, False),
+        "weight": Target(weight),
+        "activation": Target(activation),
     }
 
 
@@ -87,7 +86,7 @@ def test_a_file_is_read(tmp_path, as_type):
     path.write_text('[[rules]]\nweight = "int4"\n', "utf-8")
     scheme = load_scheme(as_type(path))
     assert scheme.name == "mine"
-    assert scheme.rules == (Rule(Selector(), {"weight": TensorSpec("int4", "minmax", True, True)}),)
+    assert scheme.rules == (Rule(Selector(), {"weight": Target("int4")}),)
 
 
 def test_a_file_whose_name_has_an_at_sign_is_a_file(tmp_path):
@@ -175,11 +174,11 @@ def test_every_key_is_understood():
         Rule(
             Selector(("stage3", "neck"), (0, 4), (2,), ("qkv",), ("l0", "xl1")),
             {
-                "weight": TensorSpec("int4", "omse", False, False, "uniform"),
-                "activation": TensorSpec("uint4", "ema", False, False, "log2"),
+                "weight": Target("int4", "omse", False, False, "uniform"),
+                "activation": Target("uint4", quantizer="log2"),
                 "input": None,
-                "q.weight": TensorSpec("int8", "minmax", True, True),
-                "out": TensorSpec("fp8_e4m3", "ema", True, False, "float8"),
+                "q.weight": Target("int8"),
+                "out": Target("fp8_e4m3", quantizer="float8"),
             },
         ),
     )
@@ -193,23 +192,20 @@ def test_defaults():
 
 
 @pytest.mark.parametrize(
-    ("value", "role", "expected"),
+    ("value", "expected"),
     [
-        ("float", "weight", None),
-        ("int8", "weight", TensorSpec("int8", "minmax", True, True)),
-        ("int8", "activation", TensorSpec("int8", "ema", True, False)),
-        ("uint8", "weight", TensorSpec("uint8", "minmax", False, True)),
-        ("uint8", "activation", TensorSpec("uint8", "ema", False, False)),
-        ("fp8_e5m2", "activation", TensorSpec("fp8_e5m2", "ema", True, False, "float8")),
-        ({"format": "int8", "observer": "ptf"}, "activation", TensorSpec("int8", "ptf", True, True)),
-        ({"format": "int8", "symmetric": False}, "activation", TensorSpec("int8", "ema", False, False)),
-        ({"format": "uint8", "symmetric": True}, "activation", TensorSpec("uint8", "ema", True, False)),
-        ({"format": "int8", "per_channel": True}, "activation", TensorSpec("int8", "ema", True, True)),
-        ({"format": "int8", "per_channel": False}, "weight", TensorSpec("int8", "minmax", True, False)),
+        ("float", None),
+        ("int8", Target("int8")),
+        ("fp8_e5m2", Target("fp8_e5m2", quantizer="float8")),
+        ({"format": "int8", "observer": "ptf"}, Target("int8", observer="ptf")),
+        ({"format": "int8", "symmetric": False}, Target("int8", symmetric=False)),
+        ({"format": "uint8", "symmetric": True}, Target("uint8", symmetric=True)),
+        ({"format": "int8", "per_channel": True}, Target("int8", per_channel=True)),
+        ({"format": "int8", "per_channel": False}, Target("int8", per_channel=False)),
     ],
 )
-def test_a_specification_is_completed(value, role, expected):
-    assert make_spec(value, role) == expected
+def test_what_is_not_said_is_left_open(value, expected):
+    assert make_target(value) == expected
 
 
 # what is refused
@@ -354,12 +350,12 @@ def test_a_line_may_name_a_kind(kind):
         ("w2a2", usual("int2", "int2")),
         ("int4", usual("int4", "int4")),
         ("uint8", {
-            "weight": TensorSpec("uint8", "minmax", False, True),
-            "activation": TensorSpec("uint8", "ema", False, False),
+            "weight": Target("uint8"),
+            "activation": Target("uint8"),
         }),
         ("fp8_e4m3", {
-            "weight": TensorSpec("fp8_e4m3", "minmax", True, True, "float8"),
-            "activation": TensorSpec("fp8_e4m3", "ema", True, False, "float8"),
+            "weight": Target("fp8_e4m3", quantizer="float8"),
+            "activation": Target("fp8_e4m3", quantizer="float8"),
         }),
     ],
 )  # fmt: skip

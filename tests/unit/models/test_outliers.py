@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+import quantsam as qs
+from quantsam.errors import InputError
+from quantsam.models.outliers import residual_streams, with_outlier_channels
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return qs.load_model("nano")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+
+
+def embed(model, image):
+    with torch.inference_mode():
+        return model.image_encoder(image)
+
+
+def test_it_is_the_same_function_to_the_last_bit(nano, image):
+    hard = qs.load_model("nano-outlier")
+    assert hard.name == hard.float_encoder.variant.name == "nano-outlier"
+    assert torch.equal(embed(hard, image), embed(nano, image))
+    assert hard.weights_digest() != nano.weights_digest()
+
+
+def test_every_stream_has_channels_that_are_much_larger(nano):
+    hard = with_outlier_channels(nano, factor=64, channels=2)
+    pairs = zip(residual_streams(nano.float_encoder), residual_streams(hard.float_encoder), strict=True)
+    widths = []
+    for (writers, readers), (hard_writers, hard_readers) in pairs:
+        raised = {tuple((h.weight / w.weight).round().tolist()) for w, h in zip(writers, hard_writers, strict=True)}
+        assert len(raised) == 1  # all writers of a stream, the same channels
+        factors = torch.tensor(raised.pop())
+        assert sorted(factors.unique().tolist()) == [1, 64]
+        assert int((factors == 64).sum()) == 2
+        for reader, hard_reader in zip(readers, hard_readers, strict=True):
+            assert torch.equal(hard_reader.weight * factors.reshape(1, -1, 1, 1), reader.weight)
+        widths.append(len(factors))
+    assert widths == [24, 32, 64, 128, 48]
+
+
+def test_the_seed_chooses_the_channels(nano):
+    def first(seed):
+        writers, _ = next(residual_streams(with_outlier_channels(nano, seed=seed).float_encoder))
+        return writers[0].weight
+
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
+
+
+def test_the_model_it_is_made_from_stays_as_it_was(nano):
+    before = nano.weights_digest()
+    with_outlier_channels(nano)
+    assert nano.weights_digest() == before
+
+
+@pytest.mark.parametrize("placement", ["thesis", "openvino"])
+def test_8_bits_do_it_much_more_harm(nano, image, placement):
+    def loss(model):
+        plan = qs.make_plan(model, "int8", placement).calibrate([image])
+        with torch.inference_mode():
+            off = qs.simulate(model, plan)(image) - model.image_encoder(image)
+        return float(off.square().mean())
+
+    assert loss(with_outlier_channels(nano)) > 4 * loss(nano)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"factor": 48}, "factor must be a power of two from 2 on, got 48"),
+        ({"factor": 1}, "factor must be a power of two from 2 on, got 1"),
+        ({"channels": 25}, "channels must be from 1 to 24, the narrowest stream of nano, got 25"),
+        ({"channels": 0}, "channels must be from 1 to 24, the narrowest stream of nano, got 0"),
+    ],
+)
+def test_what_cannot_be(nano, arguments, message):
+    with pytest.raises(InputError, match=message):
+        with_outlier_channels(nano, **arguments)
