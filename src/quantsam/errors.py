@@ -47,6 +47,10 @@ class CalibrationError(QuantsamError):
     """The calibration data gives no usable ranges."""
 
 
+class EngineError(QuantsamError):
+    """An inference engine is not installed, or cannot run what it was given."""
+
+
 class StoreError(QuantsamError):
     """A result store cannot be read or written."""
 

@@ -160,9 +160,9 @@ def test_a_missing_tensor(folder, tiny, ending):
         "[]",
         "null",
         "{}",
-        '{"quantsam_plan": 1}',
+        '{"quantsam_plan": 2}',
         "[" * 100_000,
-        '{"quantsam_plan": 1, "sites": 3, "checksum": 0}',
+        '{"quantsam_plan": 2, "sites": 3, "checksum": 0}',
     ],
 )
 def test_a_damaged_json(folder, tiny, content):

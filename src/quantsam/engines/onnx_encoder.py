@@ -1,0 +1,309 @@
+"""A plan as an ONNX graph: its own scales and zero points, weights as integers.
+
+Every value at a site is named after it, `stage3:4:2/input`; its codes are `stage3:4:2/input:codes`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from quantsam.engines.onnx_formats import codes_tensor, storage_type
+from quantsam.engines.onnx_graph import FLOAT, Graph
+from quantsam.files import atomic_write
+from quantsam.models.blocks import (
+    Conv2d,
+    ConvLayer,
+    EfficientViTBlock,
+    LayerNorm2d,
+    LinearAttention,
+    LinearAttentionCore,
+    Residual,
+)
+from quantsam.models.encoder import ImageEncoder, UpSample
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.biases import integer_biases
+from quantsam.plans.layers import CHAINS, discover_layers
+from quantsam.plans.placements import get_placement
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.quant.params import QParams
+from quantsam.quant.quantizers import quantize
+
+INPUT, OUTPUT = "image", "embedding"
+
+
+def encoder_to_onnx(model: EfficientViTSam, plan: Plan) -> onnx.ModelProto:
+    """Return a calibrated plan as an ONNX model.
+
+    Its input is `image`, float32 (N, 3, S, S), normalized; its output `embedding`, float32
+    (N, embed_dim, embed_size, embed_size). Run without optimizations it computes what `simulate` does.
+
+    Args:
+        model: The model the plan was made for.
+        plan: Calibrated; without sites for the float model.
+
+    Raises:
+        PlanError: The plan is not calibrated, was made for another model, or has a format that ONNX lacks.
+    """
+    plan.check_fits(model)
+    plan.check_calibrated()
+    encoder = get_placement(plan.placement).prepare(model.float_encoder)
+    writer = _Writer(encoder, plan)
+    with torch.inference_mode():
+        writer.write(encoder)
+    variant = encoder.variant
+    side, embedding = variant.input_size, (variant.embed_dim, variant.embed_size, variant.embed_size)
+    metadata = {
+        "quantsam.model": plan.model,
+        "quantsam.scheme": plan.scheme,
+        "quantsam.placement": plan.placement,
+        "quantsam.plan_digest": plan.digest,
+        "quantsam.encoder_digest": plan.encoder_digest,
+    }
+    return writer.graph.model(
+        f"efficientvit_sam_{plan.model}_encoder",
+        {INPUT: (FLOAT, ("N", 3, side, side))},
+        {OUTPUT: (FLOAT, ("N", *embedding))},
+        metadata,
+    )
+
+
+def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> Path:
+    """Write a model, whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    content = io.BytesIO()
+    onnx.save_model(model, content)
+    with atomic_write(Path(path)) as aside:
+        aside.write_bytes(content.getvalue())
+    return Path(path)
+
+
+class _Writer:
+    """Writes an encoder's modules in the order of the forward pass."""
+
+    def __init__(self, encoder: ImageEncoder, plan: Plan) -> None:
+        self.graph = Graph()
+        self._sites = {site.path: site for site in plan.sites}
+        self._biases = integer_biases(plan, encoder)
+        self._labels = dict(_labels(encoder))
+        self._input_shapes = _input_shapes(encoder)
+
+    def write(self, encoder: ImageEncoder) -> None:
+        features: list[str] = []
+        x = INPUT
+        for index, stage in enumerate(encoder.backbone.stages):
+            x = self._chain(stage, f"backbone.stages.{index}", x)
+            features.append(x)
+        x = self._neck(encoder, features)
+        y = self._layer_norm(encoder.norm, "norm", x)
+        self.graph.add("Identity", [y], OUTPUT)
+
+    def _neck(self, encoder: ImageEncoder, features: list[str]) -> str:
+        neck = encoder.neck
+        inputs = [
+            self._chain(op, f"neck.input_ops.{i}", features[stage])
+            for i, (op, stage) in enumerate(zip(neck.input_ops, neck.stages, strict=True))
+        ]
+        x = inputs[-1]
+        for index, other in enumerate(reversed(inputs[:-1])):
+            x = self.graph.add("Add", [other, x], f"neck.sum{index}")
+        x = self._chain(neck.middle, "neck.middle", x)
+        return self._chain(neck.output_ops[0], "neck.output_ops.0", x)
+
+    def _chain(self, chain: nn.Module, path: str, x: str) -> str:
+        for name, module in chain.get_submodule("op_list").named_children():
+            x = self._module(module, f"{path}.op_list.{name}", x)
+        return x
+
+    def _module(self, module: nn.Module, path: str, x: str) -> str:
+        if isinstance(module, Residual):
+            y = self._module(module.main, f"{path}.main", x)
+            return self.graph.add("Add", [y, x], path) if module.shortcut else y
+        if isinstance(module, EfficientViTBlock):
+            x = self._module(module.context_module, f"{path}.context_module", x)
+            return self._module(module.local_module, f"{path}.local_module", x)
+        if isinstance(module, LinearAttention):
+            return self._attention(module, path, x)
+        if isinstance(module, ConvLayer):
+            return self._conv_layer(module, path, x)
+        if isinstance(module, UpSample):
+            return self._up_sample(module, path, x)
+        for name, _ in CHAINS[type(module)]:
+            x = self._module(module.get_submodule(name), f"{path}.{name}", x)
+        return x
+
+    def _conv_layer(self, layer: ConvLayer, path: str, x: str) -> str:
+        x = self._conv(layer.conv, f"{path}.conv", x)
+        if isinstance(layer.norm, nn.BatchNorm2d):
+            x = self._site(f"{path}.norm_site", self._batch_norm(layer.norm, f"{path}.norm", x))
+        if layer.act is not None:
+            x = self.graph.add("Gelu", [x], f"{path}.act", approximate="tanh")
+            x = self._site(f"{path}.act_site", x)
+        return x
+
+    def _conv(self, conv: Conv2d, path: str, x: str) -> str:
+        label = self._labels[path]
+        inputs = [self._site(f"{path}.input_site", x), self._weight(conv, path, label)]
+        if path in self._biases:
+            bias = self._biases[path]
+            codes = self.graph.constant(f"{label}bias:codes", bias.codes.cpu().numpy())
+            scale = self.graph.constant(f"{label}bias:scale", bias.scale.cpu().numpy())
+            inputs.append(self.graph.add("DequantizeLinear", [codes, scale], f"{label}bias", axis=0))
+        elif conv.bias is not None:
+            inputs.append(self.graph.constant(f"{label}bias", _numpy(conv.bias)))
+        pad, stride, kernel = int(conv.padding[0]), conv.stride[0], conv.kernel_size[0]
+        y = self.graph.add(
+            "Conv",
+            inputs,
+            f"{label}convolution",
+            group=conv.groups,
+            kernel_shape=[kernel] * 2,
+            pads=[pad] * 4,
+            strides=[stride] * 2,
+        )
+        return self._site(f"{path}.conv_site", y)
+
+    def _weight(self, conv: Conv2d, path: str, label: str) -> str:
+        site = self._sites.get(path)
+        if site is None:
+            return self.graph.constant(f"{label}weight", _numpy(conv.weight))
+        params = _params(site)
+        codes = quantize(conv.weight.detach().cpu(), site.spec, _on_cpu(params))
+        kind = storage_type(site)
+        name = self.graph.tensor(codes_tensor(f"{site.key}:codes", _codes(codes), kind))
+        scale, zero_point = self._grid(site)
+        axis = {} if params.axis is None else {"axis": params.axis}
+        return self.graph.add("DequantizeLinear", [name, scale, zero_point], site.key, **axis)
+
+    def _site(self, path: str, x: str) -> str:
+        """Return `x`, rounded where the plan says so."""
+        site = self._sites.get(path)
+        if site is None:
+            return x
+        axis = {} if _params(site).axis is None else {"axis": _params(site).axis}
+        scale, zero_point = self._grid(site)
+        codes = self.graph.add("QuantizeLinear", [x, scale, zero_point], f"{site.key}:codes", **axis)
+        return self.graph.add("DequantizeLinear", [codes, scale, zero_point], site.key, **axis)
+
+    def _grid(self, site: PlanSite) -> tuple[str, str]:
+        params, kind = _on_cpu(_params(site)), storage_type(site)
+        scale = self.graph.constant(f"{site.key}:scale", params.scale.numpy())
+        zero = params.zero_point.numpy()
+        zero = zero.astype(np.uint8) if site.spec.quantizer == "float8" else zero
+        return scale, self.graph.tensor(codes_tensor(f"{site.key}:zero_point", zero, kind))
+
+    def _batch_norm(self, norm: nn.BatchNorm2d, path: str, x: str) -> str:
+        names = ("weight", "bias", "running_mean", "running_var")
+        constants = [self.graph.constant(f"{path}.{name}", _numpy(getattr(norm, name))) for name in names]
+        return self.graph.add("BatchNormalization", [x, *constants], path, epsilon=norm.eps)
+
+    def _layer_norm(self, norm: LayerNorm2d, path: str, x: str) -> str:
+        last = self.graph.add("Transpose", [x], f"{path}.channels_last", perm=[0, 2, 3, 1])
+        weight = self.graph.constant(f"{path}.weight", _numpy(norm.weight))
+        bias = self.graph.constant(f"{path}.bias", _numpy(norm.bias))
+        y = self.graph.add("LayerNormalization", [last, weight, bias], path, axis=-1, epsilon=norm.eps)
+        return self.graph.add("Transpose", [y], f"{path}.channels_first", perm=[0, 3, 1, 2])
+
+    def _up_sample(self, module: UpSample, path: str, x: str) -> str:
+        scale = module.size / self._input_shapes[path][-1]
+        if scale == 1:
+            return x
+        return self.graph.add(
+            "Resize",
+            [x, "", self.graph.shared([1.0, 1.0, scale, scale])],
+            path,
+            mode="cubic",
+            cubic_coeff_a=-0.75,
+            coordinate_transformation_mode="half_pixel",
+        )
+
+    def _attention(self, module: LinearAttention, path: str, x: str) -> str:
+        qkv = self._conv_layer(module.qkv, f"{path}.qkv", x)
+        parts = [qkv]
+        for index, branch in enumerate(module.aggreg):
+            y = qkv
+            for name, conv in branch.named_children():
+                assert isinstance(conv, Conv2d)
+                y = self._conv(conv, f"{path}.aggreg.{index}.{name}", y)
+            parts.append(y)
+        joined = self.graph.add("Concat", parts, f"{path}.concat", axis=1)
+        return self._conv_layer(module.proj, f"{path}.proj", self._core(module.core, f"{path}.core", joined))
+
+    def _core(self, core: LinearAttentionCore, path: str, qkv: str) -> str:
+        """Linear attention as `LinearAttentionCore` computes it; (N, heads, dim, H*W) between the reshapes."""
+        graph, dim = self.graph, core.dim
+        _, channels, side, _ = self._input_shapes[path]
+        heads = channels // (3 * dim)
+
+        def site(name: str, x: str) -> str:
+            return self._site(f"{path}.sites.{name}", x)
+
+        split = graph.add("Reshape", [qkv, graph.shared([0, heads, 3 * dim, side * side])], f"{path}.heads")
+        q = graph.add("Split", [split, graph.shared([dim, dim, dim])], f"{path}.qkv", outputs=3, axis=2)
+        q, k, v = site("q", q), site("k", f"{q}:1"), site("v", f"{q}:2")
+        q = site("relu_q", graph.add("Relu", [q], f"{path}.relu_q"))
+        k = site("relu_k", graph.add("Relu", [k], f"{path}.relu_k"))
+        with_ones = graph.add("Pad", [v, graph.shared([0, 0, 0, 0, 0, 0, 1, 0]), graph.shared(1.0)], f"{path}.ones")
+        transposed = graph.add("Transpose", [k], f"{path}.k_transposed", perm=[0, 1, 3, 2])
+        kv = site("kv", graph.add("MatMul", [with_ones, transposed], f"{path}.kv"))
+        out = site("unnormalized", graph.add("MatMul", [kv, q], f"{path}.unnormalized"))
+        out = graph.add("Split", [out, graph.shared([dim, 1])], f"{path}.sums", outputs=2, axis=2)
+        sums = graph.add("Add", [f"{out}:1", graph.shared(core.eps)], f"{path}.sums_eps")
+        out = site("out", graph.add("Div", [out, sums], f"{path}.normalized"))
+        return graph.add("Reshape", [out, graph.shared([0, heads * dim, side, side])], f"{path}.joined")
+
+
+def _labels(encoder: ImageEncoder) -> Iterator[tuple[str, str]]:
+    """Yield of every convolution its path and what its values' names begin with."""
+    for layer in discover_layers(encoder):
+        for site in layer.sites:
+            if site.role == "weight":
+                yield site.path, f"{layer.address}/{site.name.removesuffix('weight')}"
+
+
+def _input_shapes(encoder: ImageEncoder) -> dict[str, tuple[int, ...]]:
+    """Return the shape of what enters each attention core and up-sampling, found on PyTorch's `meta` device."""
+    with torch.device("meta"):
+        blank = ImageEncoder(encoder.variant).eval()
+        image = torch.empty(1, 3, encoder.variant.input_size, encoder.variant.input_size)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(path: str) -> None:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            shapes[path] = tuple(inputs[0].shape)
+
+        blank.get_submodule(path).register_forward_pre_hook(hook)
+
+    for path, module in blank.named_modules():
+        if isinstance(module, (LinearAttentionCore, UpSample)):
+            note(path)
+    blank(image)
+    return shapes
+
+
+def _numpy(x: Tensor | nn.Module) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    assert isinstance(x, Tensor)
+    return x.detach().cpu().float().numpy()
+
+
+def _codes(codes: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    return (codes.view(torch.uint8) if codes.is_floating_point() else codes).cpu().numpy()
+
+
+def _params(site: PlanSite) -> QParams:
+    assert site.params is not None, "the plan is calibrated"
+    return site.params
+
+
+def _on_cpu(params: QParams) -> QParams:
+    return QParams(params.scale.cpu(), params.zero_point.cpu(), params.axis)

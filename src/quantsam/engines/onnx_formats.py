@@ -1,0 +1,63 @@
+"""The number formats that QuantizeLinear and DequantizeLinear of ONNX have."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from quantsam.errors import PlanError
+from quantsam.plans.plan import PlanSite
+from quantsam.quant.formats import Format
+
+TYPES = {
+    "int4": TensorProto.INT4,
+    "uint4": TensorProto.UINT4,
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+    "int16": TensorProto.INT16,
+    "uint16": TensorProto.UINT16,
+    "fp8_e4m3": TensorProto.FLOAT8E4M3FN,
+    "fp8_e5m2": TensorProto.FLOAT8E5M2,
+}
+
+
+def storage_type(site: PlanSite) -> int:
+    """Return ONNX's type for a site's codes.
+
+    Weights of a width that ONNX lacks are kept in the next wider type; activations are not, because their codes
+    would saturate elsewhere.
+
+    Raises:
+        PlanError: ONNX cannot express the site.
+    """
+    spec = site.spec
+    if spec.quantizer == "log2":
+        raise PlanError(
+            f"{site.key} cannot be exported: ONNX quantizes uniformly, got quantizer 'log2': use 'uniform' there"
+        )
+    if spec.format in TYPES:
+        return TYPES[spec.format]
+    wider = _wider(spec.fmt)
+    if site.role == "weight" and wider is not None:
+        return TYPES[wider]
+    raise PlanError(
+        f"{site.key} cannot be exported: ONNX has {', '.join(TYPES)}, got {spec.format!r}: choose one of them"
+    )
+
+
+def _wider(fmt: Format) -> str | None:
+    if fmt.kind != "int":
+        return None
+    return next((f"{'int' if fmt.signed else 'uint'}{bits}" for bits in (4, 8, 16) if bits >= fmt.num_bits), None)
+
+
+def codes_tensor(name: str, codes: NDArray[np.generic], onnx_type: int) -> onnx.TensorProto:
+    """Return integer codes as a constant; 4-bit ones are packed two a byte."""
+    if onnx_type in (TensorProto.INT4, TensorProto.UINT4):
+        return helper.make_tensor(name, onnx_type, codes.shape, codes.reshape(-1).astype(np.int64).tolist())
+    if onnx_type in (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2):
+        return helper.make_tensor(name, onnx_type, codes.shape, codes.view(np.uint8).tobytes(), raw=True)
+    dtype = helper.tensor_dtype_to_np_dtype(onnx_type)
+    return onnx.numpy_helper.from_array(np.ascontiguousarray(codes.astype(dtype)), name)

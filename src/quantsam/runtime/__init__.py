@@ -1,0 +1,1 @@
+"""What runs without PyTorch: ONNX graphs on ONNX Runtime and OpenVINO."""

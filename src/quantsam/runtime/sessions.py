@@ -1,0 +1,156 @@
+"""One way to run an ONNX graph, whichever engine does it. Nothing here imports PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsam.errors import EngineError, InputError, nearest
+
+Array = NDArray[Any]
+Precision = Literal["f32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a graph is run.
+
+    Attributes:
+        threads: Threads of one inference; the engine's choice if None.
+        precision: What is not quantized runs in float32, or where the engine can in bfloat16.
+        optimize: Let the engine rewrite the graph; without, it runs node by node as written (ONNX Runtime alone).
+        shapes: Fixed shapes of inputs whose dimensions vary in the file, by name; faster on OpenVINO.
+    """
+
+    threads: int | None = None
+    precision: Precision = "f32"
+    optimize: bool = True
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+
+
+class Session(Protocol):
+    """A graph that an engine has taken in.
+
+    Attributes:
+        engine: The engine's name.
+        handle: The engine's own object, for what only it can tell.
+    """
+
+    engine: str
+    handle: Any
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name."""
+        ...
+
+
+def require(package: str) -> Any:
+    """Import an engine's package.
+
+    Raises:
+        EngineError: It is not installed; the message says which extra brings it.
+    """
+    if find_spec(package) is None:
+        raise EngineError(
+            f"engine {package!r} needs the package {package}, which is not installed: pip install 'quantsam[{package}]'"
+        )
+    return importlib.import_module(package)
+
+
+def open_session(engine: str, model: bytes | Path, options: SessionOptions = SessionOptions()) -> Session:
+    """Give a graph to an engine.
+
+    Args:
+        engine: `onnxruntime` or `openvino`.
+        model: The ONNX file, or what is in it.
+        options: How to run it.
+
+    Raises:
+        InputError: There is no such engine, or it has no such precision.
+        EngineError: The engine is not installed, or cannot run the graph.
+    """
+    if engine not in _ENGINES:
+        raise InputError(f"engine must be one of {', '.join(_ENGINES)}, got {engine!r}: {nearest(engine, _ENGINES)}")
+    package = require(engine)
+    try:
+        return _ENGINES[engine](package, model, options)
+    except (InputError, EngineError):
+        raise
+    except Exception as error:  # each engine has errors of its own
+        what = repr(str(model)) if isinstance(model, Path) else "the graph"
+        raise EngineError(f"{engine} cannot run {what} ({_first_line(error)}): export it again") from error
+
+
+class OnnxRuntimeSession:
+    """A graph in ONNX Runtime, on the processor."""
+
+    engine = "onnxruntime"
+
+    def __init__(self, ort: Any, model: bytes | Path, options: SessionOptions) -> None:
+        if options.precision != "f32":
+            raise InputError(f"precision of onnxruntime must be 'f32', got {options.precision!r}: openvino has 'bf16'")
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4  # what is wrong comes as an exception
+        if options.threads:
+            settings.intra_op_num_threads = options.threads
+        levels = ort.GraphOptimizationLevel
+        settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimize else levels.ORT_DISABLE_ALL
+        source = model if isinstance(model, bytes) else str(model)
+        self.handle = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self.handle.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name."""
+        found = self.handle.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, found, strict=True))
+
+
+class OpenVinoSession:
+    """A graph in OpenVINO, on the processor."""
+
+    engine = "openvino"
+
+    def __init__(self, openvino: Any, model: bytes | Path, options: SessionOptions) -> None:
+        if not options.optimize:
+            raise InputError("openvino always rewrites the graph, got optimize=False: onnxruntime can run it as it is")
+        core = openvino.Core()
+        graph = core.read_model(model if isinstance(model, bytes) else str(model))
+        if options.shapes:
+            graph.reshape({name: list(shape) for name, shape in options.shapes.items()})
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": options.precision}
+        if options.threads:
+            settings["INFERENCE_NUM_THREADS"] = options.threads
+        self.handle = core.compile_model(graph, "CPU", settings)
+        self._request = self.handle.create_infer_request()
+        self._outputs = [output.get_any_name() for output in self.handle.outputs]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name."""
+        results = self._request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
+        return {name: results[index].copy() for index, name in enumerate(self._outputs)}
+
+
+_ENGINES: dict[str, Callable[[Any, bytes | Path, SessionOptions], Session]] = {
+    "onnxruntime": OnnxRuntimeSession,
+    "openvino": OpenVinoSession,
+}
+
+
+def engine_version(engine: str) -> str:
+    """Return the version of an engine's package.
+
+    Raises:
+        EngineError: It is not installed.
+    """
+    return str(require(engine).__version__)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
