@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def save(name: str, result: dict[str, Any]) -> None:
     """Write a raw result with time, machine and versions."""
-    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).parent.mkdir(parents=True, exist_ok=True)
     document = {"created_utc": utc_now(), "environment": environment("numba", "pillow"), **result}
     with atomic_write(RESULTS / f"{name}.json") as aside:
         aside.write_text(json.dumps(document, indent=1) + "\n")

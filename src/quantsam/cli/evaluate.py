@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 @click.option("--detections", type=click.Path(), help="A detector's results file (JSON): its boxes are the prompts.")
 @click.option("--skip-unknown-images", is_flag=True, help="Leave out detections of images that the data does not list.")
 @calibration_options
+@click.option(
+    "--engine",
+    default="pytorch",
+    show_default=True,
+    help="What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt.",
+)
 @click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
 @click.option("--no-store", is_flag=True, help="Do not keep the results.")
 @json_option
@@ -54,6 +60,7 @@ def command(
     placement: str,
     no_weights: bool,
     no_activations: bool,
+    engine: str,
     store: Path | None,
     no_store: bool,
     as_json: bool,
@@ -68,8 +75,9 @@ def command(
     --calibration sa-1b --limit 4500
     """
     from quantsam.data.open import open_dataset, open_images
+    from quantsam.engines.encoder import check_engine
     from quantsam.evaluation.detector import open_detections
-    from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
+    from quantsam.evaluation.experiment import PYTORCH, Switches, calibrated_plans, score_plans
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
@@ -82,6 +90,7 @@ def command(
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
     parse_prompt(prompts)
+    check_engine(engine)
     name = get_variant(model).name
     declared = [] if plans else [load_scheme(scheme) for scheme in schemes]
     dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
@@ -97,11 +106,13 @@ def command(
     if plans:
         ready = [load_plan(plan, loaded) for plan in plans]
     else:
+        if engine != PYTORCH and ctx.get_parameter_source("placement") is click.core.ParameterSource.DEFAULT:
+            placement = engine
         switches = Switches(placement, not no_weights, not no_activations)
         ready = calibrated_plans(loaded, declared, source, switches, progress("calibrating"))
     settings: dict[str, JsonValue] = {"seed": seed, "limit": limit, "images": images}
-    wanted: dict[str, Any] = {"prompts": prompts, "detections": detector, "store": results, "settings": settings}
-    records = list(score_plans(loaded, ready, dataset, progress=progress, **wanted))
+    wanted: dict[str, Any] = {"engine": engine, "prompts": prompts, "detections": detector, "settings": settings}
+    records = list(score_plans(loaded, ready, dataset, store=results, progress=progress, **wanted))
     report(records, as_json)
     if results is not None and not as_json:
         click.echo(f"\nkept in {results.path}: `quantsam results` lists them")

@@ -11,7 +11,7 @@ from quantsam.errors import InputError, PlanError, nearest
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import Role
 from quantsam.plans.plan import Plan
-from quantsam.runtime.sessions import Precision, Session, SessionOptions, open_session
+from quantsam.runtime.sessions import Precision, Session, SessionOptions, open_session, require
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
 _BYTES, _NIBBLES, _WORDS = ("int8", "uint8"), ("int4", "uint4"), ("int16", "uint16")
@@ -30,15 +30,30 @@ class EngineEncoder:
         plan: What it runs.
         engine: The engine's name.
         session: What the engine made of it.
+        graph: The ONNX file that the engine was given.
     """
 
-    def __init__(self, plan: Plan, session: Session) -> None:
-        self.plan, self.session, self.engine = plan, session, session.engine
+    def __init__(self, plan: Plan, session: Session, graph: bytes) -> None:
+        self.plan, self.session, self.engine, self.graph = plan, session, session.engine, graph
 
     def __call__(self, image: Tensor, /) -> Tensor:
         """Map (N, 3, S, S) to the embedding (N, embed_dim, size, size), on the device of `image`."""
         parts = [self.session.run({INPUT: one[None].cpu().numpy()})[OUTPUT] for one in image.float()]
         return torch.from_numpy(np.concatenate(parts)).to(image.device)
+
+
+def check_engine(engine: str) -> None:
+    """Make sure, before long work, that something computes: `pytorch`, or an engine that is installed.
+
+    Raises:
+        InputError: There is no such engine.
+        EngineError: It is not installed.
+    """
+    if engine not in ("pytorch", *ENGINES):
+        known = ("pytorch", *ENGINES)
+        raise InputError(f"engine must be one of {', '.join(known)}, got {engine!r}: {nearest(engine, known)}")
+    if engine != "pytorch":
+        require(engine)
 
 
 def check_runs(plan: Plan, engine: str) -> None:
@@ -93,4 +108,4 @@ def make_engine_encoder(
         raise NotImplementedError  # TODO
     side = model.variant.input_size
     options = SessionOptions(threads or torch.get_num_threads(), precision, shapes={INPUT: (1, 3, side, side)})
-    return EngineEncoder(plan, open_session(engine, graph, options))
+    return EngineEncoder(plan, open_session(engine, graph, options), graph)

@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -178,25 +179,24 @@ class _Writer:
         if site is None:
             return self.graph.constant(f"{label}weight", _numpy(conv.weight))
         params = _params(site)
-        codes = quantize(conv.weight.detach().cpu(), site.spec, _on_cpu(params))
+        codes = quantize(conv.weight.detach().cpu(), site.spec, params.to("cpu"))
         kind = storage_type(site)
         name = self.graph.tensor(codes_tensor(f"{site.key}:codes", _codes(codes), kind))
         scale, zero_point = self._grid(site)
-        axis = {} if params.axis is None else {"axis": params.axis}
-        return self.graph.add("DequantizeLinear", [name, scale, zero_point], site.key, **axis)
+        return self.graph.add("DequantizeLinear", [name, scale, zero_point], site.key, **_axis(params))
 
     def _site(self, path: str, x: str) -> str:
         """Return `x`, rounded where the plan says so."""
         site = self._sites.get(path)
         if site is None:
             return x
-        axis = {} if _params(site).axis is None else {"axis": _params(site).axis}
+        axis = _axis(_params(site))
         scale, zero_point = self._grid(site)
         codes = self.graph.add("QuantizeLinear", [x, scale, zero_point], f"{site.key}:codes", **axis)
         return self.graph.add("DequantizeLinear", [codes, scale, zero_point], site.key, **axis)
 
     def _grid(self, site: PlanSite) -> tuple[str, str]:
-        params, kind = _on_cpu(_params(site)), storage_type(site)
+        params, kind = _params(site).to("cpu"), storage_type(site)
         scale = self.graph.constant(f"{site.key}:scale", params.scale.numpy())
         zero = params.zero_point.numpy()
         zero = zero.astype(np.uint8) if site.spec.quantizer == "float8" else zero
@@ -305,5 +305,5 @@ def _params(site: PlanSite) -> QParams:
     return site.params
 
 
-def _on_cpu(params: QParams) -> QParams:
-    return QParams(params.scale.cpu(), params.zero_point.cpu(), params.axis)
+def _axis(params: QParams) -> dict[str, Any]:
+    return {} if params.axis is None else {"axis": params.axis}

@@ -16,7 +16,7 @@ from quantsam.evaluation.detector import DetectorTask, detection_figures
 from quantsam.evaluation.journal import Outcomes, open_journal
 from quantsam.evaluation.prompts import Answer, Prompt, answers, parse_prompt
 from quantsam.evaluation.runner import Progress, run, times
-from quantsam.evaluation.subject import plan_fields, sizes, switches
+from quantsam.evaluation.subject import engine_of, plan_fields, sizes, switches
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
 from quantsam.models.predictor import Predictor
@@ -75,13 +75,15 @@ def evaluate(
         "prompt": name,
         **plan_fields(model),
     }
+    engine = engine_of(model)
+    surroundings = environment() if engine == "pytorch" else environment(engine)
     more: dict[str, JsonValue] = {
         "threads": torch.get_num_threads(),
         "device": str(predictor.device),
         **switches(model),
         **({} if detections is None else {"detections": detections.name, "detections_digest": detections.digest}),
     }
-    keeper = open_journal(journals_of(store), fields | more | environment()) if store else nullcontext(Outcomes())
+    keeper = open_journal(journals_of(store), fields | more | surroundings) if store else nullcontext(Outcomes())
     with keeper as outcomes:
         if detections is None:
             run(predictor, dataset, _PromptTask(dataset, prompt), outcomes, progress)
@@ -93,6 +95,7 @@ def evaluate(
             **fields,
             figures=figures | sizes(model),
             times=times(outcomes),
+            environment=surroundings,
             settings=more | (settings or {}),
             scores=scores,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantsam.data.dataset import Dataset
 from quantsam.data.detections import DetectionFile
+from quantsam.engines.encoder import make_engine_encoder
 from quantsam.evaluation.evaluator import evaluate
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
@@ -19,7 +20,7 @@ from quantsam.results.store import ResultStore
 from quantsam.schemes.scheme import Scheme
 from quantsam.simulation.simulator import simulate
 
-FLOAT_SCHEME = "fp32"
+PYTORCH = "pytorch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def score_plans(
     *,
     prompts: str = "box",
     detections: DetectionFile | None = None,
+    engine: str = PYTORCH,
     store: ResultStore | None = None,
     settings: dict[str, JsonValue] | None = None,
     progress: Callable[[str], Progress] | None = None,
@@ -115,6 +117,8 @@ def score_plans(
         dataset: What to score on.
         prompts: Kind of prompt.
         detections: A detector's boxes, instead.
+        engine: What computes the embeddings: `pytorch`, where plans are simulated, or an engine, whose placement the
+            plans must have.
         store: Where each record is appended; see `evaluate`.
         settings: Added to each record's settings.
         progress: Given a label, returns what wraps the iteration over the images.
@@ -123,7 +127,10 @@ def score_plans(
         One record a plan, in order.
     """
     for plan in plans:
-        subject = model.with_encoder(simulate(model, plan)) if plan.sites else model
+        if engine != PYTORCH:
+            subject = model.with_encoder(make_engine_encoder(model, plan, engine))
+        else:
+            subject = model.with_encoder(simulate(model, plan)) if plan.sites else model
         wrap = progress(plan.scheme) if progress else None
         yield evaluate(
             subject, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings

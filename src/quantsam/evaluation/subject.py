@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quantsam.engines.encoder import EngineEncoder
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
@@ -13,7 +14,13 @@ from quantsam.simulation.simulator import SimulatedEncoder
 
 
 def _plan_of(model: EfficientViTSam) -> Plan | None:
-    return model.image_encoder.plan if isinstance(model.image_encoder, SimulatedEncoder) else None
+    encoder = model.image_encoder
+    return encoder.plan if isinstance(encoder, (SimulatedEncoder, EngineEncoder)) else None
+
+
+def engine_of(model: EfficientViTSam) -> str:
+    """Return what computes the embeddings: `pytorch`, or an engine's name."""
+    return model.image_encoder.engine if isinstance(model.image_encoder, EngineEncoder) else "pytorch"
 
 
 def sizes(model: EfficientViTSam) -> dict[str, float | int | None]:
@@ -36,12 +43,13 @@ def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
 
 
 def plan_fields(model: EfficientViTSam) -> dict[str, Any]:
-    """Return the record's fields of scheme, plan, placement and calibration."""
+    """Return the record's fields of engine, scheme, plan, placement and calibration."""
     plan = _plan_of(model)
     if plan is None:
         scheme = "fp32" if isinstance(model.image_encoder, ImageEncoder) else type(model.image_encoder).__name__
         return {"scheme": scheme}
     fields: dict[str, Any] = {
+        "engine": engine_of(model),
         "scheme": plan.scheme,
         "scheme_digest": plan.scheme_digest,
         "plan_digest": plan.digest,

@@ -32,6 +32,8 @@ class Placement:
         unsigned: Integer activations are unsigned and affine: `int8` in a scheme means `uint8` with a zero point.
         narrow: Symmetric integer grids leave out the lowest code: int8 divides by 127, not by 127.5.
         per_channel_depthwise: The input of a depthwise convolution has a scale a channel.
+        rounds_shifted: The zero point is added before rounding, so that ties go to even codes; otherwise to even
+            multiples of the scale.
         integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
     """
 
@@ -44,6 +46,7 @@ class Placement:
     narrow: bool = False
     per_channel_depthwise: bool = False
     integer_bias: bool = False
+    rounds_shifted: bool = False
 
     def sites(self, layer: Layer) -> tuple[LayerSite, ...]:
         """Return the sites of a layer, in the order of the forward pass."""
@@ -109,6 +112,7 @@ PLACEMENTS: dict[str, Placement] = {
             unsigned=True,
             narrow=True,
             per_channel_depthwise=True,
+            rounds_shifted=True,
         ),
         Placement(
             name="tensorrt",

@@ -55,6 +55,10 @@ class QParams:
     zero_point: Tensor
     axis: int | None
 
+    def to(self, device: torch.device | str) -> QParams:
+        """Return the grid on a device."""
+        return QParams(self.scale.to(device), self.zero_point.to(device), self.axis)
+
     def broadcast(self, ndim: int) -> tuple[Tensor, Tensor]:
         """Return scale and zero point shaped to broadcast over a tensor of `ndim` dimensions."""
         if self.axis is None:

@@ -11,7 +11,8 @@ from quantsam.plans.biases import integer_biases
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.simulation.fuse import fuse
-from quantsam.simulation.sites import FakeQuantize
+from quantsam.simulation.integer import use_integers
+from quantsam.simulation.sites import FakeQuantize, ShiftedFakeQuantize
 
 
 class SimulatedEncoder(nn.Module):
@@ -32,12 +33,14 @@ class SimulatedEncoder(nn.Module):
         return y
 
 
-def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True) -> SimulatedEncoder:
+def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True, exact: bool = False) -> SimulatedEncoder:
     """Return a new encoder that simulates a plan; `model` is unchanged.
 
     Args:
         model: The model the plan was made for.
         plan: A calibrated plan.
+        exact: Compute quantized convolutions in integers, with the requantization of the engine whose placement the
+            plan has, see `simulation.integer`; not fused, and slower.
         fused: Replace what lies between two convolutions by table look-ups, see `simulation.fuse`.
 
     Raises:
@@ -45,10 +48,12 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True) -> Simul
     """
     plan.check_fits(model)
     plan.check_calibrated()
-    prepared = get_placement(plan.placement).prepare(model.float_encoder)
+    placement = get_placement(plan.placement)
+    prepared = placement.prepare(model.float_encoder)
+    rounding = ShiftedFakeQuantize if exact and placement.rounds_shifted else FakeQuantize
     device = next(prepared.parameters()).device
     sites = {
-        site.path: FakeQuantize(site.spec, site.params).to(device)
+        site.path: rounding(site.spec, site.params).to(device)
         for site in plan.sites
         if site.role == "activation" and site.params is not None
     }
@@ -59,6 +64,8 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True) -> Simul
             set_parameter(encoder, f"{site.path}.weight", FakeQuantize(site.spec, site.params).to(device)(weight))
     for path, bias in integer_biases(plan, prepared).items():
         set_parameter(encoder, f"{path}.bias", bias.values)
-    if fused:
+    if exact:
+        use_integers(encoder, plan, prepared)
+    elif fused:
         fuse(encoder)
     return SimulatedEncoder(plan, encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from quantsam.quant.params import QParams, TensorSpec
@@ -31,3 +32,15 @@ class FakeQuantize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` rounded, same shape."""
         return fake_quantize(x, self.spec, self.params)
+
+
+class ShiftedFakeQuantize(FakeQuantize):
+    """Rounds as OpenVINO's kernels do: `rint(x * (1 / scale) + zero_point)`, the product and sum rounded once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` rounded, same shape."""
+        if self.spec.quantizer != "uniform":
+            return super().forward(x)
+        scale, zero_point = self.params.broadcast(x.ndim)
+        codes = torch.round((x.double() * (1 / scale).double() + zero_point).float())
+        return (codes.clamp(self.spec.fmt.qmin, self.spec.fmt.qmax) - zero_point) * scale

@@ -4,7 +4,7 @@ import torch
 from quantsam.data.scenes import SceneDataset
 from quantsam.errors import CalibrationError
 from quantsam.evaluation.evaluator import evaluate
-from quantsam.evaluation.experiment import FLOAT_SCHEME, Switches, calibrated_plans, score_plans
+from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
 from quantsam.plans.plan import make_plan
 from quantsam.results.compare import compare
 from quantsam.schemes.load import load_scheme, parse_scheme
@@ -75,7 +75,7 @@ def test_schemes_that_agree_share_one_pass(tiny):
 
 def test_no_schemes_and_the_float_scheme_need_no_images(tiny):
     assert calibrated_plans(tiny, [], (), Switches()) == []
-    (plan,) = calibrated_plans(tiny, [load_scheme(FLOAT_SCHEME)], (), Switches())
+    (plan,) = calibrated_plans(tiny, [load_scheme("fp32")], (), Switches())
     assert (plan.scheme, plan.sites, plan.calibration) == ("fp32", (), None)
 
 

@@ -182,7 +182,7 @@ def test_bytes_that_are_no_text_and_tensors_that_are_none(folder, tiny):
 
 def test_another_version(folder, tiny):
     edit(folder, lambda d: d.update(quantsam_plan=99))
-    refused(folder, tiny, "must have version 1, got 99")
+    refused(folder, tiny, "must have version 2, got 99")
 
 
 def test_what_is_no_plan(tmp_path, tiny):

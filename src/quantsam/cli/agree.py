@@ -1,0 +1,202 @@
+"""`quantsam agree`: does an engine give what the simulation promised?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantsam.cli.options import calibration_source, data_options, model_options
+from quantsam.cli.output import json_option, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from quantsam.engines.departures import LayerReport
+    from quantsam.results.record import Record
+
+
+@click.command(name="agree")
+@model_options
+@click.option("--scheme", "schemes", multiple=True, default=("int8",), help="As in `evaluate`; may be repeated. [int8]")
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("onnxruntime", "openvino"),
+    help="onnxruntime, openvino or tensorrt; may be repeated. [onnxruntime, openvino]",
+)
+@data_options
+@click.option("--prompts", multiple=True, default=("box",), help="box, click or clicks:N; may be repeated. [box]")
+@click.option("--calibration", help="Calibration images, as in `evaluate` [nano: scenes:32:1].")
+@click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
+@click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")
+@click.option("--exact", is_flag=True, help="Simulate in exact integers too; takes twice as long.")
+@click.option(
+    "--noise-images",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="On so many images, run simulation and engine on one thread too: the noise floor.",
+)
+@click.option("--layers", is_flag=True, help="Say of every layer what the engine executed, and where it departs.")
+@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
+@click.option("--no-store", is_flag=True, help="Do not keep the results.")
+@json_option
+def command(
+    model: str,
+    weights: str | None,
+    device: str,
+    schemes: tuple[str, ...],
+    engines: tuple[str, ...],
+    data: str,
+    annotations: str | None,
+    image_root: str | None,
+    images: int | None,
+    prompts: tuple[str, ...],
+    calibration: str | None,
+    limit: int | None,
+    seed: int,
+    exact: bool,
+    noise_images: int,
+    layers: bool,
+    store: Path | None,
+    no_store: bool,
+    as_json: bool,
+) -> None:
+    """Score schemes in the simulator and on real engines, on the same objects, and compare mask by mask."""
+    from quantsam.data.open import open_dataset, open_images
+    from quantsam.engines.departures import report_layers
+    from quantsam.engines.encoder import check_engine
+    from quantsam.evaluation.agreement import agree
+    from quantsam.evaluation.experiment import Switches, calibrated_plans
+    from quantsam.evaluation.prompts import parse_prompt
+    from quantsam.models.transforms import preprocess
+    from quantsam.models.variants import get_variant
+    from quantsam.models.zoo import load_model
+    from quantsam.results.store import ResultStore
+    from quantsam.schemes.load import load_scheme
+    from quantsam.simulation.simulator import simulate
+
+    for engine in engines:
+        check_engine(engine)
+        if engine == "pytorch":
+            raise click.UsageError("--engine of agree is what the simulation is compared with, got 'pytorch'")
+    for prompt in prompts:
+        parse_prompt(prompt)
+    declared = [load_scheme(scheme) for scheme in schemes]
+    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    source = open_images(calibration_source(get_variant(model).name, calibration), limit=limit, seed=seed)
+    results = None if no_store else ResultStore(store)
+    if results is not None:
+        results.check_writable()
+    loaded = load_model(model, weights, device=device)
+    plans = [
+        plan
+        for engine in engines
+        for plan in calibrated_plans(loaded, declared, source, Switches(engine), progress(f"calibrating for {engine}"))
+    ]
+    reports: list[tuple[str, Sequence[LayerReport]]] = []
+    if layers:
+        picture = preprocess(dataset.image(dataset.image_ids[0]), loaded.variant.input_size).to(device)
+        reports = [(f"{p.scheme} on {p.placement}", report_layers(loaded, p, picture, simulate)) for p in plans]
+    records = agree(
+        loaded,
+        plans,
+        dataset,
+        prompts=prompts,
+        exact=exact,
+        noise_images=noise_images,
+        store=results,
+        progress=progress("comparing"),
+        settings={"seed": seed, "limit": limit, "images": images},
+    )
+    if as_json:
+        print_json(
+            {
+                "records": [record.to_json_dict() for record in records],
+                "layers": {title: [entry.to_json_dict() for entry in entries] for title, entries in reports},
+            }
+        )
+        return
+    _print_records(records)
+    for title, entries in reports:
+        _print_layers(title, entries)
+    if results is not None:
+        click.echo(f"\nkept in {results.path}: `quantsam results --kind agree` lists them")
+
+
+def _print_records(records: Sequence[Record]) -> None:
+    first = records[0]
+    has_exact = "exact_gap" in first.figures
+    columns = ["scheme", "engine", "prompt", ">FP32", ">simulated", ">engine", ">gap", ">mask IoU"]
+    columns += [">exact gap", ">exact mask IoU"] * has_exact + [">in integers"]
+    rows = []
+    for record in records:
+        f = record.figures
+        row = [record.scheme, record.engine, record.prompt]
+        row += [f"{_number(f[name]):.2f}" for name in ("miou_fp32", "miou_simulated", "miou")]
+        row += [_gap(record, ""), f"{_number(f['mask_iou']):.2f}"]
+        row += [_gap(record, "exact_"), f"{_number(f['exact_mask_iou']):.2f}"] if has_exact else []
+        rows.append([*row, f"{f['convolutions_integer']} of {f['convolutions_quantized']}"])
+    print_table(f"{first.model} on {first.dataset}, {first.figures['count']} objects", columns, rows)
+    click.echo("\ngap: engine less simulation, in points of mIoU, paired, ± its standard error")
+    for record in records:
+        click.echo(_noise(record))
+        for layer in record.settings["silently_float"]:  # type: ignore[union-attr]
+            click.echo(
+                f"{record.scheme} on {record.engine}: {layer} is quantized by the plan, the engine ran it in float"
+            )
+
+
+def _noise(record: Record) -> str:
+    """Say what the gap is to be measured against."""
+    figures, floor = record.figures, []
+    for key, title in (
+        ("threads_simulated_", "simulation with itself on one thread"),
+        ("threads_engine_", "engine with itself on one thread"),
+        *(
+            (k.removesuffix("gap"), f"with {k.split('_')[1]}")
+            for k in figures
+            if k.startswith("between_") and k.endswith("_gap")
+        ),
+    ):
+        if f"{key}gap" in figures:
+            floor.append(f"{title} {_gap(record, key)}, mask IoU {_number(figures[f'{key}mask_iou']):.2f}")
+    return f"{record.scheme} on {record.engine}, {record.prompt}: " + "; ".join(floor or ["no noise floor measured"])
+
+
+def _gap(record: Record, prefix: str) -> str:
+    gap, error = (record.figures[f"{prefix}{name}"] for name in ("gap", "gap_standard_error"))
+    return f"{_number(gap):+.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def _number(value: float | int | None) -> float:
+    return 0.0 if value is None else float(value)
+
+
+def _print_layers(title: str, entries: Sequence[LayerReport]) -> None:
+    columns = ["layer", "executed as", "input", ">LSB at most", ">differ", ">exact: LSB", ">differ"]
+    rows = [
+        [
+            entry.layer,
+            entry.operator,
+            entry.precision + ("" if entry.is_integer or not entry.quantized else " (plan: integer)"),
+            *_distance(entry.simulated),
+            *_distance(entry.exact),
+        ]
+        for entry in entries
+    ]
+    click.echo()
+    print_table(f"{title}, layer by layer, on one picture", columns, rows)
+    for name, way in (("simulation", "simulated"), ("exact simulation", "exact")):
+        first = next((e.layer for e in entries if (d := getattr(e, way)) is not None and d.most_lsb > 0), None)
+        click.echo(f"{name}: " + ("the same to the last code" if first is None else f"departs first at {first}"))
+
+
+def _distance(found: object) -> list[str]:
+    from quantsam.engines.departures import Distance
+
+    if not isinstance(found, Distance):
+        return ["", ""]
+    return [f"{found.most_lsb:g}", f"{100 * found.differing:.4f} %"]

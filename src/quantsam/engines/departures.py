@@ -1,0 +1,143 @@
+"""Where an engine's tensors depart from the simulation's, layer by layer, in steps of the grid (LSB)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor, nn
+
+from quantsam.engines.encoder import check_runs
+from quantsam.engines.executed import executed
+from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.runtime.sessions import SessionOptions, open_session
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far two tensors on one grid are apart.
+
+    Attributes:
+        most_lsb: The largest difference, in steps of the grid.
+        differing: Share of the values that differ, 0..1.
+    """
+
+    most_lsb: float
+    differing: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One convolution: what the engine ran, and how far its rounded tensors are from the simulation's.
+
+    Attributes:
+        layer: `stage3:4:2`; `stage4:1:0/depthwise0` for the convolutions of the multi-scale branch.
+        operator: The engine's own word for what it ran.
+        precision: Of its input.
+        fused: Names of the graph's nodes that run inside of it.
+        quantized: Whether the plan quantizes its weight and input.
+        is_integer: Whether the engine multiplied integers.
+        simulated: Distance of its quantized tensors, the largest of them; None if it has none.
+        exact: The same of the simulation in exact integers.
+    """
+
+    layer: str
+    operator: str
+    precision: str
+    fused: tuple[str, ...]
+    quantized: bool
+    is_integer: bool
+    simulated: Distance | None
+    exact: Distance | None
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+Simulate = Callable[..., nn.Module]
+
+
+def report_layers(model: EfficientViTSam, plan: Plan, image: Tensor, simulate: Simulate) -> tuple[LayerReport, ...]:
+    """Run one image in the simulation and in the optimized engine, both showing every rounded tensor.
+
+    Showing a tensor may keep an engine from fusing what stands behind it; so what was executed is read from the graph
+    without.
+
+    Args:
+        model: The model the plan was made for.
+        plan: Calibrated, with the engine's placement.
+        image: (1, 3, S, S), normalized.
+        simulate: `quantsam.simulate`.
+
+    Raises:
+        PlanError: The plan is not one for its engine.
+        EngineError: The engine is not installed or refuses the graph.
+    """
+    check_runs(plan, plan.placement)
+    sites = [site for site in plan.sites if site.role == "activation"]
+    graph = encoder_to_onnx(model, plan)
+    options = SessionOptions(torch.get_num_threads(), shapes={INPUT: tuple(image.shape)})
+    plain = graph.SerializeToString()
+    ran = executed(plain, open_session(plan.placement, plain, options))
+    for site in sites:
+        graph.graph.output.append(helper.make_tensor_value_info(site.key, onnx.TensorProto.FLOAT, None))
+    engine = open_session(plan.placement, graph.SerializeToString(), options).run({INPUT: image.cpu().numpy()})
+    found = {
+        exact: _distances(sites, _rounded(simulate(model, plan, fused=False, exact=exact), sites, image), engine)
+        for exact in (False, True)
+    }
+    planned = {site.key for site in plan.sites}
+    return tuple(
+        LayerReport(
+            layer=entry.layer.rstrip("/."),
+            operator=entry.operator,
+            precision=entry.precision,
+            fused=entry.fused,
+            quantized={f"{entry.layer}weight", f"{entry.layer}input"} <= planned,
+            is_integer=entry.is_integer,
+            simulated=_largest(found[False], entry.layer),
+            exact=_largest(found[True], entry.layer),
+        )
+        for entry in ran
+    )
+
+
+def _rounded(simulated: nn.Module, sites: Sequence[PlanSite], image: Tensor) -> dict[str, Tensor]:
+    """Return what passed each site."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(key: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            seen[key] = output.clone()
+
+        return hook
+
+    for site in sites:
+        simulated.get_submodule(f"encoder.{site.path}").register_forward_hook(keep(site.key))
+    with torch.inference_mode():
+        simulated(image)
+    return seen
+
+
+def _distances(sites: Sequence[PlanSite], seen: dict[str, Tensor], engine: dict[str, Any]) -> dict[str, Distance]:
+    found = {}
+    for site in sites:
+        assert site.params is not None
+        values = seen[site.key].cpu()
+        scale, _ = site.params.to("cpu").broadcast(values.ndim)
+        steps = ((values - torch.from_numpy(engine[site.key])) / scale).round().abs()
+        found[site.key] = Distance(float(steps.max()), float((steps > 0).float().mean()))
+    return found
+
+
+def _largest(found: dict[str, Distance], layer: str) -> Distance | None:
+    own = [found[key] for key in (f"{layer}{name}" for name in ("input", "conv", "norm", "act")) if key in found]
+    return max(own, key=lambda distance: (distance.differing, distance.most_lsb), default=None)

@@ -1,0 +1,140 @@
+"""Convolutions in exact integers: codes in, an int32 accumulator, and the engine's own requantization.
+
+Integers up to 2^24 are exact in float32. A product of an 8-bit activation code with an 8-bit weight code, summed over
+a kernel, may be larger; so activations are split in two halves of four bits, whose sums stay below for up to 8,256
+summands, and the two sums are put together in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantsam.models.blocks import Conv2d
+from quantsam.models.encoder import ImageEncoder
+from quantsam.plans.biases import integer_biases
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.quant.params import QParams
+from quantsam.quant.quantizers import quantize
+from quantsam.simulation.sites import FakeQuantize
+
+_EXACT = 2**24
+_LARGEST = 255 * 128
+_HALF = 16
+
+
+class Requantize(nn.Module):
+    """From an accumulator to rounded values, as ONNX Runtime's `QLinearConv` does it."""
+
+    def __init__(self, site: FakeQuantize, scale: Tensor) -> None:
+        """Take the output's site and the accumulator's scale, () or (C,)."""
+        super().__init__()
+        self.site = site
+        self.register_buffer("multiplier", scale / site.params.scale, persistent=False)
+
+    def forward(self, acc: Tensor) -> Tensor:
+        """Map an accumulator (N, C, H, W), integers in float32, to values on the site's grid."""
+        out, fmt = self.site.params, self.site.spec.fmt
+        codes = torch.round(acc * _by_channel(self.get_buffer("multiplier"))) + out.zero_point
+        return (codes.clamp(fmt.qmin, fmt.qmax) - out.zero_point) * out.scale
+
+
+class IntegerConv2d(nn.Module):
+    """A quantized convolution as an integer engine computes it.
+
+    `acc = sum (x - zero_point) * w + bias`, exactly; then, where the output is quantized, ONNX Runtime's
+    `clamp(rint(float32(acc) * float32(s_x * s_w / s_y)) + zero_point)`, ties to even; else OpenVINO's
+    `float32(acc) * float32(s_x * s_w) + bias`.
+    """
+
+    def __init__(self, conv: Conv2d, codes: Tensor, x: QParams, w: QParams, bias: Tensor | None) -> None:
+        """Take a convolution.
+
+        Args:
+            conv: Whose geometry, sites and float bias are taken.
+            codes: (out, in / groups, kernel, kernel), of the weight, less its zero point.
+            x: Grid of the input, one scale a tensor or a channel.
+            w: Grid of the weight.
+            bias: (out,) int32 codes of scale `s_x * s_w`, instead of the float bias.
+        """
+        super().__init__()
+        self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
+        self.input_site, self.conv_site = conv.input_site, conv.conv_site
+        float_bias = conv.bias if bias is None else None
+        scale = x.scale * w.scale
+        self.requantizes = isinstance(conv.conv_site, FakeQuantize) and float_bias is None
+        if isinstance(conv.conv_site, FakeQuantize) and self.requantizes:
+            self.conv_site = Requantize(conv.conv_site, scale)
+        tensors = {
+            "codes": codes.float(),
+            "x_scale": x.scale,
+            "scale": scale,
+            "integer_bias": None if bias is None else bias.double(),
+            "float_bias": None if float_bias is None else float_bias.detach(),
+        }
+        for name, value in tensors.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """Map rounded values (N, in, H, W) to the accumulator (N, out, H', W'), integers in float64."""
+        weight, bias = self.get_buffer("codes"), self._buffers["integer_bias"]
+        codes = torch.round(x / _by_channel(self.get_buffer("x_scale")))  # less the zero point
+        if _LARGEST * weight[0].numel() <= _EXACT:
+            acc = self._convolve(codes).double()
+        else:
+            high = torch.floor(codes / _HALF)
+            acc = self._convolve(high).double() * _HALF + self._convolve(codes - _HALF * high).double()
+        return acc if bias is None else acc + _by_channel(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H', W'), rounded where the plan rounds the output."""
+        y = self.accumulate(self.input_site(x)).float()
+        if not self.requantizes:
+            bias = self._buffers["float_bias"]
+            y = y * _by_channel(self.get_buffer("scale"))
+            y = y if bias is None else y + _by_channel(bias)
+        rounded: Tensor = self.conv_site(y)
+        return rounded
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.get_buffer("codes"), None, self.stride, self.padding, 1, self.groups)
+
+
+def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder) -> None:
+    """Replace, in place, the convolutions of a simulation whose weight and input are 8-bit integers.
+
+    Args:
+        encoder: The simulation, not fused.
+        plan: Its plan.
+        prepared: The float encoder that the plan was made on.
+    """
+    biases = integer_biases(plan, prepared)
+    inputs = {site.path.removesuffix(".input_site"): site for site in plan.sites if site.path.endswith(".input_site")}
+    for site in plan.sites:
+        x = inputs.get(site.path)
+        if site.role != "weight" or x is None or not (_fits(site) and _fits(x)):
+            continue
+        conv = encoder.get_submodule(site.path)
+        assert isinstance(conv, Conv2d)
+        assert site.params is not None
+        assert x.params is not None
+        weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
+        params = QParams(
+            site.params.scale.to(weight.device), site.params.zero_point.to(weight.device), site.params.axis
+        )
+        codes = quantize(weight, site.spec, params) - params.broadcast(weight.ndim)[1]
+        bias = biases[site.path].codes if site.path in biases else None
+        x_params = QParams(x.params.scale.to(weight.device), x.params.zero_point, x.params.axis)
+        replaced = IntegerConv2d(conv, codes, x_params, params, bias)
+        parent, _, name = site.path.rpartition(".")
+        encoder.get_submodule(parent).register_module(name, replaced)
+
+
+def _fits(site: PlanSite) -> bool:
+    return site.spec.quantizer == "uniform" and site.spec.fmt.num_bits <= 8 and site.spec.fmt.kind == "int"
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """Shape a scalar or (C,) to broadcast over (N, C, H, W)."""
+    return x.reshape(-1, 1, 1) if x.ndim else x
