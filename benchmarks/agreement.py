@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
     parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier"])
     parser.add_argument("--schemes", nargs="+", default=list(SCHEMES))
+    parser.add_argument("--exact", nargs="*", default=["int8"], help="schemes to simulate in exact integers too")
     args = parser.parse_args()
     qs.keep_freed_memory()
     sets: dict[str, Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)} if args.scenes else {}
@@ -46,7 +47,14 @@ def main() -> None:
             ]
             for kind, dataset in sets.items():
                 started = time.perf_counter()
-                records = agree(model, plans, dataset, prompts=("box", "click"), exact=True, noise_images=NOISE_IMAGES)
+                records = agree(
+                    model,
+                    plans,
+                    dataset,
+                    prompts=("box", "click"),
+                    exact=scheme in args.exact,
+                    noise_images=NOISE_IMAGES,
+                )
                 save(
                     f"agreement/{name}_{scheme}_{kind}",
                     {"seconds": time.perf_counter() - started, "records": [r.to_json_dict() for r in records]},
