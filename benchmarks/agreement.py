@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from common import save
+from common import RESULTS, save
 
 import quantsam as qs
 from quantsam.data.dataset import Dataset
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier"])
     parser.add_argument("--schemes", nargs="+", default=list(SCHEMES))
     parser.add_argument("--exact", nargs="*", default=["int8"], help="schemes to simulate in exact integers too")
+    parser.add_argument("--missing", action="store_true", help="only what has no result yet")
     args = parser.parse_args()
     qs.keep_freed_memory()
     sets: dict[str, Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)} if args.scenes else {}
@@ -46,6 +47,8 @@ def main() -> None:
                 for engine in ENGINES
             ]
             for kind, dataset in sets.items():
+                if args.missing and (RESULTS / "agreement" / f"{name}_{scheme}_{kind}.json").exists():
+                    continue
                 started = time.perf_counter()
                 records = agree(
                     model,
