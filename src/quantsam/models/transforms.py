@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53])
-PIXEL_STD = torch.tensor([58.395, 57.12, 57.375])
+from quantsam.models import geometry
+from quantsam.models.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
 
-
-def scaled_hw(image_hw: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return (height, width) scaled so that the longer side is `longest`, rounded half up.
-
-    >>> scaled_hw((480, 640), 1024)
-    (768, 1024)
-    """
-    height, width = image_hw
-    scale = longest / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+PIXEL_MEAN = torch.from_numpy(geometry.PIXEL_MEAN)
+PIXEL_STD = torch.from_numpy(geometry.PIXEL_STD)
 
 
 def preprocess(image: NDArray[np.uint8], size: int) -> Tensor:
@@ -40,13 +29,7 @@ def preprocess(image: NDArray[np.uint8], size: int) -> Tensor:
     Returns:
         (1, 3, size, size) float32.
     """
-    height, width = scaled_hw(image.shape[:2], size)
-    if image.shape[:2] != (height, width):
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        image = np.asarray(resized)
-    x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-    x = (x / 255 - PIXEL_MEAN.reshape(3, 1, 1) / 255) / (PIXEL_STD.reshape(3, 1, 1) / 255)
-    return F.pad(x, (0, size - width, 0, size - height)).unsqueeze(0)
+    return torch.from_numpy(encoder_input(image, size))
 
 
 def scale_coordinates(xy: Tensor, image_hw: tuple[int, int], prompt_size: int) -> Tensor:
@@ -55,9 +38,7 @@ def scale_coordinates(xy: Tensor, image_hw: tuple[int, int], prompt_size: int) -
     >>> scale_coordinates(torch.tensor([320.0, 240.0]), (480, 640), 1024).tolist()
     [512.0, 384.0]
     """
-    height, width = image_hw
-    new_height, new_width = scaled_hw(image_hw, prompt_size)
-    return xy * xy.new_tensor([new_width / width, new_height / height])
+    return xy * xy.new_tensor(prompt_scale(image_hw, prompt_size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,18 +80,7 @@ def mask_resize(image_hw: tuple[int, int], low_size: int, prompt_size: int) -> M
     (193, 256)
     """
     rows, columns = (
-        _resize_matrix(low_size, prompt_size, kept, side)
+        torch.from_numpy(resize_matrix(low_size, prompt_size, kept, side).copy())
         for kept, side in zip(scaled_hw(image_hw, prompt_size), image_hw, strict=True)
     )
     return MaskResize(rows, columns.T)
-
-
-@functools.lru_cache(maxsize=64)
-def _resize_matrix(low: int, prompt_size: int, kept: int, side: int) -> Tensor:
-    """Return what `MaskResize` does along one side, (side, n) float32; pixels from `n` on have no say."""
-    with torch.inference_mode(False):
-        unit = torch.eye(low)[None, None]  # each column is one low-resolution pixel
-        full = F.interpolate(unit, (prompt_size, low), mode="bilinear", align_corners=False)
-        matrix = F.interpolate(full[:, :, :kept], (side, low), mode="bilinear", align_corners=False)[0, 0]
-        last = int(matrix.any(0).nonzero().max()) + 1
-        return matrix[:, :last].contiguous()

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantsam.models.geometry import scaled_hw
 from quantsam.models.transforms import (
     PIXEL_MEAN,
     PIXEL_STD,
     mask_resize,
     preprocess,
     scale_coordinates,
-    scaled_hw,
 )
 
 
