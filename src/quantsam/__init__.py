@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from quantsam.data.lvis import LvisDataset
     from quantsam.data.open import open_dataset, open_images
     from quantsam.data.scenes import SceneDataset
+    from quantsam.engines.bundle import export_bundle
+    from quantsam.engines.encoder import make_engine_encoder
     from quantsam.errors import QuantsamError
+    from quantsam.evaluation.agreement import agree
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.evaluator import evaluate
     from quantsam.memory import keep_freed_memory
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from quantsam.results.compare import compare
     from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
+    from quantsam.runtime.bundle import load_bundle
     from quantsam.schemes.load import load_scheme
     from quantsam.schemes.scheme import Scheme
     from quantsam.simulation.simulator import simulate
@@ -52,14 +56,18 @@ _HOMES = {
     "ResultStore": "results.store",
     "SceneDataset": "data.scenes",
     "Scheme": "schemes.scheme",
+    "agree": "evaluation.agreement",
     "compare": "results.compare",
     "create_model": "models.zoo",
     "evaluate": "evaluation.evaluator",
+    "export_bundle": "engines.bundle",
     "keep_freed_memory": "memory",
+    "load_bundle": "runtime.bundle",
     "load_image": "data.images",
     "load_model": "models.zoo",
     "load_plan": "plans.storage",
     "load_scheme": "schemes.load",
+    "make_engine_encoder": "engines.encoder",
     "make_plan": "plans.plan",
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
@@ -82,14 +90,18 @@ __all__ = [
     "ResultStore",
     "SceneDataset",
     "Scheme",
+    "agree",
     "compare",
     "create_model",
     "evaluate",
+    "export_bundle",
     "keep_freed_memory",
+    "load_bundle",
     "load_image",
     "load_model",
     "load_plan",
     "load_scheme",
+    "make_engine_encoder",
     "make_plan",
     "open_dataset",
     "open_detections",

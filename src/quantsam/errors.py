@@ -51,6 +51,10 @@ class EngineError(QuantsamError):
     """An inference engine is not installed, or cannot run what it was given."""
 
 
+class BundleError(QuantsamError):
+    """A bundle is damaged, or not what was exported."""
+
+
 class StoreError(QuantsamError):
     """A result store cannot be read or written."""
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "Quantize and score the shipped model on toy scenes: the whole job in a minute.",
     "evaluate": "Score a model under one or more schemes on a dataset.",
     "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
+    "export": "Export a model for an engine: a bundle that runs without PyTorch.",
     "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",
     "layers": "List a model's quantizable layers, with formats and sizes under a scheme.",

@@ -11,8 +11,8 @@ from quantsam.cli.options import calibration_source, model_options
 from quantsam.cli.output import json_option, print_json, progress
 
 if TYPE_CHECKING:
-    from quantsam.evaluation.picture import PictureMask, PicturePrompts
     from quantsam.models.sam import EfficientViTSam
+    from quantsam.runtime.picture import PictureMask, PicturePrompts, Segmenter
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in the type checker's eyes
@@ -49,10 +49,14 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in th
 @model_options
 @click.option("--scheme", help="Show beside FP32 what this scheme makes of it: a name, a TOML file, int8@stage3:4:2.")
 @click.option("--calibration", help="Calibration images for the scheme [nano: scenes].")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Use a bundle of `quantsam export`; needs no PyTorch.")
+@click.option("--engine", help="--bundle: onnxruntime or openvino [the one it was exported for].")
 @click.option("--out", type=click.Path(path_type=Path), help="The picture with masks [IMAGE-masks.png here].")
 @click.option("--masks", "masks_file", type=click.Path(path_type=Path), help="Also write the masks here, as COCO RLEs.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     image: Path,
     boxes: tuple[tuple[float, float, float, float], ...],
     points: tuple[tuple[float, ...], ...],
@@ -66,6 +70,8 @@ def command(
     device: str,
     scheme: str | None,
     calibration: str | None,
+    bundle: Path | None,
+    engine: str | None,
     out: Path | None,
     masks_file: Path | None,
     as_json: bool,
@@ -75,11 +81,10 @@ def command(
     With --scheme the quantized model's masks are drawn beside the float model's, and their IoU is printed.
     """
     from quantsam.data.images import load_image
-    from quantsam.evaluation.picture import agreements, segment_picture
     from quantsam.files import atomic_write
     from quantsam.models.grid import GridSettings
-    from quantsam.models.zoo import load_model
     from quantsam.report.overlay import overlay, side_by_side
+    from quantsam.runtime.picture import agreements, segment_picture
 
     prompts = _prompts(boxes, points, everything)
     grid = GridSettings(
@@ -91,10 +96,13 @@ def command(
     pixels = load_image(image, apply_exif=True)
     prompts.check((pixels.shape[0], pixels.shape[1]))
     out = out or Path(f"{image.stem}-masks.png")
-    loaded = load_model(model, weights, device=device)
-    subjects = {"fp32": loaded}
-    if scheme is not None:
-        subjects[scheme] = _quantized(loaded, scheme, calibration)
+    if bundle is not None:
+        _refuse_beside_bundle(ctx)
+        subjects = _bundled(bundle, engine)
+    elif engine is not None:
+        raise click.UsageError("--engine is of --bundle, got no bundle: make one with `quantsam export`")
+    else:
+        subjects = _loaded(model, weights, device, scheme, calibration)
     found = {
         name: segment_picture(subject, pixels, prompts, grid=grid, progress=progress(name))
         for name, subject in subjects.items()
@@ -112,7 +120,7 @@ def command(
         import json
 
         with atomic_write(masks_file) as aside:
-            aside.write_text(json.dumps(described if others else described["fp32"]), encoding="utf-8")
+            aside.write_text(json.dumps(described if others else described[next(iter(found))]), encoding="utf-8")
     if as_json:
         print_json({"picture": str(out), "masks": described, "iou_with_fp32": ious})
         return
@@ -123,7 +131,7 @@ def command(
 def _prompts(
     boxes: tuple[tuple[float, float, float, float], ...], points: tuple[tuple[float, ...], ...], everything: bool
 ) -> PicturePrompts:
-    from quantsam.evaluation.picture import PicturePrompts
+    from quantsam.runtime.picture import PicturePrompts
 
     if everything == bool(boxes or points):
         raise click.UsageError(
@@ -149,6 +157,33 @@ def _quantized(model: EfficientViTSam, scheme: str, calibration: str | None) -> 
     return model.with_encoder(simulate(model, plan)) if plan.sites else model
 
 
+def _loaded(
+    model: str, weights: str | None, device: str, scheme: str | None, calibration: str | None
+) -> dict[str, Segmenter]:
+    from quantsam.evaluation.picture import ModelSegmenter
+    from quantsam.models.zoo import load_model
+
+    loaded = load_model(model, weights, device=device)
+    subjects: dict[str, Segmenter] = {"fp32": ModelSegmenter(loaded)}
+    if scheme is not None:
+        subjects[scheme] = ModelSegmenter(_quantized(loaded, scheme, calibration))
+    return subjects
+
+
+def _bundled(bundle: Path, engine: str | None) -> dict[str, Segmenter]:
+    from quantsam.runtime.bundle import load_bundle
+
+    predictor = load_bundle(bundle, engine=engine)
+    return {predictor.manifest.scheme: predictor}
+
+
+def _refuse_beside_bundle(ctx: click.Context) -> None:
+    """Refuse options that would be ignored."""
+    for name in ("model", "weights", "device", "scheme", "calibration"):
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--bundle and --{name} exclude each other: a bundle already holds all of that")
+
+
 def _print(found: dict[str, list[PictureMask]], ious: list[float], prompts: PicturePrompts) -> None:
     """Say in a few lines what was found."""
     if prompts.everything:
@@ -158,7 +193,7 @@ def _print(found: dict[str, list[PictureMask]], ious: list[float], prompts: Pict
             mean = 100 * sum(ious) / len(ious)
             click.echo(f"IoU of each FP32 mask with the nearest quantized one: {mean:.1f} % on average")
         return
-    reference = found["fp32"]
+    reference = next(iter(found.values()))
     for index, mask in enumerate(reference):
         iou = f", IoU of the two {100 * ious[index]:.1f} %" if ious else ""
         area, quality = mask.description["area"], mask.description["predicted_iou"]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quantsam.engines.onnx_encoder import INPUT, OUTPUT, encoder_to_onnx
+from quantsam.engines.tensorrt import check_tensorrt, open_tensorrt
 from quantsam.errors import InputError, PlanError, nearest
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import Role
@@ -52,7 +53,9 @@ def check_engine(engine: str) -> None:
     if engine not in ("pytorch", *ENGINES):
         known = ("pytorch", *ENGINES)
         raise InputError(f"engine must be one of {', '.join(known)}, got {engine!r}: {nearest(engine, known)}")
-    if engine != "pytorch":
+    if engine == "tensorrt":
+        check_tensorrt()
+    elif engine != "pytorch":
         require(engine)
 
 
@@ -103,9 +106,10 @@ def make_engine_encoder(
         EngineError: The engine is not installed or refuses the graph.
     """
     check_runs(plan, engine)
-    graph = encoder_to_onnx(model, plan).SerializeToString()
+    exported = encoder_to_onnx(model, plan)
+    graph = exported.SerializeToString()
     if engine == "tensorrt":
-        raise NotImplementedError  # TODO
+        return EngineEncoder(plan, open_tensorrt(exported), graph)
     side = model.variant.input_size
     options = SessionOptions(threads or torch.get_num_threads(), precision, shapes={INPUT: (1, 3, side, side)})
     return EngineEncoder(plan, open_session(engine, graph, options), graph)

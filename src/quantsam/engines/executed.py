@@ -10,11 +10,11 @@ from typing import Any
 
 import onnx
 
-from quantsam.errors import EngineError
 from quantsam.plans.plan import Plan
 from quantsam.runtime.sessions import OpenVinoSession, Session, require
 
 CONVOLUTION = "convolution"
+MERGED = "(merged)"  # the engine made it part of something else, such as a matrix product behind a transposition
 _INTEGERS = ("u8", "i8")
 
 
@@ -25,7 +25,7 @@ class Executed:
     Attributes:
         layer: What its values' names begin with: `stage3:4:2/`, `stage4:1:0/depthwise0.`.
         operator: The engine's own word: `QLinearConv`, `brgconv_avx512_I8`, ...
-        precision: Of its input: `u8`, `i8`, `f32`, ...
+        precision: Of its input: `u8`, `i8`, `f32`, ...; `?` where the engine does not tell.
         fused: Names of the graph's nodes that run inside of it.
     """
 
@@ -46,17 +46,13 @@ def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
     Args:
         graph: The ONNX model that the session was made from, of `encoder_to_onnx`.
         session: In ONNX Runtime or OpenVINO.
-
-    Raises:
-        EngineError: The engine does not tell.
     """
     names = [n.name for n in onnx.load_from_string(graph).graph.node if n.op_type == "Conv"]
     found = _of_openvino(session.handle) if isinstance(session, OpenVinoSession) else _of_onnxruntime(graph, session)
     told = []
     for name in names:
         entry = next((e for e in found if any(_is_named(key, name) for key in (e.layer, *e.fused))), None)
-        if entry is None:
-            raise EngineError(f"{session.engine} must name {name} in the graph it runs, got no such node")
+        entry = entry or Executed(name, MERGED, "?")
         told.append(Executed(name.removesuffix(CONVOLUTION), entry.operator, entry.precision, entry.fused))
     return tuple(told)
 

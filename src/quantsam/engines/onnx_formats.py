@@ -60,4 +60,4 @@ def codes_tensor(name: str, codes: NDArray[np.generic], onnx_type: int) -> onnx.
     if onnx_type in (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2):
         return helper.make_tensor(name, onnx_type, codes.shape, codes.view(np.uint8).tobytes(), raw=True)
     dtype = helper.tensor_dtype_to_np_dtype(onnx_type)
-    return onnx.numpy_helper.from_array(np.ascontiguousarray(codes.astype(dtype)), name)
+    return onnx.numpy_helper.from_array(codes.astype(dtype, order="C"), name)

@@ -50,7 +50,7 @@ class Graph:
         if not isinstance(value, np.ndarray):
             first = value if isinstance(value, (int, float)) else value[0]
             value = np.asarray(value, np.float32 if isinstance(first, float) else np.int64)
-        return self.tensor(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return self.tensor(numpy_helper.from_array(np.asarray(value, order="C"), name))
 
     def shared(self, value: float | Sequence[int] | Sequence[float]) -> str:
         """Return a constant that is kept once, however often it is asked for."""

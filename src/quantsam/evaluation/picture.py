@@ -1,154 +1,48 @@
-"""Segment one picture by prompts that a person gives, and compare two models on it."""
+"""The full model as an answerer of prompts on one picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from quantsam.data.coco_masks import encode_mask
-from quantsam.data.dataset import BoolMask, UInt8Image
-from quantsam.errors import InputError
-from quantsam.evaluation.prompts import BoxXyxy, answer_boxes
-from quantsam.metrics.iou import mask_iou
-from quantsam.models.automatic import GridSettings, Progress, segment_everything
+from quantsam.data.dataset import UInt8Image
+from quantsam.evaluation.prompts import PROMPTS_A_BATCH
+from quantsam.models.automatic import segment_everything
+from quantsam.models.everything import FoundMask, Progress
+from quantsam.models.grid import GridSettings
 from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
 
-
-@dataclass(frozen=True, slots=True)
-class PicturePrompts:
-    """What to segment in a picture; coordinates in its pixels.
-
-    Points together are one prompt, and with one box beside them they refine that box. Boxes alone are a prompt each.
-    Without any, everything is segmented.
-
-    Attributes:
-        boxes_xyxy: Left, top, right, bottom.
-        points_xy: Points.
-        labels: For each point 1, on the object, or 0, off it.
-    """
-
-    boxes_xyxy: tuple[BoxXyxy, ...] = ()
-    points_xy: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()
-
-    @property
-    def everything(self) -> bool:
-        """Whether there is no prompt."""
-        return not self.boxes_xyxy and not self.points_xy
-
-    def check(self, image_hw: tuple[int, int]) -> None:
-        """Make sure that the prompts mean something on a picture of this height and width.
-
-        Raises:
-            InputError: A point or box lies outside the picture, a box has no area, there are points and
-                several boxes, or no point lies on the object.
-        """
-        height, width = image_hw
-        size = f"the picture, {width} x {height} pixels"
-        for x, y in self.points_xy:
-            if not (0 <= x < width and 0 <= y < height):
-                raise InputError(f"a point must lie in {size}, got {x:g},{y:g}: x counts from the left, y from the top")
-        for box in self.boxes_xyxy:
-            left, top, right, bottom = box
-            shown = ",".join(f"{value:g}" for value in box)
-            if not (left < right and top < bottom):
-                raise InputError(f"a box must have left < right and top < bottom, got {shown}: give x0,y0,x1,y1")
-            if not (left < width and top < height and right > 0 and bottom > 0):
-                raise InputError(f"a box must overlap {size}, got {shown}: give x0,y0,x1,y1 in its pixels")
-        if self.points_xy and len(self.boxes_xyxy) > 1:
-            raise InputError(
-                f"points may go with one box, got {len(self.boxes_xyxy)} boxes: give the boxes in a call of their own"
-            )
-        if self.points_xy and not self.boxes_xyxy and 1 not in self.labels:
-            raise InputError("at least one point must lie on the object, got only label 0: add a point with label 1")
+Float32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PictureMask:
-    """One mask of a picture.
+class ModelSegmenter:
+    """A `Segmenter` of the model, in float, simulated or on an engine."""
 
-    Attributes:
-        mask: (H, W) bool.
-        description: The same in JSON values: `segmentation` (a compressed RLE), `area`, `bbox` (x y width
-            height), `predicted_iou`, and what the mask was asked for.
-    """
+    def __init__(self, model: EfficientViTSam) -> None:
+        self._predictor = Predictor(model)
 
-    mask: BoolMask
-    description: dict[str, Any]
+    def set_image(self, image: UInt8Image) -> None:
+        """Encode a picture (H, W, 3)."""
+        self._predictor.set_image(image)
 
+    def best_masks(
+        self, *, points: Float32 | None = None, labels: Float32 | None = None, boxes: Float32 | None = None
+    ) -> tuple[NDArray[np.bool_], Float32]:
+        """Return the best mask of each prompt, (B, H, W), and its predicted IoU (B,)."""
+        given = {"points": points, "labels": labels, "boxes": boxes}
+        count = max(len(values) for values in given.values() if values is not None)
+        found = []
+        for start in range(0, count, PROMPTS_A_BATCH):
+            part = slice(start, start + PROMPTS_A_BATCH)
+            tensors = {k: None if v is None else torch.from_numpy(v[part]) for k, v in given.items()}
+            found.append(self._predictor.best_masks(**tensors))
+        masks, iou = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+        return masks, iou
 
-def segment_picture(
-    model: EfficientViTSam,
-    image: UInt8Image,
-    prompts: PicturePrompts,
-    *,
-    grid: GridSettings | None = None,
-    progress: Progress | None = None,
-) -> list[PictureMask]:
-    """Segment a picture: for each prompt the mask of highest predicted IoU, or everything.
-
-    Args:
-        model: In float or simulated.
-        image: (H, W, 3) uint8 RGB.
-        prompts: What to segment.
-        grid: How everything is looked for, where there is no prompt.
-        progress: Wraps the work on everything.
-
-    Raises:
-        InputError: The prompts do not fit the picture.
-    """
-    prompts.check((image.shape[0], image.shape[1]))
-    if prompts.everything:
-        found = segment_everything(model, image, grid or GridSettings(), progress)
-        return [PictureMask(mask.mask(), mask.to_json_dict()) for mask in found]
-    predictor = Predictor(model)
-    predictor.set_image(image)
-    if not prompts.points_xy:
-        answers = answer_boxes(predictor, prompts.boxes_xyxy)
-        return [
-            _described(answer.mask, answer.predicted_iou, {"box_xyxy": list(box)})
-            for answer, box in zip(answers, prompts.boxes_xyxy, strict=True)
-        ]
-    masks, iou = predictor.best_masks(
-        points=torch.tensor([prompts.points_xy], dtype=torch.float32),
-        labels=torch.tensor([prompts.labels]),
-        boxes=torch.tensor(prompts.boxes_xyxy, dtype=torch.float32) if prompts.boxes_xyxy else None,
-    )
-    asked: dict[str, Any] = {"points_xy": [list(xy) for xy in prompts.points_xy], "labels": list(prompts.labels)}
-    if prompts.boxes_xyxy:
-        asked["box_xyxy"] = list(prompts.boxes_xyxy[0])
-    return [_described(masks[0].cpu().numpy(), float(iou[0]), asked)]
-
-
-def agreements(reference: Sequence[PictureMask], other: Sequence[PictureMask], paired: bool) -> list[float]:
-    """Return for each mask of the reference its IoU with the other's: its own, or where unpaired the best one.
-
-    Two empty masks agree, unlike in `mask_iou`, which scores answers.
-    """
-
-    def iou(a: BoolMask, b: BoolMask) -> float:
-        return 1.0 if not a.any() and not b.any() else mask_iou(a, b)
-
-    if paired:
-        return [iou(a.mask, b.mask) for a, b in zip(reference, other, strict=True)]
-    return [max((iou(a.mask, b.mask) for b in other), default=0.0) for a in reference]
-
-
-def _described(mask: BoolMask, predicted_iou: float, asked: dict[str, Any]) -> PictureMask:
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    box = [0, 0, 0, 0]
-    if len(rows):
-        left, top = int(columns[0]), int(rows[0])
-        box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
-    described = {
-        "segmentation": encode_mask(mask),
-        "area": int(mask.sum()),
-        "bbox": box,
-        "predicted_iou": predicted_iou,
-    }
-    return PictureMask(mask, described | asked)
+    def segment_everything(
+        self, image: UInt8Image, settings: GridSettings, progress: Progress | None
+    ) -> list[FoundMask]:
+        """Find the masks of a picture without a prompt."""
+        return segment_everything(self._predictor.model, image, settings, progress)

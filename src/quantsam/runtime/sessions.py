@@ -108,7 +108,12 @@ class OnnxRuntimeSession:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name."""
-        found = self.handle.run(self._outputs, dict(inputs))
+        try:
+            found = self.handle.run(self._outputs, dict(inputs))
+        except Exception as error:  # a kernel that finds only now that it cannot, such as a scale a channel
+            raise EngineError(
+                f"onnxruntime cannot run the graph ({_last_line(error)}): was it exported for it?"
+            ) from error
         return dict(zip(self._outputs, found, strict=True))
 
 
@@ -129,12 +134,13 @@ class OpenVinoSession:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         self.handle = core.compile_model(graph, "CPU", settings)
         self._request = self.handle.create_infer_request()
-        self._outputs = [output.get_any_name() for output in self.handle.outputs]
+        self._outputs = [sorted(output.get_names()) for output in self.handle.outputs]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name."""
         results = self._request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
-        return {name: results[index].copy() for index, name in enumerate(self._outputs)}
+        found = [results[index].copy() for index in range(len(self._outputs))]
+        return {name: array for names, array in zip(self._outputs, found, strict=True) for name in names}
 
 
 _ENGINES: dict[str, Callable[[Any, bytes | Path, SessionOptions], Session]] = {
@@ -150,6 +156,12 @@ def engine_version(engine: str) -> str:
         EngineError: It is not installed.
     """
     return str(require(engine).__version__)
+
+
+def _last_line(error: Exception) -> str:
+    """Return the end of the last line: ONNX Runtime begins with its own source's paths."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][-160:] if lines else type(error).__name__
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Convolutions in exact integers: codes in, an int32 accumulator, and the engine's own requantization.
 
 Integers up to 2^24 are exact in float32. A product of an 8-bit activation code with an 8-bit weight code, summed over
-a kernel, may be larger; so activations are split in two halves of four bits, whose sums stay below for up to 8,256
-summands, and the two sums are put together in float64.
+a kernel, may be larger; so activations are split in two halves of four bits, whose sums stay below for up to 8,192
+summands, and the two sums are put together in float64; with more summands all is float64.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class IntegerConv2d(nn.Module):
         codes = torch.round(x / _by_channel(self.get_buffer("x_scale")))  # less the zero point
         if _LARGEST * weight[0].numel() <= _EXACT:
             acc = self._convolve(codes).double()
+        elif _HALF * _LARGEST // 255 * weight[0].numel() > _EXACT:
+            acc = F.conv2d(codes.double(), weight.double(), None, self.stride, self.padding, 1, self.groups)
         else:
             high = torch.floor(codes / _HALF)
             acc = self._convolve(high).double() * _HALF + self._convolve(codes - _HALF * high).double()

@@ -1,0 +1,109 @@
+"""Float parts in float16, for TensorRT's strongly typed networks; what would overflow stays in float32.
+
+LayerNormalization and the core of linear attention sum thousands of values: in float16, whose largest number is 65,504,
+such sums become infinite. They are pinned to float32 by explicit casts. Everything else follows the type of its
+inputs: a convolution whose scales float16 cannot hold (below its smallest normal number, 6.1e-5) stays in float32 too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from quantsam.errors import EngineError
+
+HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
+_LIMITS = np.finfo(np.float16)
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def with_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an encoder of `encoder_to_onnx` whose float parts are typed float16; input and output stay float32.
+
+    Scales are rounded to float16 (relative error at most 2^-11): TensorRT wants them in the type of the tensor.
+
+    Raises:
+        EngineError: A weight that is not quantized is larger than float16 can hold.
+    """
+    return _Converter(model).convert()
+
+
+class _Converter:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._result = onnx.ModelProto()
+        self._result.CopyFrom(model)
+        self._graph = self._result.graph
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._types: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in self._graph.input}
+        self._made: dict[tuple[str, int], str] = {}
+        self._nodes: list[onnx.NodeProto] = []
+
+    def convert(self) -> onnx.ModelProto:
+        nodes = list(self._graph.node)
+        single = self._single_precision(nodes)
+        outputs = {value.name for value in self._graph.output}
+        for node in nodes:
+            wanted = SINGLE if node.name in single or outputs & set(node.output) else HALF
+            self._add(node, wanted)
+        del self._graph.node[:]
+        self._graph.node.extend(self._nodes)
+        used = {name for node in self._nodes for name in node.input}
+        kept = [tensor for tensor in self._constants.values() if tensor.name in used]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+        return self._result
+
+    def _single_precision(self, nodes: list[onnx.NodeProto]) -> set[str]:
+        """Return the names of the nodes that are pinned to float32."""
+        pinned = {n.name for n in nodes if n.op_type == "LayerNormalization" or ".core." in n.name}
+        makers = {output: node for node in nodes for output in node.output}
+        for node in nodes:
+            if node.op_type != "Conv":
+                continue
+            around = [makers[name] for name in node.input if name in makers and makers[name].op_type in _QUANTIZERS]
+            around += [makers[n.input[0]] for n in around if n.input[0] in makers]  # what makes the codes
+            if any(not self._fits(n.input[1]) for n in around if n.op_type in _QUANTIZERS):
+                pinned |= {node.name, *(n.name for n in around if n.op_type in _QUANTIZERS)}
+        return pinned
+
+    def _fits(self, scale: str) -> bool:
+        values = numpy_helper.to_array(self._constants[scale])
+        return bool((values >= _LIMITS.tiny).all() and (values <= _LIMITS.max).all())
+
+    def _add(self, node: onnx.NodeProto, wanted: int) -> None:
+        """Append a node, with its float inputs in the wanted type."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            if name and self._type(name) in (HALF, SINGLE) and not (node.op_type == "Resize" and index == 2):
+                copy.input[index] = self._cast(name, wanted)
+        self._nodes.append(copy)
+        kind = self._type(node.input[2]) if node.op_type == "QuantizeLinear" else wanted
+        self._types |= dict.fromkeys(node.output, kind)
+
+    def _type(self, name: str) -> int:
+        return int(self._constants[name].data_type) if name in self._constants else self._types[name]
+
+    def _cast(self, name: str, wanted: int) -> str:
+        """Return a value in the wanted type: a constant is converted, anything else goes through a Cast."""
+        if self._type(name) == wanted:
+            return name
+        if (name, wanted) not in self._made:
+            made = f"{name}:{'half' if wanted == HALF else 'single'}"
+            if name in self._constants:
+                self._constants[made] = numpy_helper.from_array(self._half(name), made)
+            else:
+                self._nodes.append(helper.make_node("Cast", [name], [made], name=made, to=wanted))
+                self._types[made] = wanted
+            self._made[name, wanted] = made
+        return self._made[name, wanted]
+
+    def _half(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+        values = numpy_helper.to_array(self._constants[name])
+        largest = float(np.abs(values).max(initial=0))
+        if largest > _LIMITS.max:
+            raise EngineError(
+                f"{name} must be at most 65504 to be float16, got {largest:g}: export without half precision"
+            )
+        return np.asarray(values, np.float16)

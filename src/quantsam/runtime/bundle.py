@@ -1,0 +1,295 @@
+"""Open an exported bundle and segment with it: numpy, Pillow and an engine, without PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from quantsam.data.images import check_image_array
+from quantsam.errors import BundleError, EngineError, InputError
+from quantsam.models.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
+from quantsam.runtime.manifest import DECODER, ENCODER, FileEntry, Manifest, read_manifest, test_image
+from quantsam.runtime.sessions import Session, SessionOptions, open_session
+
+if TYPE_CHECKING:
+    from quantsam.models.everything import Candidate, FoundMask
+    from quantsam.models.grid import Box, GridSettings
+
+PROMPTS_AT_ONCE = 8
+SINGLE, MULTI = slice(0, 1), slice(1, 4)
+_CORNERS, _PADDING = (2, 3), -1
+
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+def load_bundle(
+    folder: str | os.PathLike[str], *, engine: str | None = None, threads: int | None = None, verify: bool = True
+) -> BundlePredictor:
+    """Open a bundle that `quantsam export` wrote.
+
+    Args:
+        folder: The bundle.
+        engine: `onnxruntime` or `openvino`; the one it was exported for if None.
+        threads: Of one inference; the engine's choice if None.
+        verify: Compare the files with their checksums, and what the encoder makes of the test image with what it
+            should.
+
+    Raises:
+        BundleError: It is no bundle, is damaged, or was changed.
+        EngineError: The engine is not installed or refuses a graph.
+        InputError: There is no such engine.
+    """
+    path = Path(folder)
+    manifest = read_manifest(path)
+    engine = engine or manifest.engine
+    sessions = {}
+    side = manifest.input_size
+    for name, shapes in ((ENCODER, {"image": (1, 3, side, side)}), (DECODER, None)):
+        content = _read(path / name)
+        if verify and FileEntry.of(content) != manifest.files[name]:
+            raise BundleError(f"{name} of bundle {str(path)!r} is not the file that was exported: export it again")
+        try:
+            sessions[name] = open_session(engine, content, SessionOptions(threads, shapes=shapes))
+        except EngineError as error:
+            raise EngineError(f"{name} of bundle {str(path)!r}: {error}") from error
+    predictor = BundlePredictor(manifest, sessions[ENCODER], sessions[DECODER])
+    if verify:
+        predictor.verify()
+    return predictor
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"bundle {str(path.parent)!r} must have a readable {path.name}: {error.strerror}: export it again"
+        ) from error
+
+
+class BundlePredictor:
+    """Segments one picture at a time; the picture is encoded once, prompts are cheap.
+
+    Attributes:
+        manifest: What the bundle says of itself.
+        image_hw: Height and width of the picture; None until one is set.
+    """
+
+    def __init__(self, manifest: Manifest, encoder: Session, decoder: Session) -> None:
+        self.manifest = manifest
+        self.image_hw: tuple[int, int] | None = None
+        self._encoder, self._decoder = encoder, decoder
+        self._embedding: Float32 | None = None
+
+    def encode(self, image: NDArray[np.uint8]) -> Float32:
+        """Return the embedding (1, C, H, W) of a picture (H, W, 3) uint8 RGB."""
+        check_image_array(image)
+        return self._encoder.run({"image": encoder_input(image, self.manifest.input_size)})["embedding"]
+
+    def set_image(self, image: NDArray[np.uint8]) -> None:
+        """Encode a picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: The array has another shape or type.
+        """
+        self._embedding, self.image_hw = self.encode(image), (image.shape[0], image.shape[1])
+
+    def predict(
+        self,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        boxes: ArrayLike | None = None,
+        multimask: bool = True,
+        logits: bool = False,
+    ) -> tuple[NDArray[Any], Float32]:
+        """Segment what prompts point at.
+
+        Args:
+            points: (B, N, 2) x y in pixels of the picture; (N, 2) for one prompt.
+            labels: (B, N) or (N,): 1 on the object, 0 off it, -1 padding.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture; (4,) for one prompt.
+            multimask: Three masks a prompt instead of one.
+            logits: Return logits instead of bool masks.
+
+        Returns:
+            Masks (B, M, H, W), bool or float32, and the model's own estimate of their quality, (B, M) float32.
+
+        Raises:
+            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+        """
+        _, image_hw = self._ready()
+        rows, columns = self._resizing(image_hw)
+        low_res, iou = self._low_res(*_prompt_arrays(points, labels, boxes), multimask)
+        found = np.empty((*low_res.shape[:2], *image_hw), np.float32 if logits else np.bool_)
+        for target, low in zip(found.reshape(-1, *image_hw), low_res.reshape(-1, *low_res.shape[2:]), strict=True):
+            full = rows @ low[: rows.shape[1], : columns.shape[0]] @ columns
+            target[...] = full if logits else full > self.manifest.mask_threshold
+        return found, iou
+
+    def best_masks(
+        self, *, points: ArrayLike | None = None, labels: ArrayLike | None = None, boxes: ArrayLike | None = None
+    ) -> tuple[Bool, Float32]:
+        """Return of each prompt the mask of highest predicted IoU, (B, H, W) bool, and that IoU, (B,).
+
+        Prompts are given as to `predict`.
+        """
+        masks, iou = self.predict(points=points, labels=labels, boxes=boxes)
+        best = iou.argmax(1)
+        rows = np.arange(len(iou))
+        return masks[rows, best], iou[rows, best]
+
+    def segment_everything(
+        self,
+        image: NDArray[np.uint8],
+        settings: GridSettings | None = None,
+        progress: Callable[[Iterable[Any], int | None], Iterable[Any]] | None = None,
+    ) -> list[FoundMask]:
+        """Find the masks of a picture without a prompt, as `quantsam.segment_everything` does.
+
+        Needs `faster-coco-eval` for the masks' encoding; it takes the place of the picture that was set.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            settings: The grid and the thresholds.
+            progress: Wraps the iteration over batches of points, given their number.
+        """
+        from quantsam.models.everything import find_masks
+        from quantsam.models.grid import GridSettings as Settings
+
+        check_image_array(image)
+
+        def open_crop(crop: Box) -> _Crop:
+            x0, y0, x1, y1 = crop
+            self.set_image(np.ascontiguousarray(image[y0:y1, x0:x1]))
+            return _Crop(self)
+
+        return find_masks((image.shape[0], image.shape[1]), settings or Settings(), open_crop, progress)
+
+    def verify(self) -> None:
+        """Make sure that the encoder makes of the test image what it should.
+
+        Raises:
+            BundleError: It does not.
+        """
+        check = self.manifest.check
+        off = check.distance(self.encode(test_image()))
+        if not off <= check.tolerance:
+            raise BundleError(
+                f"the encoder's embedding of the test image must be within {check.tolerance:g} of the exported one, "
+                f"got {off:.3g} on {self._encoder.engine}: this engine or processor computes something else"
+            )
+
+    def _ready(self) -> tuple[Float32, tuple[int, int]]:
+        if self._embedding is None or self.image_hw is None:
+            raise InputError("a predictor needs a picture before prompts, got none: call set_image(image) first")
+        return self._embedding, self.image_hw
+
+    def _resizing(self, image_hw: tuple[int, int]) -> tuple[Float32, Float32]:
+        """Return what masks are multiplied with from the left, (H, h), and from the right, (w, W)."""
+        low, prompt_size = 4 * self.manifest.embedding[1], self.manifest.prompt_size
+        kept = scaled_hw(image_hw, prompt_size)
+        rows, columns = (resize_matrix(low, prompt_size, *pair) for pair in zip(kept, image_hw, strict=True))
+        return rows, columns.T
+
+    def _low_res(self, points: Float32, labels: NDArray[np.int64], multimask: bool) -> tuple[Float32, Float32]:
+        """Decode points (B, N, 2) in pixels of the picture: logits (B, M, h, w) and predicted IoU (B, M)."""
+        embedding, image_hw = self._ready()
+        points = points * np.asarray(prompt_scale(image_hw, self.manifest.prompt_size), np.float32)
+        chosen = MULTI if multimask else SINGLE
+        parts = []
+        for start in range(0, len(points), PROMPTS_AT_ONCE):
+            part = slice(start, start + PROMPTS_AT_ONCE)
+            found = self._decoder.run({"embedding": embedding, "points": points[part], "labels": labels[part]})
+            parts.append((found["masks"][:, chosen], found["predicted_iou"][:, chosen]))
+        return np.concatenate([m for m, _ in parts]), np.concatenate([i for _, i in parts])
+
+
+class _Crop:
+    """The picture that a predictor holds, asked at points."""
+
+    def __init__(self, predictor: BundlePredictor) -> None:
+        self._predictor = predictor
+
+    def candidates(self, points: NDArray[np.float64], settings: GridSettings) -> Iterable[Candidate]:
+        """Yield the masks of a batch of points (B, 2) that are good and stable, in order."""
+        from quantsam.models.everything import Candidate
+
+        predictor = self._predictor
+        threshold = predictor.manifest.mask_threshold
+        _, image_hw = predictor._ready()
+        rows, columns = predictor._resizing(image_hw)
+        arrays = _prompt_arrays(points[:, None], np.ones((len(points), 1)), None)
+        low_res, iou = predictor._low_res(*arrays, multimask=True)
+        lowest = settings.iou_threshold or -np.inf
+        promising = (iou > lowest) & (low_res.max((2, 3)) > threshold)
+        for point, mask in np.argwhere(promising).tolist():
+            logits = rows @ low_res[point, mask, : rows.shape[1], : columns.shape[0]] @ columns
+            inner, outer = (int((logits > threshold + s * settings.stability_offset).sum()) for s in (1, -1))
+            stability = inner / max(outer, 1)
+            if stability >= settings.stability_threshold:
+                yield Candidate(point, float(iou[point, mask]), stability, logits > threshold)
+
+
+def _prompt_arrays(
+    points: ArrayLike | None, labels: ArrayLike | None, boxes: ArrayLike | None
+) -> tuple[Float32, NDArray[np.int64]]:
+    """Return prompts as the decoder takes them: (B, N, 2) and (B, N), the box's corners or a padding point last.
+
+    Raises:
+        InputError: A shape or value is wrong.
+    """
+    if points is None and boxes is None:
+        raise InputError("a prediction needs points or boxes, got neither: give points and labels, or a box")
+    if (points is None) != (labels is None):
+        raise InputError("points and labels must be given together, got one of them: one label, 1 or 0, for each point")
+    parts: list[tuple[Float32, NDArray[np.int64]]] = []
+    if points is not None and labels is not None:
+        parts.append(_points(points, labels))
+    if boxes is not None:
+        corners = _numbers("boxes", boxes)
+        corners = corners[None] if corners.ndim == 1 else corners
+        if corners.ndim != 2 or corners.shape[1] != 4 or not len(corners):
+            raise InputError(f"boxes must be (B, 4) or (4,), x0 y0 x1 y1 in pixels, got shape {corners.shape}")
+        parts.append((corners.reshape(-1, 2, 2), np.tile(np.asarray(_CORNERS, np.int64), (len(corners), 1))))
+    else:
+        count = len(parts[0][0])
+        parts.append((np.zeros((count, 1, 2), np.float32), np.full((count, 1), _PADDING, np.int64)))
+    if len({len(xy) for xy, _ in parts}) > 1:
+        raise InputError(
+            f"there must be one box for each set of points, got {len(parts[1][0])} boxes and {len(parts[0][0])} sets"
+        )
+    return np.concatenate([xy for xy, _ in parts], 1), np.concatenate([kinds for _, kinds in parts], 1)
+
+
+def _points(points: ArrayLike, labels: ArrayLike) -> tuple[Float32, NDArray[np.int64]]:
+    xy, kinds = _numbers("points", points), _numbers("labels", labels)
+    xy, kinds = (xy[None], kinds[None]) if xy.ndim == 2 else (xy, kinds)
+    if xy.ndim != 3 or xy.shape[2] != 2 or kinds.shape != xy.shape[:2] or not kinds.size:
+        raise InputError(
+            f"points must be (B, N, 2) with labels (B, N), N at least 1, got {xy.shape} and {kinds.shape}: "
+            "one x y in pixels and one label, 1 or 0, for each point"
+        )
+    wrong = kinds[~np.isin(kinds, (-1, 0, 1))]
+    if len(wrong):
+        raise InputError(f"a label must be 1 (on the object), 0 (off it) or -1 (padding), got {float(wrong[0]):g}")
+    return xy, kinds.astype(np.int64)
+
+
+def _numbers(name: str, values: ArrayLike) -> Float32:
+    try:
+        array = np.asarray(values, np.float32)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name} must be an array of numbers, got {type(values).__name__}: {error}") from error
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite, got NaN or infinity: check where the numbers come from")
+    return array

@@ -1,0 +1,162 @@
+"""What a bundle's `manifest.json` says, and the picture by which a bundle proves that it computes what it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsam.errors import BundleError
+
+MANIFEST, ENCODER, DECODER = "manifest.json", "encoder.onnx", "decoder.onnx"
+VERSION = 1
+_TEST_HW = (120, 160)
+_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a bundle: its SHA-256 and its size."""
+
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, content: bytes) -> FileEntry:
+        """Describe a file."""
+        return cls(hashlib.sha256(content).hexdigest(), len(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What the encoder makes of `test_image`.
+
+    Attributes:
+        samples: Values of the embedding, evenly spaced over it.
+        norm: Euclidean norm of the whole embedding.
+        tolerance: How far the samples of a sound encoder may be from these: root of the mean square of the differences,
+            relative to that of the samples.
+    """
+
+    samples: tuple[float, ...]
+    norm: float
+    tolerance: float
+
+    @classmethod
+    def of(cls, embedding: NDArray[np.float32], tolerance: float) -> Check:
+        """Describe an embedding."""
+        return cls(tuple(_spaced(embedding).tolist()), float(np.linalg.norm(embedding)), tolerance)
+
+    def distance(self, embedding: NDArray[np.float32]) -> float:
+        """Return how far an embedding is from the one described, as `tolerance` counts."""
+        expected = np.asarray(self.samples)
+        off = float(np.sqrt(np.mean((_spaced(embedding) - expected) ** 2) / np.mean(expected**2)))
+        return max(off, abs(float(np.linalg.norm(embedding)) / self.norm - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that a bundle's user needs to know beside the two graphs.
+
+    Attributes:
+        version: Of this format.
+        quantsam: Version of the package that wrote it.
+        model: The variant's name.
+        engine: The engine that the encoder was exported for.
+        scheme: Of the encoder.
+        placement: Of the encoder.
+        plan_digest: Of the encoder's plan.
+        encoder_digest: Of the float encoder's weights.
+        input_size: Side of the encoder's input; a picture's longer side is resized to it, the rest is padded with 0.
+        prompt_size: Side of the frame in which prompts are given, the longer side of the picture filling it.
+        embedding: Shape of the embedding, (C, H, W).
+        pixel_mean: Taken off 8-bit RGB.
+        pixel_std: By which the difference is divided.
+        mask_threshold: Logits above it are the mask.
+        files: `encoder.onnx` and `decoder.onnx`.
+        check: What the encoder makes of the test image.
+    """
+
+    version: int
+    quantsam: str
+    model: str
+    engine: str
+    scheme: str
+    placement: str
+    plan_digest: str
+    encoder_digest: str
+    input_size: int
+    prompt_size: int
+    embedding: tuple[int, int, int]
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    mask_threshold: float
+    files: dict[str, FileEntry]
+    check: Check
+
+    def to_json(self) -> str:
+        """Return the content of `manifest.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+def test_image() -> NDArray[np.uint8]:
+    """Return the picture that every bundle is checked with, (120, 160, 3) uint8: gradients, discs and stripes."""
+    height, width = _TEST_HW
+    y, x = np.mgrid[:height, :width]
+    disc = (x - 50) ** 2 + (y - 60) ** 2 < 900
+    bar = (x > 100) & (x < 140) & (y > 20) & (y < 100)
+    picture = np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], axis=-1)
+    picture[disc] = (230, 60, 40)
+    picture[bar] = np.stack([x * 37 % 256, y * 91 % 256, (x * y) % 256], axis=-1)[bar]
+    return picture.astype(np.uint8)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a bundle's manifest.
+
+    Raises:
+        BundleError: There is none, or it is not what it should be.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"bundle must be a folder with {MANIFEST}, got {str(folder)!r}: make one with `quantsam export`"
+        )
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data["version"] != VERSION:
+            raise BundleError(
+                f"bundle {str(folder)!r} must have version {VERSION}, got {data['version']!r}: export it again"
+            )
+        return _from_json(data)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"{MANIFEST} of bundle {str(folder)!r} is damaged ({type(error).__name__}: {error}): export it again"
+        ) from error
+
+
+def _from_json(data: dict[str, Any]) -> Manifest:
+    files = {name: FileEntry(**entry) for name, entry in data.pop("files").items()}
+    check = data.pop("check")
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    manifest = Manifest(
+        **fields,
+        files=files,
+        check=Check(tuple(float(v) for v in check["samples"]), float(check["norm"]), float(check["tolerance"])),
+    )
+    sizes = (manifest.input_size, manifest.prompt_size, *manifest.embedding)
+    if set(files) != {ENCODER, DECODER} or len(sizes) != 5 or not all(type(s) is int and s > 0 for s in sizes):
+        raise ValueError("files and sizes are not those of a bundle")
+    return manifest
+
+
+def _spaced(embedding: NDArray[np.float32]) -> NDArray[np.float64]:
+    flat = embedding.reshape(-1)
+    picked: NDArray[np.float64] = flat[np.linspace(0, flat.size - 1, _SAMPLES).astype(np.int64)].astype(np.float64)
+    return picked

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+
+from quantsam.engines.departures import report_layers
+from quantsam.engines.encoder import check_engine, check_runs, make_engine_encoder
+from quantsam.engines.executed import executed, quantized_but_float
+from quantsam.errors import EngineError, InputError, PlanError
+from quantsam.plans.plan import make_plan
+from quantsam.runtime import sessions
+from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.simulation.simulator import simulate
+
+ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_computes_what_the_simulation_does(tiny, placed, images, engine):
+    plan = placed("int8", engine)
+    encoder = make_engine_encoder(tiny, plan, engine)
+    with torch.inference_mode():
+        expected = simulate(tiny, plan)(torch.cat(images))
+        float_embedding = tiny.image_encoder(torch.cat(images))
+    found = encoder(torch.cat(images))
+    assert found.shape == expected.shape
+    off, damage = (found - expected).square().mean(), (expected - float_embedding).square().mean()
+    assert off < 0.6 * damage  # random weights: codes that flip at ties spread far
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_all_convolutions_run_in_integers(tiny, placed, engine):
+    encoder = make_engine_encoder(tiny, placed("int8", engine), engine)
+    ran = executed(encoder.graph, encoder.session)
+    assert len(ran) == 45
+    assert all(entry.is_integer for entry in ran)
+    assert quantized_but_float(encoder.plan, ran) == ()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_mixed_scheme_runs_in_integers_where_it_says_so(tiny, placed, engine):
+    plan = placed("mix-dwsc", engine)
+    encoder = make_engine_encoder(tiny, plan, engine)
+    planned = {site.key for site in plan.sites}
+    for entry in executed(encoder.graph, encoder.session):
+        assert entry.is_integer == (f"{entry.layer}weight" in planned), entry
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_silently_run_in_float_is_told(tiny, placed, engine):
+    plan = placed("w8a16", engine)
+    encoder = make_engine_encoder(tiny, plan, engine)
+    ran = executed(encoder.graph, encoder.session)
+    assert not any(entry.is_integer for entry in ran)
+    assert len(quantized_but_float(plan, ran)) == 45
+
+
+def test_onnx_runtime_needs_both_sides_of_a_convolution(tiny, images):
+    """The evidence for the placement's `conv` sites."""
+    from quantsam.engines.onnx_encoder import encoder_to_onnx
+
+    def integers(placement):
+        plan = make_plan(tiny, "int8", placement).calibrate(images)
+        graph = encoder_to_onnx(tiny, plan).SerializeToString()
+        return sum(e.is_integer for e in executed(graph, open_session("onnxruntime", graph)))
+
+    assert integers("onnxruntime") == 45
+    assert integers("tensorrt") < 10  # inputs and weights alone
+
+
+def test_layer_by_layer_exact_integers_are_onnx_runtime_to_the_last_code(tiny, placed, images):
+    reports = report_layers(tiny, placed("int8", "onnxruntime"), images[0], simulate)
+    assert [r.operator for r in reports] == ["QLinearConv"] * 45
+    local = [r for r in reports if r.layer.startswith(("stage0", "stage1", "stage2", "stage3"))]
+    assert len(local) == 20
+    # convolutions and additions are the same to the last bit; the last bit of a GELU may move a code at a tie
+    assert all(r.exact.most_lsb <= 1 and r.exact.differing < 1e-3 for r in local)
+    assert sum(r.exact.most_lsb == 0 for r in local) > 15
+
+
+def test_layer_by_layer_on_openvino(tiny, placed, images):
+    reports = report_layers(tiny, placed("int8", "openvino"), images[0], simulate)
+    assert all(r.is_integer and r.quantized for r in reports)
+    assert reports[0].exact.most_lsb == 0  # nothing but the picture's rounding is before it
+    assert all(r.exact.most_lsb <= 1 for r in reports[:5])
+    assert set(reports[0].to_json_dict()) >= {"layer", "operator", "precision", "fused", "exact"}
+
+
+def test_a_plan_for_another_placement(tiny, placed):
+    message = "a plan for openvino must have placement 'openvino', got 'thesis': calibrate with --placement openvino"
+    with pytest.raises(PlanError, match=message):
+        make_engine_encoder(tiny, placed("int8", "thesis"), "openvino")
+
+
+def test_a_plan_that_is_not_calibrated(tiny):
+    with pytest.raises(PlanError, match="plan must be calibrated"):
+        make_engine_encoder(tiny, make_plan(tiny, "int8", "openvino"), "openvino")
+
+
+def test_a_format_that_the_engine_lacks(tiny, images):
+    plan = make_plan(tiny, "int4@stage3:0:0", "onnxruntime").calibrate(images)
+    with pytest.raises(PlanError, match=r"stage3:0:0/input must have a format of onnxruntime \(int8, .*got 'uint4'"):
+        check_runs(plan, "onnxruntime")
+
+
+def test_unknown_engines(tiny, placed):
+    with pytest.raises(InputError, match="did you mean 'openvino'"):
+        check_engine("openvinu")
+    with pytest.raises(InputError, match="engine must be one of onnxruntime, openvino, tensorrt, got 'pytorch'"):
+        check_runs(placed("int8", "openvino"), "pytorch")
+
+
+def test_an_engine_that_is_not_installed(tiny, placed, monkeypatch):
+    monkeypatch.setattr(sessions, "find_spec", lambda name: None)
+    message = r"needs the package openvino, which is not installed: pip install 'quantsam\[openvino\]'"
+    with pytest.raises(EngineError, match=message):
+        make_engine_encoder(tiny, placed("int8", "openvino"), "openvino")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08\x0a" * 50])
+def test_a_file_that_is_no_graph(engine, content, tmp_path):
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(content)
+    for source in (content, path):
+        with pytest.raises(EngineError, match=f"{engine} cannot run .*: export it again") as caught:
+            open_session(engine, source)
+        assert "\n" not in str(caught.value)
+
+
+def test_precisions(tiny, placed, images):
+    with pytest.raises(InputError, match="precision of onnxruntime must be 'f32'"):
+        make_engine_encoder(tiny, placed("int8", "onnxruntime"), "onnxruntime", precision="bf16")
+    with pytest.raises(InputError, match="openvino always rewrites the graph"):
+        open_session("openvino", b"", SessionOptions(optimize=False))
+    fast = make_engine_encoder(tiny, placed("int8", "openvino"), "openvino", precision="bf16")(images[0])
+    assert np.isfinite(fast.numpy()).all()
+
+
+def test_a_graph_that_fails_only_when_it_runs(tiny, placed, images):
+    """ONNX Runtime finds out late that its integer kernel has no scale a channel."""
+    from quantsam.engines.onnx_encoder import encoder_to_onnx
+
+    graph = encoder_to_onnx(tiny, placed("int8", "openvino")).SerializeToString()
+    session = open_session("onnxruntime", graph)
+    with pytest.raises(EngineError, match="onnxruntime cannot run the graph"):
+        session.run({"image": images[0].numpy()})
