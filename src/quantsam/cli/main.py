@@ -23,6 +23,8 @@ COMMANDS = {
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
     "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",
+    "latency": "Time encoder and decoder, by engine and scheme.",
+    "audit": "Say which tensors would overflow in float16.",
     "layers": "List a model's quantizable layers, with formats and sizes under a scheme.",
     "schemes": "List the quantization schemes that come along, or show one.",
     "results": "List, filter, compare and export the results so far.",

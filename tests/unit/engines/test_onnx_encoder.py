@@ -44,10 +44,10 @@ def test_every_site_is_as_in_the_simulation(tiny, placed, images, scheme, placem
     found = as_written(graph, images[0])
     expected = passing(simulate(tiny, plan, fused=False), sites, images[0])
     assert len(expected) == len(sites) >= 33
-    limit = 3e-4 if scheme == "w8a16" else 2e-2
+    limit = 2e-3 if scheme == "w8a16" else 2e-2
     for number, site in enumerate(sites):
         off = (expected[site.key] - torch.from_numpy(found[site.key])).abs().mean()
-        assert off <= (limit if number > 10 else 1e-4) * expected[site.key].abs().mean(), site.key
+        assert off <= (limit if number > 10 else 1e-3) * expected[site.key].abs().mean(), site.key
 
 
 def test_the_float_model_is_the_same(tiny, images):

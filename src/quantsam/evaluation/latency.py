@@ -1,0 +1,155 @@
+"""How long an encoder and the decoder take, by engine and scheme, measured side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantsam.engines.encoder import check_runs
+from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
+from quantsam.errors import InputError
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import Plan
+from quantsam.runtime.sessions import Precision, SessionOptions, open_session
+from quantsam.simulation.simulator import simulate
+
+PYTORCH = "pytorch"
+DECODED_BOXES = (1, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What was measured of one way to compute.
+
+    Attributes:
+        what: `encoder`, or `decoder, 16 boxes`.
+        engine: `pytorch`, `onnxruntime`, ...
+        scheme: Name of the scheme.
+        precision: Of what is not quantized.
+        median_ms: Of one call.
+        p95_ms: 95th percentile.
+        size_bytes: Of the ONNX file, or of PyTorch's parameters; None for the decoder.
+        versus_fp32: The same engine's FP32 time over this one's; None if FP32 was not measured.
+    """
+
+    what: str
+    engine: str
+    scheme: str
+    precision: str
+    median_ms: float
+    p95_ms: float
+    size_bytes: int | None
+    versus_fp32: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    what: str
+    engine: str
+    scheme: str
+    precision: str
+    size_bytes: int | None
+    call: Callable[[], object]
+
+
+def measure_latency(
+    model: EfficientViTSam,
+    plans: Sequence[tuple[str, Plan]],
+    *,
+    rounds: int = 20,
+    warm_up: int = 3,
+    threads: int = 1,
+    batch: int = 1,
+    precision: Precision = "f32",
+    progress: Callable[[Iterable[int], int | None], Iterable[int]] | None = None,
+) -> list[Latency]:
+    """Time encoders and the decoder in turn, A B C A B C ..., so that what slows the machine slows all of them.
+
+    Args:
+        model: In float.
+        plans: Engine and plan of each encoder; a plan without sites is FP32.
+        rounds: Calls of each that count.
+        warm_up: Calls of each before.
+        threads: Of everything.
+        batch: Images a call of the encoder.
+        precision: Of what OpenVINO does not quantize; the others have float32 alone.
+        progress: Wraps the iteration over the rounds.
+
+    Returns:
+        One entry an encoder, in order, then the decoder's (PyTorch): one box and 16, preparation included.
+    """
+    if min(rounds, warm_up + 1, threads, batch) < 1:
+        raise InputError("rounds, threads and batch must be at least 1, warm_up at least 0")
+    size = model.variant.input_size
+    image = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    with _torch_threads(threads), torch.inference_mode():
+        tasks = [_encoder_task(model, engine, plan, image, threads, precision) for engine, plan in plans]
+        tasks += _decoder_tasks(model)
+        samples: list[list[float]] = [[] for _ in tasks]
+        for task in tasks:
+            for _ in range(warm_up):
+                task.call()
+        for _ in progress(range(rounds), rounds) if progress else range(rounds):
+            for task, taken in zip(tasks, samples, strict=True):
+                started = time.perf_counter()
+                task.call()
+                taken.append(1000 * (time.perf_counter() - started))
+    found = [_latency(task, taken) for task, taken in zip(tasks, samples, strict=True)]
+    whole = {e.engine: e.median_ms for e in found if e.what == "encoder" and e.scheme == "fp32"}
+    return [
+        dataclasses.replace(e, versus_fp32=whole[e.engine] / e.median_ms)
+        if e.what == "encoder" and e.engine in whole
+        else e
+        for e in found
+    ]
+
+
+def _encoder_task(
+    model: EfficientViTSam, engine: str, plan: Plan, image: Tensor, threads: int, precision: Precision
+) -> _Task:
+    if engine == PYTORCH:
+        encoder = simulate(model, plan) if plan.sites else model.image_encoder
+        size = 4 * sum(p.numel() for p in model.float_encoder.parameters())
+        return _Task("encoder", engine, plan.scheme, "f32", size, lambda: encoder(image))
+    check_runs(plan, engine)
+    graph = encoder_to_onnx(model, plan).SerializeToString()
+    used: Precision = precision if engine == "openvino" else "f32"
+    session = open_session(engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
+    inputs = {INPUT: image.numpy()}
+    return _Task("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs))
+
+
+def _decoder_tasks(model: EfficientViTSam) -> list[_Task]:
+    variant = model.variant
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(1, variant.embed_dim, variant.embed_size, variant.embed_size, generator=generator)
+
+    def task(count: int) -> _Task:
+        corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * variant.prompt_size
+        boxes = corners.flatten(1)
+        name = f"decoder, {count} box{'es' if count > 1 else ''}"
+        return _Task(name, PYTORCH, "fp32", "f32", None, lambda: model.prepare(embedding).decode(boxes=boxes))
+
+    return [task(count) for count in DECODED_BOXES]
+
+
+def _latency(task: _Task, samples: Sequence[float]) -> Latency:
+    median, p95 = (float(np.percentile(samples, q)) for q in (50, 95))
+    return Latency(task.what, task.engine, task.scheme, task.precision, median, p95, task.size_bytes)
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

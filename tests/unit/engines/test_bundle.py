@@ -1,0 +1,221 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import quantsam as qs
+from quantsam.engines.onnx_decoder import decoder_to_onnx
+from quantsam.errors import BundleError, EngineError, InputError, OutputError, PlanError
+from quantsam.evaluation.picture import ModelSegmenter
+from quantsam.metrics.iou import mask_iou
+from quantsam.models.grid import GridSettings
+from quantsam.runtime.manifest import test_image as check_image
+from quantsam.runtime.sessions import SessionOptions, open_session
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return qs.load_model("nano")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    dataset = qs.open_dataset("scenes:1:5")
+    image_id = dataset.image_ids[0]
+    return dataset.image(image_id), [list(a.box_xyxy) for a in dataset.annotations(image_id)]
+
+
+@pytest.fixture(scope="module")
+def bundles(nano, tmp_path_factory):
+    made = {}
+    for engine in ("onnxruntime", "openvino"):
+        plan = qs.make_plan(nano, "int8", engine).calibrate(qs.open_images("scenes:4:1"))
+        folder = tmp_path_factory.mktemp("bundle") / engine
+        qs.export_bundle(nano, plan, folder)
+        made[engine] = (folder, nano.with_encoder(qs.make_engine_encoder(nano, plan, engine)))
+    return made
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_decoder_is_pytorchs(tiny, engine):
+    session = open_session(engine, decoder_to_onnx(tiny).SerializeToString(), SessionOptions(1))
+    generator = torch.Generator().manual_seed(1)
+    embedding = torch.randn(1, 64, 16, 16, generator=generator)
+    for batch, count, with_box in ((1, 1, False), (3, 4, False), (2, 2, True), (5, 0, True)):
+        points = torch.rand(batch, count, 2, generator=generator) * 64
+        labels = torch.randint(0, 2, (batch, count), generator=generator)
+        corners = torch.rand(batch, 2, 2, generator=generator) * 64
+        last = (
+            (corners, torch.tensor([[2, 3]] * batch)) if with_box else (torch.zeros(batch, 1, 2), -torch.ones(batch, 1))
+        )
+        found = session.run(
+            {
+                "embedding": embedding.numpy(),
+                "points": torch.cat([points, last[0]], 1).numpy(),
+                "labels": torch.cat([labels, last[1].long()], 1).numpy(),
+            }
+        )
+        prompts = {"points": (points, labels) if count else None, "boxes": corners.flatten(1) if with_box else None}
+        with torch.inference_mode():
+            three = tiny.decode(embedding, multimask=True, **prompts)
+            one = tiny.decode(embedding, multimask=False, **prompts)
+        for index, name in enumerate(("masks", "predicted_iou")):
+            expected = torch.cat([one[index], three[index]], 1).numpy()
+            np.testing.assert_allclose(found[name], expected, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_bundle_gives_the_full_packages_masks(bundles, scene, engine):
+    folder, model = bundles[engine]
+    image, boxes = scene
+    whole, alone = ModelSegmenter(model), qs.load_bundle(folder, threads=1)
+    whole.set_image(image)
+    alone.set_image(image)
+    prompts = [
+        {"boxes": np.asarray(boxes, np.float32)},
+        {"points": np.asarray([[[60, 70], [90, 80]]], np.float32), "labels": np.asarray([[1, 0]], np.float32)},
+        {
+            "points": np.asarray([[[60, 70]]], np.float32),
+            "labels": np.asarray([[1]], np.float32),
+            "boxes": np.asarray(boxes[:1], np.float32),
+        },
+    ]
+    for prompt in prompts:
+        expected, found = whole.best_masks(**prompt), alone.best_masks(**prompt)
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-4)
+        assert min(mask_iou(a, b) for a, b in zip(found[0], expected[0], strict=True) if b.any()) > 0.99
+
+
+def test_a_bundle_segments_everything_as_the_full_package(bundles, scene):
+    folder, model = bundles["onnxruntime"]
+    grid = GridSettings(points_per_side=6, iou_threshold=0.5, stability_threshold=0.7, crop_layers=1)
+    expected = ModelSegmenter(model).segment_everything(scene[0], grid, None)
+    found = qs.load_bundle(folder, threads=1).segment_everything(scene[0], grid)
+    assert len(expected) > 3
+    assert [m.point_xy for m in found] == [m.point_xy for m in expected]
+    assert all(mask_iou(a.mask(), b.mask()) > 0.99 for a, b in zip(found, expected, strict=True))
+
+
+def test_torch_is_never_imported(bundles):
+    script = f"""
+import sys
+sys.modules["torch"] = None  # importing it raises
+import numpy as np
+from quantsam.runtime.bundle import load_bundle
+predictor = load_bundle({str(bundles["openvino"][0])!r})
+predictor.set_image(np.zeros((60, 80, 3), np.uint8))
+masks, iou = predictor.predict(boxes=[[5, 5, 50, 40], [1, 2, 30, 30]])
+assert masks.shape == (2, 3, 60, 80) and masks.dtype == bool and iou.shape == (2, 3)
+others = [m for m in sys.modules if m.split(".")[0] in ("scipy", "numba", "faster_coco_eval", "pyarrow", "onnx")]
+assert others == [], others
+"""
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_manifest(bundles, nano):
+    folder, _ = bundles["openvino"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["model"], manifest["scheme"], manifest["placement"]) == ("nano", "int8", "openvino")
+    assert sorted(manifest["files"]) == sorted(p.name for p in folder.iterdir() if p.suffix == ".onnx")
+    for name, entry in manifest["files"].items():
+        assert entry["size_bytes"] == (folder / name).stat().st_size
+    assert check_image().shape == (120, 160, 3)
+    assert len(np.unique(check_image())) > 200
+
+
+def edited(folder, target, name, change):
+    target.mkdir()
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    content = (target / name).read_bytes()
+    (target / name).write_bytes(change(content))
+    return target
+
+
+def manifest_with(**changes):
+    return lambda content: json.dumps(json.loads(content) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        ("encoder.onnx", lambda c: c[:-1], BundleError, "encoder.onnx of bundle .* is not the file that was exported"),
+        ("manifest.json", lambda c: c[:-9], BundleError, "manifest.json of bundle .* is damaged"),
+        ("manifest.json", lambda c: b"[]", BundleError, "manifest.json of bundle .* is damaged"),
+        ("manifest.json", manifest_with(version=9), BundleError, "must have version 1, got 9: export it again"),
+        ("manifest.json", manifest_with(input_size=-1), BundleError, "is damaged"),
+        ("manifest.json", manifest_with(files={}), BundleError, "is damaged"),
+        ("manifest.json", manifest_with(engine="abacus"), InputError, "engine must be one of onnxruntime, openvino"),
+        (
+            "manifest.json",
+            lambda c: json.dumps((m := json.loads(c)) | {"check": m["check"] | {"norm": 1.0}}).encode(),
+            BundleError,
+            "the encoder's embedding of the test image must be within 0.25",
+        ),
+    ],
+    ids=range(8),
+)
+def test_a_damaged_bundle(bundles, tmp_path, name, change, error, message):
+    folder = edited(bundles["openvino"][0], tmp_path / "copy", name, change)
+    with pytest.raises(error, match=message) as caught:
+        qs.load_bundle(folder, threads=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_graph_without_verification(bundles, tmp_path):
+    folder = edited(bundles["openvino"][0], tmp_path / "copy", "encoder.onnx", lambda c: b"junk")
+    with pytest.raises(EngineError, match=r"encoder.onnx of bundle .*: openvino cannot run the graph"):
+        qs.load_bundle(folder, verify=False)
+
+
+def test_what_is_no_bundle(tmp_path, bundles):
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(BundleError, match=r"bundle must be a folder with manifest.json"):
+            qs.load_bundle(path)
+    (tmp_path / "manifest.json").write_bytes((bundles["openvino"][0] / "manifest.json").read_bytes())
+    with pytest.raises(BundleError, match=r"must have a readable encoder.onnx: No such file"):
+        qs.load_bundle(tmp_path)
+
+
+def test_an_engine_without_the_kernels(bundles):
+    with pytest.raises(EngineError, match="onnxruntime cannot run the graph"):
+        qs.load_bundle(bundles["openvino"][0], engine="onnxruntime")
+
+
+def test_bad_prompts(bundles):
+    predictor = qs.load_bundle(bundles["openvino"][0], threads=1, verify=False)
+    with pytest.raises(InputError, match="a predictor needs a picture before prompts"):
+        predictor.predict(boxes=[0, 0, 5, 5])
+    predictor.set_image(np.zeros((60, 80, 3), np.uint8))
+    for prompt, message in (
+        ({}, "needs points or boxes, got neither"),
+        ({"points": [[1, 2]]}, "points and labels must be given together"),
+        ({"boxes": [1, 2, 3]}, r"boxes must be \(B, 4\)"),
+        ({"boxes": [1, 2, 3, float("nan")]}, "boxes must be finite"),
+        ({"boxes": "abc"}, "boxes must be an array of numbers"),
+        ({"points": [[1, 2]], "labels": [2]}, "a label must be 1 .* got 2"),
+        ({"points": [[1, 2]], "labels": [1, 1]}, r"points must be \(B, N, 2\) with labels"),
+        ({"points": [[1, 2]], "labels": [1], "boxes": [[1, 2, 3, 4]] * 2}, "one box for each set of points"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predictor.predict(**prompt)
+
+
+def test_where_a_bundle_may_be_written(nano, tmp_path):
+    plan = qs.make_plan(nano, "fp32", "openvino")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError):
+        qs.export_bundle(nano, plan, tmp_path / "mine")
+    with pytest.raises(PlanError, match="a plan for openvino must have placement"):
+        qs.export_bundle(
+            nano,
+            qs.make_plan(nano, "int8@neck", "thesis").calibrate([torch.randn(1, 3, 256, 256)]),
+            tmp_path / "b",
+            engine="openvino",
+        )
+    assert not (tmp_path / "b").exists()
