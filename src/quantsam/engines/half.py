@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantsam.errors import EngineError
 
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
-_LIMITS = np.finfo(np.float16)
+_SMALLEST, _LARGEST = 2.0**-14, 65504.0  # of float16, the smallest with full precision
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -69,7 +69,7 @@ class _Converter:
 
     def _fits(self, scale: str) -> bool:
         values = numpy_helper.to_array(self._constants[scale])
-        return bool((values >= _LIMITS.tiny).all() and (values <= _LIMITS.max).all())
+        return bool((values >= _SMALLEST).all() and (values <= _LARGEST).all())
 
     def _add(self, node: onnx.NodeProto, wanted: int) -> None:
         """Append a node, with its float inputs in the wanted type."""
@@ -102,7 +102,7 @@ class _Converter:
     def _half(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
         values = numpy_helper.to_array(self._constants[name])
         largest = float(np.abs(values).max(initial=0))
-        if largest > _LIMITS.max:
+        if largest > _LARGEST:
             raise EngineError(
                 f"{name} must be at most 65504 to be float16, got {largest:g}: export without half precision"
             )

@@ -1,0 +1,81 @@
+"""Walk from the thesis' placement to the engine's, one change at a time: what each step says, and how far it is off.
+
+    python benchmarks/causes.py [--scenes 300] [--coco COCO_FOLDER]
+
+Scheme int8, box prompts. At every step the simulation's mIoU, and its distance from what OpenVINO gives with the
+engine's own placement, object by object; the last step is the placement that is deployed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from common import save
+
+import quantsam as qs
+from quantsam.data.dataset import Dataset
+from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
+
+ENGINE = "openvino"
+STEPS = (
+    ("the thesis' placement", ""),
+    ("BatchNorm folded", "+fold"),
+    ("convolutions' inputs and weights alone", "+inputs"),
+    ("attention in float", "+float-attention"),
+    ("ranges of minimum and maximum, not a moving average", "+minmax"),
+    ("symmetric grids divide by 127, not 127.5", "+narrow"),
+    ("activations affine in 8 bits, not symmetric", "+affine"),
+    ("a scale a channel before depthwise convolutions", "+per-channel-depthwise"),
+)
+CALIBRATION = "scenes:32:1"
+HELD_OUT_SEED = 3
+
+
+def walk(name: str, dataset: Dataset) -> dict[str, Any]:
+    """Return the records' figures of all steps, the engine's and FP32's."""
+    model = qs.load_model(name)
+    scheme, images = qs.load_scheme("int8"), qs.open_images(CALIBRATION)
+
+    def plan(placement: str) -> qs.Plan:
+        return calibrated_plans(model, [scheme], images, Switches(placement))[0]
+
+    (whole,) = score_plans(model, [qs.make_plan(model, "fp32")], dataset)
+    (deployed,) = score_plans(model, [plan(ENGINE)], dataset, engine=ENGINE)
+    steps, placement = [], "thesis"
+    for title, change in STEPS:
+        placement += change
+        (record,) = score_plans(model, [plan(placement)], dataset)
+        gap = qs.compare(deployed, record)
+        steps.append(
+            {
+                "step": title,
+                "placement": placement,
+                "miou": record.figures["miou"],
+                "off": gap.mean_difference,
+                "off_standard_error": gap.standard_error,
+            }
+        )
+        miou = record.figures["miou"]
+        print(f"{name} on {dataset.name}: {title}: {miou:.2f}, off by {gap.mean_difference:+.3f}", flush=True)
+    count = deployed.figures["count"]
+    return {"fp32": whole.figures["miou"], "engine": deployed.figures["miou"], "count": count, "steps": steps}
+
+
+def main() -> None:
+    """Walk with both models on all data."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
+    args = parser.parse_args()
+    qs.keep_freed_memory()
+    sets: dict[str, Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)}
+    if args.coco:
+        sets["photographs"] = qs.CocoDataset(args.coco)
+    for kind, dataset in sets.items():
+        save(f"causes_{kind}", {name: walk(name, dataset) for name in ("nano", "nano-outlier")})
+
+
+if __name__ == "__main__":
+    main()

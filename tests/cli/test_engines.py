@@ -1,0 +1,106 @@
+"""`agree`, `export`, `segment --bundle`, `evaluate --engine`, `latency`, `audit`."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import quantsam as qs
+
+FEW = ("--calibration", "scenes:2:1")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    dataset = qs.open_dataset("scenes:1:5")
+    path = tmp_path_factory.mktemp("picture") / "scene.png"
+    Image.fromarray(dataset.image(dataset.image_ids[0])).save(path)
+    return str(path)
+
+
+def test_agree(run):
+    table = run("agree", *FEW, "--data", "scenes:2:3", "--engine", "openvino", "--noise-images", "1", "--exact")
+    assert table.code == 0, table.err
+    for word in ("gap", "mask IoU", "45 of 45", "on one thread", "kept in"):
+        assert word in table.out
+    found = run(
+        "agree", *FEW, "--data", "scenes:1:3", "--engine", "onnxruntime", "--layers", "--noise-images", "0", "--json",
+        "--no-store",
+    ).json  # fmt: skip
+    (record,) = found["records"]
+    assert record["figures"]["convolutions_integer"] == 45
+    (layers,) = found["layers"].values()
+    assert len(layers) == 45
+    assert {layer["operator"] for layer in layers} == {"QLinearConv"}
+
+
+def test_layers_of_agree_are_a_table(run):
+    ran = run(
+        "agree", *FEW, "--data", "scenes:1:3", "--engine", "openvino", "--layers", "--noise-images", "0", "--no-store"
+    )
+    assert "layer by layer" in ran.out
+    assert "exact simulation: " in ran.out
+
+
+def test_export_and_segment_with_the_bundle(run, tmp_path, picture):
+    bundle = str(tmp_path / "bundle")
+    ran = run("export", "--engine", "openvino", *FEW, "--out", bundle)
+    assert ran.code == 0, ran.err
+    assert "decoder.onnx" in ran.out
+    out, masks = str(tmp_path / "out.png"), tmp_path / "masks.json"
+    segment = ("segment", picture, "--box", "20,20,120,120", "--out", out)
+    ran = run(*segment, "--bundle", bundle, "--masks", str(masks))
+    assert ran.code == 0, ran.err
+    assert "mask 1: " in ran.out
+    assert len(json.loads(masks.read_text())) == 1
+    ran = run("segment", picture, "--everything", "--points-per-side", "4", "--bundle", bundle, "--out", out, "--json")
+    assert set(ran.json["masks"]) == {"int8"}
+    run(*segment, "--bundle", bundle, "--scheme", "int8").complains(2, "--bundle and --scheme exclude each other")
+    run(*segment, "--engine", "openvino").complains(2, "--engine is of --bundle")
+    run(*segment, "--bundle", str(tmp_path)).complains(1, "bundle must be a folder with manifest.json")
+
+
+def test_export_for_tensorrt_gives_the_line_that_builds_it(run, tmp_path):
+    bundle = str(tmp_path / "bundle")
+    found = run("export", "--engine", "tensorrt", *FEW, "--out", bundle, "--json").json
+    assert found["trtexec"].startswith(f"trtexec --onnx={bundle}/encoder.onnx")
+
+
+def test_export_of_a_plan(run, tmp_path):
+    plan = str(tmp_path / "plan")
+    calibrate = run("calibrate", "--placement", "onnxruntime", *FEW, "--out", plan, "--json").json
+    found = run("export", "--plan", plan, "--out", str(tmp_path / "bundle"), "--json").json
+    assert found["plan_digest"] == calibrate["digest"]
+    again = ("export", "--plan", plan, "--out", str(tmp_path / "b"))
+    run(*again, "--engine", "openvino").complains(1, "a plan for openvino must have placement 'openvino'")
+    run(*again, "--scheme", "int8").complains(2, "--plan and --scheme exclude each other")
+    run("export", "--engine", "abacus", "--out", plan).complains(2, "engine must be one of onnxruntime")
+    run("export", "--out", plan).complains(1, "cannot write")
+
+
+def test_evaluate_on_an_engine(run):
+    args = ("evaluate", "--data", "scenes:2:3", *FEW, "--no-store", "--json", "--scheme", "fp32", "--scheme", "int8")
+    whole, quantized = run(*args, "--engine", "openvino").json
+    assert (whole["engine"], quantized["engine"], quantized["placement"]) == ("openvino", "openvino", "openvino")
+    assert abs(whole["figures"]["miou"] - run(*args).json[0]["figures"]["miou"]) < 0.01
+    run(*args, "--engine", "openvinu").complains(2, "did you mean 'openvino'")
+    run(*args, "--engine", "openvino", "--placement", "thesis").complains(1, "must have placement 'openvino'")
+    run(*args, "--engine", "tensorrt").complains(1, "package tensorrt", "trtexec")
+
+
+def test_latency(run):
+    found = run(
+        "latency", *FEW, "--engine", "openvino", "--rounds", "1", "--warm-up", "0", "--threads", "1", "--json"
+    ).json
+    assert [(e["what"], e["scheme"]) for e in found["latencies"][:2]] == [("encoder", "fp32"), ("encoder", "int8")]
+    ran = run("latency", "--random-weights", "--engine", "openvino", "--rounds", "1", "--threads", "1")
+    assert "random weights: for latency and size only" in ran.out
+    run("latency", "--engine", "tensorrt").complains(1, "trtexec")
+
+
+def test_audit(run):
+    ran = run("audit", "--calibration", "scenes:2:1", "--top", "3")
+    assert ran.out.splitlines()[-1].startswith("FP16 ")
+    found = run("audit", "--calibration", "scenes:2:1", "--json").json
+    assert len(found["tensors"]) > 200
+    assert found["tensors"][0]["largest"] >= found["tensors"][1]["largest"]
