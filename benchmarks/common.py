@@ -38,3 +38,24 @@ def interleaved_ms(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[
             task()
             samples[name].append(1000 * (time.perf_counter() - started))
     return {name: median(values) for name, values in samples.items()}
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return a raw result."""
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return document
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, numbers to the right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+
+
+def machine(document: dict[str, Any]) -> str:
+    """Return one line about where a result comes from."""
+    env = document["environment"]
+    return (
+        f"{env['cpu']}, {env['cpu_count']} cores; Python {env['python']}, torch {env['torch']}, numpy {env['numpy']}; "
+        f"{document['created_utc'][:10]}"
+    )

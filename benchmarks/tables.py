@@ -9,33 +9,20 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from common import RESULTS
+from causes_figure import draw_causes
+from common import RESULTS, load, machine, markdown
+from engine_tables import ENGINE_TABLES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/tour.md", "docs/measurements.md", "recipes/nano/README.md")
-
-
-def load(name: str) -> dict[str, Any]:
-    """Return a raw result."""
-    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return document
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table, numbers to the right."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
-
-
-def machine(document: dict[str, Any]) -> str:
-    """Return one line about where a result comes from."""
-    env = document["environment"]
-    return (
-        f"{env['cpu']}, {env['cpu_count']} cores; Python {env['python']}, torch {env['torch']}, numpy {env['numpy']}; "
-        f"{document['created_utc'][:10]}"
-    )
+PAGES = (
+    "README.md",
+    "docs/tour.md",
+    "docs/measurements.md",
+    "docs/placements.md",
+    "docs/why-simulations-disagree.md",
+    "recipes/nano/README.md",
+)
 
 
 def accuracy(name: str) -> str:
@@ -151,7 +138,8 @@ def freed_memory() -> str:
 
 def full_size() -> str:
     """Return the table of a full-size evaluation's memory."""
-    documents = {name: load(f"full_size_{name}") for name in ("coco", "lvis")}
+    names = [name for name in ("coco", "lvis") if (RESULTS / f"full_size_{name}.json").exists()]
+    documents = {name: load(f"full_size_{name}") for name in names}
     rows = [
         [
             f"{name.upper()} val" + (f" / {run['parts']}" if run["parts"] > 1 else ""),
@@ -217,6 +205,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "evaluator": evaluator,
     "full-size": full_size,
     "official": official,
+    **ENGINE_TABLES,
     **{
         f"{name}-{prompt}": (lambda key: lambda: accuracy(key))(f"{name}_{prompt}")
         for name in ("scenes", "photographs")
@@ -249,6 +238,7 @@ def main() -> None:
         if renewed != text:
             path.write_text(renewed)
             print(f"filled {page}")
+    draw_causes(ROOT / "docs" / "causes.svg")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TensorRT was never run by us: no GPU. The graph's structure is checked, its numbers in other engines, and our calls."""
+"""TensorRT was never run by us: no GPU. The graph is checked, its numbers in other engines, and our calls."""
 
 import sys
 import types

@@ -1,0 +1,145 @@
+"""Tables of what engines gave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from common import RESULTS, load, machine, markdown
+
+
+def agreements() -> list[dict[str, Any]]:
+    """Return all records of agreement, with the kind of data, in the order of the tables."""
+    order = {name: i for i, name in enumerate(("int8", "mix-dwsc", "mix-mbc-neck", "w8a16"))}
+    found = [
+        record
+        | {"data": path.stem.rsplit("_", 1)[-1], "created": document["created_utc"], "env": document["environment"]}
+        for path in sorted((RESULTS / "agreement").glob("*.json"))
+        for document in [json.loads(path.read_text())]
+        for record in document["records"]
+    ]
+    if not found:
+        raise FileNotFoundError(2, "no results", str(RESULTS / "agreement"))
+    return sorted(
+        found, key=lambda r: (r["model"], r["data"] != "scenes", r["prompt"], order.get(r["scheme"], 9), r["engine"])
+    )
+
+
+def gap(figures: dict[str, Any], prefix: str = "") -> str:
+    """Return a gap with half of its 95 % interval."""
+    value, low = figures[f"{prefix}gap"], figures[f"{prefix}gap_low"]
+    return f"{value:+.3f} ± {value - low:.3f}"
+
+
+def agreement_short() -> str:
+    """Return simulated and deployed mIoU with box prompts on scenes, for both models."""
+    rows = []
+    for r in agreements():
+        f = r["figures"]
+        if (r["prompt"], r["data"]) != ("box", "scenes") or r["scheme"] == "w8a16":
+            continue
+        between = next(v for k, v in f.items() if k.startswith("between_") and k.endswith("mask_iou"))
+        exact = gap(f, "exact_") if "exact_gap" in f else ""
+        cells = [f"{f[name]:.2f}" for name in ("miou_fp32", "miou_simulated", "miou")]
+        integers = f"{f['convolutions_integer']} of {f['convolutions_quantized']}"
+        names = [r["model"], r["scheme"], r["engine"]]
+        rows.append([*names, *cells, gap(f), exact, f"{f['mask_iou']:.2f}", f"{between:.2f}", integers])
+    header = ["model", "scheme", "engine", "FP32", "simulated", "engine", "gap", "exact gap", "mask IoU"]
+    header += ["between engines", "in integers"]
+    return f"{markdown(header, rows)}\n\n{agreement_caption()}"
+
+
+def agreement_caption() -> str:
+    """Return what all tables of agreement have in common."""
+    records = agreements()
+    counts = {r["data"]: r["figures"]["count"] for r in records}
+    env = records[0]["env"]
+    engines = {r["engine"]: r["environment"][r["engine"]] for r in records}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(engines.items()))
+    data = ", ".join(f"{count:,} objects of {name}" for name, count in counts.items())
+    return (
+        "gap: engine less simulation in points of mIoU, paired, ± half of the 95 % interval; exact gap: the simulation "
+        "in exact integers; mask IoU: of the engine's masks with the simulation's, beside that between the engines. "
+        f"{data}. {env['cpu']}, {env['cpu_count']} cores; torch {env['torch']}, {versions}; "
+        f"{records[0]['created'][:10]}."
+    )
+
+
+def agreement_full() -> str:
+    """Return every record of agreement."""
+    rows = []
+    for r in agreements():
+        f = r["figures"]
+        floor = [
+            gap(f, f"threads_{way}_").split(" ")[0] for way in ("simulated", "engine") if f"threads_{way}_gap" in f
+        ]
+        between = next(v for k, v in f.items() if k.startswith("between_") and k.endswith("mask_iou"))
+        rows.append(
+            [
+                f"{r['model']}, {r['data']}, {r['prompt']}",
+                r["scheme"],
+                r["engine"],
+                *(f"{f[name]:.2f}" for name in ("miou_fp32", "miou_simulated", "miou")),
+                gap(f),
+                gap(f, "exact_") if "exact_gap" in f else "",
+                f"{f['mask_iou']:.2f}",
+                f"{between:.2f}",
+                " / ".join(floor),
+                f"{f['convolutions_integer']} of {f['convolutions_quantized']}",
+            ]
+        )
+    header = ["model, data, prompt", "scheme", "engine", "FP32", "simulated", "engine", "gap", "exact gap", "mask IoU"]
+    header += ["between engines", "floor", "in integers"]
+    caption = "floor: simulation and engine each against itself on one thread (the first 50 images)."
+    return f"{markdown(header, rows)}\n\n{agreement_caption()} {caption}"
+
+
+def engines() -> str:
+    """Return the table of times on engines."""
+    document = load("engines_l0")
+    times, sizes = document["median_ms"], document["size_bytes"]
+    rows = []
+    for name, value in times.items():
+        base = times[f"{name.split()[0]} fp32"]
+        size = f"{sizes[name] / 2**20:.1f}" if name in sizes else ""
+        rows.append([name, f"{value:.0f}", f"{base / value:.2f}", size])
+    versions = ", ".join(
+        f"{n} {document['engines'][n]}" for n in ("onnxruntime", "openvino", "nncf") if n in document["engines"]
+    )
+    caption = (
+        f"L0's encoder, 512 px, one image, {document['threads']} threads, fixed random weights, median of "
+        f"{document['rounds']} rounds in turn; {versions}; instructions: {', '.join(document['isa'])}. "
+        f"{machine(document)}."
+    )
+    return f"{markdown(['', 'ms', 'times its FP32', 'file, MiB'], rows)}\n\n{caption}"
+
+
+def causes(kind: str) -> str:
+    """Return the walk from the thesis' placement to the engine's."""
+    document = load(f"causes_{kind}")
+    models = ("nano", "nano-outlier")
+    rows = [["*FP32*", *(cell for m in models for cell in (f"{document[m]['fp32']:.2f}", ""))]]
+    for steps in zip(*(document[m]["steps"] for m in models), strict=True):
+        cells = [
+            c for s in steps for c in (f"{s['miou']:.2f}", f"{s['off']:+.2f} ± {1.96 * s['off_standard_error']:.2f}")
+        ]
+        rows.append([f"{'' if s_first(steps) else 'and '}{steps[0]['step']}", *cells])
+    rows.append(["*OpenVINO, deployed*", *(cell for m in models for cell in (f"{document[m]['engine']:.2f}", ""))])
+    header = ["simulation", "nano", "off by", "nano-outlier", "off by"]
+    caption = f"{document['nano']['count']:,} objects of {kind}, int8, box prompts. {machine(document)}."
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
+def s_first(steps: tuple[dict[str, Any], ...]) -> bool:
+    """Whether this is the walk's first step."""
+    return steps[0]["placement"] == "thesis"
+
+
+ENGINE_TABLES: dict[str, Callable[[], str]] = {
+    "agreement": agreement_short,
+    "agreement-full": agreement_full,
+    "engines": engines,
+    "causes-scenes": lambda: causes("scenes"),
+    "causes-photographs": lambda: causes("photographs"),
+}
