@@ -28,7 +28,7 @@ def draw_causes(path: Path) -> None:
         _text(16, 24, "Simulated mIoU less deployed mIoU (OpenVINO INT8), one change at a time", size=15),
     ]
     for number, (name, colour) in enumerate(COLOURS.items()):
-        x = LEFT + 150 * number
+        x: float = LEFT + 150 * number
         parts.append(f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>')
         parts.append(_text(x + 18, 47, name))
     zero = LEFT + (WIDTH - LEFT - 90) / 2

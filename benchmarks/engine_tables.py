@@ -133,7 +133,7 @@ def causes(kind: str) -> str:
 
 def s_first(steps: tuple[dict[str, Any], ...]) -> bool:
     """Whether this is the walk's first step."""
-    return steps[0]["placement"] == "thesis"
+    return bool(steps[0]["placement"] == "thesis")
 
 
 ENGINE_TABLES: dict[str, Callable[[], str]] = {
