@@ -8,8 +8,9 @@ COCO ?= ../shared/data/coco
 
 .PHONY: demo test test-slow lint format bench docs clean
 
-demo: $(READY)  ## quantize and score the shipped model; writes quantsam-demo/
+demo: $(READY)  ## quantize and score the shipped model, simulated and on real engines; writes quantsam-demo/
 	$(BIN)/quantsam demo --out quantsam-demo
+	$(BIN)/quantsam agree --data scenes:20:2 --exact --no-store
 
 test: $(READY) lint  ## lint, types, layers and the tests
 	$(BIN)/python -m pytest -m "not slow"
@@ -31,6 +32,9 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/accuracy.py --coco $(COCO)
+	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/agreement.py --coco $(COCO)
+	$(BIN)/python benchmarks/causes.py --coco $(COCO)
 
 docs: $(READY)  ## fill the tables of README.md and docs/ from benchmarks/results/
 	$(BIN)/python benchmarks/tables.py

@@ -19,7 +19,7 @@ from quantsam.evaluation.agreement import agree
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 
 ENGINES = ("onnxruntime", "openvino")
-SCHEMES = ("int8", "mix-dwsc", "mix-mbc-neck", "w8a16")
+SCHEMES = ("int8", "mix-dwsc", "mix-mbc-neck")
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
 NOISE_IMAGES = 50

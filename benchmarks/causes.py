@@ -1,6 +1,6 @@
 """Walk from the thesis' placement to the engine's, one change at a time: what each step says, and how far it is off.
 
-    python benchmarks/causes.py [--scenes 300] [--coco COCO_FOLDER]
+    python benchmarks/causes.py [--scenes 200] [--coco COCO_FOLDER]
 
 Scheme int8, box prompts. At every step the simulation's mIoU, and its distance from what OpenVINO gives with the
 engine's own placement, object by object; the last step is the placement that is deployed.
@@ -66,7 +66,7 @@ def walk(name: str, dataset: Dataset) -> dict[str, Any]:
 def main() -> None:
     """Walk with both models on all data."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
     args = parser.parse_args()
     qs.keep_freed_memory()

@@ -23,6 +23,10 @@ def test_agree(run):
     assert table.code == 0, table.err
     for word in ("gap", "mask IoU", "45 of 45", "on one thread", "kept in"):
         assert word in table.out
+    listed = run("results", "--kind", "agree", "--engine", "openvino")
+    assert "1 results" in listed.out
+    assert "gap" in listed.out
+    assert "no results match" in run("results", "--kind", "agree", "--engine", "tensorrt").err
     found = run(
         "agree", *FEW, "--data", "scenes:1:3", "--engine", "onnxruntime", "--layers", "--noise-images", "0", "--json",
         "--no-store",

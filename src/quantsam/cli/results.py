@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--dataset", help="Only this dataset.")
 @click.option("--prompt", help="Only this kind of prompt.")
 @click.option("--placement", help="Only this placement.")
+@click.option("--engine", help="Only what this engine computed: pytorch, onnxruntime, openvino, ...")
+@click.option("--kind", help="Only evaluate, or only agree.")
 @click.option(
     "--export",
     "target",
@@ -37,6 +39,8 @@ def command(
     dataset: str | None,
     prompt: str | None,
     placement: str | None,
+    engine: str | None,
+    kind: str | None,
     target: Path | None,
     compare: tuple[str, str] | None,
     store: Path | None,
@@ -51,6 +55,7 @@ def command(
         _compare(results, *compare, as_json=as_json)
         return
     given = {"model": model, "scheme": scheme, "dataset": dataset, "prompt": prompt, "placement": placement}
+    given |= {"engine": engine, "kind": kind}
     wanted: RecordFilter = {key: value for key, value in given.items() if value is not None}  # type: ignore[assignment]
     records = results.records(**wanted)
     if target is not None:
@@ -69,24 +74,29 @@ def command(
 
 
 def _print(records: Sequence[Record], title: str) -> None:
-    placements = {record.placement for record in records if record.placement}
     columns: dict[str, Callable[[Record], object]] = {
         "id": lambda r: r.id[:8],
         "when (UTC)": lambda r: r.created_utc[2:16].replace("T", " "),
         "model": lambda r: r.model,
         "scheme": scheme_label,
         "placement": lambda r: r.placement or "",
+        "engine": lambda r: r.engine,
         "dataset": lambda r: r.dataset,
         "prompt": lambda r: r.prompt,
         ">objects": lambda r: r.figures.get("count"),
         ">mIoU": lambda r: _shown(r.figures.get("miou")),
         ">± SE": lambda r: _shown(r.figures.get("standard_error")),
         ">AP": lambda r: _shown(r.figures.get("ap")),
+        ">gap": lambda r: _shown(r.figures.get("gap")),
     }
-    if not any("ap" in record.figures for record in records):
-        del columns[">AP"]
-    if len(placements) < 2:  # a column that says nothing makes the table too wide for many terminals
-        del columns["placement"]
+    silent = {
+        "placement": len({record.placement for record in records if record.placement}) < 2,
+        "engine": len({record.engine for record in records}) < 2,
+        ">AP": not any("ap" in record.figures for record in records),
+        ">gap": not any("gap" in record.figures for record in records),
+    }
+    for name in (name for name, is_silent in silent.items() if is_silent):  # it would only make the table wider
+        del columns[name]
     print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])
 
 
