@@ -87,6 +87,9 @@ def test_evaluate_on_an_engine(run):
     whole, quantized = run(*args, "--engine", "openvino").json
     assert (whole["engine"], quantized["engine"], quantized["placement"]) == ("openvino", "openvino", "openvino")
     assert abs(whole["figures"]["miou"] - run(*args).json[0]["figures"]["miou"]) < 0.01
+    (fast,) = run(*args[:-4], "--engine", "openvino", "--precision", "bf16").json
+    assert fast["settings"]["precision"] == "bf16"
+    run(*args, "--precision", "bf16").complains(2, "--precision bf16 is of --engine openvino")
     run(*args, "--engine", "openvinu").complains(2, "did you mean 'openvino'")
     run(*args, "--engine", "openvino", "--placement", "thesis").complains(1, "must have placement 'openvino'")
     run(*args, "--engine", "tensorrt").complains(1, "package tensorrt", "trtexec")

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["f32", "bf16"]),
+    default="f32",
+    show_default=True,
+    help="--engine openvino: of what is not quantized.",
+)
 @click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
 @click.option("--no-store", is_flag=True, help="Do not keep the results.")
 @json_option
@@ -61,6 +68,7 @@ def command(
     no_weights: bool,
     no_activations: bool,
     engine: str,
+    precision: str,
     store: Path | None,
     no_store: bool,
     as_json: bool,
@@ -87,6 +95,8 @@ def command(
 
     if plans:
         _refuse_beside_plans(ctx)
+    if precision != "f32" and engine != "openvino":
+        raise click.UsageError(f"--precision {precision} is of --engine openvino, got --engine {engine}")
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
     parse_prompt(prompts)
@@ -111,7 +121,13 @@ def command(
         switches = Switches(placement, not no_weights, not no_activations)
         ready = calibrated_plans(loaded, declared, source, switches, progress("calibrating"))
     settings: dict[str, JsonValue] = {"seed": seed, "limit": limit, "images": images}
-    wanted: dict[str, Any] = {"engine": engine, "prompts": prompts, "detections": detector, "settings": settings}
+    wanted: dict[str, Any] = {
+        "engine": engine,
+        "precision": precision,
+        "prompts": prompts,
+        "detections": detector,
+        "settings": settings,
+    }
     records = list(score_plans(loaded, ready, dataset, store=results, progress=progress, **wanted))
     report(records, as_json)
     if results is not None and not as_json:

@@ -32,10 +32,12 @@ class EngineEncoder:
         engine: The engine's name.
         session: What the engine made of it.
         graph: The ONNX file that the engine was given.
+        precision: Of what is not quantized.
     """
 
-    def __init__(self, plan: Plan, session: Session, graph: bytes) -> None:
+    def __init__(self, plan: Plan, session: Session, graph: bytes, precision: str = "f32") -> None:
         self.plan, self.session, self.engine, self.graph = plan, session, session.engine, graph
+        self.precision = precision
 
     def __call__(self, image: Tensor, /) -> Tensor:
         """Map (N, 3, S, S) to the embedding (N, embed_dim, size, size), on the device of `image`."""
@@ -98,7 +100,8 @@ def make_engine_encoder(
         plan: Calibrated, with the engine's placement; or without sites, for the float model.
         engine: `onnxruntime`, `openvino` or `tensorrt`.
         threads: Of one inference; PyTorch's number if None.
-        precision: Of what is not quantized.
+        precision: Of what is not quantized: `f32`, or on OpenVINO `bf16`, which is faster where the processor has it.
+            TensorRT runs it in float16 but for what would overflow.
 
     Raises:
         InputError: There is no such engine or precision.
@@ -109,7 +112,7 @@ def make_engine_encoder(
     exported = encoder_to_onnx(model, plan)
     graph = exported.SerializeToString()
     if engine == "tensorrt":
-        return EngineEncoder(plan, open_tensorrt(exported), graph)
+        return EngineEncoder(plan, open_tensorrt(exported), graph, "f16")
     side = model.variant.input_size
     options = SessionOptions(threads or torch.get_num_threads(), precision, shapes={INPUT: (1, 3, side, side)})
-    return EngineEncoder(plan, open_session(engine, graph, options), graph)
+    return EngineEncoder(plan, open_session(engine, graph, options), graph, precision)

@@ -17,6 +17,7 @@ from quantsam.plans.calibration import CalibrationImage
 from quantsam.plans.plan import Plan, make_plan
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
+from quantsam.runtime.sessions import Precision
 from quantsam.schemes.scheme import Scheme
 from quantsam.simulation.simulator import simulate
 
@@ -105,6 +106,7 @@ def score_plans(
     prompts: str = "box",
     detections: DetectionFile | None = None,
     engine: str = PYTORCH,
+    precision: Precision = "f32",
     store: ResultStore | None = None,
     settings: dict[str, JsonValue] | None = None,
     progress: Callable[[str], Progress] | None = None,
@@ -119,6 +121,7 @@ def score_plans(
         detections: A detector's boxes, instead.
         engine: What computes the embeddings: `pytorch`, where plans are simulated, or an engine, whose placement the
             plans must have.
+        precision: Of what an engine does not quantize.
         store: Where each record is appended; see `evaluate`.
         settings: Added to each record's settings.
         progress: Given a label, returns what wraps the iteration over the images.
@@ -128,7 +131,7 @@ def score_plans(
     """
     for plan in plans:
         if engine != PYTORCH:
-            subject = model.with_encoder(make_engine_encoder(model, plan, engine))
+            subject = model.with_encoder(make_engine_encoder(model, plan, engine, precision=precision))
         else:
             subject = model.with_encoder(simulate(model, plan)) if plan.sites else model
         wrap = progress(plan.scheme) if progress else None

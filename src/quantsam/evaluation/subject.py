@@ -36,10 +36,16 @@ def sizes(model: EfficientViTSam) -> dict[str, float | int | None]:
 
 
 def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
-    """Return whether weights and activations are quantized; nothing for the float model."""
+    """Return whether weights and activations are quantized, and an engine's precision for the rest if not float32."""
     plan = _plan_of(model)
     roles = {site.role for site in plan.sites} if plan else set()
-    return {"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}
+    found: dict[str, JsonValue] = {}
+    if roles:
+        found = {"weights": "weight" in roles, "activations": "activation" in roles}
+    encoder = model.image_encoder
+    if isinstance(encoder, EngineEncoder) and encoder.precision != "f32":
+        found["precision"] = encoder.precision
+    return found
 
 
 def plan_fields(model: EfficientViTSam) -> dict[str, Any]:
