@@ -16,7 +16,9 @@ import pytest
 
 from quantsam.cli.main import main
 
-COMMAND = [sys.executable, "-c", "from quantsam.cli.main import run; run()"]
+# A shell ignores Ctrl-C for what it runs in the background, and children inherit that.
+_HEEDS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+COMMAND = [sys.executable, "-c", _HEEDS_CTRL_C + "from quantsam.cli.main import run; run()"]
 
 
 @contextmanager
@@ -73,11 +75,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
 
 @pytest.fixture
-def start() -> Callable[..., subprocess.Popen[str]]:
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start `quantsam ...` as a process of its own."""
 
+    started: list[subprocess.Popen[str]] = []
+
     def call(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -85,8 +89,13 @@ def start() -> Callable[..., subprocess.Popen[str]]:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
+        started.append(process)
+        return process
 
-    return call
+    yield call
+    for process in started:
+        process.kill()  # of no effect on one that ended
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

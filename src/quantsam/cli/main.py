@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "Score a model under one or more schemes on a dataset.",
     "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
+    "sensitivity": "Find the layers that hurt: one quantized at a time, exactly or estimated.",
     "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",
     "latency": "Time encoder and decoder, by engine and scheme.",

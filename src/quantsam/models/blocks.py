@@ -146,10 +146,13 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        qkv = self.qkv(x)
-        qkv = torch.cat([qkv, *(branch(qkv) for branch in self.aggreg)], dim=1)
-        y: Tensor = self.proj(self.core(qkv))
+        y: Tensor = self.proj(self.core(self.project(x)))
         return y
+
+    def project(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to queries, keys and values at all scales, (N, scales * 3 * heads * dim, H, W)."""
+        qkv = self.qkv(x)
+        return torch.cat([qkv, *(branch(qkv) for branch in self.aggreg)], dim=1)
 
 
 class LinearAttentionCore(nn.Module):

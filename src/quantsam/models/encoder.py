@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -110,12 +111,16 @@ class Neck(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Map the stages' outputs to (N, embed_dim, embed_size, embed_size)."""
+        y: Tensor = self.output_ops[0](self.middle(self.gather(features)))
+        return y
+
+    def gather(self, features: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
+        """Bring the outputs of `stages` to the embedding's resolution and add them up."""
         inputs = [op(features[stage]) for op, stage in zip(self.input_ops, self.stages, strict=True)]
-        x = inputs[-1]
+        x: Tensor = inputs[-1]
         for other in reversed(inputs[:-1]):
             x = other + x
-        y: Tensor = self.output_ops[0](self.middle(x))
-        return y
+        return x
 
 
 class ImageEncoder(nn.Module):

@@ -183,6 +183,22 @@ def _from_line(text: str) -> Scheme:
     return Scheme(text, tuple(Rule(selector, targets) for selector in selectors), f"{base} on {scope} alone")
 
 
+def uniform_scheme(format_name: str) -> Scheme:
+    """Return the scheme that gives every layer one format.
+
+    Args:
+        format_name: A format (`int8`), or `wNaM`: weights of N bits and activations of M.
+
+    Raises:
+        SchemeError: There is no such format.
+
+    >>> uniform_scheme("w4a8").rules[0].targets["weight"].format
+    'int4'
+    """
+    base = format_name.strip().lower()
+    return Scheme(base, (Rule(Selector(), _base_targets(base, base)),), f"{base} on all layers")
+
+
 def _base_targets(base: str, text: str) -> dict[str, Target | None]:
     match = _WEIGHT_ACTIVATION.fullmatch(base)
     if match:
@@ -192,7 +208,7 @@ def _base_targets(base: str, text: str) -> dict[str, Target | None]:
     if weight not in FORMATS or activation not in FORMATS:
         known = [*FORMATS, "w8a8", "w8a16", "w4a8"]
         raise SchemeError(
-            f"scheme {text!r}: what stands before '@' must be a format or wNaM, got {base!r}: {nearest(base, known)}"
+            f"scheme {text!r}: the format must be one of quantsam's or wNaM, got {base!r}: {nearest(base, known)}"
         )
     return {"weight": make_target(weight), "activation": make_target(activation)}
 

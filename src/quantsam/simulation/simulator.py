@@ -48,9 +48,30 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True, exact: b
     """
     plan.check_fits(model)
     plan.check_calibrated()
+    prepared = get_placement(plan.placement).prepare(model.float_encoder)
+    return SimulatedEncoder(plan, assemble(prepared, plan, fused=fused, exact=exact))
+
+
+def assemble(
+    prepared: ImageEncoder,
+    plan: Plan,
+    *,
+    fused: bool = True,
+    exact: bool = False,
+    rounded: dict[str, Tensor] | None = None,
+) -> ImageEncoder:
+    """Put the encoder of a simulation together.
+
+    Args:
+        prepared: The float encoder that the plan was made on, as its placement prepares it.
+        plan: Calibrated, and for this encoder: not checked here.
+        fused: See `simulate`.
+        exact: See `simulate`.
+        rounded: Rounded weights by site, taken from here and added to: plans that share grids then share memory.
+    """
     placement = get_placement(plan.placement)
-    prepared = placement.prepare(model.float_encoder)
     rounding = ShiftedFakeQuantize if exact and placement.rounds_shifted else FakeQuantize
+    rounded = {} if rounded is None else rounded
     device = next(prepared.parameters()).device
     sites = {
         site.path: rounding(site.spec, site.params).to(device)
@@ -60,12 +81,14 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True, exact: b
     encoder = with_modules(prepared, sites).eval()
     for site in plan.sites:
         if site.role == "weight" and site.params is not None:
-            weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
-            set_parameter(encoder, f"{site.path}.weight", FakeQuantize(site.spec, site.params).to(device)(weight))
+            if site.key not in rounded:
+                weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
+                rounded[site.key] = FakeQuantize(site.spec, site.params).to(device)(weight)
+            set_parameter(encoder, f"{site.path}.weight", rounded[site.key])
     for path, bias in integer_biases(plan, prepared).items():
         set_parameter(encoder, f"{path}.bias", bias.values)
     if exact:
         use_integers(encoder, plan, prepared)
     elif fused:
         fuse(encoder)
-    return SimulatedEncoder(plan, encoder)
+    return encoder

@@ -371,7 +371,7 @@ def test_a_line_of_very_many_addresses():
 @pytest.mark.parametrize("base", ["", "int88", "w4a99", "w1a8", "mix-dwsc", "float", "w٣a8", "w4a8w"])
 def test_a_bad_beginning_of_a_line_is_refused(base):
     message = refused(load_scheme, f"{base}@neck")
-    rule = f"scheme '{base}@neck': what stands before '@' must be a format or wNaM, got {base!r}: "
+    rule = f"scheme '{base}@neck': the format must be one of quantsam's or wNaM, got {base!r}: "
     assert message.startswith(rule)
 
 

@@ -1,0 +1,122 @@
+"""What a sensitivity study found of one row; kept in a record's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantsam.errors import InputError, StoreError
+from quantsam.results.record import JsonValue, Record
+
+KIND = "sensitivity"
+
+
+@dataclass(frozen=True, slots=True)
+class RowScore:
+    """What quantizing one unit, or all but one, does.
+
+    Attributes:
+        unit: `stage3:4:2`, `stage3:4`, `stage3` or a kind.
+        kind: Kind of its layers; `mixed` for several.
+        part: `both`, `weights` or `activations`.
+        layers: Addresses of the unit's layers.
+        drop: Points of mIoU lost against FP32, paired; negative for a gain. None where no mask was computed.
+        drop_se: Its standard error.
+        mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32; needs no ground truth.
+        mask_loss_se: Its standard error.
+        sqnr_db: Power of FP32's embedding over that of the difference from it; None if there is no difference.
+        images: Pictures that it was measured on.
+        objects: Objects that it was measured on.
+    """
+
+    unit: str
+    kind: str
+    part: str
+    layers: tuple[str, ...]
+    drop: float | None
+    drop_se: float | None
+    mask_loss: float | None
+    mask_loss_se: float | None
+    sqnr_db: float | None
+    images: int
+    objects: int
+
+    @property
+    def name(self) -> str:
+        """The unit, and the part unless it is both."""
+        return self.unit if self.part == "both" else f"{self.unit} {self.part}"
+
+    @property
+    def damage(self) -> float:
+        """What rows are ranked by: the loss of masks, or where none were computed the embedding's noise, -SQNR."""
+        if self.mask_loss is not None:
+            return self.mask_loss
+        return -math.inf if self.sqnr_db is None else -self.sqnr_db
+
+    def to_json_dict(self) -> dict[str, JsonValue]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def rows_of(record: Record) -> list[RowScore]:
+    """Return the rows of a study's record, in the order of the forward pass.
+
+    Raises:
+        StoreError: It is no such record, or damaged.
+    """
+    rows: Any = record.settings.get("rows")
+    if record.kind != KIND or not isinstance(rows, list):
+        raise StoreError(f"record {record.id} must be of a sensitivity study, got kind {record.kind!r}")
+    try:
+        return [RowScore(**{**row, "layers": tuple(row["layers"])}) for row in rows]
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"record {record.id} is damaged: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RankAgreement:
+    """How well an estimate ranks what an exact study found.
+
+    Attributes:
+        spearman: Rank correlation over the rows that matter; None for fewer than three.
+        rows: How many those are.
+        worst_found: How many of the exact study's worst rows are among the estimate's worst.
+        worst: How many worst rows were asked for.
+    """
+
+    spearman: float | None
+    rows: int
+    worst_found: int
+    worst: int
+
+
+def compare_ranks(
+    exact: Sequence[RowScore], estimate: Sequence[RowScore], *, least_drop: float = 0.1, worst: int = 5
+) -> RankAgreement:
+    """Compare an estimate's ranking with the drop in mIoU of an exact study.
+
+    Args:
+        exact: The truth.
+        estimate: Rows of the same names, in any order.
+        least_drop: Rows of a smaller drop do not matter.
+        worst: How many of the worst rows should be found.
+
+    Raises:
+        InputError: The rows are not the same.
+    """
+    from scipy.stats import spearmanr
+
+    guessed = {row.name: row.damage for row in estimate}
+    truth = {row.name: row.drop for row in exact if row.drop is not None}
+    if guessed.keys() != truth.keys():
+        odd = sorted(guessed.keys() ^ truth.keys())
+        raise InputError(f"studies must have the same rows to be compared, got {len(odd)} in one only, e.g. {odd[:1]}")
+    matter = [name for name, drop in truth.items() if drop > least_drop]
+    spearman = None
+    if len(matter) > 2:
+        spearman = float(spearmanr([truth[n] for n in matter], [guessed[n] for n in matter]).statistic)
+    top = [set(sorted(scores, key=lambda n: -scores[n])[:worst]) for scores in (truth, guessed)]
+    return RankAgreement(spearman, len(matter), len(top[0] & top[1]), len(top[0]))

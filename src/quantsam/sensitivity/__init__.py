@@ -1,0 +1,1 @@
+"""Which layers hurt: one layer quantized at a time, exactly or estimated."""

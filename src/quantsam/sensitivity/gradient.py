@@ -1,0 +1,108 @@
+"""Every site's noise in the embedding, estimated from one backward pass a picture.
+
+To first order an error d at a site moves the embedding by J d, with J the Jacobian. For a random vector r of signs the
+expectation of (r^T J d)^2 is ||J d||^2, and r^T J for all sites together is one backward pass (Hutchinson's estimator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from quantsam.data.dataset import UInt8Image
+from quantsam.errors import DatasetError
+from quantsam.models.graph import set_parameter, with_modules
+from quantsam.models.sam import EfficientViTSam
+from quantsam.models.transforms import preprocess
+from quantsam.plans.placements import get_placement
+from quantsam.plans.plan import Plan
+from quantsam.quant.quantizers import fake_quantize
+
+PROBES = 4
+
+
+class _ErrorSite(nn.Module):
+    """Passes values on and notes the product of their rounding error with the gradient that comes back."""
+
+    def __init__(self, key: str, rounded: nn.Module, products: dict[str, float]) -> None:
+        super().__init__()
+        self.key, self.rounded, self.products = key, rounded, products
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 1  # a tensor of its own, whose gradient is this site's
+        with torch.no_grad():
+            error = self.rounded(x.detach()) - x
+        if y.requires_grad:
+            y.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: self._note(float((gradient * error).sum(dtype=torch.float64)))
+            )
+        return y
+
+    def _note(self, product: float) -> None:
+        self.products[self.key] = product
+
+
+class _Rounded(nn.Module):
+    def __init__(self, plan_site: object) -> None:
+        super().__init__()
+        self.site = plan_site
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fake_quantize(x, self.site.spec, self.site.params)  # type: ignore[attr-defined]
+
+
+def gradient_noise(
+    model: EfficientViTSam, plan: Plan, pictures: Iterable[UInt8Image], *, probes: int = PROBES, seed: int = 0
+) -> dict[str, float]:
+    """Estimate what each site of a plan adds to the embedding's noise.
+
+    Args:
+        model: In float.
+        plan: Calibrated, for this model.
+        pictures: (H, W, 3) uint8 each.
+        probes: Random vectors, and so backward passes, a picture.
+        seed: Of the random vectors.
+
+    Returns:
+        By site, the energy of the noise over that of the embedding; errors of different sites count as independent.
+
+    Raises:
+        PlanError: The plan does not fit, or is not calibrated.
+        DatasetError: There is no picture.
+    """
+    plan.check_fits(model)
+    plan.check_calibrated()
+    prepared = get_placement(plan.placement).prepare(model.float_encoder)
+    products: dict[str, float] = {}
+    errors: dict[str, tuple[Tensor, Tensor]] = {}
+    sites = {s.path: _ErrorSite(s.key, _Rounded(s), products) for s in plan.sites if s.role == "activation"}
+    encoder = with_modules(prepared, sites).eval()
+    for site in plan.sites:
+        if site.role == "weight" and site.params is not None:
+            weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
+            set_parameter(encoder, f"{site.path}.weight", weight.clone())
+            parameter = encoder.get_submodule(site.path).get_parameter("weight").requires_grad_(True)
+            errors[site.key] = (fake_quantize(weight, site.spec, site.params.to(weight.device)) - weight, parameter)
+    generator = torch.Generator().manual_seed(seed)
+    noise = {site.key: 0.0 for site in plan.sites}
+    signal = 0.0
+    for picture in pictures:
+        x = preprocess(picture, model.variant.input_size).to(next(prepared.parameters()).device).requires_grad_(True)
+        with torch.enable_grad():
+            embedding = encoder(x)
+            signal += probes * float(embedding.detach().double().square().sum())
+            for number in range(probes):
+                signs = torch.randint(0, 2, embedding.shape, generator=generator).to(embedding) * 2 - 1
+                for _, parameter in errors.values():
+                    parameter.grad = None
+                embedding.backward(signs, retain_graph=number < probes - 1)
+                for key, (error, parameter) in errors.items():
+                    assert parameter.grad is not None
+                    products[key] = float((parameter.grad * error).sum(dtype=torch.float64))
+                for key, product in products.items():
+                    noise[key] += product**2
+    if not signal:
+        raise DatasetError("a gradient study needs at least one picture, got none: name other data")
+    return {key: value / signal for key, value in noise.items()}

@@ -1,0 +1,158 @@
+"""Measure many rows on a picture at once: what they share is computed once, the rest on all cores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from quantsam.data.dataset import Annotation, BoolMask, Dataset, UInt8Image
+from quantsam.engines.encoder import make_engine_encoder
+from quantsam.evaluation.evaluator import scored_annotations
+from quantsam.evaluation.journal import Outcome
+from quantsam.evaluation.prompts import Prompt, answers
+from quantsam.metrics.iou import mask_iou
+from quantsam.models.predictor import Predictor
+from quantsam.models.sam import EfficientViTSam
+from quantsam.models.transforms import preprocess
+from quantsam.plans.placements import get_placement
+from quantsam.plans.plan import Plan
+from quantsam.sensitivity.rows import Row
+from quantsam.simulation.simulator import assemble
+from quantsam.simulation.steps import SharedEncoders
+
+PYTORCH = "pytorch"
+_Task = tuple[int, Callable[[], Tensor]]
+
+
+class RowMeter:
+    """Scores rows against FP32 and the ground truth, picture by picture.
+
+    Rows run side by side, each on one thread: the operations of one picture are too small to be shared well. So the
+    figures are those of an evaluation on one thread, to the last bit.
+    """
+
+    def __init__(
+        self, model: EfficientViTSam, base: Plan, rows: Sequence[Row], *, engine: str = PYTORCH, prompt: Prompt
+    ) -> None:
+        """Prepare all rows.
+
+        Args:
+            model: In float.
+            base: What all rows differ from in few modules: a plan without sites, or with all.
+            rows: Of plans calibrated for this model.
+            engine: What computes them.
+            prompt: Which prompts.
+        """
+        self._model, self._rows, self._prompt = model, list(rows), prompt
+        self._device = next(model.mask_decoder.parameters()).device
+        self._local = threading.local()
+        self._tasks: Callable[[Tensor, Sequence[int]], Iterator[_Task]]
+        for row in rows[:1]:
+            row.plan.check_fits(model)
+        if engine == PYTORCH:
+            prepared = get_placement(base.placement).prepare(model.float_encoder)
+            rounded: dict[str, Tensor] = {}
+            whole = assemble(prepared, base, rounded=rounded)
+            variants = [(assemble(prepared, row.plan, rounded=rounded), row.paths) for row in rows]
+            self._tasks = SharedEncoders(whole, variants).tasks
+        else:
+            encoders = [make_engine_encoder(model, row.plan, engine, threads=1) for row in rows]
+            self._tasks = lambda x, wanted: ((i, lambda i=i: encoders[i](x)) for i in wanted)  # type: ignore[misc]
+        self._workers = (os.cpu_count() or 1) if self._device.type == "cpu" and _threads_may_meet() else 1
+        self._pool = ThreadPoolExecutor(
+            self._workers, "quantsam-rows", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def measure(self, dataset: Dataset, image_id: int, picture: UInt8Image, wanted: Sequence[int]) -> Outcome:
+        """Measure some rows on a picture.
+
+        Returns:
+            `image_id`; `objects`: id, area and IoU of FP32 of each; `signal`: energy of FP32's embedding; `rows`: by
+            name the energy of the difference, and each object's IoU with the truth and with FP32's mask.
+        """
+        objects = scored_annotations(dataset, image_id)
+        outcome: Outcome = {"image_id": image_id, "objects": [], "signal": 0.0, "rows": {}}
+        if not objects:
+            return outcome
+        truths = [dataset.mask(a) for a in objects]
+        with one_thread(), torch.inference_mode():
+            x = preprocess(picture, self._model.variant.input_size).to(self._device)
+            embedding = self._model.image_encoder(x)
+            reference = self._masks(embedding, objects, truths)
+            ious = [mask_iou(mask, truth) for mask, truth in zip(reference, truths, strict=True)]
+            outcome["objects"] = [[a.id, a.area, iou] for a, iou in zip(objects, ious, strict=True)]
+            outcome["signal"] = float(embedding.double().square().sum())
+            waiting: deque[tuple[int, Future[list[Any]]]] = deque()
+            for index, task in self._tasks(x, wanted):
+                if index < 0:
+                    continue
+                future = self._pool.submit(self._row, task, embedding, reference, objects, truths)
+                waiting.append((index, future))
+                if len(waiting) > 2 * self._workers:
+                    self._take(outcome, waiting)
+            while waiting:
+                self._take(outcome, waiting)
+        return outcome
+
+    def _take(self, outcome: Outcome, waiting: deque[tuple[int, Future[list[Any]]]]) -> None:
+        index, future = waiting.popleft()
+        outcome["rows"][self._rows[index].name] = future.result()
+
+    @torch.inference_mode()
+    def _row(
+        self,
+        task: Callable[[], Tensor],
+        expected: Tensor,
+        reference: Sequence[BoolMask],
+        objects: Sequence[Annotation],
+        truths: Sequence[BoolMask],
+    ) -> list[Any]:
+        embedding = task()
+        noise = float((embedding - expected).double().square().sum())
+        masks = self._masks(embedding, objects, truths)
+        ious = [mask_iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)]
+        same = [mask_iou(a, b) if a.any() or b.any() else 1.0 for a, b in zip(masks, reference, strict=True)]
+        return [noise, ious, same]
+
+    def _masks(self, embedding: Tensor, objects: Sequence[Annotation], truths: Sequence[BoolMask]) -> list[BoolMask]:
+        predictor = getattr(self._local, "predictor", None)
+        if predictor is None:
+            predictor = self._local.predictor = Predictor(self._model)
+        predictor.set_embedding(embedding, (truths[0].shape[0], truths[0].shape[1]))
+        return [answer.mask for answer in answers(predictor, self._prompt, objects, truths)]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _threads_may_meet() -> bool:
+    """Whether compiled kernels may be called from several threads: not with Numba's simplest threading layer."""
+    import numba
+
+    from quantsam.quant.kernels import fake_quantize_uniform
+
+    fake_quantize_uniform(torch.zeros(1), torch.ones(()), torch.zeros((), dtype=torch.int32), None, -128, 127)
+    layer: str = numba.threading_layer()  # type: ignore[attr-defined]
+    return layer != "workqueue"

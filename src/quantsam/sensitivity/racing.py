@@ -1,0 +1,36 @@
+"""Which rows need more pictures: those whose place in the ranking is not decided yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+_CONFIDENCE = 1.645  # 95 %, one-sided
+
+
+def undecided(losses: Mapping[str, Mapping[int, float]], least: float) -> set[str]:
+    """Return the rows that cannot be told from a neighbour in the ranking.
+
+    Args:
+        losses: For each row the loss of each picture that it was measured on.
+        least: Rows whose loss is below this with confidence are left as they are.
+    """
+    means = {name: math.fsum(values.values()) / len(values) for name, values in losses.items()}
+    ranked = sorted(means, key=lambda name: -means[name])
+    open_rows: set[str] = set()
+    for better, worse in zip(ranked[1:], ranked[:-1], strict=True):
+        shared = losses[better].keys() & losses[worse].keys()
+        gaps = [losses[worse][i] - losses[better][i] for i in shared]
+        mean, error = mean_and_error(gaps)
+        _, own = mean_and_error(list(losses[worse].values()))
+        if means[worse] + _CONFIDENCE * (own or 0) > least and mean <= _CONFIDENCE * (error or math.inf):
+            open_rows |= {better, worse}
+    return open_rows
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and its standard error, None for fewer than two values."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))

@@ -1,0 +1,93 @@
+"""The rows of a study: what each of them quantizes, cut from one calibrated plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quantsam.errors import InputError
+from quantsam.plans.plan import Plan, PlanSite
+
+_PARTS = {"both": ("both",), "weights": ("weights",), "activations": ("activations",)}
+PARTS = {**_PARTS, "each": ("weights", "activations")}
+MODES = ("in", "out")
+GROUPS: dict[str, Callable[[PlanSite], str]] = {
+    "layer": lambda site: site.layer,
+    "block": lambda site: site.layer.rpartition(":")[0],
+    "stage": lambda site: site.layer.partition(":")[0],
+    "kind": lambda site: site.kind,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One row.
+
+    Attributes:
+        unit: `stage3:4:2`, `stage3:4`, `stage3` or a kind; behind an `@` a scheme takes it.
+        part: `both`, `weights` or `activations`.
+        kind: Kind of the layers; `mixed` for several.
+        layers: Addresses.
+        plan: What is quantized.
+        paths: Modules that differ from the study's base.
+    """
+
+    unit: str
+    part: str
+    kind: str
+    layers: tuple[str, ...]
+    plan: Plan
+    paths: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The unit, and the part unless it is both; unique in a study."""
+        return self.unit if self.part == "both" else f"{self.unit} {self.part}"
+
+
+def make_rows(plan: Plan, *, by: str = "layer", mode: str = "in", part: str = "both") -> list[Row]:
+    """Cut a plan into rows.
+
+    Args:
+        plan: Calibrated, with everything quantized that a row may quantize.
+        by: What a unit is: `layer`, `block`, `stage` or `kind`.
+        mode: `in`: a row quantizes its unit alone. `out`: all but its unit.
+        part: `both`, `weights`, `activations`, or `each`: one row a unit for weights, one for activations.
+
+    Raises:
+        InputError: Nothing is quantized.
+    """
+    units: dict[str, list[PlanSite]] = {}
+    for site in plan.sites:
+        units.setdefault(GROUPS[by](site), []).append(site)
+    rows = [
+        row
+        for one in PARTS[part]
+        for unit, sites in units.items()
+        if (row := _row(plan, unit, [s for s in sites if one in ("both", _role(s))], one, mode)) is not None
+    ]
+    if not rows:
+        raise InputError(f"a study needs something to quantize, got scheme {plan.scheme!r} without {part}: take int8")
+    return rows
+
+
+def _role(site: PlanSite) -> str:
+    return "weights" if site.role == "weight" else "activations"
+
+
+def _row(plan: Plan, unit: str, sites: list[PlanSite], part: str, mode: str) -> Row | None:
+    if not sites:
+        return None
+    chosen = {site.key for site in sites}
+    kept = tuple(site for site in plan.sites if (site.key in chosen) == (mode == "in"))
+    scheme = f"{plan.scheme}@{unit}" if mode == "in" else f"{plan.scheme} but {unit}"
+    kinds = {site.kind for site in sites}
+    return Row(
+        unit=unit,
+        part=part,
+        kind=kinds.pop() if len(kinds) == 1 else "mixed",
+        layers=tuple(dict.fromkeys(site.layer for site in sites)),
+        plan=dataclasses.replace(plan, sites=kept, scheme=scheme),
+        paths=frozenset(site.path for site in sites),
+    )

@@ -1,0 +1,182 @@
+"""An encoder as a chain of steps, one a layer: encoders that differ in a few layers share what comes before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from quantsam.models.blocks import EfficientViTBlock, LinearAttention, Residual
+from quantsam.models.encoder import ImageEncoder
+from quantsam.plans.layers import CHAINS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What is in flight between two steps.
+
+    Attributes:
+        x: (N, C, H, W), the last layer's output.
+        shortcut: Input of the block that is being computed, where it is to be added.
+        kept: Outputs of finished stages that the neck needs, by stage.
+    """
+
+    x: Tensor
+    shortcut: Tensor | None = None
+    kept: tuple[tuple[int, Tensor], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One step.
+
+    Attributes:
+        paths: Modules of the encoder that it runs.
+        run: From the state before to the state behind it.
+    """
+
+    paths: tuple[str, ...]
+    run: Callable[[State], State]
+
+    def owns(self, path: str) -> bool:
+        """Whether a module is part of it."""
+        return any(path == own or path.startswith(f"{own}.") for own in self.paths)
+
+
+def encoder_steps(encoder: ImageEncoder) -> list[Step]:
+    """Return the steps of an encoder; run one after the other they compute what the encoder does, bit for bit."""
+    steps: list[Step] = []
+    for index, stage in enumerate(encoder.backbone.stages):
+        for name, block in stage.get_submodule("op_list").named_children():
+            steps += _block(block, f"backbone.stages.{index}.op_list.{name}")
+        if index in encoder.neck.stages:
+            steps[-1] = _then(steps[-1], _keep(index))
+    neck = encoder.neck
+    steps.append(Step(tuple(f"neck.input_ops.{i}" for i in range(len(neck.input_ops))), _neck_inputs(encoder)))
+    for index, block in enumerate(neck.middle.op_list):
+        steps += _block(block, f"neck.middle.op_list.{index}")
+    steps.append(Step(("neck.output_ops.0", "norm"), lambda s: State(encoder.norm(neck.output_ops[0](s.x)))))
+    return steps
+
+
+def run_steps(steps: Iterable[Step], state: State) -> State:
+    """Run some steps."""
+    for step in steps:
+        state = step.run(state)
+    return state
+
+
+class SharedEncoders:
+    """A base encoder and variants of it that differ in a few modules.
+
+    A variant starts where it first differs, from the base's values, and runs its own modules only where they differ.
+    What a variant gives is bit for bit what its own encoder would give.
+    """
+
+    def __init__(self, base: ImageEncoder, variants: Sequence[tuple[ImageEncoder, Iterable[str]]]) -> None:
+        """Take encoders.
+
+        Args:
+            base: The encoder that all are compared with.
+            variants: Encoders, each with the paths of what may differ from the base: sites, or modules that own a
+                weight.
+        """
+        self._base = encoder_steps(base)
+        self._starts: list[int] = []
+        self._chains: list[list[Step]] = []
+        for encoder, paths in variants:
+            first, last = self._extent(paths)
+            own = encoder_steps(encoder)[first : last + 1]
+            self._starts.append(first)
+            self._chains.append([*own, *self._base[last + 1 :]])
+
+    def _extent(self, paths: Iterable[str]) -> tuple[int, int]:
+        """Return the first and last step that may differ; with look-ups a rounded input belongs to the step before."""
+        owners = {next(i for i, step in enumerate(self._base) if step.owns(path)) for path in paths}
+        if not owners:
+            return len(self._base), len(self._base)
+        return max(min(owners) - 1, 0), min(max(owners) + 1, len(self._base) - 1)
+
+    def tasks(self, image: Tensor, wanted: Sequence[int]) -> Iterator[tuple[int, Callable[[], Tensor]]]:
+        """Yield, for the base (-1) and each wanted variant, what computes its embedding.
+
+        They come in the order in which they start, and only one state of the base is alive besides those that the
+        caller still holds; so calling each as it comes takes little memory.
+
+        Args:
+            image: (1, 3, S, S), normalized.
+            wanted: Numbers of variants.
+        """
+        state = State(image)
+        for position in range(len(self._base) + 1):
+            for index in wanted:
+                if self._starts[index] == position:
+                    yield index, _Rest(self._chains[index], state)
+            if position < len(self._base):
+                state = self._base[position].run(state)
+        yield -1, _Rest([], state)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rest:
+    """The steps that are left, on a state."""
+
+    steps: Sequence[Step]
+    state: State
+
+    def __call__(self) -> Tensor:
+        return run_steps(self.steps, self.state).x
+
+
+def _block(block: nn.Module, path: str) -> list[Step]:
+    if isinstance(block, EfficientViTBlock):
+        return [
+            *_block(block.context_module, f"{path}.context_module"),
+            *_block(block.local_module, f"{path}.local_module"),
+        ]
+    if not isinstance(block, Residual):
+        return [Step((path,), _apply(block))]
+    steps = list(_parts(block.main, f"{path}.main"))
+    if block.shortcut:
+        steps[0] = _before(lambda s: replace(s, shortcut=s.x), steps[0])
+        steps[-1] = _then(steps[-1], _add)
+    return steps
+
+
+def _parts(main: nn.Module, path: str) -> Iterator[Step]:
+    if isinstance(main, LinearAttention):
+        yield Step((f"{path}.qkv", f"{path}.aggreg"), lambda s: replace(s, x=main.project(s.x)))
+        yield Step((f"{path}.core",), _apply(main.core))
+        yield Step((f"{path}.proj",), _apply(main.proj))
+        return
+    for name, _ in CHAINS[type(main)]:
+        yield Step((f"{path}.{name}",), _apply(main.get_submodule(name)))
+
+
+def _neck_inputs(encoder: ImageEncoder) -> Callable[[State], State]:
+    def run(state: State) -> State:
+        return State(encoder.neck.gather(dict(state.kept)))
+
+    return run
+
+
+def _apply(module: nn.Module) -> Callable[[State], State]:
+    return lambda state: replace(state, x=module(state.x))
+
+
+def _add(state: State) -> State:
+    assert state.shortcut is not None
+    return replace(state, x=state.x + state.shortcut, shortcut=None)
+
+
+def _keep(index: int) -> Callable[[State], State]:
+    return lambda state: replace(state, kept=(*state.kept, (index, state.x)))
+
+
+def _then(step: Step, following: Callable[[State], State]) -> Step:
+    return Step(step.paths, lambda state: following(step.run(state)))
+
+
+def _before(leading: Callable[[State], State], step: Step) -> Step:
+    return Step(step.paths, lambda state: step.run(leading(state)))
