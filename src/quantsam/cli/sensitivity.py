@@ -12,7 +12,7 @@ from quantsam.cli.options import calibration_source, data_options
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
-    from quantsam.results.record import Record
+    from quantsam.results.record import JsonValue, Record
     from quantsam.results.sensitivity import RowScore
 
 
@@ -94,7 +94,7 @@ def command(
     placed = placement or ("thesis" if engine == PYTORCH else engine)
     plan = make_plan(loaded, scheme, placed, weights=part != "activations", activations=part != "weights")
     plan = plan.calibrate(source, progress=progress("calibrating"))
-    notes = {"limit": limit, "images": images}
+    notes: dict[str, JsonValue] = {"limit": limit, "images": images}
     record = study(loaded, plan, dataset, settings, store=results, progress=progress, notes=notes)
     if as_json:
         print_json(record.to_json_dict())
@@ -113,9 +113,7 @@ def _report(record: Record) -> None:
     title = f"{record.model} on {record.dataset}: each row {which} in {record.scheme}, {record.settings['method']}"
     columns = ["row", "kind", ">mask loss", ">± SE", ">mIoU drop", ">± SE", ">SQNR dB", ">images"]
     print_table(title, columns, [_cells(row) for row in rows])
-    click.echo(
-        "\nmask loss: 100 less the mean IoU of the masks with those of FP32; mIoU drop: points lost against FP32, paired"
-    )
+    click.echo("\nmask loss: 100 less the mean IoU of the masks with those of FP32; drop: points of mIoU lost, paired")
 
 
 def _cells(row: RowScore) -> Sequence[object]:
@@ -141,7 +139,7 @@ def _compare(record: Record, store: object) -> None:
             found = compare_ranks(rows_of(other), rows_of(record))
             spearman = "-" if found.spearman is None else f"{found.spearman:.3f}"
             click.echo(
-                f"against the exact study {other.id[:8]} on {other.dataset}: Spearman {spearman} over {found.rows} rows "
-                f"that lose more than 0.1 mIoU; {found.worst_found} of its {found.worst} worst rows found"
+                f"against the exact study {other.id[:8]} on {other.dataset}: Spearman {spearman} over {found.rows} "
+                f"rows that lose more than 0.1 mIoU; {found.worst_found} of its {found.worst} worst rows found"
             )
             return
