@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -29,6 +30,11 @@ _OPTIONAL_TEXTS = ("scheme_digest", "plan_digest", "placement", "calibration", "
 def new_id() -> str:
     """Return a fresh record id: 32 random hex digits."""
     return uuid.uuid4().hex
+
+
+def identity(subject: Mapping[str, JsonValue]) -> str:
+    """Return the id of whatever has these values: 32 hex digits of a digest, the same on any machine."""
+    return hashlib.sha256(json.dumps(subject, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
 
 
 def utc_now() -> str:

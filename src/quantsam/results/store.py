@@ -184,6 +184,18 @@ class ResultStore:
         with self._reading() as connection:
             return self._parse(self._find(connection, prefix)[1])
 
+    def find(self, record_id: str) -> Record | None:
+        """Return the record of exactly this id, None if there is none.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            found = connection.execute("SELECT body FROM records WHERE id = ?", (record_id,)).fetchone()
+            return None if found is None else self._parse(found[0])
+
     def scores(self, record_id: str) -> list[ObjectScore]:
         """Return the scores kept with a record, by annotation id; none were given when it is empty.
 

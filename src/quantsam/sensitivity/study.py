@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantsam.data.dataset import Dataset
-from quantsam.errors import DatasetError, InputError, nearest
+from quantsam.errors import InputError, nearest
 from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.journal import Outcomes, open_journal
@@ -19,13 +19,14 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
-from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.record import JsonValue, Record, environment, identity
 from quantsam.results.sensitivity import KIND, RowScore
 from quantsam.results.store import ResultStore
 from quantsam.sensitivity.gradient import gradient_noise
 from quantsam.sensitivity.measure import PYTORCH, RowMeter
-from quantsam.sensitivity.racing import mean_and_error, undecided
+from quantsam.sensitivity.racing import undecided
 from quantsam.sensitivity.rows import GROUPS, MODES, PARTS, Row, make_rows
+from quantsam.sensitivity.table import RowPass, pictures_with_objects
 
 METHODS = ("race", "exact", "gradient")
 _ENGINES_AT_ONCE = 8  # each holds a compiled model
@@ -80,8 +81,9 @@ def study(
         plan: Calibrated, with everything quantized that a row may quantize.
         dataset: What to score on; pictures without objects are left out.
         settings: What to do.
-        store: Where the record is appended. Until then, what came of each picture is kept beside the store, so that
-            the same call goes on where a killed one stopped, to the same figures.
+        store: Where the record is appended; if it holds this very study already, that is returned. Until it is done,
+            what came of each picture is kept beside the store, so that the same call goes on where a killed one
+            stopped, to the same figures.
         progress: Given a label, returns what wraps the iteration over the pictures.
         notes: Added to the record's settings.
 
@@ -96,35 +98,42 @@ def study(
     """
     check_settings(settings)
     rows = make_rows(plan, by=settings.by, mode=settings.mode, part=settings.part)
-    ids = [i for i in dataset.image_ids if any(not a.is_crowd and a.area >= 1 for a in dataset.annotations(i))]
-    if not ids:
-        raise DatasetError(
-            f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
-        )
+    ids = pictures_with_objects(dataset)
     if settings.method != "exact":
         random.Random(settings.seed).shuffle(ids)
+    subject = _subject(model, plan, dataset, settings)
+    record_id = identity(subject)
+    found = store.find(record_id) if store is not None else None
+    if found is not None:
+        return found
+
+    def finish(scores: Sequence[RowScore], figures: dict[str, float | int | None]) -> Record:
+        record = _record(model, plan, dataset, settings, record_id, scores, figures, notes)
+        if store is not None:
+            store.append(record)
+        return record
+
     if settings.method == "gradient":
         scores = _by_gradient(model, plan, dataset, rows, ids[: settings.first], settings, progress)
-        figures: dict[str, float | int | None] = {"images": min(settings.first, len(ids))}
-        return _finish(model, plan, dataset, settings, scores, figures, store, notes)
-    parts = [rows]
-    if settings.engine != PYTORCH:
-        parts = [rows[i : i + _ENGINES_AT_ONCE] for i in range(0, len(rows), _ENGINES_AT_ONCE)]
+        return finish(scores, {"images": min(settings.first, len(ids))})
+    at_once = len(rows) if settings.engine == PYTORCH else _ENGINES_AT_ONCE
+    parts = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
+    base = dataclasses.replace(plan, sites=() if settings.mode == "in" else plan.sites)
+    prompt = parse_prompt(settings.prompts)
     scores = []
-    table = _Table()
-    for number, part in enumerate(parts):
-        subject = _subject(model, plan, dataset, settings) | {"rows": [row.name for row in part]}
-        keeper = open_journal(journals_of(store), subject) if store else nullcontext(Outcomes())
-        label = settings.method if len(parts) == 1 else f"{settings.method} {number + 1}/{len(parts)}"
-        with keeper as outcomes:
-            base = dataclasses.replace(plan, sites=() if settings.mode == "in" else plan.sites)
-            prompt = parse_prompt(settings.prompts)
+    # the journal is removed when the record is in the store
+    with open_journal(journals_of(store), subject) if store else nullcontext(Outcomes()) as outcomes:
+        for number, part in enumerate(parts):
+            label = settings.method if len(parts) == 1 else f"{settings.method} {number + 1}/{len(parts)}"
+            wrap = progress(label) if progress else None
             with RowMeter(model, base, part, engine=settings.engine, prompt=prompt) as meter:
-                table = _fill(meter, part, dataset, ids, settings, outcomes, progress(label) if progress else None)
-            scores += [table.score(row) for row in part]
-            if number == len(parts) - 1:  # the journal is removed when the record is in the store
-                return _finish(model, plan, dataset, settings, scores, table.figures(), store, notes)
-    raise AssertionError("a study has rows")
+                todo = RowPass(meter, part, dataset, outcomes, number)
+                if settings.method == "exact":
+                    todo.visit(ids, progress=wrap)
+                else:
+                    _race(todo, [row.name for row in part], ids, settings, wrap)
+            scores += [todo.table.score(row) for row in part]
+        return finish(scores, todo.table.figures())
 
 
 def check_settings(settings: StudySettings) -> None:
@@ -150,93 +159,16 @@ def check_settings(settings: StudySettings) -> None:
     parse_prompt(settings.prompts)
 
 
-class _Table:
-    """What came of all pictures so far."""
-
-    def __init__(self) -> None:
-        self.losses: dict[str, dict[int, float]] = {}  # of a row, by picture: mean loss of masks, in points
-        self._drops: dict[str, list[float]] = {}
-        self._mask_losses: dict[str, list[float]] = {}
-        self._noise: dict[str, float] = {}
-        self._signal: dict[str, float] = {}
-        self._float: list[float] = []
-        self.images = 0
-
-    def take(self, outcome: dict[str, Any]) -> None:
-        """Add a picture."""
-        self.images += 1
-        ious = [iou for _, _, iou in outcome["objects"]]
-        self._float += ious
-        for name, (noise, own, same) in outcome["rows"].items():
-            loss = [100 * (1 - s) for s in same]
-            self.losses.setdefault(name, {})[outcome["image_id"]] = math.fsum(loss) / len(loss)
-            self._mask_losses.setdefault(name, []).extend(loss)
-            drops = [100 * (a - b) for a, b in zip(ious, own, strict=True)]
-            self._drops.setdefault(name, []).extend(drops)
-            self._noise[name] = self._noise.get(name, 0.0) + noise
-            self._signal[name] = self._signal.get(name, 0.0) + outcome["signal"]
-
-    def score(self, row: Row) -> RowScore:
-        """Return what a row came to."""
-        name = row.name
-        drop, drop_se = mean_and_error(self._drops[name])
-        loss, loss_se = mean_and_error(self._mask_losses[name])
-        noise, signal = self._noise[name], self._signal[name]
-        sqnr = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
-        images, objects = len(self.losses[name]), len(self._drops[name])
-        return RowScore(row.unit, row.kind, row.part, row.layers, drop, drop_se, loss, loss_se, sqnr, images, objects)
-
-    def figures(self) -> dict[str, float | int | None]:
-        """Return the record's figures."""
-        miou, error = mean_and_error([100 * iou for iou in self._float])
-        count = len(self._float)
-        return {"miou_fp32": miou, "standard_error": error, "count": count, "images": self.images}
-
-
-def _fill(
-    meter: RowMeter,
-    rows: Sequence[Row],
-    dataset: Dataset,
-    ids: Sequence[int],
-    settings: StudySettings,
-    outcomes: Outcomes,
-    progress: Progress | None,
-) -> _Table:
-    """Measure all rows on all pictures, or race."""
-    table = _Table()
-    known = {outcome["image_id"]: outcome for outcome in outcomes.outcomes()}
-    numbers = {row.name: index for index, row in enumerate(rows)}
-
-    def measured(wanted: Sequence[str]) -> Callable[[int, Any], None]:
-        def one(image_id: int, picture: Any) -> None:
-            outcome = meter.measure(dataset, image_id, picture, [numbers[name] for name in wanted])
-            outcomes.append(outcome)
-            table.take(outcome)
-
-        return one
-
-    def visit(batch: Iterable[int], wanted: Sequence[str]) -> None:
-        todo = []
-        for image_id in batch:
-            if image_id in known:
-                table.take(known[image_id])
-            else:
-                todo.append(image_id)
-        pictures: Iterable[Any] = images_ahead(dataset, todo)
-        one = measured(wanted)
-        for image_id, picture in progress(pictures, len(todo)) if progress else pictures:
-            one(image_id, picture)
-
-    if settings.method == "exact":
-        visit(ids, list(numbers))
-        return table
-    visit(ids[: settings.first], list(numbers))
+def _race(
+    todo: RowPass, names: Sequence[str], ids: Sequence[int], settings: StudySettings, progress: Progress | None
+) -> None:
+    """Measure all rows on a few pictures, then those that cannot be told apart on more."""
+    todo.visit(ids[: settings.first], progress=progress)
     for start in range(settings.first, min(settings.most, len(ids)), settings.step):
-        wanted = undecided(table.losses, settings.least)
+        wanted = undecided(todo.table.losses, settings.least)
         if not wanted:
             break
-        visit(ids[start : start + settings.step], [name for name in numbers if name in wanted])
-    return table
+        todo.visit(ids[start : start + settings.step], [name for name in names if name in wanted], progress)
 
 
 def _by_gradient(
@@ -271,19 +203,20 @@ def _subject(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: Stu
     }
 
 
-def _finish(
+def _record(
     model: EfficientViTSam,
     plan: Plan,
     dataset: Dataset,
     settings: StudySettings,
+    record_id: str,
     scores: Sequence[RowScore],
     figures: dict[str, float | int | None],
-    store: ResultStore | None,
     notes: dict[str, JsonValue] | None,
 ) -> Record:
     info = plan.calibration
     chosen = dataclasses.asdict(settings)
-    record = Record(
+    return Record(
+        id=record_id,
         kind=KIND,
         model=model.name,
         weights_digest=model.weights_digest(),
@@ -301,6 +234,3 @@ def _finish(
         environment=environment() if settings.engine == PYTORCH else environment(settings.engine),
         settings={**chosen, **(notes or {}), "rows": [score.to_json_dict() for score in scores]},
     )
-    if store is not None:
-        store.append(record)
-    return record

@@ -1,0 +1,117 @@
+"""What came of rows, picture by picture, and the pass over the pictures that measures them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from quantsam.data.dataset import Dataset
+from quantsam.errors import DatasetError
+from quantsam.evaluation.ahead import images_ahead
+from quantsam.evaluation.journal import Outcome, Outcomes
+from quantsam.evaluation.runner import Progress
+from quantsam.results.sensitivity import RowScore
+from quantsam.sensitivity.measure import RowMeter
+from quantsam.sensitivity.racing import mean_and_error
+from quantsam.sensitivity.rows import Row
+
+
+class RowTable:
+    """What came of all pictures so far.
+
+    Attributes:
+        losses: By row and picture the mean loss of masks against FP32's, in points.
+        images: How many pictures there were.
+    """
+
+    def __init__(self) -> None:
+        self.losses: dict[str, dict[int, float]] = {}
+        self._drops: dict[str, list[float]] = {}
+        self._mask_losses: dict[str, list[float]] = {}
+        self._noise: dict[str, float] = {}
+        self._signal: dict[str, float] = {}
+        self._float: list[float] = []
+        self.images = 0
+
+    def take(self, outcome: dict[str, Any]) -> None:
+        """Add a picture."""
+        self.images += 1
+        ious = [iou for _, _, iou in outcome["objects"]]
+        self._float += ious
+        for name, (noise, own, same) in outcome["rows"].items():
+            loss = [100 * (1 - s) for s in same]
+            self.losses.setdefault(name, {})[outcome["image_id"]] = math.fsum(loss) / len(loss)
+            self._mask_losses.setdefault(name, []).extend(loss)
+            drops = [100 * (a - b) for a, b in zip(ious, own, strict=True)]
+            self._drops.setdefault(name, []).extend(drops)
+            self._noise[name] = self._noise.get(name, 0.0) + noise
+            self._signal[name] = self._signal.get(name, 0.0) + outcome["signal"]
+
+    def score(self, row: Row) -> RowScore:
+        """Return what a row came to."""
+        name = row.name
+        drop, drop_se = mean_and_error(self._drops[name])
+        loss, loss_se = mean_and_error(self._mask_losses[name])
+        noise, signal = self._noise[name], self._signal[name]
+        sqnr = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+        images, objects = len(self.losses[name]), len(self._drops[name])
+        return RowScore(row.unit, row.kind, row.part, row.layers, drop, drop_se, loss, loss_se, sqnr, images, objects)
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Return the record's figures."""
+        miou, error = mean_and_error([100 * iou for iou in self._float])
+        count = len(self._float)
+        return {"miou_fp32": miou, "standard_error": error, "count": count, "images": self.images}
+
+
+class RowPass:
+    """Measures rows on pictures; what a journal holds already is taken from there."""
+
+    def __init__(
+        self, meter: RowMeter, rows: Sequence[Row], dataset: Dataset, outcomes: Outcomes, part: int = 0
+    ) -> None:
+        """Take up what is known.
+
+        Args:
+            meter: Of these rows.
+            rows: The rows.
+            dataset: The pictures.
+            outcomes: Where what comes of a picture is kept, for several passes.
+            part: Number of this pass among them.
+        """
+        self.table = RowTable()
+        self._meter, self._dataset, self._outcomes, self._part = meter, dataset, outcomes, part
+        self._numbers = {row.name: index for index, row in enumerate(rows)}
+        self._known = {o["image_id"]: o for o in outcomes.outcomes() if o["part"] == part}
+
+    def visit(
+        self, image_ids: Iterable[int], names: Iterable[str] | None = None, progress: Progress | None = None
+    ) -> None:
+        """Measure some rows, or all, on some pictures, and add what came of them to the table."""
+        wanted = list(self._numbers.values()) if names is None else [self._numbers[name] for name in names]
+        todo = []
+        for image_id in image_ids:
+            if image_id in self._known:
+                self.table.take(self._known[image_id])
+            else:
+                todo.append(image_id)
+        pictures: Iterable[Any] = images_ahead(self._dataset, todo)
+        for image_id, picture in progress(pictures, len(todo)) if progress and todo else pictures:
+            outcome: Outcome = self._meter.measure(self._dataset, image_id, picture, wanted) | {"part": self._part}
+            self._outcomes.append(outcome)
+            self.table.take(outcome)
+
+
+def pictures_with_objects(dataset: Dataset) -> list[int]:
+    """Return the pictures that show an object to score.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    ids = [i for i in dataset.image_ids if any(not a.is_crowd and a.area >= 1 for a in dataset.annotations(i))]
+    if not ids:
+        raise DatasetError(
+            f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
+        )
+    return ids
