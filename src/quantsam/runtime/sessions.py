@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,12 +28,14 @@ class SessionOptions:
         threads: Threads of one inference; the engine's choice if None.
         precision: What is not quantized runs in float32, or where the engine can in bfloat16.
         optimize: Let the engine rewrite the graph; without, it runs node by node as written (ONNX Runtime alone).
+        profile: Let the engine note what each node takes, for `Session.profile`; slows it down.
         shapes: Fixed shapes of inputs whose dimensions vary in the file, by name; faster on OpenVINO.
     """
 
     threads: int | None = None
     precision: Precision = "f32"
     optimize: bool = True
+    profile: bool = False
     shapes: Mapping[str, tuple[int, ...]] | None = None
 
 
@@ -98,6 +102,10 @@ class OnnxRuntimeSession:
             raise InputError(f"precision of onnxruntime must be 'f32', got {options.precision!r}: openvino has 'bf16'")
         settings = ort.SessionOptions()
         settings.log_severity_level = 4  # what is wrong comes as an exception
+        self._scratch = tempfile.TemporaryDirectory() if options.profile else None
+        if self._scratch is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(Path(self._scratch.name) / "profile")
         if options.threads:
             settings.intra_op_num_threads = options.threads
         levels = ort.GraphOptimizationLevel
@@ -116,6 +124,19 @@ class OnnxRuntimeSession:
             ) from error
         return dict(zip(self._outputs, found, strict=True))
 
+    def profile(self, inputs: Mapping[str, Array], warm_up: int, rounds: int) -> list[list[tuple[str, float]]]:
+        """Return for each of some inferences every node's name and milliseconds, in the order of running; once."""
+        for _ in range(warm_up + rounds):
+            self.run(inputs)
+        events = json.loads(Path(self.handle.end_profiling()).read_text("utf-8"))
+        found: list[list[tuple[str, float]]] = [[]]
+        for event in events:
+            if event["name"] == "SequentialExecutor::Execute":  # closes an inference
+                found.append([])
+            elif event["name"].endswith("_kernel_time"):
+                found[-1].append((event["name"].removesuffix("_kernel_time"), event["dur"] / 1000))
+        return found[warm_up : warm_up + rounds]
+
 
 class OpenVinoSession:
     """A graph in OpenVINO, on the processor."""
@@ -132,6 +153,8 @@ class OpenVinoSession:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": options.precision}
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
+        if options.profile:
+            settings["PERF_COUNT"] = True
         self.handle = core.compile_model(graph, "CPU", settings)
         self._request = self.handle.create_infer_request()
         self._outputs = [sorted(output.get_names()) for output in self.handle.outputs]
@@ -141,6 +164,16 @@ class OpenVinoSession:
         results = self._request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
         found = [results[index].copy() for index in range(len(self._outputs))]
         return {name: array for names, array in zip(self._outputs, found, strict=True) for name in names}
+
+    def profile(self, inputs: Mapping[str, Array], warm_up: int, rounds: int) -> list[list[tuple[str, float]]]:
+        """Return for each of some inferences every node's name and milliseconds, in the order in which they ran."""
+        found = []
+        for number in range(warm_up + rounds):
+            self.run(inputs)
+            if number >= warm_up:
+                infos = self._request.profiling_info
+                found.append([(info.node_name, 1000 * info.real_time.total_seconds()) for info in infos])
+        return found
 
 
 _ENGINES: dict[str, Callable[[Any, bytes | Path, SessionOptions], Session]] = {

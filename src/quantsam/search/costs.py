@@ -1,0 +1,147 @@
+"""What a choice of formats costs: bytes, bit-operations, or milliseconds on an engine, as a sum over layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantsam.engines.profile import layer_times
+from quantsam.evaluation.latency import measure_latency
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.layers import count_macs
+from quantsam.plans.sizes import account
+from quantsam.search.palette import Choice, Palette, format_scheme
+
+_FLOAT_BITS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class CostTable:
+    """Costs that add up.
+
+    Attributes:
+        name: `size`, `bit-operations` or `latency`.
+        unit: `bytes`, `bit operations` or `ms`.
+        constant: What all choices share.
+        cells: By layer and format what is added.
+        float_cost: Of the float model.
+    """
+
+    name: str
+    unit: str
+    constant: float
+    cells: tuple[tuple[float, ...], ...]
+    float_cost: float
+
+    def cost(self, choice: Choice) -> float:
+        """Return what a choice costs."""
+        return self.constant + sum(row[number] for row, number in zip(self.cells, choice, strict=True))
+
+    @property
+    def lowest(self) -> float:
+        """The least that any choice costs."""
+        return self.constant + sum(min(row) for row in self.cells)
+
+    @property
+    def highest(self) -> float:
+        """The most that any choice costs."""
+        return self.constant + sum(max(row) for row in self.cells)
+
+
+def size_table(model: EfficientViTSam, palette: Palette) -> CostTable:
+    """Bytes of the encoder's weights, see `plans.sizes`."""
+    encoder = model.float_encoder
+    whole = account(encoder, ()).fp32_bytes
+    cells = tuple(
+        tuple(float(account(encoder, palette.sites(layer, f)).size_bytes - whole) for f in range(len(palette.formats)))
+        for layer in range(len(palette.layers))
+    )
+    return CostTable("size", "bytes", float(whole), cells, float(whole))
+
+
+def bit_operations_table(model: EfficientViTSam, palette: Palette) -> CostTable:
+    """Multiply-accumulates of one image times bits of the weight times bits of the activation; float counts as 32.
+
+    In linear attention both factors are activations.
+    """
+    macs = {str(address): count for address, count in count_macs(model.float_encoder).items()}
+    bits = []
+    for name in palette.formats:
+        targets = [rule.targets for rule in format_scheme(name).rules]
+        found = {role: t.fmt.num_bits for role in ("weight", "activation") if targets and (t := targets[0][role])}
+        bits.append((found.get("weight", _FLOAT_BITS), found.get("activation", _FLOAT_BITS)))
+    cells = tuple(
+        tuple(float(macs[address] * (a if kind == "attention" else w) * a) for w, a in bits)
+        for address, kind in zip(palette.layers, palette.kinds, strict=True)
+    )
+    others = float(sum(count for address, count in macs.items() if address not in palette.layers) * _FLOAT_BITS**2)
+    whole = float(sum(macs.values()) * _FLOAT_BITS**2)
+    return CostTable("bit-operations", "bit operations", others, cells, whole)
+
+
+def latency_table(
+    model: EfficientViTSam, palette: Palette, engine: str, *, threads: int, rounds: int = 20
+) -> CostTable:
+    """Milliseconds on an engine: its own profile of each format everywhere, scaled to the unprofiled whole.
+
+    Args:
+        model: In float.
+        palette: With the engine's placement.
+        engine: `onnxruntime` or `openvino`.
+        threads: Of one inference.
+        rounds: Inferences of each format, with the profiler and without.
+    """
+    plans = [(engine, plan) for plan in palette.plans]
+    whole = [entry for entry in measure_latency(model, plans, rounds=rounds, threads=threads) if entry.engine == engine]
+    columns, constants = [], []
+    for (_, plan), measured in zip(plans, whole, strict=True):
+        times = layer_times(model, plan, engine, rounds=rounds, threads=threads)
+        factor = measured.median_ms / times.total
+        own = {address: factor * spent for address, spent in times.layers.items()}
+        columns.append([own.get(address, 0.0) for address in palette.layers])
+        constants.append(measured.median_ms - sum(columns[-1]))
+    constant = min(constants)
+    # what no layer of the palette accounts for, such as attention, is spread where it belongs least: on the first
+    cells = tuple(
+        tuple(
+            column[layer] + (extra - constant if layer == 0 else 0.0)
+            for column, extra in zip(columns, constants, strict=True)
+        )
+        for layer in range(len(palette.layers))
+    )
+    floats = [e.median_ms for e, plan in zip(whole, palette.plans, strict=True) if not plan.sites]
+    return CostTable("latency", "ms", constant, cells, floats[0] if floats else max(e.median_ms for e in whole))
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyCheck:
+    """A table's word against a stopwatch.
+
+    Attributes:
+        scheme: What was timed.
+        predicted_ms: The table's sum.
+        measured_ms: Median of the whole encoder.
+    """
+
+    scheme: str
+    predicted_ms: float
+    measured_ms: float
+
+
+def check_latency(
+    model: EfficientViTSam,
+    palette: Palette,
+    table: CostTable,
+    engine: str,
+    choices: Sequence[tuple[str, Choice]],
+    *,
+    threads: int,
+    rounds: int = 20,
+) -> list[LatencyCheck]:
+    """Time whole encoders and compare with what a table says."""
+    plans = [(engine, palette.plan(choice, name)) for name, choice in choices]
+    measured = measure_latency(model, plans, rounds=rounds, threads=threads)
+    return [
+        LatencyCheck(name, table.cost(choice), entry.median_ms)
+        for (name, choice), entry in zip(choices, measured, strict=False)  # the decoder's follow
+    ]

@@ -1,0 +1,82 @@
+"""What choices really lose: each is simulated and compared with FP32, object by object."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from quantsam.data.dataset import Dataset
+from quantsam.evaluation.journal import Outcomes
+from quantsam.evaluation.prompts import Prompt
+from quantsam.evaluation.runner import Progress
+from quantsam.models.sam import EfficientViTSam
+from quantsam.results.sensitivity import RowScore
+from quantsam.search.palette import Choice, Palette
+from quantsam.sensitivity.measure import RowMeter
+from quantsam.sensitivity.rows import Row
+from quantsam.sensitivity.table import RowPass
+
+AT_ONCE = 8  # simulated encoders in memory
+
+
+class Verifier:
+    """Scores choices on some pictures, each choice once.
+
+    Attributes:
+        scores: What every choice came to so far.
+    """
+
+    def __init__(
+        self,
+        model: EfficientViTSam,
+        palette: Palette,
+        dataset: Dataset,
+        image_ids: Sequence[int],
+        prompt: Prompt,
+        outcomes: Outcomes,
+        progress: Callable[[str], Progress] | None = None,
+        *,
+        label: str = "verifying",
+        first_part: int = 0,
+    ) -> None:
+        """Take up what `outcomes` holds of an earlier, interrupted run with the same choices in the same order.
+
+        Args:
+            model: In float.
+            palette: What choices are made from.
+            dataset: What to score on.
+            image_ids: Pictures of it.
+            prompt: Which prompts.
+            outcomes: Where what comes of each picture is kept.
+            progress: Given a label, returns what wraps the iteration over the pictures.
+            label: What progress is called.
+            first_part: Passes are numbered from here in `outcomes`.
+        """
+        self._model, self._palette, self._dataset, self._ids = model, palette, dataset, list(image_ids)
+        self._prompt, self._outcomes, self._progress = prompt, outcomes, progress
+        self._label, self._part = label, first_part
+        self.scores: dict[Choice, RowScore] = {}
+
+    def score(self, choices: Sequence[Choice]) -> Mapping[Choice, RowScore]:
+        """Measure those that were not measured yet, several side by side, and return all."""
+        new = [choice for choice in dict.fromkeys(choices) if choice not in self.scores]
+        for start in range(0, len(new), AT_ONCE):
+            self._measure(new[start : start + AT_ONCE])
+        return self.scores
+
+    def _measure(self, choices: Sequence[Choice]) -> None:
+        rows = [_row(self._palette, choice, str(number)) for number, choice in enumerate(choices)]
+        base = dataclasses.replace(self._palette.plans[0], sites=())
+        with RowMeter(self._model, base, rows, prompt=self._prompt) as meter:
+            todo = RowPass(meter, rows, self._dataset, self._outcomes, self._part)
+            todo.visit(
+                self._ids, progress=self._progress(f"{self._label} {len(self.scores) + 1}") if self._progress else None
+            )
+        self._part += 1
+        for row, choice in zip(rows, choices, strict=True):
+            self.scores[choice] = todo.table.score(row)
+
+
+def _row(palette: Palette, choice: Choice, name: str) -> Row:
+    plan = palette.plan(choice)
+    return Row(name, "both", "mixed", palette.layers, plan, frozenset(site.path for site in plan.sites))
