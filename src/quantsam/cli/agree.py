@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source, data_options, model_options
+from quantsam.cli.options import calibration_source, data_options, model_options, store_options
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     help="On so many images, run simulation and engine on one thread too: the noise floor.",
 )
 @click.option("--layers", is_flag=True, help="Say of every layer what the engine executed, and where it departs.")
-@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
-@click.option("--no-store", is_flag=True, help="Do not keep the results.")
+@store_options
 @json_option
 def command(
     model: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantsam.cli.evaluation_table import report
-from quantsam.cli.options import calibration_options, calibration_source, data_options, model_options
+from quantsam.cli.options import calibration_options, calibration_source, data_options, model_options, store_options
 from quantsam.cli.output import json_option, progress
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="--engine openvino: of what is not quantized.",
 )
-@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
-@click.option("--no-store", is_flag=True, help="Do not keep the results.")
+@store_options
 @json_option
 @click.pass_context
 def command(

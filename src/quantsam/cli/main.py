@@ -22,6 +22,7 @@ COMMANDS = {
     "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
     "sensitivity": "Find the layers that hurt: one quantized at a time, exactly or estimated.",
+    "search": "Find a format for each layer: most accurate within a budget, or smallest within a loss.",
     "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",
     "latency": "Time encoder and decoder, by engine and scheme.",
@@ -47,7 +48,7 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Interrupted(
-                "interrupted; nothing half-written was left behind, and `evaluate` goes on where it was"
+                "interrupted; nothing half-written was left behind, and the same command goes on where it was"
             ) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:

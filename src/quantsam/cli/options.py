@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -59,7 +60,12 @@ def calibration_source(model: str, calibration: str | None) -> str:
 
 def data_options(function: F) -> F:
     """Add --data, --annotations, --image-root, --images."""
-    function = click.option("--images", type=click.IntRange(min=1), help="Score at most this many images.")(function)
+    limit = click.option("--images", type=click.IntRange(min=1), help="Score at most this many images.")
+    return dataset_options(limit(function))
+
+
+def dataset_options(function: F) -> F:
+    """Add --data, --annotations, --image-root."""
     function = click.option(
         "--image-root",
         type=click.Path(),
@@ -70,4 +76,12 @@ def data_options(function: F) -> F:
     )
     return click.option(
         "--data", default="scenes:300", show_default=True, help="A COCO or LVIS folder, coco, lvis, scenes:COUNT:SEED."
+    )(function)
+
+
+def store_options(function: F) -> F:
+    """Add --store, --no-store."""
+    function = click.option("--no-store", is_flag=True, help="Do not keep the results.")(function)
+    return click.option(
+        "--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder]."
     )(function)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source, data_options
+from quantsam.cli.options import calibration_source, data_options, store_options
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 @click.option("--calibration", help="Calibration images: a folder, sa-1b, or scenes:COUNT:SEED.")
 @click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
 @click.option("--seed", default=0, show_default=True, help="Which images a limit takes, and their order in a race.")
-@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
-@click.option("--no-store", is_flag=True, help="Do not keep the results.")
+@store_options
 @json_option
 def command(
     model: str,

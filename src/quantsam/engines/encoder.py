@@ -76,6 +76,15 @@ def check_runs(plan: Plan, engine: str) -> None:
             f"a plan for {engine} must have placement {engine!r}, got {plan.placement!r}: "
             f"calibrate with --placement {engine}"
         )
+    check_formats(plan, engine)
+
+
+def check_formats(plan: Plan, engine: str) -> None:
+    """Make sure that an engine has the formats that a plan asks for, calibrated or not.
+
+    Raises:
+        PlanError: It lacks one.
+    """
     for site in plan.sites:
         known = _FORMATS[engine][site.role]
         if site.spec.format not in known or site.spec.quantizer == "log2":

@@ -10,9 +10,10 @@ from quantsam.evaluation.journal import Outcomes
 from quantsam.evaluation.prompts import Prompt
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
+from quantsam.results.record import identity
 from quantsam.results.sensitivity import RowScore
 from quantsam.search.palette import Choice, Palette
-from quantsam.sensitivity.measure import RowMeter
+from quantsam.sensitivity.measure import PYTORCH, RowMeter
 from quantsam.sensitivity.rows import Row
 from quantsam.sensitivity.table import RowPass
 
@@ -37,9 +38,9 @@ class Verifier:
         progress: Callable[[str], Progress] | None = None,
         *,
         label: str = "verifying",
-        first_part: int = 0,
+        engine: str = PYTORCH,
     ) -> None:
-        """Take up what `outcomes` holds of an earlier, interrupted run with the same choices in the same order.
+        """Make ready; what `outcomes` holds of an earlier, interrupted run is not measured again.
 
         Args:
             model: In float.
@@ -50,11 +51,11 @@ class Verifier:
             outcomes: Where what comes of each picture is kept.
             progress: Given a label, returns what wraps the iteration over the pictures.
             label: What progress is called.
-            first_part: Passes are numbered from here in `outcomes`.
+            engine: What computes: `pytorch` simulates.
         """
         self._model, self._palette, self._dataset, self._ids = model, palette, dataset, list(image_ids)
         self._prompt, self._outcomes, self._progress = prompt, outcomes, progress
-        self._label, self._part = label, first_part
+        self._label, self._engine = label, engine
         self.scores: dict[Choice, RowScore] = {}
 
     def score(self, choices: Sequence[Choice]) -> Mapping[Choice, RowScore]:
@@ -67,12 +68,12 @@ class Verifier:
     def _measure(self, choices: Sequence[Choice]) -> None:
         rows = [_row(self._palette, choice, str(number)) for number, choice in enumerate(choices)]
         base = dataclasses.replace(self._palette.plans[0], sites=())
-        with RowMeter(self._model, base, rows, prompt=self._prompt) as meter:
-            todo = RowPass(meter, rows, self._dataset, self._outcomes, self._part)
+        part = identity({"label": self._label, "choices": choices})
+        with RowMeter(self._model, base, rows, engine=self._engine, prompt=self._prompt) as meter:
+            todo = RowPass(meter, rows, self._dataset, self._outcomes, part)
             todo.visit(
                 self._ids, progress=self._progress(f"{self._label} {len(self.scores) + 1}") if self._progress else None
             )
-        self._part += 1
         for row, choice in zip(rows, choices, strict=True):
             self.scores[choice] = todo.table.score(row)
 

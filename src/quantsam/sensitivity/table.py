@@ -69,7 +69,7 @@ class RowPass:
     """Measures rows on pictures; what a journal holds already is taken from there."""
 
     def __init__(
-        self, meter: RowMeter, rows: Sequence[Row], dataset: Dataset, outcomes: Outcomes, part: int = 0
+        self, meter: RowMeter, rows: Sequence[Row], dataset: Dataset, outcomes: Outcomes, part: int | str = 0
     ) -> None:
         """Take up what is known.
 
@@ -78,7 +78,7 @@ class RowPass:
             rows: The rows.
             dataset: The pictures.
             outcomes: Where what comes of a picture is kept, for several passes.
-            part: Number of this pass among them.
+            part: Tells this pass from the others.
         """
         self.table = RowTable()
         self._meter, self._dataset, self._outcomes, self._part = meter, dataset, outcomes, part

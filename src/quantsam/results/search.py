@@ -1,0 +1,100 @@
+"""What a search found: schemes beside the hand-made ones; kept in a record's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantsam.errors import StoreError
+from quantsam.results.record import JsonValue, Record
+
+KIND = "search"
+FOUND = "found"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEntry:
+    """One scheme.
+
+    Attributes:
+        name: Its name.
+        origin: `found`, `hand-made`, or `uniform`: one format everywhere.
+        on_front: No other scheme loses less for less on the pictures of the search.
+        formats: Format of each layer, in the order of the record's `layers`.
+        cost: What it costs, in the record's `unit`.
+        size_bytes: Of the encoder's weights.
+        drop: Points of mIoU lost against FP32 on the pictures of the search, paired.
+        drop_se: Its standard error.
+        mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32.
+        mask_loss_se: Its standard error.
+        held_out_drop: As `drop`, on pictures that the search did not see; None where not measured.
+        held_out_drop_se: Its standard error.
+        held_out_mask_loss: As `mask_loss`, on those.
+        engine_drop: As `held_out_drop`, computed by the engine.
+        measured_ms: Of the whole encoder on the engine.
+    """
+
+    name: str
+    origin: str
+    on_front: bool
+    formats: tuple[str, ...]
+    cost: float
+    size_bytes: int
+    drop: float
+    drop_se: float | None
+    mask_loss: float
+    mask_loss_se: float | None
+    held_out_drop: float | None = None
+    held_out_drop_se: float | None = None
+    held_out_mask_loss: float | None = None
+    engine_drop: float | None = None
+    measured_ms: float | None = None
+
+    def to_json_dict(self) -> dict[str, JsonValue]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def entries_of(record: Record) -> list[SearchEntry]:
+    """Return the schemes of a search's record, the cheapest first.
+
+    Raises:
+        StoreError: It is no such record, or damaged.
+    """
+    entries: Any = record.settings.get("entries")
+    if record.kind != KIND or not isinstance(entries, list):
+        raise StoreError(f"record {record.id} must be of a search, got kind {record.kind!r}")
+    try:
+        return [SearchEntry(**{**entry, "formats": tuple(entry["formats"])}) for entry in entries]
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"record {record.id} is damaged: {error}") from error
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the numbers of the points that no other beats in one value without losing in the other, by first value.
+
+    >>> pareto([(2.0, 1.0), (1.0, 3.0), (2.0, 2.0), (3.0, 1.0)])
+    [1, 0]
+    """
+    best = float("inf")
+    kept = []
+    for index in sorted(range(len(points)), key=lambda i: (points[i], i)):
+        if points[index][1] < best:
+            kept.append(index)
+            best = points[index][1]
+    return kept
+
+
+def dominating(entry: SearchEntry, entries: Sequence[SearchEntry]) -> SearchEntry | None:
+    """Return the cheapest found scheme that costs less than another and loses no more mIoU, on held-out pictures.
+
+    Where nothing was held out, the pictures of the search count.
+    """
+
+    def lost(one: SearchEntry) -> float:
+        return one.drop if one.held_out_drop is None else one.held_out_drop
+
+    better = [e for e in entries if e.origin == FOUND and e.cost < entry.cost and lost(e) <= lost(entry)]
+    return min(better, key=lambda e: e.cost, default=None)
