@@ -130,7 +130,10 @@ def test_a_real_signal_while_evaluating(start, run, tmp_path, own_store):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert err == "quantsam: interrupted; nothing half-written was left behind, and `evaluate` goes on where it was\n"
+    assert (
+        err
+        == "quantsam: interrupted; nothing half-written was left behind, and the same command goes on where it was\n"
+    )
     assert len(ResultStore(own_store).records()) == 1
 
 

@@ -129,6 +129,8 @@ class OnnxRuntimeSession:
         for _ in range(warm_up + rounds):
             self.run(inputs)
         events = json.loads(Path(self.handle.end_profiling()).read_text("utf-8"))
+        if self._scratch is not None:
+            self._scratch.cleanup()
         found: list[list[tuple[str, float]]] = [[]]
         for event in events:
             if event["name"] == "SequentialExecutor::Execute":  # closes an inference

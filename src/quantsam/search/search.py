@@ -184,7 +184,9 @@ def make_table(model: EfficientViTSam, palette: Palette, settings: SearchSetting
 
 def known_choices(model: EfficientViTSam, palette: Palette) -> dict[str, Choice]:
     """Return the schemes of a palette that people know: one format everywhere, and the hand-made mixtures by name."""
-    found = {name: palette.uniform(number) for number, name in enumerate(palette.formats) if name != FLOAT}
+    found = {name: palette.uniform(number) for number, name in enumerate(palette.formats)}
+    if FLOAT in found:
+        found["fp32"] = found.pop(FLOAT)
     if {FLOAT, "int8"} <= set(palette.formats):
         eight, none = palette.formats.index("int8"), palette.formats.index(FLOAT)
         for name in HAND_MADE:
@@ -316,9 +318,9 @@ def _confirm(
     """Measure the front and the known schemes on unseen pictures, and the chosen one on the engine."""
     settings, palette, table = finder.settings, finder.palette, finder.table
     chosen, front = finder.chosen(), finder.front()
-    kept = _thin(front, settings.points, keep=chosen)
+    kept = {*_thin(front, settings.points), *([] if chosen is None else [chosen])}
     names = {choice: name for name, choice in named.items()}
-    numbered = [choice for choice in kept if choice not in names]
+    numbered = sorted((choice for choice in kept if choice not in names), key=table.cost)
     for number, choice in enumerate(numbered, start=1):
         names[choice] = f"{model.name}-{settings.cost}-{number:02}"
     shown = sorted({*kept, *named.values()}, key=table.cost)
@@ -411,9 +413,8 @@ def _record(
     )
 
 
-def _thin(front: Sequence[Choice], count: int, keep: Choice | None) -> list[Choice]:
-    """Leave out members of a front evenly until `count` are left; the ends and `keep` stay."""
+def _thin(front: Sequence[Choice], count: int) -> list[Choice]:
+    """Leave out members of a front evenly until `count` are left; the ends stay."""
     if len(front) <= count:
         return list(front)
-    wanted = {round(i * (len(front) - 1) / (count - 1)) for i in range(count)}
-    return [choice for number, choice in enumerate(front) if number in wanted or choice == keep]
+    return [front[round(i * (len(front) - 1) / (count - 1))] for i in range(count)]

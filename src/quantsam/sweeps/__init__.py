@@ -1,0 +1,1 @@
+"""Sets of runs: described in a file, resumable, on one machine or on many."""

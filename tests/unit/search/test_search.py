@@ -1,0 +1,225 @@
+"""Searches against brute force, and against what their schemes give when used alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+import quantsam as qs
+from quantsam.errors import InputError, PlanError
+from quantsam.plans.layers import count_macs
+from quantsam.plans.sizes import account
+from quantsam.results.search import dominating, entries_of, pareto
+from quantsam.results.store import ResultStore
+from quantsam.schemes.load import parse_scheme, uniform_scheme
+from quantsam.schemes.write import scheme_to_toml
+from quantsam.search.budget import Budget, parse_budget
+from quantsam.search.costs import CostTable, bit_operations_table, check_latency, latency_table, size_table
+from quantsam.search.palette import make_palette
+from quantsam.search.program import best_choice
+from quantsam.search.search import SearchSettings, check_settings, known_choices, search
+
+FORMATS = ("float", "int8", "w4a8")
+SMALL = {"first": 2, "images": 3, "held_out": 2, "points": 3}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return qs.load_model("nano")
+
+
+@pytest.fixture(scope="module")
+def palette(model):
+    return make_palette(model, FORMATS, qs.open_images("scenes:2:1"))
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return qs.open_dataset("scenes:6:9")
+
+
+def test_the_integer_program_finds_what_brute_force_finds():
+    rng = random.Random(1)
+    for _ in range(20):
+        losses = [[0.0, rng.random(), rng.random() * 3] for _ in range(5)]
+        cells = tuple((9.0, 4.0 * rng.random(), 2.0 * rng.random()) for _ in range(5))
+        table = CostTable("size", "bytes", 7.0, cells, 52.0)
+        budget = table.lowest + rng.random() * (table.highest - table.lowest)
+        within = [c for c in itertools.product(range(3), repeat=5) if table.cost(c) <= budget]
+        least = min(sum(losses[i][f] for i, f in enumerate(c)) for c in within)
+        found = best_choice(losses, table, budget)
+        assert table.cost(found) <= budget * (1 + 1e-6)
+        assert sum(losses[i][f] for i, f in enumerate(found)) == pytest.approx(least, abs=1e-9)
+
+
+def test_an_impossible_budget_is_told_the_range(model, palette):
+    table = size_table(model, palette)
+    assert (table.lowest, table.highest) == (634840, 4313280)
+    with pytest.raises(InputError, match=r"within 634840 to 4.31328e\+06 bytes.*got 1000"):
+        best_choice([[0.0] * 3] * len(palette.layers), table, 1000.0)
+
+
+def test_a_choice_is_the_plan_that_its_scheme_calibrates_to(model, palette):
+    rng = random.Random(3)
+    for _ in range(4):
+        choice = tuple(rng.randrange(3) for _ in palette.layers)
+        scheme = parse_scheme(scheme_to_toml(palette.scheme(choice, "mine")), "other")
+        alone = qs.make_plan(model, scheme).calibrate(qs.open_images("scenes:2:1"))
+        mixed = palette.plan(choice, "mine")
+        assert mixed.digest == alone.digest
+        assert (mixed.scheme, mixed.scheme_digest) == (alone.scheme, alone.scheme_digest)
+
+
+def test_written_schemes_read_the_same():
+    for name in ("int8", "mix-dwsc", "mix-mbc-neck", "fp32", "w4a8"):
+        scheme = qs.load_scheme(name)
+        assert parse_scheme(scheme_to_toml(scheme), "other") == scheme
+    odd = parse_scheme(
+        'name = "odd"\n[[rules]]\nselect = { stage = ["neck"], block = [0] }\nweight = "int4"\n'
+        'activation = { format = "int8", observer = "percentile" }\nsites = { "q" = { format = "uint8", quantizer = '
+        '"log2" }, "k" = "float" }\n',
+        "x",
+    )
+    assert parse_scheme(scheme_to_toml(odd), "other") == odd
+
+
+def test_costs_add_up(model, palette):
+    choice = tuple(i % 3 for i in range(len(palette.layers)))
+    size = account(model.float_encoder, palette.plan(choice).sites).size_bytes
+    assert size_table(model, palette).cost(choice) == pytest.approx(size, abs=len(palette.layers))
+    bits = bit_operations_table(model, palette)
+    macs = sum(count_macs(model.float_encoder).values())
+    assert bits.cost(palette.uniform(0)) == bits.float_cost == macs * 32 * 32
+    assert bits.cost(palette.uniform(1)) == macs * 8 * 8
+
+
+def test_known_schemes_are_what_they_are_elsewhere(model, palette):
+    for name, choice in known_choices(model, palette).items():
+        own = qs.make_plan(model, name)
+        mixed = palette.plan(choice, name)
+        assert [s.key for s in own.sites] == [s.key for s in mixed.sites], name
+        assert [s.spec for s in own.sites] == [s.spec for s in mixed.sites], name
+
+
+def test_a_search_end_to_end(model, palette, scenes, tmp_path):
+    store = ResultStore(tmp_path / "r.sqlite")
+    table = size_table(model, palette)
+    settings = SearchSettings(budget=Budget(30, relative=True), trials=4, **SMALL)
+    record = search(model, palette, scenes, settings, store=store)
+    entries = entries_of(record)
+    assert [e.cost for e in entries] == sorted(e.cost for e in entries)
+    chosen = next(e for e in entries if e.name == record.scheme)
+    assert chosen.cost <= 0.3 * table.float_cost
+    affordable = [e for e in entries if e.cost <= 0.3 * table.float_cost]
+    assert chosen.mask_loss == min(e.mask_loss for e in affordable)
+    front = [e for e in entries if e.on_front]
+    assert [e.mask_loss for e in front] == sorted((e.mask_loss for e in front), reverse=True)
+    # a scheme's figures are those of an evaluation of its own
+    choice = tuple(FORMATS.index(name) for name in chosen.formats)
+    plan = palette.plan(choice)
+    assert plan.digest == record.plan_digest
+    assert len(store.records(kind="sensitivity")) == 2
+    assert [r.id for r in store.records(kind="search")] == [record.id]
+    assert not (tmp_path / "r.sqlite-unfinished").exists()
+
+
+def test_a_stopped_search_goes_on_to_the_same_schemes(model, palette, scenes, tmp_path):
+    settings = SearchSettings(max_drop=1.0, trials=2, **SMALL)
+
+    def stop_in(label):
+        def wrap(items, total):
+            for item in items:
+                yield item
+                if label.startswith("confirming"):
+                    raise KeyboardInterrupt
+
+        return wrap
+
+    store = ResultStore(tmp_path / "r.sqlite")
+    with pytest.raises(KeyboardInterrupt):
+        search(model, palette, scenes, settings, store=store, progress=stop_in)
+    labels = []
+    again = search(
+        model,
+        palette,
+        scenes,
+        settings,
+        store=store,
+        progress=lambda label: lambda items, n: labels.append(label) or items,
+    )
+    assert {label.split()[0] for label in labels} == {"confirming"}
+    assert again.settings["entries"] == search(model, palette, scenes, settings).settings["entries"]
+    chosen = next(e for e in entries_of(again) if e.name == again.scheme)
+    assert chosen.drop <= 1.0
+
+
+def test_the_engine_confirms_and_its_latencies_add_up(model, scenes):
+    pytest.importorskip("openvino")
+    palette = make_palette(model, ("float", "int8"), qs.open_images("scenes:2:1"), placement="openvino")
+    table = latency_table(model, palette, "openvino", threads=1, rounds=3)
+    assert all(cell >= 0 for row in table.cells[1:] for cell in row)
+    assert table.cost(palette.uniform(0)) == pytest.approx(table.float_cost)
+    checks = check_latency(model, palette, table, "openvino", [("int8", palette.uniform(1))], threads=1, rounds=3)
+    assert [c.scheme for c in checks] == ["int8"]
+    assert checks[0].predicted_ms > 0
+    settings = SearchSettings(engine="openvino", budget=Budget(60, relative=True), trials=0, **SMALL)
+    record = search(model, palette, scenes, settings)
+    chosen = next(e for e in entries_of(record) if e.name == record.scheme)
+    assert chosen.engine_drop == pytest.approx(chosen.held_out_drop, abs=1.0)
+    assert chosen.measured_ms > 0
+    assert record.engine == "openvino"
+
+
+def test_onnxruntime_profiles_every_layer(model):
+    pytest.importorskip("onnxruntime")
+    from quantsam.engines.profile import layer_times
+
+    plan = qs.make_plan(model, "int8", "onnxruntime").calibrate(qs.open_images("scenes:2:1"))
+    times = layer_times(model, plan, "onnxruntime", rounds=3, warm_up=1)
+    assert times.layers.keys() == {site.layer for site in plan.sites}
+    assert 0 <= times.before < times.total
+
+
+def test_pareto_and_dominance(model, palette, scenes):
+    assert pareto([(1.0, 1.0), (1.0, 1.0), (0.5, 2.0)]) == [2, 0]
+    entries = entries_of(search(model, palette, scenes, SearchSettings(trials=0, **SMALL)))
+    free = next(e for e in entries if e.name == "fp32")
+    assert free.drop == free.mask_loss == 0
+    better = dominating(free, entries)
+    assert better is None or better.held_out_drop <= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "cost", "value"),
+    [("1.5 MB", "size", 1.5e6), ("2MiB", "size", 2 * 2**20), ("12ms", "latency", 12), ("3G", "bit-operations", 3e9)],
+)
+def test_budgets(text, cost, value):
+    assert parse_budget(text, cost) == Budget(value)
+
+
+def test_bad_budgets_and_settings():
+    for text in ("", "-3MB", "0%", "12 parsecs", "nan"):
+        with pytest.raises(InputError, match="must look like"):
+            parse_budget(text, "size")
+    for settings in (
+        SearchSettings(cost="sise"),
+        SearchSettings(cost="latency"),
+        SearchSettings(max_drop=-1),
+        SearchSettings(max_drop=float("nan")),
+        SearchSettings(first=1),
+        SearchSettings(images=4),
+        SearchSettings(budget=Budget(1), max_drop=1),
+    ):
+        with pytest.raises(InputError):
+            check_settings(settings)
+    with pytest.raises(InputError, match="at least two different formats"):
+        make_palette(None, ("int8", "int8"), ())
+
+
+def test_formats_that_an_engine_lacks_are_refused(model):
+    from quantsam.engines.encoder import check_formats
+
+    with pytest.raises(PlanError, match="must have a format of openvino"):
+        check_formats(qs.make_plan(model, uniform_scheme("fp8_e4m3"), "openvino"), "openvino")
