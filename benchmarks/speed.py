@@ -19,7 +19,7 @@ import quantsam as qs
 from quantsam.data.scenes import make_scene
 from quantsam.memory import keep_freed_memory
 from quantsam.models.transforms import preprocess
-from quantsam.plans.calibration import calibrate_activations
+from quantsam.plans.calibration import observe_activations
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         times = interleaved_ms(
             {
                 "fp32_encoder_ms": lambda: encoder(images[0]),
-                "calibrating_ms": lambda: calibrate_activations(encoder, sites, images[:1], None),
+                "calibrating_ms": lambda: observe_activations(encoder, sites, images[:1]),
                 "simulating_ms": lambda: simulated(images[0]),
                 "simulating_unfused_ms": lambda: unfused(images[0]),
                 "one_box_ms": lambda: model.decode(embedding, boxes=box),

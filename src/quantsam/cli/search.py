@@ -110,7 +110,7 @@ def command(
         results.check_writable()
     loaded = load_model(name, weights, device=device)
     for one in names if engine is not None else ():
-        check_formats(make_plan(loaded, palettes.format_scheme(one), placed), str(engine))
+        check_formats(make_plan(loaded, palettes.format_scheme(one), placed).sites, str(engine))
     palette = palettes.make_palette(loaded, names, source, placement=placed, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit}
     record = search(loaded, palette, dataset, chosen, store=results, progress=progress, notes=notes)

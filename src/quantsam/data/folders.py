@@ -84,6 +84,9 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getitem__(self, index: int, /) -> UInt8Image:
+        return load_image(self.folder / self.names[index])
+
     def __iter__(self) -> Iterator[UInt8Image]:
         """Read the pictures one by one as (height, width, 3) uint8 RGB, as stored (no EXIF rotation).
 

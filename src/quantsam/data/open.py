@@ -47,6 +47,10 @@ class ImageSource(Protocol):
         """Give the pictures in stable order, each (height, width, 3) uint8 RGB."""
         ...
 
+    def __getitem__(self, index: int, /) -> UInt8Image:
+        """Return one of them."""
+        ...
+
 
 class DatasetImages:
     """The pictures of a dataset, without what is in them."""
@@ -66,6 +70,9 @@ class DatasetImages:
 
     def __len__(self) -> int:
         return len(self._dataset.image_ids)
+
+    def __getitem__(self, index: int, /) -> UInt8Image:
+        return self._dataset.image(self._dataset.image_ids[index])
 
     def __iter__(self) -> Iterator[UInt8Image]:
         """Read the pictures one by one, in the dataset's order.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from quantsam.engines.tensorrt import check_tensorrt, open_tensorrt
 from quantsam.errors import InputError, PlanError, nearest
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import Role
-from quantsam.plans.plan import Plan
+from quantsam.plans.plan import Plan, PlanSite
 from quantsam.runtime.sessions import Precision, Session, SessionOptions, open_session, require
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
@@ -76,16 +78,16 @@ def check_runs(plan: Plan, engine: str) -> None:
             f"a plan for {engine} must have placement {engine!r}, got {plan.placement!r}: "
             f"calibrate with --placement {engine}"
         )
-    check_formats(plan, engine)
+    check_formats(plan.sites, engine)
 
 
-def check_formats(plan: Plan, engine: str) -> None:
-    """Make sure that an engine has the formats that a plan asks for, calibrated or not.
+def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
+    """Make sure that an engine has the formats of a plan's sites, calibrated or not.
 
     Raises:
         PlanError: It lacks one.
     """
-    for site in plan.sites:
+    for site in sites:
         known = _FORMATS[engine][site.role]
         if site.spec.format not in known or site.spec.quantizer == "log2":
             raise PlanError(

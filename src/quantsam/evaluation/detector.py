@@ -12,7 +12,7 @@ from quantsam.data.detections import Detection, DetectionFile, load_detections
 from quantsam.data.indexed import IndexedDataset
 from quantsam.data.lvis import LvisDataset
 from quantsam.errors import DatasetError
-from quantsam.evaluation.journal import Outcomes
+from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer, answer_boxes
 from quantsam.metrics.average_precision import coco_precision
 from quantsam.metrics.lvis_precision import MAX_DETECTIONS, lvis_precision
@@ -61,7 +61,7 @@ class DetectorTask:
         return [question.category_id, question.score, encode_mask(answer.mask)["counts"]]
 
 
-def detection_figures(outcomes: Outcomes, dataset: Dataset) -> dict[str, float | int | None]:
+def detection_figures(outcomes: Iterable[Outcome], dataset: Dataset) -> dict[str, float | int | None]:
     """Return the average precision and recall of the masks, in percent, and their `count`."""
     known = _indexed(dataset)
     results = [
@@ -71,7 +71,7 @@ def detection_figures(outcomes: Outcomes, dataset: Dataset) -> dict[str, float |
             "score": score,
             "segmentation": {"size": list(known.image_hw[outcome["image_id"]]), "counts": counts},
         }
-        for outcome in outcomes.outcomes()
+        for outcome in outcomes
         for category_id, score, counts in outcome["rows"]
     ]
     score = lvis_precision if isinstance(known, LvisDataset) else coco_precision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from quantsam.data.dataset import Annotation, BoolMask, Dataset
 from quantsam.data.detections import DetectionFile
 from quantsam.errors import DatasetError
 from quantsam.evaluation.detector import DetectorTask, detection_figures
-from quantsam.evaluation.journal import Outcomes, open_journal
+from quantsam.evaluation.journal import Outcome, Outcomes, open_journal
 from quantsam.evaluation.prompts import Answer, Prompt, answers, parse_prompt
-from quantsam.evaluation.runner import Progress, run, times
+from quantsam.evaluation.runner import Progress, Task, run, times
 from quantsam.evaluation.subject import engine_of, plan_fields, sizes, switches
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
 from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
-from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.record import JsonValue, Record, environment, new_id
 from quantsam.results.store import ResultStore
 
 
@@ -64,44 +64,83 @@ def evaluate(
         DatasetError: The dataset has no object to score.
         StoreError: The store cannot be written, or another process is at the same evaluation.
     """
-    prompt = parse_prompt(prompts)
-    predictor = Predictor(model)
-    name = prompt.name if detections is None else "detections"
-    fields: dict[str, Any] = {
-        "model": model.name,
-        "weights_digest": model.weights_digest(),
-        "dataset": dataset.name,
-        "dataset_digest": dataset.digest,
-        "prompt": name,
-        **plan_fields(model),
-    }
-    engine = engine_of(model)
-    surroundings = environment() if engine == "pytorch" else environment(engine)
-    more: dict[str, JsonValue] = {
-        "threads": torch.get_num_threads(),
-        "device": str(predictor.device),
-        **switches(model),
-        **({} if detections is None else {"detections": detections.name, "detections_digest": detections.digest}),
-    }
-    keeper = open_journal(journals_of(store), fields | more | surroundings) if store else nullcontext(Outcomes())
+    evaluation = Evaluation(model, dataset, prompts=prompts, detections=detections)
+    keeper = open_journal(journals_of(store), evaluation.subject) if store else nullcontext(Outcomes())
     with keeper as outcomes:
-        if detections is None:
-            run(predictor, dataset, _PromptTask(dataset, prompt), outcomes, progress)
-            figures, scores = _figures(outcomes, dataset)
-        else:
-            run(predictor, dataset, DetectorTask(detections), outcomes, progress)
-            figures, scores = detection_figures(outcomes, dataset), ()
-        record = Record(
-            **fields,
-            figures=figures | sizes(model),
-            times=times(outcomes),
-            environment=surroundings,
-            settings=more | (settings or {}),
-            scores=scores,
-        )
+        left = [image_id for image_id in dataset.image_ids if image_id not in outcomes.done]
+        for outcome in evaluation.run(left, progress):
+            outcomes.append(outcome)
+        record = evaluation.record(outcomes, settings=settings)
         if store is not None:
             store.append(record)
     return record
+
+
+class Evaluation:
+    """An evaluation in parts: pictures may be scored in any order, by whomever, and make one record in the end.
+
+    Attributes:
+        subject: All that the outcomes depend on.
+    """
+
+    def __init__(
+        self, model: EfficientViTSam, dataset: Dataset, *, prompts: str = "box", detections: DetectionFile | None = None
+    ) -> None:
+        """Make ready; see `evaluate`."""
+        prompt = parse_prompt(prompts)
+        self._model, self._dataset, self._detections = model, dataset, detections
+        self._predictor = Predictor(model)
+        self._task: Task[Any] = _PromptTask(dataset, prompt) if detections is None else DetectorTask(detections)
+        self._fields: dict[str, Any] = {
+            "model": model.name,
+            "weights_digest": model.weights_digest(),
+            "dataset": dataset.name,
+            "dataset_digest": dataset.digest,
+            "prompt": prompt.name if detections is None else "detections",
+            **plan_fields(model),
+        }
+        engine = engine_of(model)
+        self._environment = environment() if engine == "pytorch" else environment(engine)
+        self._more: dict[str, JsonValue] = {
+            "threads": torch.get_num_threads(),
+            "device": str(self._predictor.device),
+            **switches(model),
+            **({} if detections is None else {"detections": detections.name, "detections_digest": detections.digest}),
+        }
+        self.subject: dict[str, JsonValue] = self._fields | self._more | self._environment
+
+    def run(self, image_ids: Sequence[int], progress: Progress | None = None) -> Iterator[Outcome]:
+        """Score some pictures, one after the other."""
+        return run(self._predictor, self._dataset, self._task, image_ids, progress)
+
+    def record(
+        self, outcomes: Outcomes, *, record_id: str | None = None, settings: dict[str, JsonValue] | None = None
+    ) -> Record:
+        """Return the record, once all pictures of the dataset have an outcome; their order does not matter.
+
+        Args:
+            outcomes: Of all pictures.
+            record_id: The record's id; a fresh one if None.
+            settings: Added to the record's settings.
+
+        Raises:
+            DatasetError: The dataset has no object to score.
+        """
+        ids = self._dataset.image_ids
+        scores: tuple[ObjectScore, ...] = ()
+        if self._detections is None:
+            figures, scores = _figures(outcomes.in_order(ids), self._dataset)
+        else:
+            figures = detection_figures(outcomes.in_order(ids), self._dataset)
+        return Record(
+            id=record_id or new_id(),
+            **self._fields,
+            figures=figures | sizes(self._model),
+            times=times(outcomes.in_order(ids)),
+            environment=self._environment,
+            settings=self._more | (settings or {}),
+            scores=scores,
+        )
 
 
 def journals_of(store: ResultStore) -> Path:
@@ -132,11 +171,13 @@ class _PromptTask:
         return [annotation.id, annotation.area, mask_iou(answer.mask, truth), answer.predicted_iou, filled]
 
 
-def _figures(outcomes: Outcomes, dataset: Dataset) -> tuple[dict[str, float | int | None], tuple[ObjectScore, ...]]:
+def _figures(
+    outcomes: Iterable[Outcome], dataset: Dataset
+) -> tuple[dict[str, float | int | None], tuple[ObjectScore, ...]]:
     """Mean IoU, count and standard error by size, beside the baseline that answers with the filled box."""
     scores: list[ObjectScore] = []
     filled: list[ObjectScore] = []
-    for outcome in outcomes.outcomes():
+    for outcome in outcomes:
         for annotation_id, area, iou, predicted_iou, fill in outcome["rows"]:
             scores.append(ObjectScore(outcome["image_id"], annotation_id, area, iou, predicted_iou))
             filled.append(ObjectScore(outcome["image_id"], annotation_id, area, fill, None))

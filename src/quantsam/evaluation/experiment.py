@@ -45,12 +45,16 @@ def calibrated_plans(
     images: Iterable[CalibrationImage],
     switches: Switches,
     progress: Progress | None = None,
+    *,
+    calibrate: Callable[[Plan], Plan] | None = None,
 ) -> list[Plan]:
     """Return a calibrated plan for each scheme, all from one pass over the images.
 
     Calibration runs the float model, so a site's grid depends on its own specification alone: schemes
     that quantize a site alike share what was measured there. Schemes that quantize a site in different
     ways take further passes, so `images` must be something that can be iterated over again.
+
+    `calibrate` does a pass, if it is to be done in another way than here: by several workers, for example.
     """
     plans = [
         make_plan(model, s, switches.placement, weights=switches.weights, activations=switches.activations)
@@ -62,14 +66,13 @@ def calibrated_plans(
     for plan in plans:
         for site in plan.sites:
             variants.setdefault((site.key, repr(site.spec)), site)
-    return _calibrate_together(plans, variants, images, progress)
+    return _calibrate_together(plans, variants, calibrate or (lambda p: p.calibrate(images, progress=progress)))
 
 
 def _calibrate_together(
     plans: list[Plan],
     variants: dict[tuple[str, str], Any],
-    images: Iterable[CalibrationImage],
-    progress: Progress | None,
+    calibrate: Callable[[Plan], Plan],
 ) -> list[Plan]:
     """Calibrate one plan that holds every site once a specification, then hand the grids out.
 
@@ -85,7 +88,7 @@ def _calibrate_together(
     params: dict[tuple[str, str], Any] = {}
     info = None
     for wave in waves:
-        done = dataclasses.replace(plans[0], sites=tuple(wave.values())).calibrate(images, progress=progress)
+        done = calibrate(dataclasses.replace(plans[0], sites=tuple(wave.values())))
         info = done.calibration or info
         params |= {(site.key, repr(site.spec)): site.params for site in done.sites}
     return [

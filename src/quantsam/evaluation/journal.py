@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +34,11 @@ class Outcomes:
         """Give all outcomes, one at a time."""
         return iter(self._kept)
 
+    def in_order(self, image_ids: Iterable[int]) -> Iterator[Outcome]:
+        """Give the outcome of each of some images, one at a time; the last one where an image has several."""
+        found = {outcome["image_id"]: outcome for outcome in self._kept}
+        return (found[image_id] for image_id in image_ids)
+
 
 class Journal(Outcomes):
     """Outcomes on disk, in the order in which they came.
@@ -43,9 +48,11 @@ class Journal(Outcomes):
     next one cuts off. The file's name is made from what is evaluated, so another evaluation never reads it.
     """
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path, head: bytes) -> None:
         super().__init__()
         self._file, self.path = file, path
+        self._places = _recover(file, head)
+        self.done |= self._places.keys()
 
     def append(self, outcome: Outcome) -> None:
         """Keep the outcome of one image.
@@ -53,6 +60,7 @@ class Journal(Outcomes):
         Raises:
             StoreError: The disk is full, or reports an error.
         """
+        place = self._file.tell()
         try:
             self._file.write(json.dumps(outcome, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
@@ -61,6 +69,7 @@ class Journal(Outcomes):
                 f"the journal {self.path} cannot be written: {error.strerror}; what it holds is kept, free some "
                 "space and run the same command again"
             ) from error
+        self._places[outcome["image_id"]] = place
         self.done.add(outcome["image_id"])
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -69,6 +78,13 @@ class Journal(Outcomes):
             next(lines)
             for line in lines:
                 yield json.loads(line)
+
+    def in_order(self, image_ids: Iterable[int]) -> Iterator[Outcome]:
+        """Read the outcome of each of some images, one at a time; the last one where an image has several."""
+        with self.path.open("rb") as lines:
+            for image_id in image_ids:
+                lines.seek(self._places[image_id])
+                yield json.loads(lines.readline())
 
 
 @contextmanager
@@ -100,17 +116,15 @@ def open_journal(folder: Path, subject: Mapping[str, JsonValue]) -> Iterator[Jou
             raise StoreError(
                 f"another process is at this very evaluation (it holds {path}): wait for it, or stop it"
             ) from None
-        journal = Journal(file, path)
-        journal.done |= _recover(file, head)
-        yield journal
+        yield Journal(file, path, head)
         path.unlink(missing_ok=True)
         with suppress(OSError):  # another evaluation's journal is in it
             folder.rmdir()
 
 
-def _recover(file: BinaryIO, head: bytes) -> set[int]:
-    """Return the images of whole lines, cut off what follows them, and leave the file at its end."""
-    done: set[int] = set()
+def _recover(file: BinaryIO, head: bytes) -> dict[int, int]:
+    """Return the images of whole lines and where they begin, cut off the rest, and leave the file at its end."""
+    done: dict[int, int] = {}
     end = 0
     if file.readline() == head:
         end = file.tell()
@@ -121,7 +135,7 @@ def _recover(file: BinaryIO, head: bytes) -> set[int]:
                 break
             if image_id is None:
                 break
-            done.add(image_id)
+            done[image_id] = end
             end += len(line)
     file.seek(end)
     file.truncate()

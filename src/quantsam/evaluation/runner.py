@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.ahead import images_ahead
-from quantsam.evaluation.journal import Outcome, Outcomes
+from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer
 from quantsam.models.predictor import Predictor
 from quantsam.results.record import JsonValue
@@ -38,25 +38,25 @@ def run(
     predictor: Predictor,
     dataset: Dataset,
     task: Task[Question],
-    outcomes: Outcomes,
+    image_ids: Sequence[int],
     progress: Progress | None = None,
-) -> None:
-    """Do a task on every picture that has no outcome yet, and append its outcome.
-
-    An outcome has `image_id`, `rows` and `wall_s`; where there were questions also `encoder_ms` of the
-    picture and `prompt_ms` of a question.
+) -> Iterator[Outcome]:
+    """Do a task on some pictures.
 
     Args:
         predictor: Encodes and answers.
         dataset: The pictures.
         task: What to do.
-        outcomes: What is there already, and where to append.
+        image_ids: Which of them.
         progress: Wraps the iteration over the pictures.
+
+    Yields:
+        `image_id`, `rows` and `wall_s`; where there were questions also `encoder_ms` of the picture and `prompt_ms` of
+        a question.
     """
-    ids = [image_id for image_id in dataset.image_ids if image_id not in outcomes.done]
-    pictures: Iterable[Any] = images_ahead(dataset, ids)
+    pictures: Iterable[Any] = images_ahead(dataset, image_ids)
     last = time.perf_counter()
-    for image_id, picture in progress(pictures, len(ids)) if progress else pictures:
+    for image_id, picture in progress(pictures, len(image_ids)) if progress else pictures:
         outcome: Outcome = {"image_id": image_id, "rows": []}
         questions = task.questions(image_id)
         if questions:
@@ -68,14 +68,14 @@ def run(
             outcome["rows"] = [task.row(q, a) for q, a in zip(questions, found, strict=True)]
             outcome["prompt_ms"] = 1000 * sum(spent) / len(questions)
         now = time.perf_counter()
-        outcomes.append(outcome | {"wall_s": now - last})
-        last = now
+        yield outcome | {"wall_s": now - last}
+        last = time.perf_counter()
 
 
-def times(outcomes: Outcomes) -> dict[str, float]:
+def times(outcomes: Iterable[Outcome]) -> dict[str, float]:
     """Return `encoder_ms_median`, `prompt_ms_median` and `wall_s`, which leaves out the time between two starts."""
     samples: dict[str, list[float]] = {"encoder_ms": [], "prompt_ms": [], "wall_s": []}
-    for outcome in outcomes.outcomes():
+    for outcome in outcomes:
         for name, values in samples.items():
             values += [outcome[name]] if name in outcome else []
     wall_s = sum(samples.pop("wall_s"))

@@ -73,17 +73,55 @@ def calibrate_weights(encoder: ImageEncoder, sites: _Sites) -> dict[str, QParams
     return params
 
 
-def calibrate_activations(
-    encoder: ImageEncoder,
-    sites: _Sites,
-    images: Iterable[CalibrationImage],
-    progress: Progress | None,
-) -> tuple[dict[str, QParams], int]:
-    """Return the grid of every activation, and the number of images seen.
+@dataclasses.dataclass(slots=True, eq=False)
+class Observations:
+    """What observers saw of a stream of images; streams seen apart may be joined.
+
+    Attributes:
+        observers: By site.
+        count: Images seen.
+        varied: Whether any of them showed more than one colour.
+    """
+
+    observers: dict[str, Observer]
+    count: int = 0
+    varied: bool = False
+
+    def merge(self, later: Observations) -> None:
+        """Add what was seen of the images that come after these: the same as if one had seen all."""
+        for key, observer in self.observers.items():
+            observer.merge(later.observers[key])
+        self.count += later.count
+        self.varied = self.varied or later.varied
+
+    def grids(self, sites: _Sites) -> dict[str, QParams]:
+        """Return the grid of every site.
+
+        Raises:
+            CalibrationError: No image, nothing but constant images, or a site's values are constant or not finite.
+        """
+        if not self.count:
+            raise CalibrationError(
+                "calibration needs at least one image, got none: name a folder of images or 'scenes:16'"
+            )
+        if not self.varied:
+            raise CalibrationError(
+                f"calibration images must show something, got {self.count} of a single colour: calibrate with pictures"
+            )
+        params = {}
+        for key, (_, spec) in sites.items():
+            _check_finite(self.observers[key], key, "check the calibration images and the weights")
+            _check_varied(self.observers[key], key, self.count)
+            params[key] = self.observers[key].params(spec)
+        return {key: _cloned(value) for key, value in params.items()}
+
+
+def observe_activations(
+    encoder: ImageEncoder, sites: _Sites, images: Iterable[CalibrationImage], progress: Progress | None = None
+) -> Observations:
+    """Show images to an encoder, and what passes its sites to observers.
 
     Raises:
-        CalibrationError: No image, nothing but constant images, or a site's values are constant or
-            not finite.
         InputError: An image is not one, see `encoder_input`.
     """
     if isinstance(images, (str, bytes, os.PathLike)):
@@ -92,29 +130,18 @@ def calibrate_activations(
             "give a list of files, or quantsam.open_images(...)"
         )
     observers = {k: make_observer(spec.observer, 1 if spec.per_channel else None) for k, (_, spec) in sites.items()}
+    seen = Observations(observers)
     observed = with_modules(encoder, {path: ObserverSite(observers[key]) for key, (path, _) in sites.items()})
     observed.eval()
     device = next(encoder.parameters()).device
     wrapped = progress(images, len(images) if isinstance(images, Sized) else None) if progress else images
-    count, varied = 0, False
     with torch.inference_mode():
         for image in wrapped:
             x = encoder_input(image, encoder.variant.input_size)
             observed(x.to(device))
-            count += len(x)
-            varied = varied or not _is_constant(x)
-    if not count:
-        raise CalibrationError("calibration needs at least one image, got none: name a folder of images or 'scenes:16'")
-    if not varied:
-        raise CalibrationError(
-            f"calibration images must show something, got {count} of a single colour: calibrate with pictures"
-        )
-    params = {}
-    for key, (_, spec) in sites.items():
-        _check_finite(observers[key], key, "check the calibration images and the weights")
-        _check_varied(observers[key], key, count)
-        params[key] = observers[key].params(spec)
-    return {key: _cloned(value) for key, value in params.items()}, count
+            seen.count += len(x)
+            seen.varied = seen.varied or not _is_constant(x)
+    return seen
 
 
 def _cloned(params: QParams) -> QParams:

@@ -12,7 +12,13 @@ from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import state_digest
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibration import CalibrationImage, Progress, calibrate_activations, calibrate_weights
+from quantsam.plans.calibration import (
+    CalibrationImage,
+    Observations,
+    Progress,
+    calibrate_weights,
+    observe_activations,
+)
 from quantsam.plans.layers import Role, discover_layers
 from quantsam.plans.placements import get_placement
 from quantsam.plans.resolve import resolve
@@ -110,20 +116,35 @@ class Plan:
         Raises:
             CalibrationError: There are no images, they show nothing, or a site is constant or not finite.
         """
+        seen = self.observe(images, progress=progress) if self._activations() else None
+        return self.with_observations(seen, getattr(images, "name", "images"), getattr(images, "digest", None))
+
+    def observe(self, images: Iterable[CalibrationImage], *, progress: Progress | None = None) -> Observations:
+        """Show images to the activations' observers, see `calibrate`; what several have seen can be merged."""
         encoder = get_placement(self.placement).prepare(self._own_encoder())
-        named = {site.key: site for site in self.sites}
-        weights = {k: s for k, s in named.items() if s.role == "weight"}
-        activations = {k: s for k, s in named.items() if s.role == "activation"}
-        params = calibrate_weights(encoder, {k: (s.path, s.spec) for k, s in weights.items()})
-        count = 0
-        if activations:
-            found, count = calibrate_activations(
-                encoder, {k: (s.path, s.spec) for k, s in activations.items()}, images, progress
-            )
-            params |= found
+        return observe_activations(encoder, self._activations(), images, progress)
+
+    def with_observations(self, seen: Observations | None, name: str, digest: str | None) -> Plan:
+        """Return the plan with its grids.
+
+        Args:
+            seen: By the observers of all activations; None if there are none.
+            name: Of the images.
+            digest: Of the images, if they have one.
+
+        Raises:
+            CalibrationError: See `calibrate`.
+        """
+        encoder = get_placement(self.placement).prepare(self._own_encoder())
+        params = calibrate_weights(encoder, {s.key: (s.path, s.spec) for s in self.sites if s.role == "weight"})
+        if seen is not None:
+            params |= seen.grids(self._activations())
         sites = tuple(dataclasses.replace(site, params=params[site.key]) for site in self.sites)
-        info = CalibrationInfo(getattr(images, "name", "images"), getattr(images, "digest", None), count)
-        return dataclasses.replace(self, sites=sites, calibration=info if activations else None)
+        info = None if seen is None else CalibrationInfo(name, digest, seen.count)
+        return dataclasses.replace(self, sites=sites, calibration=info)
+
+    def _activations(self) -> dict[str, tuple[str, TensorSpec]]:
+        return {site.key: (site.path, site.spec) for site in self.sites if site.role == "activation"}
 
     def check_fits(self, model: EfficientViTSam) -> None:
         """Make sure that the plan was made for a model with these weights.

@@ -24,6 +24,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.quant.kernels import threads_may_meet
 from quantsam.sensitivity.rows import Row
 from quantsam.simulation.simulator import assemble
 from quantsam.simulation.steps import SharedEncoders
@@ -66,7 +67,7 @@ class RowMeter:
         else:
             encoders = [make_engine_encoder(model, row.plan, engine, threads=1) for row in rows]
             self._tasks = lambda x, wanted: ((i, lambda i=i: encoders[i](x)) for i in wanted)  # type: ignore[misc]
-        self._workers = (os.cpu_count() or 1) if self._device.type == "cpu" and _threads_may_meet() else 1
+        self._workers = (os.cpu_count() or 1) if self._device.type == "cpu" and threads_may_meet() else 1
         self._pool = ThreadPoolExecutor(
             self._workers, "quantsam-rows", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -145,14 +146,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _threads_may_meet() -> bool:
-    """Whether compiled kernels may be called from several threads: not with Numba's simplest threading layer."""
-    import numba
-
-    from quantsam.quant.kernels import fake_quantize_uniform
-
-    fake_quantize_uniform(torch.zeros(1), torch.ones(()), torch.zeros((), dtype=torch.int32), None, -128, 127)
-    layer: str = numba.threading_layer()  # type: ignore[attr-defined]
-    return layer != "workqueue"

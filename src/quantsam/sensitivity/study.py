@@ -73,6 +73,7 @@ def study(
     store: ResultStore | None = None,
     progress: Callable[[str], Progress] | None = None,
     notes: dict[str, JsonValue] | None = None,
+    record_id: str | None = None,
 ) -> Record:
     """Find out which layers hurt.
 
@@ -86,6 +87,7 @@ def study(
             stopped, to the same figures.
         progress: Given a label, returns what wraps the iteration over the pictures.
         notes: Added to the record's settings.
+        record_id: The record's id; one made from all that the figures depend on if None.
 
     Returns:
         A record of kind `sensitivity`; `results.sensitivity.rows_of` gives its rows. Figures of a row are paired with
@@ -102,7 +104,7 @@ def study(
     if settings.method != "exact":
         random.Random(settings.seed).shuffle(ids)
     subject = _subject(model, plan, dataset, settings)
-    record_id = identity(subject)
+    record_id = record_id or identity(subject)
     found = store.find(record_id) if store is not None else None
     if found is not None:
         return found

@@ -222,4 +222,4 @@ def test_formats_that_an_engine_lacks_are_refused(model):
     from quantsam.engines.encoder import check_formats
 
     with pytest.raises(PlanError, match="must have a format of openvino"):
-        check_formats(qs.make_plan(model, uniform_scheme("fp8_e4m3"), "openvino"), "openvino")
+        check_formats(qs.make_plan(model, uniform_scheme("fp8_e4m3"), "openvino").sites, "openvino")
