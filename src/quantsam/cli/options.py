@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from quantsam.data.defaults import NANO_CALIBRATION, default_calibration
 
-NANO_CALIBRATION = "scenes:32:1"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def model_options(function: F) -> F:
@@ -49,10 +49,9 @@ def calibration_source(model: str, calibration: str | None) -> str:
     Raises:
         click.UsageError: A full-size model was given no images of its own kind.
     """
-    if calibration is not None:
-        return calibration
-    if model in ("nano", "nano-outlier"):
-        return NANO_CALIBRATION
+    source = calibration or default_calibration(model)
+    if source is not None:
+        return source
     raise click.UsageError(
         f"calibrating {model} needs pictures, got no --calibration: name a folder of photographs, e.g. sa-1b"
     )

@@ -130,3 +130,10 @@ def lookup_(x: Tensor, table: Tensor, scale: float, zero_point: int, qmin: int) 
     if x.numel():
         _lookup(_flat(x), _flat(x), table.numpy(), x[0, 0].numel(), scale, float(zero_point), float(qmin))
     return x
+
+
+def threads_may_meet() -> bool:
+    """Whether these kernels may be called from several threads at once: not with Numba's simplest threading layer."""
+    fake_quantize_uniform(torch.zeros(1), torch.ones(()), torch.zeros((), dtype=torch.int32), None, -128, 127)
+    layer: str = numba.threading_layer()  # type: ignore[attr-defined]  # known after the first call
+    return layer != "workqueue"

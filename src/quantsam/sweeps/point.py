@@ -1,0 +1,142 @@
+"""A point of a sweep: one run, said in plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantsam.data.defaults import default_calibration
+from quantsam.errors import InputError, nearest
+
+KINDS = ("evaluate", "sensitivity")
+QUANTIZE = ("both", "weights", "activations")
+_OF_ONE_KIND = {
+    "evaluate": ("quantize", "detections", "precision"),
+    "sensitivity": ("by", "mode", "part", "method", "first"),
+}
+_PATHS = ("weights", "detections", "annotations", "image_root", "data", "calibration", "scheme")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One run; every attribute is a key of a sweep's file.
+
+    Attributes:
+        kind: `evaluate` or `sensitivity`.
+        model: A variant's name.
+        weights: A file; `{model}` in it stands for the model's name.
+        device: Where PyTorch computes.
+        scheme: As `quantsam evaluate` takes it; of a sensitivity study also a bare format.
+        quantize: `both`, `weights` or `activations`.
+        placement: Where tensors are quantized; the engine's own, or `thesis`, if None.
+        engine: What computes.
+        precision: Of what OpenVINO does not quantize.
+        data: As `quantsam evaluate` takes it.
+        annotations: See `open_dataset`.
+        image_root: See `open_dataset`.
+        images: How many images are scored; all if None.
+        prompts: Which prompts.
+        detections: A detector's results file, instead of prompts.
+        calibration: Images; nano's come along.
+        limit: How many of them.
+        seed: Which images a limit takes.
+        by: Of a sensitivity study, as are the rest; see `StudySettings`.
+        mode: See there.
+        part: See there.
+        method: See there.
+        first: See there.
+    """
+
+    kind: str = "evaluate"
+    model: str = "nano"
+    weights: str | None = None
+    device: str = "cpu"
+    scheme: str = "fp32"
+    quantize: str = "both"
+    placement: str | None = None
+    engine: str = "pytorch"
+    precision: str = "f32"
+    data: str = "scenes:300"
+    annotations: str | None = None
+    image_root: str | None = None
+    images: int | None = None
+    prompts: str = "box"
+    detections: str | None = None
+    calibration: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    by: str = "layer"
+    mode: str = "in"
+    part: str = "both"
+    method: str = "race"
+    first: int = 8
+
+    @property
+    def label(self) -> str:
+        """What tells it from others, in a few words."""
+        shown = ("model", "scheme", "data", "prompts", "engine")
+        words = [self.kind] if self.kind != "evaluate" else []
+        words += [Path(str(getattr(self, name))).name for name in shown]
+        usual = Point(kind=self.kind)
+        rest = [f.name for f in dataclasses.fields(self) if f.name not in (*shown, "kind", "weights", "calibration")]
+        words += [f"{name}={getattr(self, name)}" for name in rest if getattr(self, name) != getattr(usual, name)]
+        return " ".join(words)
+
+    @property
+    def placed(self) -> str:
+        """The placement."""
+        return self.placement or ("thesis" if self.engine == "pytorch" else self.engine)
+
+    @property
+    def calibrated_on(self) -> str:
+        """What it is calibrated on.
+
+        Raises:
+            InputError: Nothing was named, and the model has no images of its own.
+        """
+        source = self.calibration or default_calibration(self.model)
+        if source is None:
+            raise InputError(f"calibrating {self.model} needs pictures: set calibration to a folder, e.g. 'sa-1b'")
+        return source
+
+
+_FIELDS = {f.name: f for f in dataclasses.fields(Point)}
+_TYPES = {name: int if "int" in str(f.type) else str for name, f in _FIELDS.items()}
+
+
+def make_point(values: Mapping[str, Any], where: str) -> Point:
+    """Make a point of plain values; paths become absolute, so that it means the same wherever it runs.
+
+    Args:
+        values: By key; what is left out has its default.
+        where: How to call it in errors.
+
+    Raises:
+        InputError: A key is not known or of another kind, a value is of the wrong type.
+    """
+    kind = values.get("kind", "evaluate")
+    if kind not in KINDS:
+        raise InputError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}: {nearest(str(kind), KINDS)}")
+    others = {key: other for other, keys in _OF_ONE_KIND.items() if other != kind for key in keys}
+    for key, value in values.items():
+        if key not in _FIELDS:
+            raise InputError(f"{where}: unknown key {key!r}: {nearest(key, _FIELDS)}")
+        if key in others:
+            raise InputError(f"{where}: {key!r} is of kind {others[key]!r}, got kind {kind!r}: leave it out")
+        wanted = _TYPES[key]
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            word = "a whole number" if wanted is int else "a string"
+            raise InputError(f"{where}: {key!r} must be {word} or a list of such, got {value!r}")
+    point = Point(**values)
+    point = dataclasses.replace(point, model=point.model.lower())
+    if point.weights is not None:
+        point = dataclasses.replace(point, weights=point.weights.replace("{model}", point.model))
+    absolute = {name: os.path.abspath(v) for name in _PATHS if (v := getattr(point, name)) and Path(v).exists()}
+    for name in ("weights", "detections"):
+        if getattr(point, name) is not None and name not in absolute:
+            raise InputError(f"{where}: {name} must be a file, got {getattr(point, name)!r}: check the path")
+    return dataclasses.replace(point, **absolute)

@@ -1,0 +1,93 @@
+"""Who works: threads of this process, or the actors of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from quantsam.quant.kernels import threads_may_meet
+from quantsam.sweeps.worker import Shelf, Worker
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """A call of a worker's method.
+
+    Attributes:
+        method: Its name.
+        arguments: What it is given.
+        tag: For who asked.
+    """
+
+    method: str
+    arguments: tuple[Any, ...]
+    tag: Any = None
+
+
+class Runner(Protocol):
+    """Workers.
+
+    Attributes:
+        workers: How many.
+        is_local: Whether they share this process, and so may write the store.
+    """
+
+    workers: int
+    is_local: bool
+
+    def submit(self, task: Task) -> None:
+        """Hand a task in."""
+        ...
+
+    def next(self) -> tuple[Task, Any]:
+        """Wait for any task that was handed in, and return it with its result or its exception."""
+        ...
+
+    def close(self) -> None:
+        """Stop; what is not finished is given up."""
+        ...
+
+
+class LocalRunner:
+    """Threads of this process, one worker each; they share models and data."""
+
+    is_local = True
+
+    def __init__(self, *, workers: int | None = None, threads: int = 1, device: str = "cpu") -> None:
+        """Start workers.
+
+        Args:
+            workers: How many; as many as fill the processor if None.
+            threads: Of each.
+            device: Where they compute; off the processor one worker is best.
+        """
+        fill = max((os.cpu_count() or 1) // threads, 1) if device == "cpu" and threads_may_meet() else 1
+        self.workers = workers or fill
+        self._own = threading.local()
+        self._shelf = Shelf()
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(self.workers, "quantsam-sweep")
+        self._running: dict[Future[Any], Task] = {}
+
+    def submit(self, task: Task) -> None:
+        """Hand a task in."""
+        self._running[self._pool.submit(self._do, task)] = task
+
+    def next(self) -> tuple[Task, Any]:
+        """Wait for any task that was handed in, and return it with its result or its exception."""
+        done = next(iter(wait(self._running, return_when=FIRST_COMPLETED).done))
+        task = self._running.pop(done)
+        return task, done.exception() or done.result()
+
+    def close(self) -> None:
+        """Stop; what is not begun is given up."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _do(self, task: Task) -> Any:
+        worker = getattr(self._own, "worker", None)
+        if worker is None:
+            worker = self._own.worker = Worker(self._shelf, threads=self._threads)
+        return getattr(worker, task.method)(*task.arguments)
