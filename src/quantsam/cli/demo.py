@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantsam.cli.evaluation_table import report
-from quantsam.cli.options import NANO_CALIBRATION
 from quantsam.cli.output import json_option, progress
+from quantsam.data.defaults import NANO_CALIBRATION
 
 if TYPE_CHECKING:
     from quantsam.data.dataset import Annotation, BoolMask, Dataset

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
     "sensitivity": "Find the layers that hurt: one quantized at a time, exactly or estimated.",
     "search": "Find a format for each layer: most accurate within a budget, or smallest within a loss.",
+    "sweep": "Do sets of runs from a file; skips what is done, goes on where it was stopped.",
     "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",
     "latency": "Time encoder and decoder, by engine and scheme.",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantsam.data.defaults import default_calibration
+from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
+from quantsam.schemes.load import scheme_names
 
 KINDS = ("evaluate", "sensitivity")
 QUANTIZE = ("both", "weights", "activations")
@@ -19,6 +20,7 @@ _OF_ONE_KIND = {
     "sensitivity": ("by", "mode", "part", "method", "first"),
 }
 _PATHS = ("weights", "detections", "annotations", "image_root", "data", "calibration", "scheme")
+_BARE = (*BARE_NAMES, *scheme_names())  # what these say is no path, even beside a folder of that name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,11 @@ _FIELDS = {f.name: f for f in dataclasses.fields(Point)}
 _TYPES = {name: int if "int" in str(f.type) else str for name, f in _FIELDS.items()}
 
 
+def value_type(key: str) -> type | None:
+    """Return whether a key takes text or whole numbers; None for an unknown one."""
+    return _TYPES.get(key)
+
+
 def make_point(values: Mapping[str, Any], where: str) -> Point:
     """Make a point of plain values; paths become absolute, so that it means the same wherever it runs.
 
@@ -135,8 +142,12 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
     point = dataclasses.replace(point, model=point.model.lower())
     if point.weights is not None:
         point = dataclasses.replace(point, weights=point.weights.replace("{model}", point.model))
-    absolute = {name: os.path.abspath(v) for name in _PATHS if (v := getattr(point, name)) and Path(v).exists()}
+    absolute = {name: str(Path(v).absolute()) for name in _PATHS if _is_path(v := getattr(point, name))}
     for name in ("weights", "detections"):
         if getattr(point, name) is not None and name not in absolute:
             raise InputError(f"{where}: {name} must be a file, got {getattr(point, name)!r}: check the path")
     return dataclasses.replace(point, **absolute)
+
+
+def _is_path(value: str | None) -> bool:
+    return value is not None and value not in _BARE and Path(value).exists()

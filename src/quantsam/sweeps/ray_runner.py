@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from importlib.util import find_spec
@@ -47,13 +48,15 @@ class RayRunner:
         if find_spec("ray") is None:
             raise EngineError("runner ray needs the package ray, which is not installed: pip install 'quantsam[ray]'")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what is to come
-        import ray
+        import ray as package
+
+        ray: Any = package
 
         self._ray = ray
         passed = {name: os.environ[name] for name in (DATA_VARIABLE,) if name in os.environ}
         options: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
         try:
-            ray.init(logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": passed}, **options)
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": passed}, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()
             raise EngineError(

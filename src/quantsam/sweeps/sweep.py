@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsam.errors import InputError, nearest
-from quantsam.sweeps.point import Point, make_point
+from quantsam.sweeps.point import Point, make_point, value_type
 
 _KEYS = {"name": str, "description": str, "threads": int, "common": dict, "runs": list}
 _MOST = 10_000
@@ -91,15 +91,13 @@ def parse_settings(texts: Sequence[str]) -> list[Point]:
     Raises:
         InputError: A text has another form, or a key twice.
     """
-    from quantsam.sweeps.point import _TYPES
-
     table: dict[str, list[Any]] = {}
     for text in texts:
         key, separator, values = text.partition("=")
         if not separator or key in table:
             raise InputError(f"a setting must look like scheme=int8,mix-dwsc, each key once, got {text!r}")
         parts = [part.strip() for part in values.split(",")]
-        is_number = _TYPES.get(key) is int and all(part.isdecimal() for part in parts)
+        is_number = value_type(key) is int and all(part.isdecimal() for part in parts)
         table[key] = [int(part) for part in parts] if is_number else parts
     return expand(table, "settings")
 

@@ -28,27 +28,30 @@ from quantsam.sweeps.point import Point
 T = TypeVar("T")
 
 
+_KEPT = {"model": 1, "dataset": 4, "images": 2}
+
+
 class Shelf:
-    """Models and data that several threads share; of models the last one used is kept."""
+    """Models and data that several threads share; the last few used are kept."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._kept: dict[str, tuple[Any, Any]] = {}
+        self._kept: dict[str, dict[Any, Any]] = {kind: {} for kind in _KEPT}
 
-    def get(self, kind: str, key: Any, make: Callable[[], T]) -> T:
-        """Return what was made last for a kind, if it was for this key; else make it."""
+    def _get(self, kind: str, key: Any, make: Callable[[], T]) -> T:
         with self._lock:
-            held = self._kept.get(kind)
-            if held is None or held[0] != key:
-                self._kept.pop(kind, None)  # before the next one takes its memory
-                held = self._kept[kind] = (key, make())
-            found: T = held[1]
+            kept = self._kept[kind]
+            found: T | None = kept.pop(key, None)
+            while found is None and len(kept) >= _KEPT[kind]:
+                kept.pop(next(iter(kept)))  # the one not used for longest, before the new one takes memory
+            found = make() if found is None else found
+            kept[key] = found
             return found
 
     def model(self, point: Point) -> EfficientViTSam:
         """Return a point's model, in float."""
         key = (point.model, point.weights, point.device)
-        return self.get("model", key, lambda: load_model(point.model, point.weights, device=point.device))
+        return self._get("model", key, lambda: load_model(point.model, point.weights, device=point.device))
 
     def dataset(self, point: Point) -> Dataset:
         """Return what a point is scored on."""
@@ -63,12 +66,12 @@ class Shelf:
                 seed=point.seed,
             )
 
-        return self.get("dataset", key, make)
+        return self._get("dataset", key, make)
 
     def images(self, point: Point) -> ImageSource:
         """Return what a point is calibrated on."""
         key = (point.calibrated_on, point.limit, point.seed)
-        return self.get("images", key, lambda: open_images(key[0], limit=point.limit, seed=point.seed))
+        return self._get("images", key, lambda: open_images(key[0], limit=point.limit, seed=point.seed))
 
 
 class Worker:

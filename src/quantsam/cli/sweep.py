@@ -1,0 +1,159 @@
+"""`quantsam sweep`: sets of runs, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantsam.cli.output import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from quantsam.results.record import Record
+    from quantsam.sweeps.driver import SweepProgress
+    from quantsam.sweeps.runners import Runner
+    from quantsam.sweeps.sweep import Sweep
+
+
+@click.command(name="sweep")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, help="Instead of a file: key=value,value; may be repeated.")
+@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
+@click.option("--retry", is_flag=True, help="Try again what failed before.")
+@click.option("--dry-run", is_flag=True, help="Check every run and list them; start none.")
+@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
+@click.option("--address", help="--runner ray: the cluster, host:port or auto. [one on this machine]")
+@click.option("--workers", type=click.IntRange(min=1), help="How many. [as many as there is room for]")
+@click.option("--threads", type=click.IntRange(min=1), help="--set: of each worker. [1]")
+@json_option
+def command(
+    file: Path | None,
+    settings: tuple[str, ...],
+    store: Path | None,
+    retry: bool,
+    dry_run: bool,
+    runner: str,
+    address: str | None,
+    workers: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Do all runs of FILE (TOML) that the store does not hold yet; a sweep that was stopped goes on.
+
+    quantsam sweep --set model=nano,nano-outlier --set scheme=fp32,int8,mix-dwsc --set prompts=box,click
+    """
+    from quantsam.results.store import ResultStore
+    from quantsam.sweeps.driver import run_sweep
+    from quantsam.sweeps.opened import open_points
+    from quantsam.sweeps.worker import Shelf
+
+    sweep = _sweep(file, settings, threads)
+    if runner == "local" and address is not None:
+        raise click.UsageError("--address is of --runner ray")
+    results = ResultStore(store)
+    if dry_run:
+        results.check_writable()
+        opened = open_points(sweep.points, Shelf(), sweep.threads)
+        known = [results.find(one.identity) is not None for one in opened]
+        if as_json:
+            print_json(
+                [{"point": o.point.label, "id": o.identity, "done": k} for o, k in zip(opened, known, strict=True)]
+            )
+            return
+        rows = [(o.identity[:8], o.point.label, "done" if k else "") for o, k in zip(opened, known, strict=True)]
+        print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", ""], rows)
+        return
+    devices = {point.device for point in sweep.points}
+    device = next((d for d in devices if d != "cpu"), "cpu")
+
+    def start() -> Runner:
+        from quantsam.sweeps.ray_runner import RayRunner
+        from quantsam.sweeps.runners import LocalRunner
+
+        if runner == "ray":
+            return RayRunner(address, workers=workers, threads=sweep.threads, device=device)
+        return LocalRunner(workers=workers, threads=sweep.threads, device=device)
+
+    with _shown() as report:
+        progress = run_sweep(sweep, results, start, retry=retry, report=report)
+    _report(sweep, progress, results, as_json)
+    if progress.failed:
+        raise click.ClickException(
+            f"{len(progress.failed)} of {len(sweep.points)} runs failed, the first: {progress.failed[0][0].label}: "
+            f"{progress.failed[0][1]}; mend the cause and add --retry"
+        )
+
+
+def _sweep(file: Path | None, settings: tuple[str, ...], threads: int | None) -> Sweep:
+    from quantsam.sweeps.sweep import make_sweep, parse_settings, read_sweep
+
+    if (file is None) == (not settings):
+        raise click.UsageError("a sweep is a FILE or --set key=value,value, one of them")
+    if file is not None:
+        if threads is not None:
+            raise click.UsageError("--threads is of --set: in a file write threads = N")
+        return read_sweep(file)
+    return make_sweep("command line", parse_settings(settings), threads or 1)
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Callable[[SweepProgress], None]]:
+    """Show how far a sweep is on standard error: a bar on a terminal, else a line a finished run."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    seen = 0
+
+    def words(progress: SweepProgress) -> str:
+        counts = f"{len(progress.done)} done, {len(progress.failed)} failed, {progress.left} left"
+        return f"{counts}: calibrating" if progress.calibrating else counts
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} pictures"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(progress: SweepProgress) -> None:
+            nonlocal seen
+            total = progress.pictures
+            bar.update(task, description=words(progress), completed=progress.pictures_done, total=total)
+            for point, record, seconds in progress.done[seen:] if not console.is_terminal else ():
+                click.echo(f"{words(progress)}: {point.label}: {_figure(record)} ({seconds:.0f} s)", err=True)
+            seen = len(progress.done)
+
+        yield report
+
+
+def _report(sweep: Sweep, progress: SweepProgress, store: object, as_json: bool) -> None:
+    from quantsam.results.store import ResultStore
+
+    assert isinstance(store, ResultStore)
+    done = [(point, record, "now") for point, record, _ in progress.done]
+    done += [(point, record, "before") for point, record in progress.skipped]
+    if as_json:
+        entries = [{"point": p.label, "id": r.id, "when": w, "figures": dict(r.figures)} for p, r, w in done]
+        failed = [{"point": point.label, "cause": cause} for point, cause in progress.failed]
+        print_json({"sweep": sweep.name, "done": entries, "failed": failed})
+        return
+    rows: list[tuple[object, ...]] = [(r.id[:8], p.label, _figure(r), w) for p, r, w in done]
+    rows += [("", point.label, cause, "failed") for point, cause in progress.failed]
+    print_table(f"{sweep.name}: {len(done)} of {len(sweep.points)} runs done", ["id", "run", "figure", ""], rows)
+    click.echo(f"\nkept in {store.path}: `quantsam results` lists them")
+
+
+def _figure(record: Record) -> str:
+    for name, label in (("miou", "mIoU"), ("ap", "AP"), ("miou_fp32", "studied, mIoU of FP32")):
+        value = record.figures.get(name)
+        if value is not None:
+            return f"{label} {value:.2f}"
+    return "done"

@@ -1,0 +1,303 @@
+"""The driver of a sweep: hands out work, and alone writes what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantsam.errors import QuantsamError, StoreError
+from quantsam.evaluation.evaluator import journals_of
+from quantsam.evaluation.experiment import Switches, calibrated_plans
+from quantsam.evaluation.journal import Journal, open_journal
+from quantsam.plans.calibration import Observations
+from quantsam.plans.plan import Plan, make_plan
+from quantsam.results.record import JsonValue, Record
+from quantsam.results.store import ResultStore
+from quantsam.sweeps.opened import OpenedPoint, open_points
+from quantsam.sweeps.point import Point
+from quantsam.sweeps.runners import Runner, Task
+from quantsam.sweeps.state import SweepState
+from quantsam.sweeps.sweep import Sweep
+from quantsam.sweeps.worker import Shelf, portable
+
+_PICTURES_A_TASK = 16  # at most; a killed sweep repeats no more than these a worker
+
+
+@dataclass(slots=True)
+class SweepProgress:
+    """How far a sweep is.
+
+    Attributes:
+        done: Points finished now.
+        skipped: Points that the store had already.
+        failed: Causes by point, of now and of earlier runs that were not retried.
+        left: Points still to do.
+        pictures_done: Of these points.
+        pictures: Of all points that are done now.
+        calibrating: Label of the point that is calibrated for, at the moment.
+    """
+
+    done: list[tuple[Point, Record, float]] = field(default_factory=list)
+    skipped: list[tuple[Point, Record]] = field(default_factory=list)
+    failed: list[tuple[Point, str]] = field(default_factory=list)
+    left: int = 0
+    pictures_done: int = 0
+    pictures: int = 0
+    calibrating: str | None = None
+
+
+def run_sweep(
+    sweep: Sweep,
+    store: ResultStore,
+    start: Callable[[], Runner],
+    *,
+    retry: bool = False,
+    report: Callable[[SweepProgress], None] | None = None,
+) -> SweepProgress:
+    """Do all points of a sweep that the store does not hold yet.
+
+    A point's identity is a digest of everything that determines its numbers, and is the id of its record: so a point
+    is in the store once or not at all, whoever ran it. What came of single pictures is kept until then; after a kill
+    at any instant the same call goes on there.
+
+    Args:
+        sweep: What to do.
+        store: Where records go; `STORE-sweep` beside it holds failures, calibrated plans and the lock.
+        start: Makes the runner, once it is known that there is something to do.
+        retry: Try points again that failed before.
+        report: Called whenever something came of a point.
+
+    Returns:
+        What was done; failures are noted and do not stop other points.
+
+    Raises:
+        QuantsamError: A point cannot run: found before anything starts.
+        StoreError: The store is of another program or version, cannot be written, or another process sweeps into it.
+    """
+    store.check_writable()
+    state = SweepState(store)
+    with state.locked():
+        shelf = Shelf()
+        known = state.failures()
+        progress = SweepProgress()
+        todo: list[OpenedPoint] = []
+        for opened in open_points(sweep.points, shelf, sweep.threads):
+            record = store.find(opened.identity)
+            if record is not None:
+                progress.skipped.append((opened.point, record))
+            elif opened.identity in known and not retry:
+                progress.failed.append((opened.point, known[opened.identity]["cause"]))
+            elif all(opened.identity != other.identity for other in todo):
+                todo.append(opened)
+        progress.left = len(todo)
+        progress.pictures = sum(len(opened.image_ids) for opened in todo)
+        if todo:
+            runner = start()
+            try:
+                _Driver(sweep, store, state, shelf, runner, progress, report or (lambda _: None)).run(todo)
+            finally:
+                runner.close()
+    return progress
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    """A point that is being worked at."""
+
+    opened: OpenedPoint
+    plan: Plan
+    started: float
+    stack: contextlib.ExitStack
+    journal: Journal | None = None
+    left: int = 0
+
+
+class _Driver:
+    def __init__(
+        self,
+        sweep: Sweep,
+        store: ResultStore,
+        state: SweepState,
+        shelf: Shelf,
+        runner: Runner,
+        progress: SweepProgress,
+        report: Callable[[SweepProgress], None],
+    ) -> None:
+        self._sweep, self._store, self._state, self._shelf = sweep, store, state, shelf
+        self._runner, self._progress, self._report = runner, progress, report
+        self._active: dict[str, _Active] = {}
+        self._ready: deque[Task] = deque()
+        self._outstanding = 0
+
+    def run(self, todo: Sequence[OpenedPoint]) -> None:
+        for _, several in itertools.groupby(todo, key=lambda o: (o.point.model, o.point.weights, o.point.device)):
+            group = list(several)
+            plans = self._plans(group)
+            waiting = deque(opened for opened in group if opened.identity in plans)
+            while waiting or self._ready or self._outstanding:
+                while self._outstanding < 2 * self._runner.workers and (self._ready or waiting):
+                    if self._ready:
+                        self._submit(self._ready.popleft())
+                    else:
+                        opened = waiting.popleft()
+                        self._activate(opened, plans[opened.identity])
+                if self._outstanding:
+                    self._take(*self._next())
+
+    # calibration
+
+    def _plans(self, group: Sequence[OpenedPoint]) -> dict[str, Plan]:
+        """Return the calibrated plan of each point of a model; what cannot be calibrated has failed."""
+        found: dict[str, Plan] = {}
+        missing: list[OpenedPoint] = []
+        model = self._shelf.model(group[0].point)
+        for opened in group:
+            if opened.calibration is None:
+                point = opened.point
+                found[opened.identity] = make_plan(model, opened.scheme, point.placed, activations=False).calibrate()
+            elif (kept := self._state.plan(opened.calibration, model)) is not None:
+                found[opened.identity] = kept
+            else:
+                missing.append(opened)
+
+        def together(opened: OpenedPoint) -> tuple[Any, ...]:
+            point = opened.point
+            return point.placed, point.quantize, point.calibrated_on, point.limit or 0, point.seed
+
+        for _, several in itertools.groupby(sorted(missing, key=together), key=together):
+            same = list(several)
+            self._progress.calibrating = same[0].point.label
+            self._report(self._progress)
+            try:
+                found |= self._calibrate(same)
+            except StoreError:
+                raise
+            except Exception as error:
+                for opened in same:
+                    self._fail(opened, error)
+        self._progress.calibrating = None
+        return found
+
+    def _calibrate(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
+        """Calibrate all schemes in one pass, the images shared out among the workers."""
+        point = points[0].point
+        model, images = self._shelf.model(point), self._shelf.images(point)
+        schemes = {opened.calibration: opened.scheme for opened in points}
+        switches = Switches(point.placed, point.quantize != "activations", point.quantize != "weights")
+
+        def shared_out(plan: Plan) -> Plan:
+            if not any(site.role == "activation" for site in plan.sites):
+                return plan.calibrate()
+            return plan.with_observations(self._observe(point, plan, len(images)), images.name, images.digest)
+
+        plans = calibrated_plans(model, list(schemes.values()), (), switches, calibrate=shared_out)
+        by_key = dict(zip(schemes, plans, strict=True))
+        for key, plan in by_key.items():
+            self._state.keep(str(key), plan)
+        return {opened.identity: by_key[opened.calibration] for opened in points}
+
+    def _observe(self, point: Point, plan: Plan, count: int) -> Observations:
+        size = max(-(-count // (2 * self._runner.workers)), 1)
+        starts = list(range(0, count, size))
+        for start in starts:
+            arguments = (point, portable(plan), start, min(start + size, count))
+            self._submit(Task("observe", arguments, start))
+        results = {task.tag: result for task, result in (self._next() for _ in starts)}
+        for start in starts:
+            if isinstance(results[start], BaseException):
+                raise results[start]
+        seen: Observations = results[starts[0]]
+        for start in starts[1:]:  # in the order of the images, as if one worker had seen them all
+            seen.merge(results[start])
+        return seen
+
+    # points
+
+    def _activate(self, opened: OpenedPoint, plan: Plan) -> None:
+        active = _Active(opened, plan, time.monotonic(), contextlib.ExitStack())
+        self._active[opened.identity] = active
+        if opened.point.kind == "sensitivity":
+            store = self._store if self._runner.is_local else None
+            arguments = (opened.point, portable(plan), opened.identity, self._notes(opened), store)
+            self._ready.append(Task("study", arguments, opened.identity))
+            return
+        subject: dict[str, JsonValue] = {"point": opened.identity}
+        active.journal = active.stack.enter_context(open_journal(journals_of(self._store), subject))
+        ids = [image_id for image_id in opened.image_ids if image_id not in active.journal.done]
+        active.left = len(ids)
+        self._progress.pictures_done += len(opened.image_ids) - len(ids)
+        size = max(1, min(_PICTURES_A_TASK, -(-len(ids) // (4 * self._runner.workers))))
+        for start in range(0, len(ids), size):
+            arguments = (opened.point, portable(plan), ids[start : start + size])
+            self._ready.append(Task("score", arguments, opened.identity))
+        if not ids:
+            self._finish(active)
+
+    def _finish(self, active: _Active) -> None:
+        assert active.journal is not None
+        opened = active.opened
+        outcomes = list(active.journal.in_order(opened.image_ids))
+        arguments = (opened.point, portable(active.plan), outcomes, opened.identity, self._notes(opened))
+        self._ready.appendleft(Task("finish", arguments, opened.identity))
+
+    def _take(self, task: Task, result: Any) -> None:
+        active = self._active.get(task.tag)
+        if active is None:  # it failed while this was under way
+            return
+        if isinstance(result, StoreError):
+            raise result
+        if isinstance(result, BaseException):
+            active.stack.__exit__(type(result), result, None)  # the journal stays
+            del self._active[task.tag]
+            self._fail(active.opened, result)
+        elif task.method == "score":
+            assert active.journal is not None
+            for outcome in result:
+                active.journal.append(outcome)
+            active.left -= len(result)
+            self._progress.pictures_done += len(result)
+            if not active.left:
+                self._finish(active)
+            self._report(self._progress)
+        else:
+            self._keep(active, result)
+
+    def _keep(self, active: _Active, record: Record) -> None:
+        opened = active.opened
+        if opened.point.kind == "sensitivity":
+            self._progress.pictures_done += len(opened.image_ids)
+        if opened.point.kind == "evaluate" or not self._runner.is_local:
+            self._store.append(record)
+        active.stack.close()  # removes the journal
+        del self._active[opened.identity]
+        self._state.forget(opened.identity)
+        self._progress.left -= 1
+        self._progress.done.append((opened.point, record, time.monotonic() - active.started))
+        self._report(self._progress)
+
+    def _fail(self, opened: OpenedPoint, error: BaseException) -> None:
+        text = " ".join(str(error).split()) or type(error).__name__
+        cause = text if isinstance(error, QuantsamError) else f"{type(error).__name__}: {text}"
+        self._state.fail(opened.identity, opened.point.label, cause)
+        self._progress.left -= 1
+        self._progress.pictures -= len(opened.image_ids)
+        self._progress.failed.append((opened.point, cause))
+        self._report(self._progress)
+
+    def _notes(self, opened: OpenedPoint) -> dict[str, JsonValue]:
+        point = opened.point
+        return {"sweep": self._sweep.name, "seed": point.seed, "limit": point.limit, "images": point.images}
+
+    def _submit(self, task: Task) -> None:
+        self._runner.submit(task)
+        self._outstanding += 1
+
+    def _next(self) -> tuple[Task, Any]:
+        task, result = self._runner.next()
+        self._outstanding -= 1
+        return task, result

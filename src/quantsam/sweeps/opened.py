@@ -1,0 +1,171 @@
+"""Points made ready: checked before anything starts, and identified by all that their numbers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from quantsam.engines.encoder import check_engine, check_formats
+from quantsam.errors import InputError, QuantsamError, SchemeError
+from quantsam.evaluation.detector import open_detections
+from quantsam.evaluation.prompts import parse_prompt
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.variants import get_variant
+from quantsam.plans.plan import resolve_sites
+from quantsam.results.record import JsonValue, environment, identity
+from quantsam.schemes.load import load_scheme, uniform_scheme
+from quantsam.schemes.scheme import Scheme
+from quantsam.sensitivity.study import StudySettings, check_settings
+from quantsam.sensitivity.table import pictures_with_objects
+from quantsam.sweeps.point import QUANTIZE, Point
+from quantsam.sweeps.worker import Shelf
+
+_VERSIONS = ("quantsam", "torch", "numpy")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedPoint:
+    """A point that can run.
+
+    Attributes:
+        point: What to do.
+        identity: Digest of everything that determines its numbers; the id of its record.
+        scheme: Its scheme.
+        image_ids: Pictures that it scores.
+        calibration: Identity of its calibrated plan; None where nothing needs images.
+    """
+
+    point: Point
+    identity: str
+    scheme: Scheme
+    image_ids: tuple[int, ...]
+    calibration: str | None
+
+
+def open_points(
+    points: Sequence[Point], shelf: Shelf, threads: int, each: Callable[[Point], None] | None = None
+) -> list[OpenedPoint]:
+    """Check all points and identify them, those of one model together.
+
+    Raises:
+        QuantsamError: One cannot run; the message names it. Nothing has started then.
+    """
+    for point in points:
+        _named(point, lambda p=point: check_point(p))  # type: ignore[misc]
+    opened = []
+    for point in sorted(points, key=_group):
+        opened.append(_named(point, lambda p=point: _open(p, shelf, threads)))  # type: ignore[misc]
+        if each is not None:
+            each(point)
+    return opened
+
+
+def check_point(point: Point) -> None:
+    """Make sure, without loading anything, that a point is one that can run.
+
+    Raises:
+        QuantsamError: It is not.
+    """
+    variant = get_variant(point.model)
+    parse_prompt(point.prompts)
+    check_engine(point.engine)
+    if point.quantize not in QUANTIZE:
+        raise InputError(f"quantize must be one of {', '.join(QUANTIZE)}, got {point.quantize!r}")
+    if point.precision not in ("f32", "bf16") or (point.precision == "bf16" and point.engine != "openvino"):
+        raise InputError(f"precision must be f32, or bf16 on openvino, got {point.precision} on {point.engine}")
+    if point.detections is not None and point.prompts != "box":
+        raise InputError("detections and prompts exclude each other: the detector's boxes are the prompts")
+    if point.engine != "pytorch" and point.placed != point.engine:
+        raise InputError(
+            f"engine {point.engine} has a placement of its own, got placement {point.placed}: leave it out"
+        )
+    if point.kind == "sensitivity":
+        check_settings(_study_settings(point))
+    scheme = point_scheme(point)
+    with torch.device("meta"):
+        encoder = ImageEncoder(variant)
+    roles = {role: point.quantize in ("both", role) for role in ("weights", "activations")}
+    sites = resolve_sites(encoder, scheme, point.placed, **roles)
+    if point.engine != "pytorch":
+        check_formats(sites, point.engine)
+    if any(site.role == "activation" for site in sites):
+        assert point.calibrated_on
+
+
+def point_scheme(point: Point) -> Scheme:
+    """Return a point's scheme; a bare format is on all layers.
+
+    Raises:
+        SchemeError: There is no such scheme.
+    """
+    try:
+        return load_scheme(point.scheme)
+    except SchemeError as error:
+        try:
+            return uniform_scheme(point.scheme)
+        except SchemeError:
+            raise error from None
+
+
+def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
+    scheme, model, dataset = point_scheme(point), shelf.model(point), shelf.dataset(point)
+    detections = None if point.detections is None else open_detections(point.detections, dataset)
+    ids = tuple(dataset.image_ids)
+    if detections is None:
+        pictures_with_objects(dataset)
+    versions = (*_VERSIONS, *(() if point.engine == "pytorch" else (point.engine,)))
+    shared: dict[str, JsonValue] = {
+        "weights_digest": model.weights_digest(),
+        "device": point.device,
+        "threads": threads,
+        "versions": {name: version for name, version in environment(point.engine).items() if name in versions},
+    }
+    calibration = None
+    if scheme.rules and point.quantize != "weights":
+        images = shelf.images(point)
+        calibration = identity(
+            {
+                **shared,
+                "scheme": scheme.digest,
+                "quantize": point.quantize,
+                "placement": point.placed,
+                "images": images.digest,
+            }
+        )
+    subject: dict[str, Any] = {
+        **shared,
+        "kind": point.kind,
+        "model": point.model,
+        "scheme": scheme.digest,
+        "quantize": point.quantize,
+        "placement": point.placed if scheme.rules else None,
+        "calibration": calibration,
+        "engine": point.engine,
+        "precision": point.precision,
+        "dataset": dataset.digest,
+        "prompts": parse_prompt(point.prompts).name if detections is None else detections.digest,
+        "study": dataclasses.asdict(_study_settings(point)) if point.kind == "sensitivity" else None,
+    }
+    return OpenedPoint(point, identity(subject), scheme, ids, calibration)
+
+
+def _study_settings(point: Point) -> StudySettings:
+    return StudySettings(
+        point.by, point.mode, point.part, point.method, point.prompts, point.engine, point.first, seed=point.seed
+    )
+
+
+def _group(point: Point) -> tuple[str, ...]:
+    values = (point.model, point.weights, point.device, point.placed, point.quantize, point.calibration, point.limit)
+    return tuple("" if value is None else str(value) for value in (*values, point.seed))
+
+
+def _named(point: Point, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except QuantsamError as error:
+        raise type(error)(f"{point.label} cannot run: {error}") from error
