@@ -223,8 +223,8 @@ class _Driver:
         self._active[opened.identity] = active
         if opened.point.kind == "sensitivity":
             store = self._store if self._runner.is_local else None
-            arguments = (opened.point, portable(plan), opened.identity, self._notes(opened), store)
-            self._ready.append(Task("study", arguments, opened.identity))
+            study = (opened.point, portable(plan), opened.identity, self._notes(opened), store)
+            self._ready.append(Task("study", study, opened.identity))
             return
         subject: dict[str, JsonValue] = {"point": opened.identity}
         active.journal = active.stack.enter_context(open_journal(journals_of(self._store), subject))

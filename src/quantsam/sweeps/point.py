@@ -142,7 +142,7 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
     point = dataclasses.replace(point, model=point.model.lower())
     if point.weights is not None:
         point = dataclasses.replace(point, weights=point.weights.replace("{model}", point.model))
-    absolute = {name: str(Path(v).absolute()) for name in _PATHS if _is_path(v := getattr(point, name))}
+    absolute: dict[str, Any] = {name: str(Path(v).absolute()) for name in _PATHS if _is_path(v := getattr(point, name))}
     for name in ("weights", "detections"):
         if getattr(point, name) is not None and name not in absolute:
             raise InputError(f"{where}: {name} must be a file, got {getattr(point, name)!r}: check the path")

@@ -1,0 +1,221 @@
+"""Sweeps: what a file means, and that a sweep comes to the same however it is run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sqlite3
+
+import pytest
+
+import quantsam as qs
+from quantsam.errors import InputError, QuantsamError, StoreError
+from quantsam.results.store import ResultStore
+from quantsam.sweeps.driver import run_sweep
+from quantsam.sweeps.opened import open_points
+from quantsam.sweeps.point import Point, make_point
+from quantsam.sweeps.runners import LocalRunner
+from quantsam.sweeps.state import SweepState
+from quantsam.sweeps.sweep import make_sweep, parse_settings, read_sweep
+from quantsam.sweeps.worker import Shelf
+
+from .conftest import content
+
+
+def write(tmp_path, text):
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    return path
+
+
+def test_lists_stand_for_all_combinations(tmp_path):
+    sweep = read_sweep(
+        write(tmp_path, '[common]\nmodel = ["nano", "l0"]\n[[runs]]\nscheme = ["a", "b"]\n[[runs]]\nmodel = "l1"\n')
+    )
+    assert [(p.model, p.scheme) for p in sweep.points] == [
+        ("nano", "a"), ("nano", "b"), ("l0", "a"), ("l0", "b"), ("l1", "fp32"),
+    ]  # fmt: skip
+    assert parse_settings(["model=nano,l0", "scheme=a,b"]) == list(sweep.points[:4])
+    assert parse_settings(["limit=3", "images=1,2"])[1] == Point(limit=3, images=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("runs = 3", "'runs' must be a list"),
+        ("nam = 'x'", "unknown key 'nam'"),
+        ("threads = 0", "at least 1"),
+        ("[common]\nmodell = 'nano'", "unknown key 'modell'.*'model'"),
+        ("[[runs]]\nlimit = 'many'", "'limit' must be a whole number"),
+        ("[[runs]]\nscheme = []", "empty list"),
+        ("[[runs]]\nkind = 'evaluat'", "kind must be one of.*'evaluate'"),
+        ("[[runs]]\nby = 'layer'", "'by' is of kind 'sensitivity'"),
+        ("[[runs]]\nweights = 'nowhere.pt'", "weights must be a file"),
+        ("[[runs", "must be a readable TOML file"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path, text, words):
+    with pytest.raises(InputError, match=words):
+        read_sweep(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": "l9"}, "model must be one of"),
+        ({"scheme": "imt8"}, "scheme"),
+        ({"scheme": "int8@stage9"}, "must match a layer of nano"),
+        ({"engine": "opnvino"}, "engine must be one of"),
+        ({"engine": "openvino", "placement": "thesis"}, "placement of its own"),
+        ({"engine": "onnxruntime", "scheme": "fp8_e4m3@neck"}, "must have a format of onnxruntime"),
+        ({"precision": "bf16"}, "precision must be f32"),
+        ({"prompts": "boxes"}, "prompts must be"),
+        ({"model": "l0", "scheme": "int8"}, "needs pictures"),
+        ({"data": "scenes:x"}, "scenes are written"),
+        ({"quantize": "none"}, "quantize must be one of"),
+        ({"kind": "sensitivity", "by": "layr"}, "by must be one of"),
+    ],
+)
+def test_what_cannot_run_is_found_before_anything_starts(tmp_path, values, words):
+    points = [make_point({"data": "scenes:2"}, "here"), make_point({"data": "scenes:2", **values}, "here")]
+    store = ResultStore(tmp_path / "r.sqlite")
+    with pytest.raises(QuantsamError, match=words) as caught:
+        run_sweep(make_sweep("s", points), store, lambda: pytest.fail("started"))
+    assert "cannot run" in str(caught.value)
+    assert store.records() == []
+
+
+def test_a_record_of_a_point_is_what_evaluate_gives(undisturbed):
+    model, scenes = qs.load_model("nano"), qs.open_dataset("scenes:5:9")
+    plan = qs.make_plan(model, "int8").calibrate(qs.open_images("scenes:3:1"))
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = qs.evaluate(model.with_encoder(qs.simulate(model, plan)), scenes, prompts="click")
+    torch.set_num_threads(before)
+    fields = (alone.kind, alone.model, alone.scheme, alone.plan_digest, alone.prompt, alone.calibration_digest)
+    found = next(one for one in undisturbed.values() if one[0] == fields)
+    assert found[1] == alone.figures
+    assert found[3] == sorted(alone.scores, key=lambda score: score.annotation_id)
+
+
+def test_it_is_done_once(sweep_file, undisturbed, tmp_path):
+    store = ResultStore(tmp_path / "r.sqlite")
+    run_sweep(read_sweep(sweep_file), store, lambda: LocalRunner(workers=2))
+    assert content(store) == undisturbed
+    again = run_sweep(read_sweep(sweep_file), store, lambda: pytest.fail("started"))
+    assert (len(again.skipped), len(again.done)) == (7, 0)
+    assert not (tmp_path / "r.sqlite-unfinished").exists()
+
+
+def test_it_goes_on_where_it_was_stopped(sweep_file, undisturbed, tmp_path):
+    class Stops(LocalRunner):
+        def __init__(self, after):
+            super().__init__(workers=2)
+            self.after = after
+
+        def next(self):
+            self.after -= 1
+            if self.after < 0:
+                raise KeyboardInterrupt
+            return super().next()
+
+    store = ResultStore(tmp_path / "r.sqlite")
+    stops = 0
+    for after in (0, 2, 5, 9, 14, 1000):
+        try:
+            run_sweep(read_sweep(sweep_file), store, lambda after=after: Stops(after))
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops >= 4
+    assert content(store) == undisturbed
+
+
+def test_a_failure_is_noted_and_stops_no_other(tmp_path, monkeypatch):
+    from quantsam.sweeps import worker
+
+    points = [make_point({"data": "scenes:2", "prompts": prompts}, "here") for prompts in ("box", "click")]
+    sweep, store = make_sweep("s", points), ResultStore(tmp_path / "r.sqlite")
+    real = worker.Worker.score
+
+    def breaks(self, point, plan, image_ids):
+        if point.prompts == "click":
+            raise RuntimeError("out of\nmemory")
+        return real(self, point, plan, image_ids)
+
+    monkeypatch.setattr(worker.Worker, "score", breaks)
+    first = run_sweep(sweep, store, lambda: LocalRunner(workers=1))
+    assert [cause for _, cause in first.failed] == ["RuntimeError: out of memory"]
+    assert [record.prompt for record in store.records()] == ["box"]
+    monkeypatch.setattr(worker.Worker, "score", real)
+    second = run_sweep(sweep, store, lambda: pytest.fail("started"))
+    assert [cause for _, cause in second.failed] == ["RuntimeError: out of memory"]
+    third = run_sweep(sweep, store, lambda: LocalRunner(workers=1), retry=True)
+    assert not third.failed
+    assert len(store.records()) == 2
+    assert SweepState(store).failures() == {}
+
+
+def test_a_full_disk_stops_the_sweep_and_loses_nothing(sweep_file, undisturbed, tmp_path, monkeypatch):
+    store = ResultStore(tmp_path / "r.sqlite")
+    real = ResultStore.append
+
+    def full(self, record, scores=None):
+        if len(self.records()) == 2:
+            raise StoreError("result store cannot be written: No space left on device")
+        real(self, record, scores)
+
+    monkeypatch.setattr(ResultStore, "append", full)
+    with pytest.raises(StoreError, match="No space"):
+        run_sweep(read_sweep(sweep_file), store, lambda: LocalRunner(workers=1))
+    monkeypatch.setattr(ResultStore, "append", real)
+    assert len(store.records()) == 2
+    run_sweep(read_sweep(sweep_file), store, lambda: LocalRunner(workers=1))
+    assert content(store) == undisturbed
+
+
+def test_one_sweep_at_a_time(tmp_path):
+    store = ResultStore(tmp_path / "r.sqlite")
+    sweep = make_sweep("s", [make_point({"data": "scenes:1"}, "here")])
+    folder = tmp_path / "r.sqlite-sweep"
+    folder.mkdir()
+    with (folder / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="another process sweeps into this store"):
+            run_sweep(sweep, store, lambda: pytest.fail("started"))
+
+
+def test_a_newer_store_is_refused(tmp_path):
+    store = ResultStore(tmp_path / "r.sqlite")
+    sweep = make_sweep("s", [make_point({"data": "scenes:1"}, "here")])
+    run_sweep(sweep, store, lambda: LocalRunner(workers=1))
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreError, match="schema version 99"):
+        run_sweep(sweep, store, lambda: pytest.fail("started"))
+
+
+def test_damaged_failures_are_told(tmp_path):
+    state = SweepState(ResultStore(tmp_path / "r.sqlite"))
+    state.folder.mkdir()
+    (state.folder / "failures.json").write_text(json.dumps([1]))
+    with pytest.raises(StoreError, match=r"failures\.json is damaged"):
+        state.failures()
+
+
+def test_the_identity_is_of_all_that_counts():
+    base = {"data": "scenes:2:1", "scheme": "int8", "calibration": "scenes:2:3"}
+    changes = [
+        {}, {"data": "scenes:2:2"}, {"scheme": "w8a16"}, {"calibration": "scenes:2:4"}, {"limit": 1}, {"seed": 1, "limit": 1},
+        {"prompts": "click"}, {"engine": "openvino"}, {"model": "nano-outlier"}, {"quantize": "weights"},
+        {"kind": "sensitivity"}, {"placement": "openvino"}, {"images": 1},
+    ]  # fmt: skip
+    points = [make_point({**base, **change}, "here") for change in changes]
+    shelf = Shelf()
+    found = {one.identity for one in open_points(points, shelf, 1)}
+    assert len(found) == len(points)
+    assert found.isdisjoint(one.identity for one in open_points(points, shelf, 2))
+    same = make_point({**base, "calibration": "scenes:2:3", "seed": 5}, "here")  # the seed chooses nothing here
+    assert open_points([same], shelf, 1)[0].identity in found
