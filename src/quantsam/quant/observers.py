@@ -56,6 +56,9 @@ def _check_finite(low: Tensor, high: Tensor) -> None:
         )
 
 
+_JOINED = 64
+
+
 class _RangeObserver:
     """Shared by observers whose state is a range; `axis` is the channel axis, counted with the batch."""
 
@@ -111,41 +114,37 @@ class MinMaxObserver(_RangeObserver):
 class EmaObserver(_RangeObserver):
     """Moving average of each sample's extremes: the first sets them, each later one moves them a little.
 
-    The average is taken sample by sample, so it does not depend on the batch size.
+    The average is taken sample by sample, so it does not depend on the batch size. Every sample's extremes are kept, a
+    few bytes each, so that merging replays them and gives the same to the last bit.
     """
 
     momentum = 0.01
 
     def __init__(self, axis: int | None = None) -> None:
         super().__init__(axis)
-        self.first_low: Tensor | None = None
-        self.first_high: Tensor | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []  # lows and highs of some samples each
 
     def observe(self, x: Tensor) -> None:
         """Take a batch (N, ...), sample by sample."""
-        if not len(x):
-            return
-        for low, high in zip(*self._extrema(x), strict=True):
+        if len(x):
+            self._move(*self._extrema(x))
+
+    def merge(self, later: EmaObserver) -> None:
+        """Take in the later part's samples, as if they came now."""
+        for lows, highs in list(later._seen):
+            self._move(lows, highs)
+
+    def _move(self, lows: Tensor, highs: Tensor) -> None:
+        for low, high in zip(lows, highs, strict=True):
             if self.low is None or self.high is None:
                 self.low, self.high = low.clone(), high.clone()
-                self.first_low, self.first_high = low.clone(), high.clone()
             else:
                 self.low = self.low + self.momentum * (low - self.low)
                 self.high = self.high + self.momentum * (high - self.high)
             self.count += 1
-
-    def merge(self, later: EmaObserver) -> None:
-        """Exact: the average is linear, so what the first later sample set is turned into a move."""
-        if later.low is None or later.high is None or later.first_low is None or later.first_high is None:
-            return
-        if self.low is None or self.high is None:
-            self.low, self.high = later.low.clone(), later.high.clone()
-            self.first_low, self.first_high = later.first_low, later.first_high
-        else:
-            left = (1 - self.momentum) ** later.count
-            self.low = later.low + left * (self.low - later.first_low)
-            self.high = later.high + left * (self.high - later.first_high)
-        self.count += later.count
+        self._seen.append((lows, highs))
+        if len(self._seen) > _JOINED:  # one large tensor takes less memory than many small ones
+            self._seen = [(torch.cat([low for low, _ in self._seen]), torch.cat([high for _, high in self._seen]))]
 
 
 class PercentileObserver(EmaObserver):
