@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import Counter
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,8 @@ from quantsam.data.open import DATA_VARIABLE
 from quantsam.errors import EngineError, InputError
 from quantsam.sweeps.runners import Task
 from quantsam.sweeps.worker import Worker
+
+_ANSWER_S = 10.0
 
 
 class RayRunner:
@@ -48,6 +51,8 @@ class RayRunner:
         if find_spec("ray") is None:
             raise EngineError("runner ray needs the package ray, which is not installed: pip install 'quantsam[ray]'")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what is to come
+        if address not in (None, "auto"):
+            _check_answers(str(address))
         import ray as package
 
         ray: Any = package
@@ -58,11 +63,7 @@ class RayRunner:
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": passed}, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()
-            raise EngineError(
-                f"no Ray cluster answers at {address!r} ({reason[0][:120] if reason else type(error).__name__}): start "
-                "one with `ray start --head`, or leave --address out for one on this machine"
-            ) from error
+            raise _no_answer(str(address), error) from error
         on_gpu = device.startswith("cuda")
         have = ray.cluster_resources()
         room = int(have.get("GPU", 0)) if on_gpu else int(have.get("CPU", 0)) // threads
@@ -102,3 +103,20 @@ class RayRunner:
     def close(self) -> None:
         """Leave the cluster; its actors stop."""
         self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Knock once: Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_answer(address, error) from error
+
+
+def _no_answer(address: str, error: Exception) -> EngineError:
+    lines = str(error).strip().splitlines()
+    return EngineError(
+        f"no Ray cluster answers at {address!r} ({lines[0][:120] if lines else type(error).__name__}): start one with "
+        "`ray start --head`, or leave --address out for one on this machine"
+    )

@@ -31,14 +31,11 @@ def fed(name, axis, *batches):
     return observer
 
 
-def same(a, b, *, exactly=True):
+def same(a, b):
     assert a.count == b.count
     for x, y in zip(state(a), state(b), strict=True):
         assert x.shape == y.shape
-        if exactly:
-            assert torch.equal(x, y)
-        else:
-            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+        assert torch.equal(x, y)
 
 
 def state(observer):
