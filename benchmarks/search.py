@@ -1,0 +1,104 @@
+"""Search formats for all layers of nano and nano-outlier, and confirm the front beside the hand-made schemes.
+
+    python benchmarks/search.py [--scenes 200] [--coco COCO_FOLDER] [--model NAME]
+
+Searched on scenes of seed 0; confirmed on scenes of another seed and on photographs, which the search never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import save
+
+import quantsam as qs
+from quantsam.data.dataset import Dataset
+from quantsam.evaluation.journal import Outcomes
+from quantsam.evaluation.prompts import parse_prompt
+from quantsam.results.search import FOUND, entries_of
+from quantsam.search.costs import check_latency, latency_table
+from quantsam.search.palette import Palette, make_palette
+from quantsam.search.search import HAND_MADE, SearchSettings, known_choices, search
+from quantsam.search.verify import Verifier
+from quantsam.sensitivity.table import pictures_with_objects
+
+FORMATS = ("float", "w8a16", "int8", "w4a8")
+CALIBRATION = "scenes:32:1"
+SEARCHED = "scenes:300"
+HELD_OUT_SEED = 3
+
+
+def find(name: str, held_out: dict[str, Dataset]) -> dict[str, Any]:
+    """Search, and return the schemes with what they lose on all data."""
+    model = qs.load_model(name)
+    started = time.perf_counter()
+    palette = make_palette(model, FORMATS, qs.open_images(CALIBRATION))
+    record = search(model, palette, qs.open_dataset(SEARCHED), SearchSettings())
+    searching_s = time.perf_counter() - started
+    entries = entries_of(record)
+    choices = {e.name: tuple(palette.formats.index(fmt) for fmt in e.formats) for e in entries}
+    shown = [e.to_json_dict() for e in entries]
+    for kind, dataset in held_out.items():
+        ids = pictures_with_objects(dataset)
+        verifier = Verifier(model, palette, dataset, ids, parse_prompt("box"), Outcomes())
+        scores = verifier.score(list(choices.values()))
+        for entry, choice in zip(shown, choices.values(), strict=True):
+            score = scores[choice]
+            entry[kind] = {"drop": score.drop, "drop_se": score.drop_se, "mask_loss": score.mask_loss}
+    better = {hand: {kind: _cheapest(shown, hand, kind) for kind in held_out} for hand in HAND_MADE if hand in choices}
+    for hand, found in better.items():
+        print(f"{name}: {hand} is dominated by {found}", flush=True)
+    return {
+        "entries": shown,
+        "schemes_measured": record.figures["schemes"],
+        "fp32_bytes": record.figures["float_cost"],
+        "searching_s": searching_s,
+        "dominated_by": better,
+    }
+
+
+def _cheapest(shown: list[dict[str, Any]], hand: str, kind: str) -> str | None:
+    """Return the smallest found scheme that is smaller than a hand-made one and loses no more on some data."""
+    mine = next(entry for entry in shown if entry["name"] == hand)
+    better = [
+        e for e in shown if e["origin"] == FOUND and e["cost"] < mine["cost"] and e[kind]["drop"] <= mine[kind]["drop"]
+    ]
+    return min(better, key=lambda e: float(e["cost"]))["name"] if better else None
+
+
+def latencies(engine: str, rounds: int) -> dict[str, Any]:
+    """Return what an engine's cost table says of known schemes, and what a stopwatch says."""
+    model = qs.load_model("nano")
+    palette: Palette = make_palette(model, ("float", "int8"), qs.open_images(CALIBRATION), placement=engine)
+    threads = torch.get_num_threads()
+    table = latency_table(model, palette, engine, threads=threads, rounds=rounds)
+    named = list(known_choices(model, palette).items())
+    checks = check_latency(model, palette, table, engine, named, threads=threads, rounds=rounds)
+    for check in checks:
+        print(f"{engine} {check.scheme}: table {check.predicted_ms:.2f} ms, measured {check.measured_ms:.2f} ms")
+    return {c.scheme: {"predicted_ms": c.predicted_ms, "measured_ms": c.measured_ms} for c in checks}
+
+
+def main() -> None:
+    """Search both models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
+    parser.add_argument("--model", choices=["nano", "nano-outlier"], help="one of them alone")
+    parser.add_argument("--rounds", type=int, default=30, help="inferences a figure of latency")
+    args = parser.parse_args()
+    qs.keep_freed_memory()
+    held_out: dict[str, Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)}
+    if args.coco:
+        held_out["photographs"] = qs.CocoDataset(args.coco)
+    for name in [args.model] if args.model else ["nano", "nano-outlier"]:
+        save(f"search_{name}", find(name, held_out))
+    save("search_latency", {engine: latencies(engine, args.rounds) for engine in ("onnxruntime", "openvino")})
+
+
+if __name__ == "__main__":
+    main()
