@@ -35,6 +35,9 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/agreement.py --coco $(COCO)
 	$(BIN)/python benchmarks/causes.py --coco $(COCO)
+	$(BIN)/python benchmarks/search.py --coco $(COCO)
+	$(BIN)/python benchmarks/sensitivity.py
+	$(BIN)/python benchmarks/sweep.py
 
 docs: $(READY)  ## fill the tables of README.md and docs/ from benchmarks/results/
 	$(BIN)/python benchmarks/tables.py

@@ -13,6 +13,7 @@ from pathlib import Path
 from causes_figure import draw_causes
 from common import RESULTS, load, machine, markdown
 from engine_tables import ENGINE_TABLES
+from search_tables import SEARCH_TABLES, draw_front
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -206,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "full-size": full_size,
     "official": official,
     **ENGINE_TABLES,
+    **SEARCH_TABLES,
     **{
         f"{name}-{prompt}": (lambda key: lambda: accuracy(key))(f"{name}_{prompt}")
         for name in ("scenes", "photographs")
@@ -238,6 +240,7 @@ def main() -> None:
         if renewed != text:
             path.write_text(renewed)
             print(f"filled {page}")
+    draw_front(ROOT / "docs/front.svg")
     draw_causes(ROOT / "docs" / "causes.svg")
 
 
