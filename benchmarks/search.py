@@ -22,7 +22,7 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.results.search import FOUND, entries_of
 from quantsam.search.costs import check_latency, latency_table
 from quantsam.search.palette import Palette, make_palette
-from quantsam.search.search import HAND_MADE, SearchSettings, known_choices, search
+from quantsam.search.search import HAND_MADE, SearchSettings, known_choices, search_schemes
 from quantsam.search.verify import Verifier
 from quantsam.sensitivity.table import pictures_with_objects
 
@@ -37,7 +37,7 @@ def find(name: str, held_out: dict[str, Dataset]) -> dict[str, Any]:
     model = qs.load_model(name)
     started = time.perf_counter()
     palette = make_palette(model, FORMATS, qs.open_images(CALIBRATION))
-    record = search(model, palette, qs.open_dataset(SEARCHED), SearchSettings())
+    record = search_schemes(model, palette, qs.open_dataset(SEARCHED), SearchSettings())
     searching_s = time.perf_counter() - started
     entries = entries_of(record)
     choices = {e.name: tuple(palette.formats.index(fmt) for fmt in e.formats) for e in entries}

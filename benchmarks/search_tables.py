@@ -24,15 +24,16 @@ def front() -> str:
         entries = {entry["name"]: entry for entry in document["entries"]}
         for hand in HAND_MADE:
             rows.append([name, hand, *_cells(entries[hand], document)])
-            for found in dict.fromkeys(v for v in document["dominated_by"][hand].values() if v):
-                rows.append(["", f"→ {found.removeprefix(f'{name}-')}", *_cells(entries[found], document)])
+            better = dict.fromkeys(v for v in document["dominated_by"][hand].values() if v)
+            rows += [["", f"→ {found.removeprefix(f'{name}-')}", *_cells(entries[found], document)] for found in better]
     header = ["model", "scheme", "encoder MB", "of FP32", *(f"mIoU lost, {kind}" for kind in DATA)]
     documents = [load(f"search_{name}") for name in MODELS]
     seconds = " and ".join(f"{d['searching_s']:.0f} s" for d in documents)
     caption = (
-        "→: the smallest found scheme that is smaller and loses no more, on scenes and on photographs (one line if it is the "
-        f"same). Points of mIoU lost against FP32, paired, ± standard error; neither the pictures nor the photographs were seen "
-        f"by the search. Simulated with the thesis' placement; calibrating and searching took {seconds}. "
+        "→: the smallest found scheme that is smaller and loses no more, on scenes and on photographs (one line if it "
+        "is the same). Points of mIoU lost against FP32, paired, ± standard error; neither the scenes nor the "
+        "photographs were seen by the search. Simulated with the thesis' placement; calibrating and searching took "
+        f"{seconds}. "
         f"{machine(documents[0])}."
     )
     return f"{markdown(header, rows)}\n\n{caption}"
@@ -87,11 +88,11 @@ def sensitivity() -> str:
     rows.append([f"{what}: exact", f"{d['calibrating_s'] + d['exact_s']:.0f}", f"{d['faster']:.1f}", "", ""])
     a, b = document["nano-outlier"], document["nano"]
     caption = (
-        f"nano-outlier: {a['rows']} layers on {a['images']} scenes, nano: {b['rows']} on {b['images']}; by hand: calibration "
-        f"on 32 scenes and evaluation for every row, measured on {a['by_hand_rows']} of them; its drops and the exact "
-        f"study's differ by {max(a['largest_difference'], b['largest_difference']):.1g} at most. Rank correlation "
-        "(Spearman) with the exact study's drop over layers that lose more than 0.1 mIoU; how many of its five worst are "
-        f"among the estimate's. {machine(document)}."
+        f"nano-outlier: {a['rows']} layers on {a['images']} scenes, nano: {b['rows']} on {b['images']}; by hand: "
+        f"calibration on 32 scenes and evaluation for every row, measured on {a['by_hand_rows']} of them; its drops "
+        f"and the exact study's differ by {max(a['largest_difference'], b['largest_difference']):.1g} at most. Rank "
+        "correlation (Spearman) with the exact study's drop over layers that lose more than 0.1 mIoU; how many of its "
+        f"five worst are among the estimate's. {machine(document)}."
     )
     header = ["", "seconds", "times faster", "rank correlation", "worst found"]
     return f"{markdown(header, rows)}\n\n{caption}"

@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from quantsam.runtime.bundle import load_bundle
     from quantsam.schemes.load import load_scheme
     from quantsam.schemes.scheme import Scheme
+    from quantsam.search.palette import make_palette
+    from quantsam.search.search import SearchSettings, search_schemes
+    from quantsam.sensitivity.study import StudySettings, study
     from quantsam.simulation.simulator import simulate
+    from quantsam.sweeps.driver import run_sweep
+    from quantsam.sweeps.sweep import read_sweep
 
 _HOMES = {
     "CocoDataset": "data.coco",
@@ -56,6 +61,8 @@ _HOMES = {
     "ResultStore": "results.store",
     "SceneDataset": "data.scenes",
     "Scheme": "schemes.scheme",
+    "SearchSettings": "search.search",
+    "StudySettings": "sensitivity.study",
     "agree": "evaluation.agreement",
     "compare": "results.compare",
     "create_model": "models.zoo",
@@ -68,13 +75,18 @@ _HOMES = {
     "load_plan": "plans.storage",
     "load_scheme": "schemes.load",
     "make_engine_encoder": "engines.encoder",
+    "make_palette": "search.palette",
     "make_plan": "plans.plan",
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
     "open_images": "data.open",
+    "read_sweep": "sweeps.sweep",
+    "run_sweep": "sweeps.driver",
     "save_plan": "plans.storage",
+    "search_schemes": "search.search",
     "segment_everything": "models.automatic",
     "simulate": "simulation.simulator",
+    "study": "sensitivity.study",
 }
 
 __all__ = [
@@ -90,6 +102,8 @@ __all__ = [
     "ResultStore",
     "SceneDataset",
     "Scheme",
+    "SearchSettings",
+    "StudySettings",
     "agree",
     "compare",
     "create_model",
@@ -102,13 +116,18 @@ __all__ = [
     "load_plan",
     "load_scheme",
     "make_engine_encoder",
+    "make_palette",
     "make_plan",
     "open_dataset",
     "open_detections",
     "open_images",
+    "read_sweep",
+    "run_sweep",
     "save_plan",
+    "search_schemes",
     "segment_everything",
     "simulate",
+    "study",
 ]
 
 

@@ -83,7 +83,7 @@ def command(
     from quantsam.results.store import ResultStore
     from quantsam.search import palette as palettes
     from quantsam.search.budget import parse_budget
-    from quantsam.search.search import SearchSettings, check_settings, search
+    from quantsam.search.search import SearchSettings, check_settings, search_schemes
 
     chosen = SearchSettings(cost, None, max_drop, engine, prompts, first, images, held_out, points, trials, seed)
     check_settings(chosen)
@@ -113,7 +113,7 @@ def command(
         check_formats(make_plan(loaded, palettes.format_scheme(one), placed).sites, str(engine))
     palette = palettes.make_palette(loaded, names, source, placement=placed, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit}
-    record = search(loaded, palette, dataset, chosen, store=results, progress=progress, notes=notes)
+    record = search_schemes(loaded, palette, dataset, chosen, store=results, progress=progress, notes=notes)
     if out is not None:
         _write(out, record, palette)
     if as_json:

@@ -108,7 +108,7 @@ def check_settings(settings: SearchSettings) -> None:
     parse_prompt(settings.prompts)
 
 
-def search(
+def search_schemes(
     model: EfficientViTSam,
     palette: Palette,
     dataset: Dataset,
