@@ -28,7 +28,7 @@ def seconds(sweep: Sweep, make: Callable[[], Runner]) -> float:
     runner = make()
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        progress = run_sweep(sweep, ResultStore(Path(folder) / "r.sqlite"), lambda: runner)
+        progress = run_sweep(sweep, ResultStore(Path(folder) / "r.sqlite"), lambda shelf: runner)
         spent = time.perf_counter() - started
     assert not progress.failed
     return spent

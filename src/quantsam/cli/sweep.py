@@ -69,13 +69,13 @@ def command(
     devices = {point.device for point in sweep.points}
     device = next((d for d in devices if d != "cpu"), "cpu")
 
-    def start() -> Runner:
+    def start(shelf: Shelf) -> Runner:
         from quantsam.sweeps.ray_runner import RayRunner
         from quantsam.sweeps.runners import LocalRunner
 
         if runner == "ray":
             return RayRunner(address, workers=workers, threads=sweep.threads, device=device)
-        return LocalRunner(workers=workers, threads=sweep.threads, device=device)
+        return LocalRunner(shelf, workers=workers, threads=sweep.threads, device=device)
 
     with _shown() as report:
         progress = run_sweep(sweep, results, start, retry=retry, report=report)

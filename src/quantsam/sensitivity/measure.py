@@ -25,6 +25,7 @@ from quantsam.models.transforms import preprocess
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.quant.kernels import threads_may_meet
+from quantsam.quant.params import TensorSpec
 from quantsam.sensitivity.rows import Row
 from quantsam.simulation.simulator import assemble
 from quantsam.simulation.steps import SharedEncoders
@@ -60,7 +61,7 @@ class RowMeter:
             row.plan.check_fits(model)
         if engine == PYTORCH:
             prepared = get_placement(base.placement).prepare(model.float_encoder)
-            rounded: dict[str, Tensor] = {}
+            rounded: dict[tuple[str, TensorSpec], Tensor] = {}
             whole = assemble(prepared, base, rounded=rounded)
             variants = [(assemble(prepared, row.plan, rounded=rounded), row.paths) for row in rows]
             self._tasks = SharedEncoders(whole, variants).tasks

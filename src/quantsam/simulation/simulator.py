@@ -10,6 +10,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.quant.params import TensorSpec
 from quantsam.simulation.fuse import fuse
 from quantsam.simulation.integer import use_integers
 from quantsam.simulation.sites import FakeQuantize, ShiftedFakeQuantize
@@ -58,7 +59,7 @@ def assemble(
     *,
     fused: bool = True,
     exact: bool = False,
-    rounded: dict[str, Tensor] | None = None,
+    rounded: dict[tuple[str, TensorSpec], Tensor] | None = None,
 ) -> ImageEncoder:
     """Put the encoder of a simulation together.
 
@@ -67,7 +68,8 @@ def assemble(
         plan: Calibrated, and for this encoder: not checked here.
         fused: See `simulate`.
         exact: See `simulate`.
-        rounded: Rounded weights by site, taken from here and added to: plans that share grids then share memory.
+        rounded: Rounded weights by site and specification, taken from here and added to, so that plans share memory;
+            for plans of one calibration.
     """
     placement = get_placement(plan.placement)
     rounding = ShiftedFakeQuantize if exact and placement.rounds_shifted else FakeQuantize
@@ -81,10 +83,11 @@ def assemble(
     encoder = with_modules(prepared, sites).eval()
     for site in plan.sites:
         if site.role == "weight" and site.params is not None:
-            if site.key not in rounded:
+            key = (site.key, site.spec)
+            if key not in rounded:
                 weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
-                rounded[site.key] = FakeQuantize(site.spec, site.params).to(device)(weight)
-            set_parameter(encoder, f"{site.path}.weight", rounded[site.key])
+                rounded[key] = FakeQuantize(site.spec, site.params).to(device)(weight)
+            set_parameter(encoder, f"{site.path}.weight", rounded[key])
     for path, bias in integer_biases(plan, prepared).items():
         set_parameter(encoder, f"{path}.bias", bias.values)
     if exact:

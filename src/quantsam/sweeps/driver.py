@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections import deque
@@ -54,7 +55,7 @@ class SweepProgress:
 def run_sweep(
     sweep: Sweep,
     store: ResultStore,
-    start: Callable[[], Runner],
+    start: Callable[[Shelf], Runner],
     *,
     retry: bool = False,
     report: Callable[[SweepProgress], None] | None = None,
@@ -68,7 +69,8 @@ def run_sweep(
     Args:
         sweep: What to do.
         store: Where records go; `STORE-sweep` beside it holds failures, calibrated plans and the lock.
-        start: Makes the runner, once it is known that there is something to do.
+        start: Makes the runner, once it is known that there is something to do; given models and data that it may
+            share.
         retry: Try points again that failed before.
         report: Called whenever something came of a point.
 
@@ -97,7 +99,7 @@ def run_sweep(
         progress.left = len(todo)
         progress.pictures = sum(len(opened.image_ids) for opened in todo)
         if todo:
-            runner = start()
+            runner = start(shelf)
             try:
                 _Driver(sweep, store, state, shelf, runner, progress, report or (lambda _: None)).run(todo)
             finally:
@@ -161,7 +163,7 @@ class _Driver:
                 point = opened.point
                 found[opened.identity] = make_plan(model, opened.scheme, point.placed, activations=False).calibrate()
             elif (kept := self._state.plan(opened.calibration, model)) is not None:
-                found[opened.identity] = kept
+                found[opened.identity] = dataclasses.replace(kept, scheme=opened.scheme.name)
             else:
                 missing.append(opened)
 

@@ -56,10 +56,13 @@ class LocalRunner:
 
     is_local = True
 
-    def __init__(self, *, workers: int | None = None, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self, shelf: Shelf | None = None, *, workers: int | None = None, threads: int = 1, device: str = "cpu"
+    ) -> None:
         """Start workers.
 
         Args:
+            shelf: Models and data that are loaded already.
             workers: How many; as many as fill the processor if None.
             threads: Of each.
             device: Where they compute; off the processor one worker is best.
@@ -67,7 +70,7 @@ class LocalRunner:
         fill = max((os.cpu_count() or 1) // threads, 1) if device == "cpu" and threads_may_meet() else 1
         self.workers = workers or fill
         self._own = threading.local()
-        self._shelf = Shelf()
+        self._shelf = shelf or Shelf()
         self._threads = threads
         self._pool = ThreadPoolExecutor(self.workers, "quantsam-sweep")
         self._running: dict[Future[Any], Task] = {}

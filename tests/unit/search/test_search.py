@@ -7,9 +7,12 @@ import random
 import shutil
 
 import pytest
+import torch
 
 import quantsam as qs
 from quantsam.errors import InputError, PlanError
+from quantsam.evaluation.journal import Outcomes
+from quantsam.evaluation.prompts import parse_prompt
 from quantsam.plans.layers import count_macs
 from quantsam.plans.sizes import account
 from quantsam.results.search import dominating, entries_of, pareto
@@ -21,6 +24,7 @@ from quantsam.search.costs import CostTable, bit_operations_table, check_latency
 from quantsam.search.palette import make_palette
 from quantsam.search.program import best_choice
 from quantsam.search.search import SearchSettings, check_settings, known_choices, search_schemes
+from quantsam.search.verify import Verifier
 
 FORMATS = ("float", "int8", "w4a8")
 SMALL = {"first": 2, "images": 3, "held_out": 2, "points": 3}
@@ -176,7 +180,9 @@ def test_the_engine_confirms_and_its_latencies_add_up(model, scenes):
     checks = check_latency(model, palette, table, "openvino", [("int8", palette.uniform(1))], threads=1, rounds=3)
     assert [c.scheme for c in checks] == ["int8"]
     assert checks[0].predicted_ms > 0
-    settings = SearchSettings(engine="openvino", budget=Budget(60, relative=True), trials=0, **SMALL)
+    settings = SearchSettings(
+        engine="openvino", budget=Budget(60, relative=True), trials=0, first=2, images=2, held_out=1, points=2
+    )
     record = search_schemes(model, palette, scenes, settings)
     chosen = next(e for e in entries_of(record) if e.name == record.scheme)
     assert chosen.engine_drop == pytest.approx(chosen.held_out_drop, abs=1.0)
@@ -192,6 +198,23 @@ def test_onnxruntime_profiles_every_layer(model):
     times = layer_times(model, plan, "onnxruntime", rounds=3, warm_up=1)
     assert times.layers.keys() == {site.layer for site in plan.sites}
     assert 0 <= times.before < times.total
+
+
+def test_mixed_schemes_measured_together_are_what_each_is_alone(model, palette, scenes):
+    rng = random.Random(8)
+    choices = [tuple(rng.randrange(3) for _ in palette.layers) for _ in range(3)] + [
+        palette.uniform(2),
+        palette.uniform(1),
+    ]
+    ids = list(scenes.image_ids)
+    scores = Verifier(model, palette, scenes, ids, parse_prompt("box"), Outcomes()).score(choices)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = qs.evaluate(model, scenes)
+    for choice in choices:
+        alone = qs.evaluate(model.with_encoder(qs.simulate(model, palette.plan(choice))), scenes)
+        assert scores[choice].drop == pytest.approx(qs.compare(alone, whole).mean_difference, abs=1e-12)
+    torch.set_num_threads(before)
 
 
 def _undisturbed(model, palette, scenes, settings, store):

@@ -56,7 +56,7 @@ def sweep_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def undisturbed(sweep_file, tmp_path_factory):
     store = ResultStore(tmp_path_factory.mktemp("undisturbed") / "r.sqlite")
-    progress = run_sweep(read_sweep(sweep_file), store, lambda: LocalRunner(workers=1))
+    progress = run_sweep(read_sweep(sweep_file), store, lambda shelf: LocalRunner(shelf, workers=1))
     assert not progress.failed
     assert (len(progress.done), progress.left) == (7, 0)
     assert progress.pictures_done == progress.pictures == 35

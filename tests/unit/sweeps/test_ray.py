@@ -39,7 +39,7 @@ def test_the_same_records_as_the_local_runner(cluster, sweep_file, undisturbed, 
     store = ResultStore(tmp_path / "r.sqlite")
     runners = []
 
-    def start():
+    def start(shelf):
         import ray
 
         runners.append(RayRunner(cluster))
@@ -71,7 +71,7 @@ def test_a_killed_worker_is_replaced(cluster, sweep_file, undisturbed, tmp_path)
 
     runners = []
     store = ResultStore(tmp_path / "r.sqlite")
-    progress = run_sweep(read_sweep(sweep_file), store, lambda: runners.append(Watched()) or runners[0])
+    progress = run_sweep(read_sweep(sweep_file), store, lambda shelf: runners.append(Watched()) or runners[0])
     assert len(runners[0].killed) == 2
     assert not progress.failed
     assert content(store) == undisturbed

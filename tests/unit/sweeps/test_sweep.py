@@ -81,7 +81,7 @@ def test_what_cannot_run_is_found_before_anything_starts(tmp_path, values, words
     points = [make_point({"data": "scenes:2"}, "here"), make_point({"data": "scenes:2", **values}, "here")]
     store = ResultStore(tmp_path / "r.sqlite")
     with pytest.raises(QuantsamError, match=words) as caught:
-        run_sweep(make_sweep("s", points), store, lambda: pytest.fail("started"))
+        run_sweep(make_sweep("s", points), store, lambda shelf: pytest.fail("started"))
     assert "cannot run" in str(caught.value)
     assert store.records() == []
 
@@ -101,17 +101,17 @@ def test_a_record_of_a_point_is_what_evaluate_gives(undisturbed):
 
 def test_it_is_done_once(sweep_file, undisturbed, tmp_path):
     store = ResultStore(tmp_path / "r.sqlite")
-    run_sweep(read_sweep(sweep_file), store, lambda: LocalRunner(workers=2))
+    run_sweep(read_sweep(sweep_file), store, lambda shelf: LocalRunner(shelf, workers=2))
     assert content(store) == undisturbed
-    again = run_sweep(read_sweep(sweep_file), store, lambda: pytest.fail("started"))
+    again = run_sweep(read_sweep(sweep_file), store, lambda shelf: pytest.fail("started"))
     assert (len(again.skipped), len(again.done)) == (7, 0)
     assert not (tmp_path / "r.sqlite-unfinished").exists()
 
 
 def test_it_goes_on_where_it_was_stopped(sweep_file, undisturbed, tmp_path):
     class Stops(LocalRunner):
-        def __init__(self, after):
-            super().__init__(workers=2)
+        def __init__(self, shelf, after):
+            super().__init__(shelf, workers=2)
             self.after = after
 
         def next(self):
@@ -124,7 +124,7 @@ def test_it_goes_on_where_it_was_stopped(sweep_file, undisturbed, tmp_path):
     stops = 0
     for after in (0, 2, 5, 9, 14, 1000):
         try:
-            run_sweep(read_sweep(sweep_file), store, lambda after=after: Stops(after))
+            run_sweep(read_sweep(sweep_file), store, lambda shelf, after=after: Stops(shelf, after))
         except KeyboardInterrupt:
             stops += 1
     assert stops >= 4
@@ -144,13 +144,13 @@ def test_a_failure_is_noted_and_stops_no_other(tmp_path, monkeypatch):
         return real(self, point, plan, image_ids)
 
     monkeypatch.setattr(worker.Worker, "score", breaks)
-    first = run_sweep(sweep, store, lambda: LocalRunner(workers=1))
+    first = run_sweep(sweep, store, lambda shelf: LocalRunner(shelf, workers=1))
     assert [cause for _, cause in first.failed] == ["RuntimeError: out of memory"]
     assert [record.prompt for record in store.records()] == ["box"]
     monkeypatch.setattr(worker.Worker, "score", real)
-    second = run_sweep(sweep, store, lambda: pytest.fail("started"))
+    second = run_sweep(sweep, store, lambda shelf: pytest.fail("started"))
     assert [cause for _, cause in second.failed] == ["RuntimeError: out of memory"]
-    third = run_sweep(sweep, store, lambda: LocalRunner(workers=1), retry=True)
+    third = run_sweep(sweep, store, lambda shelf: LocalRunner(shelf, workers=1), retry=True)
     assert not third.failed
     assert len(store.records()) == 2
     assert SweepState(store).failures() == {}
@@ -167,10 +167,10 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(sweep_file, undisturbed, 
 
     monkeypatch.setattr(ResultStore, "append", full)
     with pytest.raises(StoreError, match="No space"):
-        run_sweep(read_sweep(sweep_file), store, lambda: LocalRunner(workers=1))
+        run_sweep(read_sweep(sweep_file), store, lambda shelf: LocalRunner(shelf, workers=1))
     monkeypatch.setattr(ResultStore, "append", real)
     assert len(store.records()) == 2
-    run_sweep(read_sweep(sweep_file), store, lambda: LocalRunner(workers=1))
+    run_sweep(read_sweep(sweep_file), store, lambda shelf: LocalRunner(shelf, workers=1))
     assert content(store) == undisturbed
 
 
@@ -182,18 +182,18 @@ def test_one_sweep_at_a_time(tmp_path):
     with (folder / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match="another process sweeps into this store"):
-            run_sweep(sweep, store, lambda: pytest.fail("started"))
+            run_sweep(sweep, store, lambda shelf: pytest.fail("started"))
 
 
 def test_a_newer_store_is_refused(tmp_path):
     store = ResultStore(tmp_path / "r.sqlite")
     sweep = make_sweep("s", [make_point({"data": "scenes:1"}, "here")])
-    run_sweep(sweep, store, lambda: LocalRunner(workers=1))
+    run_sweep(sweep, store, lambda shelf: LocalRunner(shelf, workers=1))
     with sqlite3.connect(store.path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(StoreError, match="schema version 99"):
-        run_sweep(sweep, store, lambda: pytest.fail("started"))
+        run_sweep(sweep, store, lambda shelf: pytest.fail("started"))
 
 
 def test_damaged_failures_are_told(tmp_path):
