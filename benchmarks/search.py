@@ -20,9 +20,11 @@ from quantsam.data.dataset import Dataset
 from quantsam.evaluation.journal import Outcomes
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.results.search import FOUND, entries_of
+from quantsam.search.confirm import HAND_MADE, known_choices
 from quantsam.search.costs import check_latency, latency_table
 from quantsam.search.palette import Palette, make_palette
-from quantsam.search.search import HAND_MADE, SearchSettings, known_choices, search_schemes
+from quantsam.search.search import search_schemes
+from quantsam.search.settings import SearchSettings
 from quantsam.search.verify import Verifier
 from quantsam.sensitivity.table import pictures_with_objects
 

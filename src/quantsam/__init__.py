@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from quantsam.schemes.load import load_scheme
     from quantsam.schemes.scheme import Scheme
     from quantsam.search.palette import make_palette
-    from quantsam.search.search import SearchSettings, search_schemes
+    from quantsam.search.search import search_schemes
+    from quantsam.search.settings import SearchSettings
     from quantsam.sensitivity.study import StudySettings, study
     from quantsam.simulation.simulator import simulate
     from quantsam.sweeps.driver import run_sweep
@@ -61,7 +62,7 @@ _HOMES = {
     "ResultStore": "results.store",
     "SceneDataset": "data.scenes",
     "Scheme": "schemes.scheme",
-    "SearchSettings": "search.search",
+    "SearchSettings": "search.settings",
     "StudySettings": "sensitivity.study",
     "agree": "evaluation.agreement",
     "compare": "results.compare",

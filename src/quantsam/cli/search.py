@@ -83,7 +83,8 @@ def command(
     from quantsam.results.store import ResultStore
     from quantsam.search import palette as palettes
     from quantsam.search.budget import parse_budget
-    from quantsam.search.search import SearchSettings, check_settings, search_schemes
+    from quantsam.search.search import search_schemes
+    from quantsam.search.settings import SearchSettings, check_settings
 
     chosen = SearchSettings(cost, None, max_drop, engine, prompts, first, images, held_out, points, trials, seed)
     check_settings(chosen)

@@ -20,10 +20,12 @@ from quantsam.results.store import ResultStore
 from quantsam.schemes.load import parse_scheme, uniform_scheme
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search.budget import Budget, parse_budget
+from quantsam.search.confirm import known_choices
 from quantsam.search.costs import CostTable, bit_operations_table, check_latency, latency_table, size_table
 from quantsam.search.palette import make_palette
 from quantsam.search.program import best_choice
-from quantsam.search.search import SearchSettings, check_settings, known_choices, search_schemes
+from quantsam.search.search import search_schemes
+from quantsam.search.settings import SearchSettings, check_settings
 from quantsam.search.verify import Verifier
 
 FORMATS = ("float", "int8", "w4a8")

@@ -1,0 +1,163 @@
+"""What a search reports: its front on pictures that it has not seen, beside the schemes that people know."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from quantsam.data.dataset import Dataset
+from quantsam.evaluation.prompts import parse_prompt
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import resolve_sites
+from quantsam.plans.sizes import account
+from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.search import FOUND, KIND, SearchEntry
+from quantsam.schemes.load import FLOAT, load_scheme
+from quantsam.search.costs import LatencyCheck, check_latency
+from quantsam.search.finder import Finder
+from quantsam.search.palette import Choice, Palette
+from quantsam.search.verify import Verifier
+from quantsam.sensitivity.measure import PYTORCH
+
+HAND_MADE = ("int8", "mix-dwsc", "mix-mbc-neck")
+
+
+def known_choices(model: EfficientViTSam, palette: Palette) -> dict[str, Choice]:
+    """Return the schemes of a palette that people know: one format everywhere, and the hand-made mixtures by name."""
+    found = {name: palette.uniform(number) for number, name in enumerate(palette.formats)}
+    if FLOAT in found:
+        found["fp32"] = found.pop(FLOAT)
+    if {FLOAT, "int8"} <= set(palette.formats):
+        eight, none = palette.formats.index("int8"), palette.formats.index(FLOAT)
+        for name in HAND_MADE:
+            sites = resolve_sites(model.float_encoder, load_scheme(name), palette.plans[0].placement)
+            layers = {site.layer for site in sites}
+            found[name] = tuple(eight if address in layers else none for address in palette.layers)
+    return found
+
+
+def confirm(
+    model: EfficientViTSam,
+    dataset: Dataset,
+    finder: Finder,
+    named: dict[str, Choice],
+    verifier: Callable[..., Verifier],
+    held_out: Sequence[int],
+    notes: dict[str, JsonValue] | None,
+) -> Record:
+    """Measure the front and the known schemes on unseen pictures, and the chosen one on the engine.
+
+    Args:
+        model: In float.
+        dataset: What was searched on.
+        finder: Done.
+        named: The schemes that people know.
+        verifier: Makes one, given a label, pictures and an engine.
+        held_out: Pictures that were not seen.
+        notes: Added to the record's settings.
+    """
+    settings, palette, table = finder.settings, finder.palette, finder.table
+    chosen, front = finder.chosen(), finder.front()
+    kept = {*_thin(front, settings.points), *([] if chosen is None else [chosen])}
+    names = {choice: name for name, choice in named.items()}
+    numbered = sorted((choice for choice in kept if choice not in names), key=table.cost)
+    for number, choice in enumerate(numbered, start=1):
+        names[choice] = f"{model.name}-{settings.cost}-{number:02}"
+    shown = sorted({*kept, *named.values()}, key=table.cost)
+    unseen = verifier("confirming", held_out).score(shown) if held_out else {}
+    on_engine: Any = {}
+    measured: list[LatencyCheck] = []
+    if settings.engine is not None:
+        finalists = [choice for choice in shown if choice in named.values() or chosen is None or choice == chosen]
+        pairs = [(names[choice], choice) for choice in finalists]
+        if settings.engine != "tensorrt":
+            threads = torch.get_num_threads()
+            measured = check_latency(
+                model, palette, table, settings.engine, pairs, threads=threads, rounds=settings.rounds
+            )
+        if held_out:
+            on_engine = verifier("on the engine", held_out, settings.engine).score(finalists)
+    milliseconds = {check.scheme: check.measured_ms for check in measured}
+    encoder = model.float_encoder
+    entries = []
+    for choice in shown:
+        score, name = finder.scores[choice], names[choice]
+        other, real = unseen.get(choice), on_engine.get(choice)
+        entries.append(
+            SearchEntry(
+                name=name,
+                origin="hand-made" if name in HAND_MADE else "uniform" if name in named else FOUND,
+                on_front=choice in front,
+                formats=tuple(palette.formats[number] for number in choice),
+                cost=table.cost(choice),
+                size_bytes=account(encoder, palette.plan(choice).sites).size_bytes,
+                drop=score.drop or 0.0,
+                drop_se=score.drop_se,
+                mask_loss=score.mask_loss or 0.0,
+                mask_loss_se=score.mask_loss_se,
+                held_out_drop=other.drop if other else None,
+                held_out_drop_se=other.drop_se if other else None,
+                held_out_mask_loss=other.mask_loss if other else None,
+                engine_drop=real.drop if real else None,
+                measured_ms=milliseconds.get(name),
+            )
+        )
+    found = {
+        "held_out_pictures": len(held_out),
+        "entries": [entry.to_json_dict() for entry in entries],
+        "latency_check": [dataclasses.asdict(check) for check in measured] if settings.cost == "latency" else [],
+    }
+    entry = next((e for e in entries if chosen is not None and e.name == names[chosen]), None)
+    return _record(model, dataset, finder, chosen, entry, {**found, **(notes or {})})
+
+
+def _record(
+    model: EfficientViTSam,
+    dataset: Dataset,
+    finder: Finder,
+    chosen: Choice | None,
+    entry: SearchEntry | None,
+    found: dict[str, Any],
+) -> Record:
+    settings, palette, table = finder.settings, finder.palette, finder.table
+    figures: dict[str, float | int | None] = {"schemes": len(finder.scores), "float_cost": table.float_cost}
+    fields: dict[str, Any] = {"scheme": "front"}
+    if chosen is not None and entry is not None:
+        plan = palette.plan(chosen, entry.name)
+        fields = {"scheme": plan.scheme, "scheme_digest": plan.scheme_digest, "plan_digest": plan.digest}
+        figures |= {
+            "cost": entry.cost,
+            "size_bytes": entry.size_bytes,
+            "drop": entry.drop if entry.held_out_drop is None else entry.held_out_drop,
+            "mask_loss": entry.mask_loss if entry.held_out_mask_loss is None else entry.held_out_mask_loss,
+        }
+    info = next((plan.calibration for plan in palette.plans if plan.calibration), None)
+    asked: dict[str, Any] = dataclasses.asdict(settings)
+    prompt = parse_prompt(asked.pop("prompts")).name
+    asked |= {"budget": finder.budget, "unit": table.unit, "formats": palette.formats, "layers": palette.layers}
+    return Record(
+        kind=KIND,
+        model=model.name,
+        weights_digest=model.weights_digest(),
+        placement=palette.plans[0].placement,
+        engine=asked.pop("engine") or PYTORCH,
+        dataset=dataset.name,
+        dataset_digest=dataset.digest,
+        prompt=prompt,
+        calibration=info.name if info else None,
+        calibration_digest=info.digest if info else None,
+        figures=figures,
+        environment=environment(*([settings.engine] if settings.engine else [])),
+        settings={**asked, **found},
+        **fields,
+    )
+
+
+def _thin(front: Sequence[Choice], count: int) -> list[Choice]:
+    """Leave out members of a front evenly until `count` are left; the ends stay."""
+    if len(front) <= count:
+        return list(front)
+    return [front[round(i * (len(front) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,75 @@
+"""What a search is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantsam.errors import InputError, nearest
+from quantsam.evaluation.prompts import parse_prompt
+from quantsam.search.budget import Budget
+from quantsam.search.improve import can_improve
+
+COSTS = ("size", "bit-operations", "latency")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """What a search does.
+
+    Attributes:
+        cost: What is to be small: `size`, `bit-operations` or `latency`.
+        budget: The most that a scheme may cost; None for the whole front.
+        max_drop: Points of mIoU that may be lost; the cheapest scheme within is chosen. Excludes `budget`.
+        engine: An engine; the palette must have its placement. `latency` needs one, for others it is optional: the
+            chosen scheme is then confirmed on it.
+        prompts: Which prompts.
+        first: Pictures on which every layer is measured in every format.
+        images: Pictures on which whole schemes are measured, the first among them.
+        held_out: Further pictures, which confirm.
+        points: Budgets for which the integer program is solved; also the number of schemes kept of the front.
+        trials: Schemes that Optuna may try; None for 48 where it is installed.
+        seed: Order of the pictures, and of the trials.
+        rounds: `latency`: inferences a figure.
+    """
+
+    cost: str = "size"
+    budget: Budget | None = None
+    max_drop: float | None = None
+    engine: str | None = None
+    prompts: str = "box"
+    first: int = 8
+    images: int = 32
+    held_out: int = 64
+    points: int = 10
+    trials: int | None = None
+    seed: int = 0
+    rounds: int = 20
+
+
+USUAL = SearchSettings()
+
+
+def check_settings(settings: SearchSettings) -> None:
+    """Make sure, before long work, that a search can be done.
+
+    Raises:
+        InputError: A setting is not known or out of range.
+    """
+    if settings.cost not in COSTS:
+        raise InputError(
+            f"cost must be one of {', '.join(COSTS)}, got {settings.cost!r}: {nearest(settings.cost, COSTS)}"
+        )
+    if settings.cost == "latency" and settings.engine in (None, "tensorrt"):
+        raise InputError(f"cost latency needs engine onnxruntime or openvino, got {settings.engine}: name one")
+    if settings.budget is not None and settings.max_drop is not None:
+        raise InputError("budget and max_drop exclude each other: the most accurate within, or the cheapest within")
+    if settings.max_drop is not None and not settings.max_drop >= 0:
+        raise InputError(f"max_drop must be at least 0 points of mIoU, got {settings.max_drop:g}")
+    if settings.first < 2 or settings.images < settings.first or min(settings.held_out, settings.points - 2) < 0:
+        raise InputError(
+            "a search needs first >= 2, images >= first, held_out >= 0 and points >= 2, got "
+            f"{settings.first}, {settings.images}, {settings.held_out} and {settings.points}"
+        )
+    if settings.trials and not can_improve():
+        raise InputError(f"{settings.trials} trials need optuna: pip install 'quantsam[search]', or give 0 trials")
+    parse_prompt(settings.prompts)
