@@ -9,6 +9,7 @@ weights that mean nothing, and shows what a study costs.
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,6 +31,11 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     """Return a result and the seconds that it took."""
     started = time.perf_counter()
     return call(), time.perf_counter() - started
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def by_hand(model: Any, row: Row, scheme: str, dataset: Any, reference: qs.Record) -> float:
@@ -118,7 +124,9 @@ def full_size(images: int) -> dict[str, Any]:
     model = qs.create_model("l0")
     dataset = qs.open_dataset(f"scenes:{images}:5")
     plan, calibrating_s = timed(lambda: qs.make_plan(model, "int8").calibrate(qs.open_images("scenes:2:1")))
+    before = peak_mib()
     record, exact_s = timed(lambda: study(model, plan, dataset, StudySettings(method="exact")))
+    after = peak_mib()
     rows = int(record.figures["rows"] or 0)
     row = make_rows(plan)[rows // 2]
     reference = qs.evaluate(model, dataset)
@@ -137,6 +145,8 @@ def full_size(images: int) -> dict[str, Any]:
         "images": images,
         "calibrating_s": calibrating_s,
         "exact_s": exact_s,
+        "peak_mib": after,
+        "peak_before_mib": before,
         "by_hand_s": one_s * rows,
         "faster": one_s * rows / (exact_s + calibrating_s),
         "gradient_s": gradient_s,
