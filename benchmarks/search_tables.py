@@ -94,7 +94,8 @@ def sensitivity() -> str:
         "correlation (Spearman) with the exact study's drop over layers that lose more than 0.1 mIoU; how many of its "
         f"five worst are among the estimate's. {machine(document)}."
     )
-    caption += f" The study of L0 held {d['peak_mib']:.0f} MiB at its peak; calibrating it had taken {d['peak_before_mib']:.0f}."
+    held, before = d["peak_mib"], d["peak_before_mib"]
+    caption += f" The study of L0 held {held:.0f} MiB at its peak; calibrating it had taken {before:.0f}."
     header = ["", "seconds", "times faster", "rank correlation", "worst found"]
     return f"{markdown(header, rows)}\n\n{caption}"
 
