@@ -1,6 +1,6 @@
 """Search formats for all layers of nano and nano-outlier, and confirm the front beside the hand-made schemes.
 
-    python benchmarks/search.py [--scenes 200] [--coco COCO_FOLDER] [--model NAME]
+    python benchmarks/search.py [--scenes 200] [--coco COCO_FOLDER] [--only PART]
 
 Searched on scenes of seed 0; confirmed on scenes of another seed and on photographs, which the search never saw.
 """
@@ -90,16 +90,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
-    parser.add_argument("--model", choices=["nano", "nano-outlier"], help="one of them alone")
+    parser.add_argument("--only", choices=["nano", "nano-outlier", "latency"], help="one part alone")
     parser.add_argument("--rounds", type=int, default=30, help="inferences a figure of latency")
     args = parser.parse_args()
     qs.keep_freed_memory()
     held_out: dict[str, Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)}
     if args.coco:
         held_out["photographs"] = qs.CocoDataset(args.coco)
-    for name in [args.model] if args.model else ["nano", "nano-outlier"]:
-        save(f"search_{name}", find(name, held_out))
-    save("search_latency", {engine: latencies(engine, args.rounds) for engine in ("onnxruntime", "openvino")})
+    parts = [args.only] if args.only else ["nano", "nano-outlier", "latency"]
+    for name in parts:
+        if name != "latency":
+            save(f"search_{name}", find(name, held_out))
+    if "latency" in parts:
+        save("search_latency", {engine: latencies(engine, args.rounds) for engine in ("onnxruntime", "openvino")})
 
 
 if __name__ == "__main__":

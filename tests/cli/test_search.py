@@ -35,6 +35,11 @@ def test_bad_input_is_one_line(run, tmp_path):
     run("search", "nano", "--no-store", "--formats", "int8,imt4").complains(2, "imt4")
     engine = ("--engine", "openvino", "--formats", "float,fp8_e4m3")
     run("search", "nano", "--no-store", *SMALL, *engine).complains(1, "openvino", "fp8_e4m3")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "front.json").write_text("{}")
+    (other / "notes.txt").write_text("mine")
+    run("search", "nano", "--no-store", "--out", other).complains(1, "notes.txt", "choose another folder")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     run("search", "nano", "--no-store", "--out", tmp_path / "mine").complains(1, "mine")

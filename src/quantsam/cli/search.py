@@ -76,7 +76,6 @@ def command(
     """
     from quantsam.data.open import open_dataset, open_images
     from quantsam.engines.encoder import check_engine, check_formats
-    from quantsam.files import check_replaceable
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.plan import make_plan
@@ -102,7 +101,7 @@ def command(
     if engine is not None and placed != engine:
         raise click.UsageError(f"--engine {engine} has a placement of its own, got --placement {placed}: leave it out")
     if out is not None:
-        check_replaceable(out, _INDEX)
+        _check_out(out)
     name = get_variant(model).name
     dataset = open_dataset(data, annotations=annotations, images=image_root)
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
@@ -127,11 +126,31 @@ def command(
         click.echo(f"\nkept in {results.path}: `quantsam results --kind search` lists it")
 
 
+def _check_out(out: Path) -> None:
+    """Make sure that a search may write a folder, and that replacing an older one deletes nothing of the user's."""
+    from quantsam.errors import OutputError
+    from quantsam.files import check_replaceable
+
+    check_replaceable(out, _INDEX)
+    try:
+        entries = json.loads((out / _INDEX).read_text("utf-8"))["settings"]["entries"]
+        ours = {_INDEX, *(f"{entry['name']}.toml" for entry in entries)}
+    except (OSError, ValueError, LookupError, TypeError):
+        ours = {_INDEX}
+    others = sorted({path.name for path in out.iterdir()} - ours) if out.is_dir() else []
+    if others:
+        raise OutputError(
+            f"cannot write the folder {out}: it also holds {others[0]!r}, which is not of a search; "
+            "choose another folder"
+        )
+
+
 def _write(out: Path, record: Record, palette: Palette) -> None:
     from quantsam.files import atomic_folder
     from quantsam.results.search import FOUND, entries_of
     from quantsam.schemes.write import scheme_to_toml
 
+    _check_out(out)
     with atomic_folder(out, replaces=_INDEX) as folder:
         for entry in entries_of(record):
             if entry.origin == FOUND:
@@ -146,7 +165,7 @@ def _report(record: Record) -> None:
 
     entries = entries_of(record)
     unit = record.settings["unit"]
-    seen, unseen = record.settings["images"], record.settings["held_out_pictures"]
+    seen, unseen = record.settings["searched_pictures"], record.settings["held_out_pictures"]
     title = f"{record.model} on {record.dataset}: {seen} pictures searched, {unseen} held out"
     columns = ["scheme", "", f">{record.settings['cost']}", ">of float", ">mask loss", ">mIoU drop"]
     columns += [">± SE", ">held out: mask loss", ">mIoU drop", ">± SE"]

@@ -101,25 +101,54 @@ def open_journal(folder: Path, subject: Mapping[str, JsonValue]) -> Iterator[Jou
     Raises:
         StoreError: It cannot be written, or another process writes it.
     """
-    head = json.dumps({"subject": dict(subject)}, sort_keys=True).encode() + b"\n"
-    path = folder / f"{hashlib.sha256(head).hexdigest()[:32]}.jsonl"
+    path = journal_path(folder, subject)
+    head = _head(subject)
+    file = _open_locked(folder, path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Windows has no fcntl; this program runs on Linux and macOS.
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-    except OSError as error:
-        raise StoreError(f"the journal {path} cannot be opened: {error.strerror}; choose another store") from error
-    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(
-                f"another process is at this very evaluation (it holds {path}): wait for it, or stop it"
-            ) from None
-        yield Journal(file, path, head)
+            journal = Journal(file, path, head)
+        except OSError as error:
+            raise StoreError(f"the journal {path} cannot be written: {error.strerror}; choose another store") from error
+        yield journal
         path.unlink(missing_ok=True)
         with suppress(OSError):  # another evaluation's journal is in it
             folder.rmdir()
+    finally:
+        with suppress(OSError):  # a full disk was told of when it was met
+            file.close()
+
+
+def journal_path(folder: Path, subject: Mapping[str, JsonValue]) -> Path:
+    """Return where the journal of an evaluation is."""
+    return folder / f"{hashlib.sha256(_head(subject)).hexdigest()[:32]}.jsonl"
+
+
+def _head(subject: Mapping[str, JsonValue]) -> bytes:
+    return json.dumps({"subject": dict(subject)}, sort_keys=True).encode() + b"\n"
+
+
+def _open_locked(folder: Path, path: Path) -> BinaryIO:
+    """Open a journal for this process alone."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Windows has no fcntl; this program runs on Linux and macOS.
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        except FileNotFoundError:  # another evaluation has just removed the folder
+            continue
+        except OSError as error:
+            raise StoreError(f"the journal {path} cannot be opened: {error.strerror}; choose another store") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise StoreError(
+                f"another process is at this very evaluation (it holds {path}): wait for it, or stop it"
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
+        file.close()  # whoever held it has just finished and removed it
 
 
 def _recover(file: BinaryIO, head: bytes) -> dict[int, int]:

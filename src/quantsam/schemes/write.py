@@ -34,13 +34,13 @@ def scheme_from_layers(formats: Mapping[str, str], kinds: Mapping[str, str], nam
 
 def scheme_to_toml(scheme: Scheme) -> str:
     """Return the text that `parse_scheme` reads the scheme from."""
-    lines = [f"name = {json.dumps(scheme.name)}"]
+    lines = [f"name = {_toml(scheme.name)}"]
     if scheme.description:
-        lines.append(f"description = {json.dumps(scheme.description)}")
+        lines.append(f"description = {_toml(scheme.description)}")
     for rule in scheme.rules:
         lines += ["", "[[rules]]"]
         select = [
-            f"{key} = {json.dumps(list(values))}"
+            f"{key} = {_toml(list(values))}"
             for key in ("stage", "block", "layer", "kind", "model")
             if (values := getattr(rule.select, key))
         ]
@@ -49,7 +49,7 @@ def scheme_to_toml(scheme: Scheme) -> str:
         own = {key: target for key, target in rule.targets.items() if key not in ("weight", "activation")}
         lines += [f"{key} = {_target(rule.targets[key])}" for key in ("weight", "activation") if key in rule.targets]
         if own:
-            sites = ", ".join(f"{json.dumps(key)} = {_target(target)}" for key, target in own.items())
+            sites = ", ".join(f"{_toml(key)} = {_target(target)}" for key, target in own.items())
             lines.append(f"sites = {{ {sites} }}")
     return "\n".join(lines) + "\n"
 
@@ -71,7 +71,7 @@ def _by_block(addresses: list[str]) -> list[Selector]:
 
 def _target(target: Target | None) -> str:
     if target is None:
-        return json.dumps(FLOAT)
+        return _toml(FLOAT)
     usual = "float8" if target.fmt.kind == "float" else "uniform"
     fields = {
         "format": target.format,
@@ -82,5 +82,10 @@ def _target(target: Target | None) -> str:
     }
     given = {key: value for key, value in fields.items() if value is not None}
     if given.keys() == {"format"}:
-        return json.dumps(target.format)
-    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items()) + " }"
+        return _toml(target.format)
+    return "{ " + ", ".join(f"{key} = {_toml(value)}" for key, value in given.items()) + " }"
+
+
+def _toml(value: object) -> str:
+    """Return text, a flag or a list as TOML, which differs from JSON in what it may not escape, and must."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

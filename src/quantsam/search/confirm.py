@@ -45,6 +45,7 @@ def confirm(
     finder: Finder,
     named: dict[str, Choice],
     verifier: Callable[..., Verifier],
+    searched: int,
     held_out: Sequence[int],
     notes: dict[str, JsonValue] | None,
 ) -> Record:
@@ -56,6 +57,7 @@ def confirm(
         finder: Done.
         named: The schemes that people know.
         verifier: Makes one, given a label, pictures and an engine.
+        searched: Number of pictures that schemes were measured on.
         held_out: Pictures that were not seen.
         notes: Added to the record's settings.
     """
@@ -106,6 +108,7 @@ def confirm(
             )
         )
     found = {
+        "searched_pictures": searched,
         "held_out_pictures": len(held_out),
         "entries": [entry.to_json_dict() for entry in entries],
         "latency_check": [dataclasses.asdict(check) for check in measured] if settings.cost == "latency" else [],

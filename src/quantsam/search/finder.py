@@ -33,6 +33,7 @@ class Finder:
     ) -> None:
         self.palette, self.table, self.settings, self.budget = palette, table, settings, budget
         self._losses, self._verifier = losses, verifier
+        self._solved: set[Choice] = set()
 
     @property
     def scores(self) -> dict[Choice, RowScore]:
@@ -63,15 +64,22 @@ class Finder:
 
     def solve(self, budget: float) -> list[Choice]:
         """Return the best choices within a budget, one for each table of losses."""
-        return list(dict.fromkeys(best_choice(losses, self.table, budget) for losses in self._losses))
+        found = list(dict.fromkeys(best_choice(losses, self.table, budget) for losses in self._losses))
+        self._solved.update(found)
+        return found
 
     def _close_in(self, max_drop: float) -> None:
         """Halve the gap in cost between schemes that lose too much and those that do not."""
+        good = [self.table.cost(c) for c in self.scores if self.within(c, max_drop)]
+        upper = min(good, default=self.table.highest)
+        solved = [self.table.cost(c) for c in self._solved if not self.within(c, max_drop)]
+        lower = max((cost for cost in solved if cost < upper), default=self.table.lowest)
         for _ in range(_HALVINGS):
-            good = [self.table.cost(c) for c in self.scores if self.within(c, max_drop)]
-            upper = min(good, default=self.table.highest)
-            lower = max((cost for c in self.scores if (cost := self.table.cost(c)) < upper), default=self.table.lowest)
-            self._verifier.score(self.solve((lower * upper) ** 0.5))
+            middle = (lower * upper) ** 0.5
+            tried = self.solve(middle)
+            self._verifier.score(tried)
+            costs = [self.table.cost(c) for c in tried if self.within(c, max_drop)]
+            lower, upper = (lower, min(costs)) if costs else (middle, upper)
 
     def within(self, choice: Choice, max_drop: float) -> bool:
         """Whether a measured choice loses no more than allowed."""

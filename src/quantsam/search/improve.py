@@ -12,6 +12,7 @@ from quantsam.search.costs import CostTable
 from quantsam.search.palette import Choice, Palette
 
 _BATCH = 8
+_PATIENCE = 20  # batches without anything new, after which there is nothing left to find
 _OUT_OF_REACH = 1e9  # loss told for what is over the budget: worse than anything measured
 
 
@@ -56,11 +57,13 @@ def improve(
     for choice in start:
         study.enqueue_trial(dict(zip(palette.layers, (palette.formats[n] for n in choice), strict=True)))
     seen = set(start)
-    asked = 0
-    while asked < trials:
+    asked = stalled = 0
+    begin = -(-len(start) // _BATCH)  # batches that repeat the start
+    while asked < trials and stalled < begin + _PATIENCE:
         batch = [_ask(study, palette) for _ in range(_BATCH)]
         fresh = [c for _, c in batch if c not in seen and (budget is None or table.cost(c) <= budget)]
-        asked += max(len(set(fresh)), 1)
+        asked += len(set(fresh))
+        stalled = 0 if fresh else stalled + 1
         seen |= set(fresh)
         within = [c for _, c in batch if c in seen]
         losses = dict(zip(within, measure(within), strict=True))

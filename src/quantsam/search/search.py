@@ -80,7 +80,8 @@ def search_schemes(
         "images": mine,
         "held_out": held_out,
         "prompts": settings.prompts,
-        **environment(),
+        "device": str(next(model.mask_decoder.parameters()).device),
+        **environment(*([settings.engine] if settings.engine else [])),
     }
     with open_journal(journals_of(store), subject) if store else nullcontext(Outcomes()) as outcomes:
         prompt = parse_prompt(settings.prompts)
@@ -90,7 +91,7 @@ def search_schemes(
 
         finder = Finder(palette, table, losses, verifier("verifying", mine), settings, budget)
         finder.find(named := known_choices(model, palette))
-        record = confirm(model, dataset, finder, named, verifier, held_out, notes)
+        record = confirm(model, dataset, finder, named, verifier, len(mine), held_out, notes)
         if store is not None:
             store.append(record)
     return record

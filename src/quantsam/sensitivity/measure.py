@@ -42,7 +42,14 @@ class RowMeter:
     """
 
     def __init__(
-        self, model: EfficientViTSam, base: Plan, rows: Sequence[Row], *, engine: str = PYTORCH, prompt: Prompt
+        self,
+        model: EfficientViTSam,
+        base: Plan,
+        rows: Sequence[Row],
+        *,
+        engine: str = PYTORCH,
+        prompt: Prompt,
+        workers: int | None = None,
     ) -> None:
         """Prepare all rows.
 
@@ -52,6 +59,7 @@ class RowMeter:
             rows: Of plans calibrated for this model.
             engine: What computes them.
             prompt: Which prompts.
+            workers: Rows side by side; as many as there are processors if None.
         """
         self._model, self._rows, self._prompt = model, list(rows), prompt
         self._device = next(model.mask_decoder.parameters()).device
@@ -68,7 +76,8 @@ class RowMeter:
         else:
             encoders = [make_engine_encoder(model, row.plan, engine, threads=1) for row in rows]
             self._tasks = lambda x, wanted: ((i, lambda i=i: encoders[i](x)) for i in wanted)  # type: ignore[misc]
-        self._workers = (os.cpu_count() or 1) if self._device.type == "cpu" and threads_may_meet() else 1
+        self._together = self._device.type == "cpu" and threads_may_meet()
+        self._workers = (workers or os.cpu_count() or 1) if self._together else 1
         self._pool = ThreadPoolExecutor(
             self._workers, "quantsam-rows", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -102,7 +111,11 @@ class RowMeter:
             for index, task in self._tasks(x, wanted):
                 if index < 0:
                     continue
-                future = self._pool.submit(self._row, task, embedding, reference, objects, truths)
+                if self._together:
+                    future = self._pool.submit(self._row, task, embedding, reference, objects, truths)
+                else:  # not even beside the base, which this thread computes
+                    future = Future()
+                    future.set_result(self._row(task, embedding, reference, objects, truths))
                 waiting.append((index, future))
                 if len(waiting) > 2 * self._workers:
                     self._take(outcome, waiting)

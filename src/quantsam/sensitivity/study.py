@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from quantsam.data.dataset import Dataset
 from quantsam.errors import InputError, nearest
 from quantsam.evaluation.ahead import images_ahead
@@ -74,6 +76,7 @@ def study(
     progress: Callable[[str], Progress] | None = None,
     notes: dict[str, JsonValue] | None = None,
     record_id: str | None = None,
+    workers: int | None = None,
 ) -> Record:
     """Find out which layers hurt.
 
@@ -88,6 +91,7 @@ def study(
         progress: Given a label, returns what wraps the iteration over the pictures.
         notes: Added to the record's settings.
         record_id: The record's id; one made from all that the figures depend on if None.
+        workers: Rows that are computed side by side; as many as there are processors if None.
 
     Returns:
         A record of kind `sensitivity`; `results.sensitivity.rows_of` gives its rows. Figures of a row are paired with
@@ -128,7 +132,7 @@ def study(
         for number, part in enumerate(parts):
             label = settings.method if len(parts) == 1 else f"{settings.method} {number + 1}/{len(parts)}"
             wrap = progress(label) if progress else None
-            with RowMeter(model, base, part, engine=settings.engine, prompt=prompt) as meter:
+            with RowMeter(model, base, part, engine=settings.engine, prompt=prompt, workers=workers) as meter:
                 todo = RowPass(meter, part, dataset, outcomes, number)
                 if settings.method == "exact":
                     todo.visit(ids, progress=wrap)
@@ -187,7 +191,7 @@ def _by_gradient(
     noise = gradient_noise(model, plan, (picture for _, picture in wrapped), seed=settings.seed)
     found = []
     for row in rows:
-        share = sum(noise[site] for site in {s.key for s in row.plan.sites})
+        share = math.fsum(noise[site] for site in {s.key for s in row.plan.sites})
         sqnr = -10 * math.log10(share) if share > 0 else None
         found.append(RowScore(row.unit, row.kind, row.part, row.layers, None, None, None, None, sqnr, len(ids), 0))
     return found
@@ -201,6 +205,8 @@ def _subject(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: Stu
         "weights_digest": model.weights_digest(),
         "plan_digest": plan.digest,
         "dataset_digest": dataset.digest,
+        "device": str(next(model.mask_decoder.parameters()).device),
+        "threads": torch.get_num_threads() if settings.method == "gradient" else 1,  # rows have one each
         **surroundings,
     }
 

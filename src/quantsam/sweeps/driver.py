@@ -14,7 +14,7 @@ from typing import Any
 from quantsam.errors import QuantsamError, StoreError
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.experiment import Switches, calibrated_plans
-from quantsam.evaluation.journal import Journal, open_journal
+from quantsam.evaluation.journal import Journal, journal_path, open_journal
 from quantsam.plans.calibration import Observations
 from quantsam.plans.plan import Plan, make_plan
 from quantsam.results.record import JsonValue, Record
@@ -24,7 +24,7 @@ from quantsam.sweeps.point import Point
 from quantsam.sweeps.runners import Runner, Task
 from quantsam.sweeps.state import SweepState
 from quantsam.sweeps.sweep import Sweep
-from quantsam.sweeps.worker import Shelf, portable
+from quantsam.sweeps.worker import Job, Shelf, portable
 
 _PICTURES_A_TASK = 16  # at most; a killed sweep repeats no more than these a worker
 
@@ -66,6 +66,8 @@ def run_sweep(
     is in the store once or not at all, whoever ran it. What came of single pictures is kept until then; after a kill
     at any instant the same call goes on there.
 
+    A sensitivity study is one task: workers of this process keep its pictures too, workers elsewhere begin it anew.
+
     Args:
         sweep: What to do.
         store: Where records go; `STORE-sweep` beside it holds failures, calibrated plans and the lock.
@@ -92,6 +94,9 @@ def run_sweep(
             record = store.find(opened.identity)
             if record is not None:
                 progress.skipped.append((opened.point, record))
+                journal_path(journals_of(store), {"point": opened.identity}).unlink(
+                    missing_ok=True
+                )  # of one killed here
             elif opened.identity in known and not retry:
                 progress.failed.append((opened.point, known[opened.identity]["cause"]))
             elif all(opened.identity != other.identity for other in todo):
@@ -159,56 +164,75 @@ class _Driver:
         missing: list[OpenedPoint] = []
         model = self._shelf.model(group[0].point)
         for opened in group:
-            if opened.calibration is None:
-                point = opened.point
-                found[opened.identity] = make_plan(model, opened.scheme, point.placed, activations=False).calibrate()
-            elif (kept := self._state.plan(opened.calibration, model)) is not None:
+            kept = None if opened.calibration is None else self._state.plan(opened.calibration, model)
+            if kept is not None:
                 found[opened.identity] = dataclasses.replace(kept, scheme=opened.scheme.name)
-            else:
+            elif opened.calibration is not None:
                 missing.append(opened)
+            else:
+                found |= self._tried([opened], self._without_images)
 
         def together(opened: OpenedPoint) -> tuple[Any, ...]:
             point = opened.point
-            return point.placed, point.quantize, point.calibrated_on, point.limit or 0, point.seed
+            return point.placed, point.quantized, point.calibrated_on, point.limit or 0, point.seed
 
         for _, several in itertools.groupby(sorted(missing, key=together), key=together):
             same = list(several)
             self._progress.calibrating = same[0].point.label
             self._report(self._progress)
-            try:
-                found |= self._calibrate(same)
-            except StoreError:
-                raise
-            except Exception as error:
-                for opened in same:
-                    self._fail(opened, error)
+            found |= self._tried(same, self._calibrate)
         self._progress.calibrating = None
         return found
+
+    def _tried(
+        self, points: Sequence[OpenedPoint], calibrate: Callable[[Sequence[OpenedPoint]], dict[str, Plan]]
+    ) -> dict[str, Plan]:
+        """Calibrate; where that fails, each scheme alone, so that none fails for another."""
+        try:
+            return calibrate(points)
+        except StoreError:
+            raise
+        except Exception as error:
+            schemes = {
+                opened.calibration: [o for o in points if o.calibration == opened.calibration] for opened in points
+            }
+            if len(schemes) == 1:
+                for opened in points:
+                    self._fail(opened, error)
+                return {}
+            found: dict[str, Plan] = {}
+            for several in schemes.values():
+                found |= self._tried(several, calibrate)
+            return found
+
+    def _without_images(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
+        model = self._shelf.model(points[0].point)
+        return {o.identity: make_plan(model, o.scheme, o.point.placed, activations=False).calibrate() for o in points}
 
     def _calibrate(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
         """Calibrate all schemes in one pass, the images shared out among the workers."""
         point = points[0].point
         model, images = self._shelf.model(point), self._shelf.images(point)
         schemes = {opened.calibration: opened.scheme for opened in points}
-        switches = Switches(point.placed, point.quantize != "activations", point.quantize != "weights")
+        switches = Switches(point.placed, point.quantized != "activations", point.quantized != "weights")
 
         def shared_out(plan: Plan) -> Plan:
             if not any(site.role == "activation" for site in plan.sites):
                 return plan.calibrate()
-            return plan.with_observations(self._observe(point, plan, len(images)), images.name, images.digest)
+            return plan.with_observations(self._observe(points[0], plan, len(images)), images.name, images.digest)
 
         plans = calibrated_plans(model, list(schemes.values()), (), switches, calibrate=shared_out)
         by_key = dict(zip(schemes, plans, strict=True))
         for key, plan in by_key.items():
             self._state.keep(str(key), plan)
-        return {opened.identity: by_key[opened.calibration] for opened in points}
+        return {o.identity: dataclasses.replace(by_key[o.calibration], scheme=o.scheme.name) for o in points}
 
-    def _observe(self, point: Point, plan: Plan, count: int) -> Observations:
+    def _observe(self, opened: OpenedPoint, plan: Plan, count: int) -> Observations:
         size = max(-(-count // (2 * self._runner.workers)), 1)
         starts = list(range(0, count, size))
+        job = _job(opened, plan)
         for start in starts:
-            arguments = (point, portable(plan), start, min(start + size, count))
-            self._submit(Task("observe", arguments, start))
+            self._submit(Task("observe", (job, start, min(start + size, count)), start))
         results = {task.tag: result for task, result in (self._next() for _ in starts)}
         for start in starts:
             if isinstance(results[start], BaseException):
@@ -225,7 +249,7 @@ class _Driver:
         self._active[opened.identity] = active
         if opened.point.kind == "sensitivity":
             store = self._store if self._runner.is_local else None
-            study = (opened.point, portable(plan), opened.identity, self._notes(opened), store)
+            study = (_job(opened, plan), opened.identity, self._notes(opened), store)
             self._ready.append(Task("study", study, opened.identity))
             return
         subject: dict[str, JsonValue] = {"point": opened.identity}
@@ -234,9 +258,9 @@ class _Driver:
         active.left = len(ids)
         self._progress.pictures_done += len(opened.image_ids) - len(ids)
         size = max(1, min(_PICTURES_A_TASK, -(-len(ids) // (4 * self._runner.workers))))
+        job = _job(opened, plan)
         for start in range(0, len(ids), size):
-            arguments = (opened.point, portable(plan), ids[start : start + size])
-            self._ready.append(Task("score", arguments, opened.identity))
+            self._ready.append(Task("score", (job, ids[start : start + size]), opened.identity))
         if not ids:
             self._finish(active)
 
@@ -244,7 +268,7 @@ class _Driver:
         assert active.journal is not None
         opened = active.opened
         outcomes = list(active.journal.in_order(opened.image_ids))
-        arguments = (opened.point, portable(active.plan), outcomes, opened.identity, self._notes(opened))
+        arguments = (_job(opened, active.plan), outcomes, opened.identity, self._notes(opened))
         self._ready.appendleft(Task("finish", arguments, opened.identity))
 
     def _take(self, task: Task, result: Any) -> None:
@@ -256,6 +280,9 @@ class _Driver:
         if isinstance(result, BaseException):
             active.stack.__exit__(type(result), result, None)  # the journal stays
             del self._active[task.tag]
+            self._ready = deque(other for other in self._ready if other.tag != task.tag)
+            if active.journal is not None:
+                self._progress.pictures_done -= len(active.opened.image_ids) - active.left
             self._fail(active.opened, result)
         elif task.method == "score":
             assert active.journal is not None
@@ -303,3 +330,7 @@ class _Driver:
         task, result = self._runner.next()
         self._outstanding -= 1
         return task, result
+
+
+def _job(opened: OpenedPoint, plan: Plan) -> Job:
+    return Job(opened.point, portable(plan), opened.expected)

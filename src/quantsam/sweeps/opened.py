@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,14 @@ from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.variants import get_variant
-from quantsam.plans.plan import resolve_sites
-from quantsam.results.record import JsonValue, environment, identity
+from quantsam.plans.plan import PlanSite, resolve_sites
+from quantsam.results.record import JsonValue, identity
 from quantsam.schemes.load import load_scheme, uniform_scheme
 from quantsam.schemes.scheme import Scheme
-from quantsam.sensitivity.study import StudySettings, check_settings
+from quantsam.sensitivity.study import check_settings
 from quantsam.sensitivity.table import pictures_with_objects
 from quantsam.sweeps.point import QUANTIZE, Point
-from quantsam.sweeps.worker import Shelf
-
-_VERSIONS = ("quantsam", "torch", "numpy")
+from quantsam.sweeps.worker import Shelf, study_settings, versions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +35,7 @@ class OpenedPoint:
         scheme: Its scheme.
         image_ids: Pictures that it scores.
         calibration: Identity of its calibrated plan; None where nothing needs images.
+        expected: What workers must have, see `Job`.
     """
 
     point: Point
@@ -44,6 +43,7 @@ class OpenedPoint:
     scheme: Scheme
     image_ids: tuple[int, ...]
     calibration: str | None
+    expected: Mapping[str, str]
 
 
 def open_points(
@@ -84,15 +84,14 @@ def check_point(point: Point) -> None:
             f"engine {point.engine} has a placement of its own, got placement {point.placed}: leave it out"
         )
     if point.kind == "sensitivity":
-        check_settings(_study_settings(point))
+        check_settings(study_settings(point))
     scheme = point_scheme(point)
     with torch.device("meta"):
         encoder = ImageEncoder(variant)
-    roles = {role: point.quantize in ("both", role) for role in ("weights", "activations")}
-    sites = resolve_sites(encoder, scheme, point.placed, **roles)
+    sites = _sites(point, encoder, scheme)
     if point.engine != "pytorch":
         check_formats(sites, point.engine)
-    if any(site.role == "activation" for site in sites):
+    if _needs_images(sites):
         _ = point.calibrated_on  # complains
 
 
@@ -114,53 +113,52 @@ def point_scheme(point: Point) -> Scheme:
 def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
     scheme, model, dataset = point_scheme(point), shelf.model(point), shelf.dataset(point)
     detections = None if point.detections is None else open_detections(point.detections, dataset)
-    ids = tuple(dataset.image_ids)
     if detections is None:
         pictures_with_objects(dataset)
-    versions = (*_VERSIONS, *(() if point.engine == "pytorch" else (point.engine,)))
+    expected = {"weights": model.weights_digest(), "dataset": dataset.digest, **versions(point)}
     shared: dict[str, JsonValue] = {
-        "weights_digest": model.weights_digest(),
+        "weights_digest": expected["weights"],
         "device": point.device,
         "threads": threads,
-        "versions": {name: version for name, version in environment(point.engine).items() if name in versions},
+        "versions": versions(point),
     }
     calibration = None
-    if scheme.rules and point.quantize != "weights":
-        images = shelf.images(point)
-        calibration = identity(
-            {
-                **shared,
-                "scheme": scheme.digest,
-                "quantize": point.quantize,
-                "placement": point.placed,
-                "images": images.digest,
-            }
-        )
+    if _needs_images(_sites(point, model.float_encoder, scheme)):
+        plan: dict[str, JsonValue] = {
+            "scheme": scheme.digest,
+            "quantize": point.quantized,
+            "placement": point.placed,
+            "images": shelf.images(point).digest,
+        }
+        calibration = identity({**shared, **plan})
     subject: dict[str, Any] = {
         **shared,
         "kind": point.kind,
         "model": point.model,
         "scheme": scheme.digest,
-        "quantize": point.quantize,
+        "quantize": point.quantized,
         "placement": point.placed if scheme.rules else None,
         "calibration": calibration,
         "engine": point.engine,
         "precision": point.precision,
         "dataset": dataset.digest,
         "prompts": parse_prompt(point.prompts).name if detections is None else detections.digest,
-        "study": dataclasses.asdict(_study_settings(point)) if point.kind == "sensitivity" else None,
+        "study": dataclasses.asdict(study_settings(point)) if point.kind == "sensitivity" else None,
     }
-    return OpenedPoint(point, identity(subject), scheme, ids, calibration)
+    return OpenedPoint(point, identity(subject), scheme, tuple(dataset.image_ids), calibration, expected)
 
 
-def _study_settings(point: Point) -> StudySettings:
-    return StudySettings(
-        point.by, point.mode, point.part, point.method, point.prompts, point.engine, point.first, seed=point.seed
-    )
+def _sites(point: Point, encoder: ImageEncoder, scheme: Scheme) -> tuple[PlanSite, ...]:
+    roles = {role: point.quantized in ("both", role) for role in ("weights", "activations")}
+    return resolve_sites(encoder, scheme, point.placed, **roles)
+
+
+def _needs_images(sites: Iterable[PlanSite]) -> bool:
+    return any(site.role == "activation" for site in sites)
 
 
 def _group(point: Point) -> tuple[str, ...]:
-    values = (point.model, point.weights, point.device, point.placed, point.quantize, point.calibration, point.limit)
+    values = (point.model, point.weights, point.device, point.placed, point.quantized, point.calibration, point.limit)
     return tuple("" if value is None else str(value) for value in (*values, point.seed))
 
 

@@ -94,6 +94,11 @@ class Point:
         return self.placement or ("thesis" if self.engine == "pytorch" else self.engine)
 
     @property
+    def quantized(self) -> str:
+        """`both`, `weights` or `activations`: of a study what its rows may quantize."""
+        return self.part if self.kind == "sensitivity" and self.part in QUANTIZE else self.quantize
+
+    @property
     def calibrated_on(self) -> str:
         """What it is calibrated on.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections import Counter
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,13 +17,23 @@ from quantsam.sweeps.runners import Task
 from quantsam.sweeps.worker import Worker
 
 _ANSWER_S = 10.0
+_JOIN_S = 60.0
+_GIVE_UP_S = 300.0
+_TRIES = 2  # more, after the first
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    task: Task
+    lost: int = 0  # actors that died over it
 
 
 class RayRunner:
     """Actors of a Ray cluster.
 
-    An actor whose process or node dies is started anew, and what it was at is done again; results come back to the
-    driver alone, which writes the store, so nothing is lost or doubled.
+    An actor whose process or node dies is replaced as soon as there is room, and what it was at is done again by
+    another; a task that loses three has failed. Results come back to the driver alone, which writes the store, so
+    nothing is lost or doubled.
     """
 
     is_local = False
@@ -33,7 +45,6 @@ class RayRunner:
         workers: int | None = None,
         threads: int = 1,
         device: str = "cpu",
-        spread: bool = True,
     ) -> None:
         """Join a cluster and start actors.
 
@@ -42,7 +53,6 @@ class RayRunner:
             workers: How many actors; as many as the cluster has room for if None.
             threads: Of each; so many processors are reserved for it.
             device: Where they compute; for `cuda` each has a GPU of its own.
-            spread: Over all nodes, rather than one after the other.
 
         Raises:
             EngineError: Ray is not installed, or no cluster answers.
@@ -64,41 +74,94 @@ class RayRunner:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": passed}, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise _no_answer(str(address), error) from error
-        on_gpu = device.startswith("cuda")
-        have = ray.cluster_resources()
-        room = int(have.get("GPU", 0)) if on_gpu else int(have.get("CPU", 0)) // threads
-        if (workers or room) < 1 or (workers or 0) > room:
-            unit = "GPUs" if on_gpu else f"times {threads} processors"
+        self._options: dict[str, Any] = {
+            "num_cpus": threads,
+            "num_gpus": 1 if device.startswith("cuda") else 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        self._threads = threads
+        self._actors: list[Any] = []
+        self._joining: dict[Any, Any] = {}  # by the reference of its first answer
+        self._queue: deque[_Call] = deque()
+        self._running: dict[Any, tuple[_Call, Any]] = {}
+        self.workers = workers or self._room()
+        for _ in range(self.workers):
+            self._start_actor()
+        if self.workers:
+            ray.wait(list(self._joining), num_returns=self.workers, timeout=_JOIN_S)
+            self._take_in()
+        if not self._actors:
             ray.shutdown()
-            raise InputError(f"the Ray cluster has room for {room} workers ({unit}), got {workers or 1}")
-        self.workers = workers or room
-        actor = ray.remote(Worker).options(
-            num_cpus=threads,
-            num_gpus=1 if on_gpu else 0,
-            max_restarts=-1,
-            max_task_retries=-1,
-            scheduling_strategy="SPREAD" if spread else "DEFAULT",
-        )
-        self._actors = [actor.remote(threads=threads) for _ in range(self.workers)]
-        self._running: dict[Any, tuple[Task, int]] = {}
+            raise InputError(
+                f"the Ray cluster at {address or 'this machine'} must have room for a worker of {threads} processors"
+                f"{' and a GPU' if self._options['num_gpus'] else ''}, got none: add a node, or lower threads"
+            )
 
     def submit(self, task: Task) -> None:
-        """Hand a task in, to whom has the least to do."""
-        busy = Counter(number for _, number in self._running.values())
-        number = min(range(self.workers), key=lambda n: busy[n])
-        reference = getattr(self._actors[number], task.method).remote(*task.arguments)
-        self._running[reference] = (task, number)
+        """Hand a task in."""
+        self._queue.append(_Call(task))
+        self._hand_out()
 
     def next(self) -> tuple[Task, Any]:
         """Wait for any task that was handed in, and return it with its result or its exception."""
-        (reference,), _ = self._ray.wait(list(self._running), num_returns=1)
-        task, _ = self._running.pop(reference)
-        try:
-            return task, self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:
-            return task, error.cause or error
-        except self._ray.exceptions.RayError as error:
-            return task, error
+        idle_since = time.monotonic()
+        while True:
+            self._hand_out()
+            waited_for = [*self._running, *self._joining]
+            ready, _ = self._ray.wait(waited_for, num_returns=1, timeout=_JOIN_S) if waited_for else ([], None)
+            if ready and ready[0] in self._joining:
+                self._take_in()
+            elif ready:
+                call, actor = self._running.pop(ready[0])
+                try:
+                    return call.task, self._ray.get(ready[0])
+                except self._ray.exceptions.RayTaskError as error:
+                    return call.task, error.cause or error
+                except self._ray.exceptions.RayError as error:
+                    self._lost(actor)
+                    if call.lost >= _TRIES:
+                        return call.task, error
+                    self._queue.appendleft(_Call(call.task, call.lost + 1))
+            if self._running or self._actors:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > _GIVE_UP_S:
+                raise EngineError("the Ray cluster lost all workers and has no room for new ones: run the sweep again")
+
+    def _room(self) -> int:
+        """Return how many workers the nodes have room for."""
+        kind, share = ("GPU", 1) if self._options["num_gpus"] else ("CPU", self._threads)
+        return sum(int(node["Resources"].get(kind, 0)) // share for node in self._ray.nodes() if node["Alive"])
+
+    def _start_actor(self) -> None:
+        actor = self._ray.remote(Worker).options(**self._options).remote(threads=self._threads)
+        self._joining[actor.ping.remote()] = actor
+
+    def _take_in(self) -> None:
+        """Let actors that have answered work; where there is no room, they wait for it."""
+        ready, _ = self._ray.wait(list(self._joining), num_returns=len(self._joining), timeout=0)
+        for reference in ready:
+            actor = self._joining.pop(reference)
+            try:
+                self._ray.get(reference)
+                self._actors.append(actor)
+            except self._ray.exceptions.RayError:
+                self._start_actor()
+
+    def _lost(self, actor: Any) -> None:
+        """Replace an actor whose process or node died."""
+        if actor in self._actors:
+            self._actors.remove(actor)
+            self._start_actor()
+
+    def _hand_out(self) -> None:
+        """Give tasks to whom has the least to do, two at a time."""
+        while self._queue and self._actors:
+            busy = Counter(id(actor) for _, actor in self._running.values())
+            actor = min(self._actors, key=lambda one: busy[id(one)])
+            if busy[id(actor)] >= 2:
+                return
+            call = self._queue.popleft()
+            self._running[getattr(actor, call.task.method).remote(*call.task.arguments)] = (call, actor)
 
     def close(self) -> None:
         """Leave the cluster; its actors stop."""

@@ -68,7 +68,8 @@ class LocalRunner:
             device: Where they compute; off the processor one worker is best.
         """
         fill = max((os.cpu_count() or 1) // threads, 1) if device == "cpu" and threads_may_meet() else 1
-        self.workers = workers or fill
+        self.workers = (workers or fill) if threads_may_meet() else 1
+        self._stop = threading.Event()
         self._own = threading.local()
         self._shelf = shelf or Shelf()
         self._threads = threads
@@ -86,11 +87,12 @@ class LocalRunner:
         return task, done.exception() or done.result()
 
     def close(self) -> None:
-        """Stop; what is not begun is given up."""
+        """Stop; what is not finished is given up after the picture that it is at."""
+        self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
     def _do(self, task: Task) -> Any:
         worker = getattr(self._own, "worker", None)
         if worker is None:
-            worker = self._own.worker = Worker(self._shelf, threads=self._threads)
+            worker = self._own.worker = Worker(self._shelf, threads=self._threads, stopped=self._stop.is_set)
         return getattr(worker, task.method)(*task.arguments)

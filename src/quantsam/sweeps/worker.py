@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +15,7 @@ import torch
 from quantsam.data.dataset import Dataset
 from quantsam.data.open import ImageSource, open_dataset, open_images
 from quantsam.engines.encoder import make_engine_encoder
+from quantsam.errors import InputError
 from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.evaluator import Evaluation
 from quantsam.evaluation.journal import Outcome, Outcomes
@@ -19,7 +23,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.zoo import load_model
 from quantsam.plans.calibration import Observations
 from quantsam.plans.plan import Plan
-from quantsam.results.record import JsonValue, Record
+from quantsam.results.record import JsonValue, Record, environment
 from quantsam.results.store import ResultStore
 from quantsam.sensitivity.study import StudySettings, study
 from quantsam.simulation.simulator import simulate
@@ -74,52 +78,81 @@ class Shelf:
         return self._get("images", key, lambda: open_images(key[0], limit=point.limit, seed=point.seed))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A point as workers get it.
+
+    Attributes:
+        point: What to do.
+        plan: Its plan, calibrated unless it is to be observed; without the encoder.
+        expected: What its identity was made of: `weights`, `dataset`, and the version of each package. A worker that
+            has something else refuses.
+    """
+
+    point: Point
+    plan: Plan
+    expected: Mapping[str, str]
+
+
 class Worker:
     """Does parts of points. Each thread or process has its own; the shelf may be shared by threads."""
 
-    def __init__(self, shelf: Shelf | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self, shelf: Shelf | None = None, *, threads: int = 1, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Make ready.
+
+        Args:
+            shelf: Models and data; its own if None.
+            threads: Of this worker.
+            stopped: Asked between pictures: whether to give up.
+        """
         torch.set_num_threads(threads)
-        self._shelf = shelf or Shelf()
+        self._shelf, self._threads, self._stopped = shelf or Shelf(), threads, stopped
         self._evaluation: tuple[Any, Evaluation] | None = None
 
-    def observe(self, point: Point, plan: Plan, start: int, stop: int) -> Observations:
+    def ping(self) -> bool:
+        """Answer."""
+        return True
+
+    def observe(self, job: Job, start: int, stop: int) -> Observations:
         """Show images `start` to `stop` of a point's calibration data to a plan's observers."""
-        images = self._shelf.images(point)
-        return plan.bind(self._shelf.model(point)).observe([images[index] for index in range(start, stop)])
+        images = self._shelf.images(job.point)
+        pictures = (images[index] for index in range(start, stop))
+        return job.plan.bind(self._model(job)).observe(self._until_stopped(pictures))
 
-    def score(self, point: Point, plan: Plan, image_ids: Sequence[int]) -> list[Outcome]:
+    def score(self, job: Job, image_ids: Sequence[int]) -> list[Outcome]:
         """Score some pictures of a point."""
-        return list(self._evaluate(point, plan).run(image_ids))
+        return list(self._until_stopped(self._evaluate(job).run(image_ids)))
 
-    def finish(
-        self,
-        point: Point,
-        plan: Plan,
-        outcomes: Sequence[Outcome],
-        record_id: str,
-        settings: dict[str, JsonValue],
-    ) -> Record:
+    def finish(self, job: Job, outcomes: Sequence[Outcome], record_id: str, settings: dict[str, JsonValue]) -> Record:
         """Make the record of a point of all its outcomes."""
         kept = Outcomes()
         for outcome in outcomes:
             kept.append(outcome)
-        return self._evaluate(point, plan).record(kept, record_id=record_id, settings=settings)
+        return self._evaluate(job).record(kept, record_id=record_id, settings=settings)
 
-    def study(
-        self, point: Point, plan: Plan, record_id: str, notes: dict[str, JsonValue], store: ResultStore | None
-    ) -> Record:
-        """Do a sensitivity study; its record is appended if a store is given."""
-        settings = StudySettings(
-            point.by, point.mode, point.part, point.method, point.prompts, point.engine, point.first, seed=point.seed
+    def study(self, job: Job, record_id: str, notes: dict[str, JsonValue], store: ResultStore | None) -> Record:
+        """Do a sensitivity study; its record is appended, and it can be taken up again, if a store is given."""
+        model, dataset = self._model(job), self._dataset(job)
+        return study(
+            model,
+            job.plan.bind(model),
+            dataset,
+            study_settings(job.point),
+            store=store,
+            progress=lambda label: lambda pictures, total: self._until_stopped(pictures),
+            notes=notes,
+            record_id=record_id,
+            workers=self._threads,
         )
-        model, dataset = self._shelf.model(point), self._shelf.dataset(point)
-        return study(model, plan.bind(model), dataset, settings, store=store, notes=notes, record_id=record_id)
 
-    def _evaluate(self, point: Point, plan: Plan) -> Evaluation:
+    def _evaluate(self, job: Job) -> Evaluation:
+        point, plan = job.point, job.plan
         key = (point, plan.digest)
         if self._evaluation is None or self._evaluation[0] != key:
             self._evaluation = None  # before the next one takes its memory
-            model, dataset = self._shelf.model(point), self._shelf.dataset(point)
+            model, dataset = self._model(job), self._dataset(job)
             subject = model
             if point.engine != "pytorch":
                 precision: Any = point.precision
@@ -131,6 +164,47 @@ class Worker:
             detections = None if point.detections is None else open_detections(point.detections, dataset)
             self._evaluation = (key, Evaluation(subject, dataset, prompts=point.prompts, detections=detections))
         return self._evaluation[1]
+
+    def _model(self, job: Job) -> EfficientViTSam:
+        model = self._shelf.model(job.point)
+        _same("weights", model.weights_digest(), job.expected["weights"])
+        mine = versions(job.point)
+        for name, version in mine.items():
+            _same(name, version, job.expected[name])
+        return model
+
+    def _dataset(self, job: Job) -> Dataset:
+        dataset = self._shelf.dataset(job.point)
+        _same(f"data {dataset.name}", dataset.digest, job.expected["dataset"])
+        return dataset
+
+    def _until_stopped(self, items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            if self._stopped():
+                raise CancelledError
+            yield item
+
+
+def versions(point: Point) -> dict[str, str]:
+    """Return the versions of the packages that a point's numbers depend on."""
+    found = environment() if point.engine == "pytorch" else environment(point.engine)
+    names = ("quantsam", "torch", "numpy", point.engine)
+    return {name: version for name, version in found.items() if name in names}
+
+
+def study_settings(point: Point) -> StudySettings:
+    """Return what a point of kind `sensitivity` asks for."""
+    return StudySettings(
+        point.by, point.mode, point.part, point.method, point.prompts, point.engine, point.first, seed=point.seed
+    )
+
+
+def _same(what: str, mine: str, expected: str) -> None:
+    if mine != expected:
+        raise InputError(
+            f"all workers must have the same {what}, got {mine[:12]} on {platform.node()} and {expected[:12]} where "
+            "the sweep was started: install and copy the same everywhere"
+        )
 
 
 def portable(plan: Plan) -> Plan:

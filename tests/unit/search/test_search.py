@@ -18,6 +18,7 @@ from quantsam.plans.sizes import account
 from quantsam.results.search import dominating, entries_of, pareto
 from quantsam.results.store import ResultStore
 from quantsam.schemes.load import parse_scheme, uniform_scheme
+from quantsam.schemes.scheme import Scheme
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search.budget import Budget, parse_budget
 from quantsam.search.confirm import known_choices
@@ -96,6 +97,8 @@ def test_written_schemes_read_the_same():
     for name in ("int8", "mix-dwsc", "mix-mbc-neck", "fp32", "w4a8"):
         scheme = qs.load_scheme(name)
         assert parse_scheme(scheme_to_toml(scheme), "other") == scheme
+    strange = Scheme('a\x7fb 😀 "q" \\ \n', (), "ü\t")
+    assert parse_scheme(scheme_to_toml(strange), "other") == strange
     odd = parse_scheme(
         'name = "odd"\n[[rules]]\nselect = { stage = ["neck"], block = [0] }\nweight = "int4"\n'
         'activation = { format = "int8", observer = "percentile" }\nsites = { "q" = { format = "uint8", quantizer = '

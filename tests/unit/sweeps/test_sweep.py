@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import quantsam as qs
-from quantsam.errors import InputError, QuantsamError, StoreError
+from quantsam.errors import CalibrationError, InputError, QuantsamError, StoreError
 from quantsam.results.store import ResultStore
 from quantsam.sweeps.driver import run_sweep
-from quantsam.sweeps.opened import open_points
+from quantsam.sweeps.opened import check_point, open_points
 from quantsam.sweeps.point import Point, make_point
 from quantsam.sweeps.runners import LocalRunner
 from quantsam.sweeps.state import SweepState
@@ -138,10 +138,10 @@ def test_a_failure_is_noted_and_stops_no_other(tmp_path, monkeypatch):
     sweep, store = make_sweep("s", points), ResultStore(tmp_path / "r.sqlite")
     real = worker.Worker.score
 
-    def breaks(self, point, plan, image_ids):
-        if point.prompts == "click":
+    def breaks(self, job, image_ids):
+        if job.point.prompts == "click":
             raise RuntimeError("out of\nmemory")
-        return real(self, point, plan, image_ids)
+        return real(self, job, image_ids)
 
     monkeypatch.setattr(worker.Worker, "score", breaks)
     first = run_sweep(sweep, store, lambda shelf: LocalRunner(shelf, workers=1))
@@ -154,6 +154,46 @@ def test_a_failure_is_noted_and_stops_no_other(tmp_path, monkeypatch):
     assert not third.failed
     assert len(store.records()) == 2
     assert SweepState(store).failures() == {}
+
+
+def test_a_scheme_that_cannot_be_calibrated_fails_alone(tmp_path, monkeypatch):
+    from quantsam.plans import calibration
+
+    real = calibration._check_varied
+
+    def refuses(observer, key, count):
+        if "depthwise0" in key:
+            raise CalibrationError(f"values of {key} must vary")
+        real(observer, key, count)
+
+    monkeypatch.setattr(calibration, "_check_varied", refuses)
+    values = {"data": "scenes:2", "calibration": "scenes:2:1"}
+    points = [make_point({**values, "scheme": scheme}, "here") for scheme in ("int8", "int8@neck", "fp32")]
+    store = ResultStore(tmp_path / "r.sqlite")
+    progress = run_sweep(make_sweep("s", points), store, lambda shelf: LocalRunner(shelf, workers=1))
+    assert [point.scheme for point, _ in progress.failed] == ["int8"]
+    assert {record.scheme for record in store.records()} == {"int8@neck", "fp32"}
+    assert progress.pictures_done == progress.pictures == 4
+
+
+def test_a_worker_with_other_data_refuses(tmp_path, monkeypatch):
+    from quantsam.sweeps import opened
+
+    real = opened.versions
+    monkeypatch.setattr(opened, "versions", lambda point: {**real(point), "numpy": "0.1"})
+    sweep = make_sweep("s", [make_point({"data": "scenes:2"}, "here")])
+    store = ResultStore(tmp_path / "r.sqlite")
+    progress = run_sweep(sweep, store, lambda shelf: LocalRunner(shelf, workers=1))
+    assert "all workers must have the same numpy" in progress.failed[0][1]
+    assert store.records() == []
+
+
+def test_a_scheme_of_weights_alone_needs_no_pictures(tmp_path):
+    path = tmp_path / "w.toml"
+    path.write_text('[[rules]]\nweight = "int8"\n')
+    check_point(make_point({"model": "l0", "scheme": str(path)}, "here"))
+    point = make_point({"data": "scenes:1", "scheme": str(path)}, "here")
+    assert open_points([point], Shelf(), 1)[0].calibration is None
 
 
 def test_a_full_disk_stops_the_sweep_and_loses_nothing(sweep_file, undisturbed, tmp_path, monkeypatch):
