@@ -22,6 +22,7 @@ from quantsam.simulation.simulator import simulate
 
 PYTORCH = "pytorch"
 DECODED_BOXES = (1, 16)
+_PAUSE_S = 0.15  # the threads of the one before spin for a while, and would take the processor from the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ def measure_latency(
                 task.call()
         for _ in progress(range(rounds), rounds) if progress else range(rounds):
             for task, taken in zip(tasks, samples, strict=True):
+                time.sleep(_PAUSE_S)
                 started = time.perf_counter()
                 task.call()
                 taken.append(1000 * (time.perf_counter() - started))
