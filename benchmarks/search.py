@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from common import save
+from search_tables import dominating
 
 import quantsam as qs
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.journal import Outcomes
 from quantsam.evaluation.prompts import parse_prompt
-from quantsam.results.search import FOUND, entries_of
+from quantsam.results.search import entries_of
 from quantsam.search.confirm import HAND_MADE, known_choices
 from quantsam.search.costs import check_latency, latency_table
 from quantsam.search.palette import Palette, make_palette
@@ -51,25 +52,14 @@ def find(name: str, held_out: dict[str, Dataset]) -> dict[str, Any]:
         for entry, choice in zip(shown, choices.values(), strict=True):
             score = scores[choice]
             entry[kind] = {"drop": score.drop, "drop_se": score.drop_se, "mask_loss": score.mask_loss}
-    better = {hand: {kind: _cheapest(shown, hand, kind) for kind in held_out} for hand in HAND_MADE if hand in choices}
-    for hand, found in better.items():
-        print(f"{name}: {hand} is dominated by {found}", flush=True)
+    for hand in HAND_MADE:
+        print(f"{name}: {hand} is dominated by {dominating(shown, hand, list(held_out))}", flush=True)
     return {
         "entries": shown,
         "schemes_measured": record.figures["schemes"],
         "fp32_bytes": record.figures["float_cost"],
         "searching_s": searching_s,
-        "dominated_by": better,
     }
-
-
-def _cheapest(shown: list[dict[str, Any]], hand: str, kind: str) -> str | None:
-    """Return the smallest found scheme that is smaller than a hand-made one and loses no more on some data."""
-    mine = next(entry for entry in shown if entry["name"] == hand)
-    better = [
-        e for e in shown if e["origin"] == FOUND and e["cost"] < mine["cost"] and e[kind]["drop"] <= mine[kind]["drop"]
-    ]
-    return min(better, key=lambda e: float(e["cost"]))["name"] if better else None
 
 
 def latencies(engine: str, rounds: int) -> dict[str, Any]:
