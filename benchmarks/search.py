@@ -22,7 +22,7 @@ from quantsam.evaluation.journal import Outcomes
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.results.search import entries_of
 from quantsam.search.confirm import HAND_MADE, known_choices
-from quantsam.search.costs import check_latency, latency_table
+from quantsam.search.costs import encoder_ms, latency_table
 from quantsam.search.palette import Palette, make_palette
 from quantsam.search.search import search_schemes
 from quantsam.search.settings import SearchSettings
@@ -68,11 +68,12 @@ def latencies(engine: str, rounds: int) -> dict[str, Any]:
     palette: Palette = make_palette(model, ("float", "int8"), qs.open_images(CALIBRATION), placement=engine)
     threads = torch.get_num_threads()
     table = latency_table(model, palette, engine, threads=threads, rounds=rounds)
-    named = list(known_choices(model, palette).items())
-    checks = check_latency(model, palette, table, engine, named, threads=threads, rounds=rounds)
-    for check in checks:
-        print(f"{engine} {check.scheme}: table {check.predicted_ms:.2f} ms, measured {check.measured_ms:.2f} ms")
-    return {c.scheme: {"predicted_ms": c.predicted_ms, "measured_ms": c.measured_ms} for c in checks}
+    named = known_choices(model, palette)
+    measured = encoder_ms(model, palette, engine, named, threads=threads, rounds=rounds)
+    found = {n: {"predicted_ms": table.cost(c), "measured_ms": measured[n]} for n, c in named.items()}
+    for name, times in found.items():
+        print(f"{engine} {name}: table {times['predicted_ms']:.2f} ms, measured {times['measured_ms']:.2f} ms")
+    return found
 
 
 def main() -> None:

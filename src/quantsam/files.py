@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -140,6 +140,26 @@ def check_replaceable(path: str | os.PathLike[str], replaces: str | None) -> Pat
     if problem:
         raise OutputError(f"{shown}: {problem}, choose another place")
     return target
+
+
+def check_holds_only(path: str | os.PathLike[str], names: Collection[str], what: str) -> None:
+    """Make sure that replacing a folder deletes nothing of its user's.
+
+    Args:
+        path: The folder; may be absent.
+        names: What may be in it.
+        what: What is to be written, for the message.
+
+    Raises:
+        OutputError: Something else is in it.
+    """
+    folder = Path(path)
+    others = sorted({entry.name for entry in folder.iterdir()} - set(names)) if folder.is_dir() else []
+    if others:
+        raise OutputError(
+            f"cannot write the {what} {os.fspath(path)!r}: the folder also holds {others[0]!r}, "
+            "choose an absent or empty one"
+        )
 
 
 def unwritable(folder: Path) -> str | None:

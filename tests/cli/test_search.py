@@ -39,7 +39,9 @@ def test_bad_input_is_one_line(run, tmp_path):
     other.mkdir()
     (other / "front.json").write_text("{}")
     (other / "notes.txt").write_text("mine")
-    run("search", "nano", "--no-store", "--out", other).complains(1, "notes.txt", "choose another folder")
+    run("search", "nano", "--no-store", "--out", other).complains(
+        1, "also holds 'notes.txt'", "choose an absent or empty one"
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     run("search", "nano", "--no-store", "--out", tmp_path / "mine").complains(1, "mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,12 +88,9 @@ def command(
 
     chosen = SearchSettings(cost, None, max_drop, engine, prompts, first, images, held_out, points, trials, seed)
     check_settings(chosen)
-    if budget is not None and max_drop is not None:
-        raise click.UsageError("--budget and --max-drop exclude each other")
     if budget is not None:
-        chosen = SearchSettings(
-            cost, parse_budget(budget, cost), None, engine, prompts, first, images, held_out, points, trials, seed
-        )
+        chosen = dataclasses.replace(chosen, budget=parse_budget(budget, cost))
+        check_settings(chosen)
     names = (formats or ("float,int8" if engine else "float,w8a16,int8,w4a8")).lower().replace(" ", "").split(",")
     palettes.check_formats(names)
     if engine is not None:
@@ -128,8 +126,7 @@ def command(
 
 def _check_out(out: Path) -> None:
     """Make sure that a search may write a folder, and that replacing an older one deletes nothing of the user's."""
-    from quantsam.errors import OutputError
-    from quantsam.files import check_replaceable
+    from quantsam.files import check_holds_only, check_replaceable
 
     check_replaceable(out, _INDEX)
     try:
@@ -137,12 +134,7 @@ def _check_out(out: Path) -> None:
         ours = {_INDEX, *(f"{entry['name']}.toml" for entry in entries)}
     except (OSError, ValueError, LookupError, TypeError):
         ours = {_INDEX}
-    others = sorted({path.name for path in out.iterdir()} - ours) if out.is_dir() else []
-    if others:
-        raise OutputError(
-            f"cannot write the folder {out}: it also holds {others[0]!r}, which is not of a search; "
-            "choose another folder"
-        )
+    check_holds_only(out, ours, "schemes")
 
 
 def _write(out: Path, record: Record, palette: Palette) -> None:

@@ -13,6 +13,7 @@ from quantsam.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from quantsam.results.record import Record
+    from quantsam.results.store import ResultStore
     from quantsam.sweeps.driver import SweepProgress
     from quantsam.sweeps.runners import Runner
     from quantsam.sweeps.sweep import Sweep
@@ -134,10 +135,7 @@ def _shown() -> Iterator[Callable[[SweepProgress], None]]:
         yield report
 
 
-def _report(sweep: Sweep, progress: SweepProgress, store: object, as_json: bool) -> None:
-    from quantsam.results.store import ResultStore
-
-    assert isinstance(store, ResultStore)
+def _report(sweep: Sweep, progress: SweepProgress, store: ResultStore, as_json: bool) -> None:
     done = [(point, record, "now") for point, record, _ in progress.done]
     done += [(point, record, "before") for point, record in progress.skipped]
     if as_json:

@@ -133,11 +133,17 @@ def score_plans(
         One record a plan, in order.
     """
     for plan in plans:
-        if engine != PYTORCH:
-            subject = model.with_encoder(make_engine_encoder(model, plan, engine, precision=precision))
-        else:
-            subject = model.with_encoder(simulate(model, plan)) if plan.sites else model
+        subject = quantized_model(model, plan, engine, precision)
         wrap = progress(plan.scheme) if progress else None
         yield evaluate(
             subject, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings
         )
+
+
+def quantized_model(
+    model: EfficientViTSam, plan: Plan, engine: str = PYTORCH, precision: Precision = "f32"
+) -> EfficientViTSam:
+    """Return a model whose encoder runs a plan: simulated, or in an engine; a plan without sites is FP32."""
+    if engine != PYTORCH:
+        return model.with_encoder(make_engine_encoder(model, plan, engine, precision=precision))
+    return model.with_encoder(simulate(model, plan)) if plan.sites else model

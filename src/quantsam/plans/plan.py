@@ -116,8 +116,9 @@ class Plan:
         Raises:
             CalibrationError: There are no images, they show nothing, or a site is constant or not finite.
         """
+        weights = self._weight_grids()  # first: what is wrong with them is known at once
         seen = self.observe(images, progress=progress) if self._activations() else None
-        return self.with_observations(seen, getattr(images, "name", "images"), getattr(images, "digest", None))
+        return self._with_grids(weights, seen, getattr(images, "name", "images"), getattr(images, "digest", None))
 
     def observe(self, images: Iterable[CalibrationImage], *, progress: Progress | None = None) -> Observations:
         """Show images to the activations' observers, see `calibrate`; what several have seen can be merged."""
@@ -135,10 +136,16 @@ class Plan:
         Raises:
             CalibrationError: See `calibrate`.
         """
+        return self._with_grids(self._weight_grids(), seen, name, digest)
+
+    def _weight_grids(self) -> dict[str, QParams]:
         encoder = get_placement(self.placement).prepare(self._own_encoder())
-        params = calibrate_weights(encoder, {s.key: (s.path, s.spec) for s in self.sites if s.role == "weight"})
-        if seen is not None:
-            params |= seen.grids(self._activations())
+        return calibrate_weights(encoder, {s.key: (s.path, s.spec) for s in self.sites if s.role == "weight"})
+
+    def _with_grids(
+        self, weights: dict[str, QParams], seen: Observations | None, name: str, digest: str | None
+    ) -> Plan:
+        params = weights | (seen.grids(self._activations()) if seen is not None else {})
         sites = tuple(dataclasses.replace(site, params=params[site.key]) for site in self.sites)
         info = None if seen is None else CalibrationInfo(name, digest, seen.count)
         return dataclasses.replace(self, sites=sites, calibration=info)

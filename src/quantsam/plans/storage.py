@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from quantsam.errors import OutputError, PlanError, QuantsamError
-from quantsam.files import atomic_folder, check_replaceable
+from quantsam.errors import PlanError, QuantsamError
+from quantsam.files import atomic_folder, check_holds_only, check_replaceable
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.placements import get_placement
@@ -59,12 +59,7 @@ def check_plan_folder(folder: str | os.PathLike[str]) -> None:
         OutputError: It cannot.
     """
     check_replaceable(folder, _JSON)
-    target = Path(folder)
-    others = sorted({p.name for p in target.iterdir()} - {_JSON, _PARAMS}) if target.is_dir() else []
-    if others:  # replacing the folder would delete them
-        raise OutputError(
-            f"cannot write the plan {str(folder)!r}: the folder also holds {others[0]!r}, choose an absent or empty one"
-        )
+    check_holds_only(folder, {_JSON, _PARAMS}, "plan")
 
 
 def _site_json(site: PlanSite) -> dict[str, Any]:

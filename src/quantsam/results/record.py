@@ -9,17 +9,18 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from quantsam.errors import InputError, StoreError
 from quantsam.metrics.summary import ObjectScore
 
+T = TypeVar("T")
 JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
 
 _NAMES = ("kind", "model", "scheme", "engine", "dataset", "prompt")
@@ -197,6 +198,27 @@ class Record:
 
 RECORD_FIELDS: dict[str, None] = {f.name: None for f in fields(Record) if f.name != "scores"}
 """Names of a record's fields, in order."""
+
+
+def parsed_items(record: Record, kind: str, key: str, make: Callable[[Any], T]) -> list[T]:
+    """Return what a record of some kind lists in its settings.
+
+    Args:
+        record: The record.
+        kind: What kind it must be of.
+        key: Where the list is.
+        make: Makes one of the list's entries, or raises `TypeError`, `KeyError`.
+
+    Raises:
+        StoreError: The record is of another kind, or damaged.
+    """
+    entries: Any = record.settings.get(key)
+    if record.kind != kind or not isinstance(entries, list):
+        raise StoreError(f"record {record.id} must be of kind {kind!r} and list its {key}, got kind {record.kind!r}")
+    try:
+        return [make(entry) for entry in entries]
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"record {record.id} is damaged: {error}") from error
 
 
 def _items(name: str, values: Any) -> list[tuple[str, Any]]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from quantsam.errors import StoreError
-from quantsam.results.record import JsonValue, Record
+from quantsam.results.record import JsonValue, Record, parsed_items
 
 KIND = "search"
 FOUND = "found"
@@ -63,13 +61,7 @@ def entries_of(record: Record) -> list[SearchEntry]:
     Raises:
         StoreError: It is no such record, or damaged.
     """
-    entries: Any = record.settings.get("entries")
-    if record.kind != KIND or not isinstance(entries, list):
-        raise StoreError(f"record {record.id} must be of a search, got kind {record.kind!r}")
-    try:
-        return [SearchEntry(**{**entry, "formats": tuple(entry["formats"])}) for entry in entries]
-    except (TypeError, KeyError) as error:
-        raise StoreError(f"record {record.id} is damaged: {error}") from error
+    return parsed_items(record, KIND, "entries", lambda e: SearchEntry(**{**e, "formats": tuple(e["formats"])}))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -6,10 +6,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from quantsam.errors import InputError, StoreError
-from quantsam.results.record import JsonValue, Record
+from quantsam.errors import InputError
+from quantsam.results.record import JsonValue, Record, parsed_items
 
 KIND = "sensitivity"
 
@@ -67,13 +66,7 @@ def rows_of(record: Record) -> list[RowScore]:
     Raises:
         StoreError: It is no such record, or damaged.
     """
-    rows: Any = record.settings.get("rows")
-    if record.kind != KIND or not isinstance(rows, list):
-        raise StoreError(f"record {record.id} must be of a sensitivity study, got kind {record.kind!r}")
-    try:
-        return [RowScore(**{**row, "layers": tuple(row["layers"])}) for row in rows]
-    except (TypeError, KeyError) as error:
-        raise StoreError(f"record {record.id} is damaged: {error}") from error
+    return parsed_items(record, KIND, "rows", lambda e: RowScore(**{**e, "layers": tuple(e["layers"])}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from quantsam.plans.sizes import account
 from quantsam.results.record import JsonValue, Record, environment
 from quantsam.results.search import FOUND, KIND, SearchEntry
 from quantsam.schemes.load import FLOAT, load_scheme
-from quantsam.search.costs import LatencyCheck, check_latency
+from quantsam.search.costs import encoder_ms
 from quantsam.search.finder import Finder
 from quantsam.search.palette import Choice, Palette
 from quantsam.search.verify import Verifier
@@ -71,18 +71,15 @@ def confirm(
     shown = sorted({*kept, *named.values()}, key=table.cost)
     unseen = verifier("confirming", held_out).score(shown) if held_out else {}
     on_engine: Any = {}
-    measured: list[LatencyCheck] = []
+    milliseconds: dict[str, float] = {}
     if settings.engine is not None:
         finalists = [choice for choice in shown if choice in named.values() or chosen is None or choice == chosen]
-        pairs = [(names[choice], choice) for choice in finalists]
         if settings.engine != "tensorrt":
+            timed = {names[choice]: choice for choice in finalists}
             threads = torch.get_num_threads()
-            measured = check_latency(
-                model, palette, table, settings.engine, pairs, threads=threads, rounds=settings.rounds
-            )
+            milliseconds = encoder_ms(model, palette, settings.engine, timed, threads=threads, rounds=settings.rounds)
         if held_out:
             on_engine = verifier("on the engine", held_out, settings.engine).score(finalists)
-    milliseconds = {check.scheme: check.measured_ms for check in measured}
     encoder = model.float_encoder
     entries = []
     for choice in shown:
@@ -111,7 +108,6 @@ def confirm(
         "searched_pictures": searched,
         "held_out_pictures": len(held_out),
         "entries": [entry.to_json_dict() for entry in entries],
-        "latency_check": [dataclasses.asdict(check) for check in measured] if settings.cost == "latency" else [],
     }
     entry = next((e for e in entries if chosen is not None and e.name == names[chosen]), None)
     return _record(model, dataset, finder, chosen, entry, {**found, **(notes or {})})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantsam.engines.profile import layer_times
@@ -101,7 +101,7 @@ def latency_table(
         columns.append([own.get(address, 0.0) for address in palette.layers])
         constants.append(measured.median_ms - sum(columns[-1]))
     constant = min(constants)
-    # what no layer of the palette accounts for, such as attention, is spread where it belongs least: on the first
+    # what differs between formats and belongs to no layer of the palette counts to the first
     cells = tuple(
         tuple(
             column[layer] + (extra - constant if layer == 0 else 0.0)
@@ -113,35 +113,16 @@ def latency_table(
     return CostTable("latency", "ms", constant, cells, floats[0] if floats else max(e.median_ms for e in whole))
 
 
-@dataclass(frozen=True, slots=True)
-class LatencyCheck:
-    """A table's word against a stopwatch.
-
-    Attributes:
-        scheme: What was timed.
-        predicted_ms: The table's sum.
-        measured_ms: Median of the whole encoder.
-    """
-
-    scheme: str
-    predicted_ms: float
-    measured_ms: float
-
-
-def check_latency(
+def encoder_ms(
     model: EfficientViTSam,
     palette: Palette,
-    table: CostTable,
     engine: str,
-    choices: Sequence[tuple[str, Choice]],
+    choices: Mapping[str, Choice],
     *,
     threads: int,
     rounds: int = 20,
-) -> list[LatencyCheck]:
-    """Time whole encoders and compare with what a table says."""
-    plans = [(engine, palette.plan(choice, name)) for name, choice in choices]
+) -> dict[str, float]:
+    """Return by name the median of each choice's whole encoder on an engine, in milliseconds."""
+    plans = [(engine, palette.plan(choice, name)) for name, choice in choices.items()]
     measured = measure_latency(model, plans, rounds=rounds, threads=threads)
-    return [
-        LatencyCheck(name, table.cost(choice), entry.median_ms)
-        for (name, choice), entry in zip(choices, measured, strict=False)  # the decoder's follow
-    ]
+    return {name: entry.median_ms for name, entry in zip(choices, measured, strict=False)}  # the decoder's follow

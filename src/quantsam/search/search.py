@@ -115,7 +115,7 @@ def _layer_losses(
 ) -> list[list[list[float]]]:
     """Return two tables of losses by layer and format: the masks' loss, and the root of the embedding's noise.
 
-    Which of the two adds up better depends on the model, so both are tried.
+    Neither adds up exactly; schemes are solved for with both, and verification decides.
     """
     wanted = StudySettings(
         method="race", prompts=settings.prompts, first=settings.first, most=settings.first, seed=settings.seed

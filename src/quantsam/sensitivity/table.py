@@ -9,6 +9,7 @@ from typing import Any
 from quantsam.data.dataset import Dataset
 from quantsam.errors import DatasetError
 from quantsam.evaluation.ahead import images_ahead
+from quantsam.evaluation.evaluator import scored_annotations
 from quantsam.evaluation.journal import Outcome, Outcomes
 from quantsam.evaluation.runner import Progress
 from quantsam.results.sensitivity import RowScore
@@ -109,7 +110,7 @@ def pictures_with_objects(dataset: Dataset) -> list[int]:
     Raises:
         DatasetError: There is none.
     """
-    ids = [i for i in dataset.image_ids if any(not a.is_crowd and a.area >= 1 for a in dataset.annotations(i))]
+    ids = [image_id for image_id in dataset.image_ids if scored_annotations(dataset, image_id)]
     if not ids:
         raise DatasetError(
             f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"

@@ -38,8 +38,8 @@ class SweepProgress:
         skipped: Points that the store had already.
         failed: Causes by point, of now and of earlier runs that were not retried.
         left: Points still to do.
-        pictures_done: Of these points.
-        pictures: Of all points that are done now.
+        pictures_done: Pictures scored, of the points that this run does.
+        pictures: All pictures of those points.
         calibrating: Label of the point that is calibrated for, at the moment.
     """
 
@@ -94,9 +94,8 @@ def run_sweep(
             record = store.find(opened.identity)
             if record is not None:
                 progress.skipped.append((opened.point, record))
-                journal_path(journals_of(store), {"point": opened.identity}).unlink(
-                    missing_ok=True
-                )  # of one killed here
+                # a process killed just after it appended the record has left this
+                journal_path(journals_of(store), {"point": opened.identity}).unlink(missing_ok=True)
             elif opened.identity in known and not retry:
                 progress.failed.append((opened.point, known[opened.identity]["cause"]))
             elif all(opened.identity != other.identity for other in todo):
@@ -207,7 +206,12 @@ class _Driver:
 
     def _without_images(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
         model = self._shelf.model(points[0].point)
-        return {o.identity: make_plan(model, o.scheme, o.point.placed, activations=False).calibrate() for o in points}
+        return {
+            o.identity: make_plan(
+                model, o.scheme, o.point.placed, weights=o.point.quantized != "activations", activations=False
+            ).calibrate()
+            for o in points
+        }
 
     def _calibrate(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
         """Calibrate all schemes in one pass, the images shared out among the workers."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from quantsam.engines.encoder import check_engine, check_formats
-from quantsam.errors import InputError, QuantsamError, SchemeError
+from quantsam.errors import InputError, QuantsamError, SchemeError, nearest
 from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.encoder import ImageEncoder
@@ -46,9 +46,7 @@ class OpenedPoint:
     expected: Mapping[str, str]
 
 
-def open_points(
-    points: Sequence[Point], shelf: Shelf, threads: int, each: Callable[[Point], None] | None = None
-) -> list[OpenedPoint]:
+def open_points(points: Sequence[Point], shelf: Shelf, threads: int) -> list[OpenedPoint]:
     """Check all points and identify them, those of one model together.
 
     Raises:
@@ -56,12 +54,10 @@ def open_points(
     """
     for point in points:
         _named(point, lambda p=point: check_point(p))  # type: ignore[misc]
-    opened = []
-    for point in sorted(points, key=_group):
-        opened.append(_named(point, lambda p=point: _open(p, shelf, threads)))  # type: ignore[misc]
-        if each is not None:
-            each(point)
-    return opened
+    return [
+        _named(point, lambda p=point: _open(p, shelf, threads))  # type: ignore[misc]
+        for point in sorted(points, key=_group)
+    ]
 
 
 def check_point(point: Point) -> None:
@@ -74,7 +70,10 @@ def check_point(point: Point) -> None:
     parse_prompt(point.prompts)
     check_engine(point.engine)
     if point.quantize not in QUANTIZE:
-        raise InputError(f"quantize must be one of {', '.join(QUANTIZE)}, got {point.quantize!r}")
+        raise InputError(
+            f"quantize must be one of {', '.join(QUANTIZE)}, got {point.quantize!r}: "
+            f"{nearest(point.quantize, QUANTIZE)}"
+        )
     if point.precision not in ("f32", "bf16") or (point.precision == "bf16" and point.engine != "openvino"):
         raise InputError(f"precision must be f32, or bf16 on openvino, got {point.precision} on {point.engine}")
     if point.detections is not None and point.prompts != "box":
@@ -122,13 +121,16 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         "threads": threads,
         "versions": versions(point),
     }
+    if detections is not None:
+        expected["detections"] = detections.digest
     calibration = None
     if _needs_images(_sites(point, model.float_encoder, scheme)):
+        expected["calibration"] = shelf.images(point).digest
         plan: dict[str, JsonValue] = {
             "scheme": scheme.digest,
             "quantize": point.quantized,
             "placement": point.placed,
-            "images": shelf.images(point).digest,
+            "images": expected["calibration"],
         }
         calibration = identity({**shared, **plan})
     subject: dict[str, Any] = {

@@ -67,7 +67,7 @@ class LocalRunner:
             threads: Of each.
             device: Where they compute; off the processor one worker is best.
         """
-        fill = max((os.cpu_count() or 1) // threads, 1) if device == "cpu" and threads_may_meet() else 1
+        fill = max((os.cpu_count() or 1) // threads, 1) if device == "cpu" else 1
         self.workers = (workers or fill) if threads_may_meet() else 1
         self._stop = threading.Event()
         self._own = threading.local()

@@ -14,10 +14,10 @@ import torch
 
 from quantsam.data.dataset import Dataset
 from quantsam.data.open import ImageSource, open_dataset, open_images
-from quantsam.engines.encoder import make_engine_encoder
 from quantsam.errors import InputError
 from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.evaluator import Evaluation
+from quantsam.evaluation.experiment import quantized_model
 from quantsam.evaluation.journal import Outcome, Outcomes
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.zoo import load_model
@@ -26,7 +26,6 @@ from quantsam.plans.plan import Plan
 from quantsam.results.record import JsonValue, Record, environment
 from quantsam.results.store import ResultStore
 from quantsam.sensitivity.study import StudySettings, study
-from quantsam.simulation.simulator import simulate
 from quantsam.sweeps.point import Point
 
 T = TypeVar("T")
@@ -85,8 +84,8 @@ class Job:
     Attributes:
         point: What to do.
         plan: Its plan, calibrated unless it is to be observed; without the encoder.
-        expected: What its identity was made of: `weights`, `dataset`, and the version of each package. A worker that
-            has something else refuses.
+        expected: What its identity was made of: digests of `weights`, `dataset`, `calibration` and `detections`, and
+            the version of each package. A worker that has something else refuses.
     """
 
     point: Point
@@ -118,6 +117,7 @@ class Worker:
     def observe(self, job: Job, start: int, stop: int) -> Observations:
         """Show images `start` to `stop` of a point's calibration data to a plan's observers."""
         images = self._shelf.images(job.point)
+        _same(f"calibration images {images.name}", images.digest, job.expected["calibration"])
         pictures = (images[index] for index in range(start, stop))
         return job.plan.bind(self._model(job)).observe(self._until_stopped(pictures))
 
@@ -153,23 +153,18 @@ class Worker:
         if self._evaluation is None or self._evaluation[0] != key:
             self._evaluation = None  # before the next one takes its memory
             model, dataset = self._model(job), self._dataset(job)
-            subject = model
-            if point.engine != "pytorch":
-                precision: Any = point.precision
-                subject = model.with_encoder(
-                    make_engine_encoder(model, plan.bind(model), point.engine, precision=precision)
-                )
-            elif plan.sites:
-                subject = model.with_encoder(simulate(model, plan.bind(model)))
+            precision: Any = point.precision
+            subject = quantized_model(model, plan.bind(model), point.engine, precision)
             detections = None if point.detections is None else open_detections(point.detections, dataset)
+            if detections is not None:
+                _same("detections", detections.digest, job.expected["detections"])
             self._evaluation = (key, Evaluation(subject, dataset, prompts=point.prompts, detections=detections))
         return self._evaluation[1]
 
     def _model(self, job: Job) -> EfficientViTSam:
         model = self._shelf.model(job.point)
         _same("weights", model.weights_digest(), job.expected["weights"])
-        mine = versions(job.point)
-        for name, version in mine.items():
+        for name, version in versions(job.point).items():
             _same(name, version, job.expected[name])
         return model
 
