@@ -1,0 +1,115 @@
+"""How the values of each site are distributed, and what its grid covers of them; kept in a record's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from quantsam.results.record import JsonValue, Record, parsed_items
+
+KIND = "distributions"
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Counts of values in neighbouring bins of one width; those outside are not empty, there are none.
+
+    Attributes:
+        start: Lower edge of the first bin.
+        width: Of a bin.
+        counts: Values in each bin.
+    """
+
+    start: float
+    width: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierChannel:
+    """A channel whose values reach much further than those of its site's other channels.
+
+    Attributes:
+        index: Which channel, from zero.
+        ratio: Its largest magnitude over the median of all channels' largest magnitudes.
+        clipped: Share of its values outside of the grid, 0 to 1; None in float.
+        bins: Its histogram.
+    """
+
+    index: int
+    ratio: float
+    clipped: float | None
+    bins: Bins
+
+
+@dataclass(frozen=True, slots=True)
+class SiteDistribution:
+    """The values of one tensor over a stream of images, or of one weight.
+
+    Attributes:
+        site: Its name in the whole model, `stage3:4:2/input`.
+        kind: Kind of its layer.
+        role: `weight` or `activation`.
+        format: The scheme's format for it; None if the scheme leaves it in float.
+        per_channel: Whether each channel has a grid of its own.
+        values: How many were seen.
+        low: The smallest.
+        high: The largest.
+        grid_low: Smallest value that the grid holds, of several grids that of the one reaching furthest; None in float.
+        grid_high: Largest value, likewise.
+        clipped: Share of the values outside of their grid, 0 to 1; None in float.
+        sqnr_db: Power of the values over that of what rounding changes; None in float, or where nothing changes.
+        outlier_ratio: The largest `ratio` of its channels; None where their median is zero.
+        bins: Histogram of all values.
+        channel_lows: Smallest value of each channel.
+        channel_highs: Largest value of each channel.
+        outliers: The channels of the largest ratios, largest first.
+    """
+
+    site: str
+    kind: str
+    role: str
+    format: str | None
+    per_channel: bool
+    values: int
+    low: float
+    high: float
+    grid_low: float | None
+    grid_high: float | None
+    clipped: float | None
+    sqnr_db: float | None
+    outlier_ratio: float | None
+    bins: Bins
+    channel_lows: tuple[float, ...]
+    channel_highs: tuple[float, ...]
+    outliers: tuple[OutlierChannel, ...]
+
+    @property
+    def layer(self) -> str:
+        """Address of its layer."""
+        return self.site.partition("/")[0]
+
+    def to_json_dict(self) -> dict[str, JsonValue]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def distributions_of(record: Record) -> list[SiteDistribution]:
+    """Return the sites of a record of distributions, in the order of the forward pass.
+
+    Raises:
+        StoreError: It is no such record, or damaged.
+    """
+    return parsed_items(record, KIND, "sites", _site)
+
+
+def _site(entry: dict[str, Any]) -> SiteDistribution:
+    outliers = tuple(OutlierChannel(**{**o, "bins": _bins(o["bins"])}) for o in entry["outliers"])
+    lows, highs = tuple(entry["channel_lows"]), tuple(entry["channel_highs"])
+    parts = {"bins": _bins(entry["bins"]), "outliers": outliers, "channel_lows": lows, "channel_highs": highs}
+    return SiteDistribution(**{**entry, **parts})
+
+
+def _bins(entry: dict[str, Any]) -> Bins:
+    return Bins(**{**entry, "counts": tuple(entry["counts"])})
