@@ -5,7 +5,6 @@ A table stands between `<!-- table NAME -->` and `<!-- end NAME -->`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from causes_figure import draw_causes
 from common import RESULTS, load, machine, markdown
 from engine_tables import ENGINE_TABLES
 from search_tables import SEARCH_TABLES, draw_front
+
+from quantsam.report.published import THESIS, thesis_point
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -72,12 +73,11 @@ def overview() -> str:
 
 def thesis() -> str:
     """Return the thesis' published table."""
-    document = json.loads((Path(__file__).parent / "published_thesis.json").read_text())
-    rows = [
-        [scheme, *(f"{miou:.1f} ({mib:g})" if mib else f"{miou:.1f}" for miou, mib in zip(*row.values(), strict=True))]
-        for scheme, row in document["rows"].items()
-    ]
-    return markdown(["scheme", *document["models"]], rows)
+    rows = []
+    for scheme in THESIS["rows"]:
+        points = [thesis_point(model, scheme) for model in THESIS["models"]]
+        rows.append([scheme, *(f"{p.miou:.1f} ({p.saved_mib:g})" if p.saved_mib else f"{p.miou:.1f}" for p in points)])
+    return markdown(["scheme", *THESIS["models"]], rows)
 
 
 def speed() -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from quantsam.models.grid import GridSettings
     from quantsam.models.predictor import Predictor
     from quantsam.models.zoo import create_model, load_model
+    from quantsam.plans.distributions import measure_distributions
     from quantsam.plans.plan import Plan, make_plan
     from quantsam.plans.storage import load_plan, save_plan
     from quantsam.results.compare import compare
@@ -78,6 +79,7 @@ _HOMES = {
     "make_engine_encoder": "engines.encoder",
     "make_palette": "search.palette",
     "make_plan": "plans.plan",
+    "measure_distributions": "plans.distributions",
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
     "open_images": "data.open",
@@ -119,6 +121,7 @@ __all__ = [
     "make_engine_encoder",
     "make_palette",
     "make_plan",
+    "measure_distributions",
     "open_dataset",
     "open_detections",
     "open_images",

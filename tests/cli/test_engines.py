@@ -100,8 +100,14 @@ def test_latency(run):
         "latency", *FEW, "--engine", "openvino", "--rounds", "1", "--warm-up", "0", "--threads", "1", "--json"
     ).json
     assert [(e["what"], e["scheme"]) for e in found["latencies"][:2]] == [("encoder", "fp32"), ("encoder", "int8")]
-    ran = run("latency", "--random-weights", "--engine", "openvino", "--rounds", "1", "--threads", "1")
+    kept = run("results", "--kind", "latency", "--json").json
+    assert [(r["engine"], r["scheme"], r["placement"]) for r in kept] == [
+        *(("openvino", "fp32", "openvino"), ("openvino", "int8", "openvino"))
+    ]
+    assert [r["times"]["encoder_ms_median"] for r in kept] == [e["median_ms"] for e in found["latencies"][:2]]
+    ran = run("latency", "--random-weights", "--engine", "openvino", "--rounds", "1", "--threads", "1", "--no-store")
     assert "random weights: for latency and size only" in ran.out
+    assert len(run("results", "--kind", "latency", "--json").json) == 2
     run("latency", "--engine", "tensorrt").complains(1, "trtexec")
 
 

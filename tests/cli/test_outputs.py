@@ -1,6 +1,7 @@
 """Places that cannot be written, full disks, Ctrl-C: the old content stays, nothing half-written remains."""
 
 import errno
+import importlib.util
 import os
 import signal
 import time
@@ -118,7 +119,7 @@ def test_interrupted_in_the_second_scheme_keeps_the_first(run, own_store, monkey
 def test_interrupted_while_storing(run, own_store, monkeypatch):
     run("evaluate", "--data", "scenes:1")
     with monkeypatch.context() as patch:
-        fail_in(patch, "quantsam.results.store.ResultStore._has_schema", KeyboardInterrupt())
+        fail_in(patch, "quantsam.results.database.Database._has_schema", KeyboardInterrupt())
         run("evaluate", "--data", "scenes:1").complains(130, "interrupted")
     assert len(run("results", "--json").json) == 1
 
@@ -159,20 +160,38 @@ def test_scenes_are_written_as_coco_is(run, tmp_path, left):
     ]
 
 
-def test_demo(run, tmp_path, left, monkeypatch):
+@pytest.fixture
+def short_demo(monkeypatch):
+    """A demonstration of seconds."""
     monkeypatch.setattr("quantsam.cli.demo.NANO_CALIBRATION", "scenes:2:1")
+    monkeypatch.setattr("quantsam.cli.demo.MODELS", ("nano",))
+    monkeypatch.setattr("quantsam.cli.demo.ENGINES", ("openvino",))
+
+
+def test_demo(run, tmp_path, left, short_demo):
     found = run("demo", "--scenes", "2", "--out", tmp_path / "demo", "--json")
     assert [record["scheme"] for record in found.json] == ["fp32", "int8", "mix-dwsc", "mix-mbc-neck"]
-    assert f"picture: {tmp_path / 'demo' / 'contact-sheet.png'}" in found.err
-    assert left(tmp_path) == ["demo", "demo/contact-sheet.png", "demo/results.sqlite"]
-    again = run("demo", "--scenes", "2", "--out", tmp_path / "demo")
-    assert again.err == ""
-    assert "mix-mbc-neck" in again.out
+    assert found.err.endswith(f"report: {tmp_path / 'demo' / 'report.html'}   open it in a browser\n")
+    assert left(tmp_path) == ["demo", "demo/report.html", "demo/results.sqlite"]
+    kinds = {r.kind for r in ResultStore(tmp_path / "demo" / "results.sqlite").records()}
+    assert kinds == {"evaluate", "sensitivity", "distributions", "agree"}
+    page = (tmp_path / "demo" / "report.html").read_text("utf-8")
+    for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "How values are distributed"):
+        assert part in page
 
 
-@pytest.mark.parametrize("where", ["quantsam.evaluation.evaluator.evaluate", "quantsam.cli.demo._sheet"])
-def test_an_interrupted_demo_leaves_nothing(run, tmp_path, left, monkeypatch, where):
-    monkeypatch.setattr("quantsam.cli.demo.NANO_CALIBRATION", "scenes:1:1")
-    fail_in(monkeypatch, where.replace("evaluator", "experiment"), KeyboardInterrupt())
-    run("demo", "--scenes", "1", "--out", tmp_path / "demo").complains(130, "interrupted")
-    assert left(tmp_path) == []
+def test_demo_without_what_draws_reports(run, tmp_path, left, short_demo, monkeypatch):
+    found, absent = importlib.util.find_spec, ("altair", "openvino")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in absent else found(name, *more))
+    ran = run("demo", "--scenes", "1", "--out", tmp_path / "demo")
+    assert "pip install 'quantsam[report]'" in ran.out
+    assert left(tmp_path) == ["demo", "demo/results.sqlite"]
+
+
+def test_an_interrupted_demo_keeps_what_is_done(run, tmp_path, left, short_demo, monkeypatch):
+    fail_in(monkeypatch, "quantsam.sensitivity.study.study", KeyboardInterrupt())
+    ran = run("demo", "--scenes", "1", "--out", tmp_path / "demo")
+    assert ran.code == 130
+    assert "interrupted" in ran.err
+    assert left(tmp_path) == ["demo", "demo/results.sqlite"]
+    assert len(ResultStore(tmp_path / "demo" / "results.sqlite").records()) == 4

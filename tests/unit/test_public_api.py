@@ -22,7 +22,7 @@ def test_importing_quantsam_loads_nothing_heavy():
 
 def test_reports_and_results_load_no_torch():
     code = (
-        "import sys, quantsam.report.contact_sheet, quantsam.results.store, quantsam.results.export, "
+        "import sys, quantsam.report.page, quantsam.report.figures, quantsam.results.store, quantsam.results.export, "
         "quantsam.results.compare; print('torch' in sys.modules or 'numba' in sys.modules)"
     )
     assert in_a_fresh_process(code) == "False"

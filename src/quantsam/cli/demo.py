@@ -1,10 +1,11 @@
-"""`quantsam demo`: the whole job on the shipped model."""
+"""`quantsam demo`: the whole job on the shipped models."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,13 +14,16 @@ from quantsam.cli.output import json_option, progress
 from quantsam.data.defaults import NANO_CALIBRATION
 
 if TYPE_CHECKING:
-    from quantsam.data.dataset import Annotation, BoolMask, Dataset
+    from quantsam.data.dataset import Dataset
+    from quantsam.data.open import ImageSource
     from quantsam.models.sam import EfficientViTSam
-    from quantsam.plans.plan import Plan
     from quantsam.results.record import Record
+    from quantsam.results.store import ResultStore
 
+MODELS = ("nano", "nano-outlier")
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
-_ROWS = 8
+ENGINES = ("onnxruntime", "openvino")
+_FEW = 20  # scenes for what takes longer
 
 
 @click.command(name="demo")
@@ -29,66 +33,90 @@ _ROWS = 8
 @click.option("--scenes", default=100, show_default=True, type=click.IntRange(min=1), help="Scenes to score.")
 @json_option
 def command(out: Path, scenes: int, as_json: bool) -> None:
-    """Quantize nano, the small trained model that comes along, by three schemes; score and picture them.
+    """Quantize the two small models that come along; score them, simulated and on real engines, and show it all.
 
-    Calibrates on toy scenes, scores on others, prints a table and draws a contact sheet. Nothing is
-    downloaded.
+    Calibrates on toy scenes, scores on others, finds the layers that hurt, prints tables and writes a report to be
+    opened in a browser. Nothing is downloaded.
     """
     from quantsam.data.open import open_dataset, open_images
     from quantsam.errors import OutputError
-    from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
-    from quantsam.files import atomic_write, unwritable
+    from quantsam.files import unwritable
     from quantsam.models.zoo import load_model
     from quantsam.results.store import ResultStore
-    from quantsam.schemes.load import load_scheme
 
     problem = unwritable(out.absolute())
     if problem:
         raise OutputError(f"cannot write to {out}: {problem}; choose another folder with --out")
-    dataset = open_dataset(f"scenes:{scenes}:2")
-    model = load_model("nano")
-    schemes = [load_scheme(name) for name in SCHEMES]
-    plans = calibrated_plans(model, schemes, open_images(NANO_CALIBRATION), Switches(), progress("calibrating"))
-    records = list(score_plans(model, plans, dataset, progress=progress))
-    sheet = _sheet(model, plans[:2], dataset, records)
+    dataset, few = open_dataset(f"scenes:{scenes}:2"), open_dataset(f"scenes:{min(scenes, _FEW)}:2")
+    images = open_images(NANO_CALIBRATION)
     store = ResultStore(out / "results.sqlite")
-    for record in records:
-        store.append(record)  # makes the folder
-    picture = out / "contact-sheet.png"
-    with atomic_write(picture) as aside:
-        sheet.save(aside)
-    report(records, as_json)
-    click.echo(f"\npicture: {picture}   results: {store.path}", err=as_json)
+    store.check_writable()
+    records: list[Record] = []
+    for name in MODELS:
+        model = load_model(name)
+        found = _simulated(model, images, dataset, store)
+        if not as_json:
+            report(found, as_json=False)
+            click.echo()
+        records += found
+        _study(model, images, few, store)
+    gaps = _on_engines(load_model(MODELS[0]), images, dataset, few, store)
+    if as_json:
+        report(records, as_json)
+    elif gaps:
+        engines = ", ".join(f"{r.engine} {r.figures['gap']:+.2f}" for r in gaps)
+        click.echo(f"INT8 on real engines, points of mIoU less than simulated: {engines}")
+    _write_page(out, store, as_json)
 
 
-def _sheet(model: EfficientViTSam, plans: Sequence[Plan], dataset: Dataset, records: Sequence[Record]) -> Any:
-    """Draw objects that quantization changed a lot, a little and not at all, as FP32 and INT8 see them."""
-    from quantsam.evaluation.prompts import answer_boxes
-    from quantsam.metrics.iou import mask_iou
-    from quantsam.models.predictor import Predictor
-    from quantsam.report.contact_sheet import Row, contact_sheet
-    from quantsam.simulation.simulator import simulate
+def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, store: ResultStore) -> list[Record]:
+    """Score the schemes, and keep pictures of some objects."""
+    from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
+    from quantsam.schemes.load import load_scheme
 
-    predictors = [Predictor(model.with_encoder(simulate(model, p)) if p.sites else model) for p in plans]
-    rows = []
-    for annotation in _chosen(dataset, records):
-        image, truth = dataset.image(annotation.image_id), dataset.mask(annotation)
-        masks: list[BoolMask] = []
-        for predictor in predictors:
-            predictor.set_image(image)
-            masks += [answer.mask for answer in answer_boxes(predictor, [annotation.box_xyxy])]
-        ious = [mask_iou(mask, truth) for mask in masks]
-        rows.append(Row(image, truth, masks, ious, annotation.box_xyxy))
-    return contact_sheet(rows, [plan.scheme.upper() for plan in plans])
+    schemes = [load_scheme(name) for name in SCHEMES]
+    plans = calibrated_plans(model, schemes, images, Switches(), progress("calibrating"))
+    return list(score_plans(model, plans, dataset, store=store, progress=progress, gallery=3))
 
 
-def _chosen(dataset: Dataset, records: Sequence[Record]) -> list[Annotation]:
-    """Return objects at even ranks of how much the second record's IoU differs from the first's."""
-    first = {score.annotation_id: score.iou for score in records[0].scores}
-    ranked = sorted(records[1].scores, key=lambda s: (first[s.annotation_id] - s.iou, s.annotation_id), reverse=True)
-    picked = [ranked[round(i * (len(ranked) - 1) / max(1, _ROWS - 1))] for i in range(min(_ROWS, len(ranked)))]
-    found = []
-    for score in picked:
-        annotations = {a.id: a for a in dataset.annotations(score.image_id)}
-        found.append(annotations[score.annotation_id])
-    return found
+def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: ResultStore) -> None:
+    """Find the layers that hurt, and how values are distributed."""
+    from quantsam.evaluation.distributions import record_distributions
+    from quantsam.plans.plan import make_plan
+    from quantsam.sensitivity.study import StudySettings, study
+
+    plan = make_plan(model, "int8").calibrate(images, progress=progress("calibrating"))
+    study(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
+    record_distributions(model, plan, images, store=store, progress=progress("distributions"))
+
+
+def _on_engines(
+    model: EfficientViTSam, images: ImageSource, dataset: Dataset, few: Dataset, store: ResultStore
+) -> Sequence[Record]:
+    """Run FP32 and INT8 on the engines that are installed; return how INT8 agrees with its simulation."""
+    from quantsam.evaluation.agreement import agree
+    from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
+    from quantsam.schemes.load import load_scheme
+
+    int8 = []
+    for engine in ENGINES:
+        if importlib.util.find_spec(engine) is None:
+            continue
+        schemes = [load_scheme("fp32"), load_scheme("int8")]
+        plans = calibrated_plans(model, schemes, images, Switches(engine), progress("calibrating"))
+        for _ in score_plans(model, plans, dataset, engine=engine, store=store, progress=progress):
+            pass
+        int8.append(plans[1])
+    return agree(model, int8, few, store=store, progress=progress("simulation and engines")) if int8 else ()
+
+
+def _write_page(out: Path, store: ResultStore, as_json: bool) -> None:
+    """Write the report, where what draws it is installed."""
+    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
+        click.echo(f"results: {store.path}; for a report of them: pip install 'quantsam[report]'", err=as_json)
+        return
+    from quantsam.report.page import write_report
+
+    page = out / "report.html"
+    write_report(page, store)
+    click.echo(f"results: {store.path}\nreport: {page}   open it in a browser", err=as_json)

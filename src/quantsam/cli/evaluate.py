@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantsam.cli.evaluation_table import report
-from quantsam.cli.options import calibration_options, calibration_source, data_options, model_options, store_options
+from quantsam.cli.options import (
+    calibration_options,
+    calibration_source,
+    data_options,
+    model_options,
+    refuse_beside_plan,
+    store_options,
+)
 from quantsam.cli.output import json_option, progress
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue
+
+
+_HELD = ("schemes", "calibration", "limit", "placement", "no_weights", "no_activations")
 
 
 @click.command(name="evaluate")
@@ -43,6 +53,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="--engine openvino: of what is not quantized.",
 )
+@click.option(
+    "--gallery",
+    type=click.IntRange(min=0, max=100),
+    default=3,
+    show_default=True,
+    help="Keep pictures of so many of the worst, median and best objects, for `quantsam report`; 0: none.",
+)
 @store_options
 @json_option
 @click.pass_context
@@ -68,6 +85,7 @@ def command(
     no_activations: bool,
     engine: str,
     precision: str,
+    gallery: int,
     store: Path | None,
     no_store: bool,
     as_json: bool,
@@ -93,7 +111,7 @@ def command(
     from quantsam.schemes.load import load_scheme
 
     if plans:
-        _refuse_beside_plans(ctx)
+        refuse_beside_plan(ctx, _HELD)
     if precision != "f32" and engine != "openvino":
         raise click.UsageError(f"--precision {precision} is of --engine openvino, got --engine {engine}")
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
@@ -126,16 +144,9 @@ def command(
         "prompts": prompts,
         "detections": detector,
         "settings": settings,
+        "gallery": gallery,
     }
     records = list(score_plans(loaded, ready, dataset, store=results, progress=progress, **wanted))
     report(records, as_json)
     if results is not None and not as_json:
-        click.echo(f"\nkept in {results.path}: `quantsam results` lists them")
-
-
-def _refuse_beside_plans(ctx: click.Context) -> None:
-    """Refuse options that would be ignored."""
-    held = ("schemes", "calibration", "limit", "placement", "no_weights", "no_activations")
-    for option in ctx.command.params:
-        if option.name in held and ctx.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--plan and {option.opts[0]} exclude each other: a plan already holds all of that")
+        click.echo(f"\nkept in {results.path}: `quantsam results` lists them, `quantsam report` shows them")

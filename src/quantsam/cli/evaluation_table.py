@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantsam.cli.output import print_json, print_table, scheme_label
+from quantsam.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from quantsam.metrics.summary import PairedDifference
@@ -47,7 +47,7 @@ def report(records: Sequence[Record], as_json: bool) -> None:
         ">small",
         ">medium",
         ">large",
-        f">vs {scheme_label(first)}" if len(records) > 1 else "",
+        f">vs {first.label}" if len(records) > 1 else "",
         ">saved MiB",
         ">encoder MiB",
     ]
@@ -71,7 +71,7 @@ def _report_precision(records: Sequence[Record], as_json: bool) -> None:
     columns = ["scheme", *(f">{title}" for title in shown.values()), ">vs first", ">saved MiB", ">encoder MiB"]
     rows: list[list[object]] = [
         [
-            scheme_label(record),
+            record.label,
             *(_points(record.figures[name]) for name in shown),
             "" if record is first else f"{_number(record.figures['ap']) - _number(first.figures['ap']):+.2f}",
             *_size_cells(record),
@@ -101,7 +101,7 @@ def _cells(record: Record, difference: PairedDifference | None) -> list[object]:
         paired = f"{difference.mean_difference:+.2f}{error}"
     by_size = [_points(figures[f"miou_{size}"]) for size in ("small", "medium", "large")]
     return [
-        scheme_label(record),
+        record.label,
         _points(figures["miou"]),
         _points(figures["standard_error"]),
         *by_size,

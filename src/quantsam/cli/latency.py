@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantsam.cli.options import calibration_source, model_options
+from quantsam.cli.options import calibration_source, model_options, store_options
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from quantsam.models.sam import EfficientViTSam
+    from quantsam.results.record import JsonValue
 
 
 @click.command(name="latency")
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--warm-up", type=click.IntRange(min=0), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one call [all processors].")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a call.")
+@store_options
 @json_option
 def command(
     model: str,
@@ -46,16 +49,19 @@ def command(
     warm_up: int,
     threads: int | None,
     batch: int,
+    store: Path | None,
+    no_store: bool,
     as_json: bool,
 ) -> None:
     """Time the encoder by engine and scheme, side by side, and the decoder: median and 95th percentile."""
     from quantsam.data.open import open_images
     from quantsam.engines.encoder import check_engine
     from quantsam.evaluation.experiment import Switches, calibrated_plans
-    from quantsam.evaluation.latency import PYTORCH, measure_latency
+    from quantsam.evaluation.latency import PYTORCH, latency_records, measure_latency
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.results.record import environment
+    from quantsam.results.store import ResultStore
     from quantsam.schemes.load import load_scheme
 
     if device != "cpu":
@@ -65,6 +71,9 @@ def command(
     declared = [load_scheme(scheme) for scheme in schemes]
     name = get_variant(model).name
     needs_images = any(scheme.rules for scheme in declared)
+    results = None if no_store else ResultStore(store)
+    if results is not None:
+        results.check_writable()
     if random_weights:
         loaded = _random(name)
         images: Any = [_noise(loaded.variant.input_size)]
@@ -89,9 +98,13 @@ def command(
         precision=precision,
         progress=progress("timing"),
     )
+    settings: dict[str, JsonValue] = {"threads": count, "batch": batch, "rounds": rounds}
+    settings["random_weights"] = random_weights
+    if results is not None:
+        for record in latency_records(loaded, plans, found, settings):
+            results.append(record)
     if as_json:
         entries = [dataclasses.asdict(entry) for entry in found]
-        settings = {"threads": count, "batch": batch, "rounds": rounds, "random_weights": random_weights}
         surroundings = environment("onnxruntime", "openvino")
         print_json({"model": name, "settings": settings, "environment": surroundings, "latencies": entries})
         return
@@ -112,6 +125,8 @@ def command(
     print_table(f"{name}, {count} threads, {batch} image(s) a call, {rounds} rounds in turn", columns, rows)
     if random_weights:
         click.echo("\nrandom weights: for latency and size only")
+    if results is not None:
+        click.echo(f"\nkept in {results.path}: `quantsam report` shows them beside the accuracy")
 
 
 def _random(name: str) -> EfficientViTSam:

@@ -24,6 +24,9 @@ COMMANDS = {
     "sensitivity": "Find the layers that hurt: one quantized at a time, exactly or estimated.",
     "search": "Find a format for each layer: most accurate within a budget, or smallest within a loss.",
     "sweep": "Do sets of runs from a file; skips what is done, goes on where it was stopped.",
+    "app": "Open a local page to try schemes on pictures of your own.",
+    "distributions": "Show how weights and activations are distributed, what is clipped, which channels stand out.",
+    "report": "Write all results as one page to open in a browser: tables, charts, masks.",
     "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",
     "latency": "Time encoder and decoder, by engine and scheme.",
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given  # wherever it stands
     given = [argument for argument in given if argument != "--debug"]
     try:
-        code = cli.main(args=given, prog_name="quantsam", standalone_mode=False)
+        code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,6 +77,49 @@ def dataset_options(function: F) -> F:
     return click.option(
         "--data", default="scenes:300", show_default=True, help="A COCO or LVIS folder, coco, lvis, scenes:COUNT:SEED."
     )(function)
+
+
+def record_filters(function: F) -> F:
+    """Add --model, --scheme, --dataset, --prompt, --placement, --engine, --kind: which records of a store."""
+    function = click.option("--kind", help="Only evaluate, agree, sensitivity, search, distributions or latency.")(
+        function
+    )
+    function = click.option("--engine", help="Only what this engine computed: pytorch, onnxruntime, openvino, ...")(
+        function
+    )
+    function = click.option("--placement", help="Only this placement.")(function)
+    function = click.option("--prompt", help="Only this kind of prompt.")(function)
+    function = click.option("--dataset", help="Only this dataset.")(function)
+    function = click.option("--scheme", help="Only this scheme.")(function)
+    return click.option("--model", help="Only this model; * and ? match anything.")(function)
+
+
+def refuse_beside_plan(ctx: click.Context, held: Collection[str]) -> None:
+    """Refuse options that would be ignored because a plan holds what they say.
+
+    Args:
+        ctx: Of the command.
+        held: Names of these options.
+
+    Raises:
+        click.UsageError: One was given.
+    """
+    for option in ctx.command.params:
+        if option.name in held and ctx.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--plan and {option.opts[0]} exclude each other: a plan already holds all of that")
+
+
+def need_extra(extra: str, *packages: str) -> None:
+    """Make sure that the packages of an extra are installed.
+
+    Raises:
+        click.UsageError: One is not; the message says how to get it.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise click.UsageError(
+            f"this command needs the package {missing[0]}, which is not installed: pip install 'quantsam[{extra}]'"
+        )
 
 
 def store_options(function: F) -> F:

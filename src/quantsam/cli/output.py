@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console, JustifyMethod
@@ -19,9 +19,6 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from quantsam.results.record import Record
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -42,12 +39,6 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console.print(table)
-
-
-def scheme_label(record: Record) -> str:
-    """Return a record's scheme, marked where only its weights (W) or only its activations (A) are quantized."""
-    kept = [role for role in ("weights", "activations") if record.settings.get(role, True)]
-    return record.scheme if len(kept) != 1 else f"{record.scheme} ({kept[0][0].upper()} only)"
 
 
 class _Rate(ProgressColumn):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.output import json_option, print_json, print_table, scheme_label
+from quantsam.cli.options import record_filters
+from quantsam.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from quantsam.results.record import Record
@@ -17,13 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="results")
-@click.option("--model", help="Only this model; * and ? match anything.")
-@click.option("--scheme", help="Only this scheme.")
-@click.option("--dataset", help="Only this dataset.")
-@click.option("--prompt", help="Only this kind of prompt.")
-@click.option("--placement", help="Only this placement.")
-@click.option("--engine", help="Only what this engine computed: pytorch, onnxruntime, openvino, ...")
-@click.option("--kind", help="Only evaluate, or only agree.")
+@record_filters
 @click.option(
     "--export",
     "target",
@@ -34,17 +29,11 @@ if TYPE_CHECKING:
 @click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
 @json_option
 def command(
-    model: str | None,
-    scheme: str | None,
-    dataset: str | None,
-    prompt: str | None,
-    placement: str | None,
-    engine: str | None,
-    kind: str | None,
     target: Path | None,
     compare: tuple[str, str] | None,
     store: Path | None,
     as_json: bool,
+    **filters: str | None,
 ) -> None:
     """List the results so far, newest last; filter, export or compare them."""
     from quantsam.results.export import export
@@ -54,9 +43,7 @@ def command(
     if compare:
         _compare(results, *compare, as_json=as_json)
         return
-    given = {"model": model, "scheme": scheme, "dataset": dataset, "prompt": prompt, "placement": placement}
-    given |= {"engine": engine, "kind": kind}
-    wanted: RecordFilter = {key: value for key, value in given.items() if value is not None}  # type: ignore[assignment]
+    wanted: RecordFilter = {key: value for key, value in filters.items() if value is not None}  # type: ignore[assignment]
     records = results.records(**wanted)
     if target is not None:
         export(records, target)
@@ -78,7 +65,7 @@ def _print(records: Sequence[Record], title: str) -> None:
         "id": lambda r: r.id[:8],
         "when (UTC)": lambda r: r.created_utc[2:16].replace("T", " "),
         "model": lambda r: r.model,
-        "scheme": scheme_label,
+        "scheme": lambda r: r.label,
         "placement": lambda r: r.placement or "",
         "engine": lambda r: r.engine,
         "dataset": lambda r: r.dataset,

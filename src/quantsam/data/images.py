@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import threading
 import warnings
@@ -45,22 +46,48 @@ def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
     """
     path = Path(path)
     _check_file(path)
+    return _read(path, str(path), apply_exif, MAX_PIXELS)
+
+
+def decode_image(
+    content: bytes, name: str = "the picture", *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS
+) -> UInt8Image:
+    """Read a picture from memory, as `load_image` does from a file.
+
+    Args:
+        content: What is in the file.
+        name: What to call it in messages.
+        apply_exif: See `load_image`.
+        max_pixels: A picture whose header says more is not decoded.
+
+    Returns:
+        (height, width, 3) uint8 RGB, contiguous and writeable.
+
+    Raises:
+        ImageError: It is empty, no picture, damaged, or too large.
+    """
+    if not content:
+        raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
+    return _read(io.BytesIO(content), name, apply_exif, max_pixels)
+
+
+def _read(source: Path | io.BytesIO, name: str, apply_exif: bool, max_pixels: int) -> UInt8Image:
     with _guarded_pillow():
         try:
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(image.size, path)
-                array = _rgb(image, path)
+            with Image.open(source, formats=FORMATS) as image:
+                _check_size(image.size, name, max_pixels)
+                array = _rgb(image, name)
                 orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if apply_exif else 1
         except ImageError:
             raise
         except UnidentifiedImageError:
-            raise ImageError(f"{path} is not a picture: expected one of {', '.join(FORMATS)}") from None
+            raise ImageError(f"{name} is not a picture: expected one of {', '.join(FORMATS)}") from None
         except PermissionError:
-            raise ImageError(_unreadable(path)) from None
+            raise ImageError(_unreadable(name)) from None
         except Exception as error:  # hostile files make Pillow's readers raise nearly anything
             problem = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(
-                f"{path} is damaged and does not decode completely ({problem}): copy or download it again, or remove it"
+                f"{name} is damaged and does not decode completely ({problem}): copy or download it again, or remove it"
             ) from error
     return _upright(array, orientation)
 
@@ -141,7 +168,7 @@ def _check_file(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path} does not exist: check the path") from None
     except PermissionError:
-        raise ImageError(_unreadable(path)) from None
+        raise ImageError(_unreadable(str(path))) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise ImageError(f"{str(path)!r} cannot be opened ({error}): check the path") from None
     if stat.S_ISDIR(status.st_mode):
@@ -152,31 +179,31 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path} is empty (0 bytes): copy or download it again, or remove it")
 
 
-def _unreadable(path: Path) -> str:
-    return f"{path} may not be read by this user: change its permissions"
+def _unreadable(name: str) -> str:
+    return f"{name} may not be read by this user: change its permissions"
 
 
-def _check_size(size: tuple[int, int], path: Path) -> None:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise ImageError(f"{path} holds no pixels: its header says {width} x {height}")
-    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name} holds no pixels: its header says {width} x {height}")
+    if width * height > max_pixels:
         raise ImageError(
-            f"{path} says it is {width} x {height} pixels: a picture may have at most {MAX_PIXELS:,} pixels; "
+            f"{name} says it is {width} x {height} pixels: a picture may have at most {max_pixels:,} pixels; "
             "make it smaller first"
         )
 
 
-def _rgb(image: Image.Image, path: Path) -> UInt8Image:
+def _rgb(image: Image.Image, name: str) -> UInt8Image:
     """Decode and convert to (height, width, 3) uint8."""
     image.load()
     if image.mode == "F":
-        raise ImageError(f"{path} has floating-point pixels, whose range is unknown: save it with 8 bits")
+        raise ImageError(f"{name} has floating-point pixels, whose range is unknown: save it with 8 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 0xFFFF:
             raise ImageError(
-                f"{path} has samples from {grey.min()} to {grey.max()}: more than 16 bits are not supported; "
+                f"{name} has samples from {grey.min()} to {grey.max()}: more than 16 bits are not supported; "
                 "save it with 8 or 16 bits"
             )
         return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)

@@ -11,6 +11,7 @@ from quantsam.data.dataset import Dataset
 from quantsam.data.detections import DetectionFile
 from quantsam.engines.encoder import make_engine_encoder
 from quantsam.evaluation.evaluator import evaluate
+from quantsam.evaluation.gallery import keep_gallery
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibration import CalibrationImage
@@ -113,6 +114,7 @@ def score_plans(
     store: ResultStore | None = None,
     settings: dict[str, JsonValue] | None = None,
     progress: Callable[[str], Progress] | None = None,
+    gallery: int = 0,
 ) -> Iterable[Record]:
     """Score the model under each plan; a plan without sites is the float model.
 
@@ -128,6 +130,8 @@ def score_plans(
         store: Where each record is appended; see `evaluate`.
         settings: Added to each record's settings.
         progress: Given a label, returns what wraps the iteration over the images.
+        gallery: Keep in the store pictures of so many of the worst, median and best objects of each record; a
+            detector's boxes have none.
 
     Yields:
         One record a plan, in order.
@@ -135,9 +139,12 @@ def score_plans(
     for plan in plans:
         subject = quantized_model(model, plan, engine, precision)
         wrap = progress(plan.scheme) if progress else None
-        yield evaluate(
+        record = evaluate(
             subject, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings
         )
+        if gallery and store is not None and detections is None:
+            keep_gallery(store, subject, record, dataset, each=gallery)
+        yield record
 
 
 def quantized_model(

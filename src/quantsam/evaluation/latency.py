@@ -17,6 +17,7 @@ from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
 from quantsam.errors import InputError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
+from quantsam.results.record import JsonValue, Record, environment
 from quantsam.runtime.sessions import Precision, SessionOptions, open_session
 from quantsam.simulation.simulator import simulate
 
@@ -110,6 +111,40 @@ def measure_latency(
         if e.what == "encoder" and e.engine in whole
         else e
         for e in found
+    ]
+
+
+def latency_records(
+    model: EfficientViTSam, plans: Sequence[tuple[str, Plan]], found: Sequence[Latency], settings: dict[str, JsonValue]
+) -> list[Record]:
+    """Return a record of kind `latency` for each encoder that was timed, to stand beside its accuracy.
+
+    Args:
+        model: As given to `measure_latency`.
+        plans: Likewise.
+        found: What it returned.
+        settings: Threads, batch, rounds and the like.
+    """
+    encoders = [entry for entry in found if entry.what == "encoder"]
+    return [
+        Record(
+            kind="latency",
+            model=model.name,
+            weights_digest=model.weights_digest(),
+            scheme=plan.scheme,
+            scheme_digest=plan.scheme_digest,
+            plan_digest=plan.digest,
+            placement=plan.placement,
+            engine=engine,
+            dataset="noise",
+            dataset_digest="",
+            prompt="none",
+            figures={},
+            times={"encoder_ms_median": entry.median_ms, "encoder_ms_p95": entry.p95_ms},
+            environment=environment(*(() if engine == PYTORCH else (engine,))),
+            settings={**settings, **({} if entry.precision == "f32" else {"precision": entry.precision})},
+        )
+        for (engine, plan), entry in zip(plans, encoders, strict=True)
     ]
 
 

@@ -27,6 +27,10 @@ class ModelSegmenter:
         """Encode a picture (H, W, 3)."""
         self._predictor.set_image(image)
 
+    def set_embedding(self, embedding: torch.Tensor, image_hw: tuple[int, int]) -> None:
+        """Take a picture that was encoded before; see `Predictor.set_embedding`."""
+        self._predictor.set_embedding(embedding, image_hw)
+
     def best_masks(
         self, *, points: Float32 | None = None, labels: Float32 | None = None, boxes: Float32 | None = None
     ) -> tuple[NDArray[np.bool_], Float32]:

@@ -19,7 +19,9 @@ _WORTH_THREADS = 1 << 17  # values; one thread rounds them in about 0.1 ms
 _BLOCK = 1 << 13  # values a task: large enough to amortize the call, small enough to stay in the cache
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -66,6 +68,38 @@ def _lookup(  # pragma: no cover - compiled
         for i in range(source.size):
             value = source[i]
             target[i] = entries[codes[i]] if value == value else value
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _count(x: Float32, counts: Int64, bins_per_unit: Float64) -> None:  # pragma: no cover - compiled
+    """Add row r of `x` to row r of `counts`; a task is a row, so no two write to the same counts."""
+    half = counts.shape[1] // 2
+    for row in numba.prange(x.shape[0]):
+        entries, factor = counts[row], bins_per_unit[row]
+        places = np.empty(_BLOCK, np.uint32)
+        for start in range(0, x.shape[1], _BLOCK):
+            source = x[row, start : start + _BLOCK]
+            for i in range(source.size):  # a loop of its own, because it vectorizes and counting does not
+                places[i] = np.uint32(np.int32(np.floor(np.float64(source[i]) * factor)) + half)
+            for i in range(source.size):
+                entries[places[i]] += 1
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+def _compare(  # pragma: no cover - compiled
+    x: Float32, rounded: Float32, lows: Float32, highs: Float32, sums: Float64, beyond: Int64
+) -> None:
+    """Of every row: sums of squares of `x` and of `rounded - x`, and how many of `x` are outside of the bounds."""
+    for row in numba.prange(x.shape[0]):
+        low, high = lows[row % lows.size], highs[row % highs.size]
+        power, noise, count = 0.0, 0.0, 0
+        for i in range(x.shape[1]):
+            value = x[row, i]
+            change = np.float64(rounded[row, i] - value)
+            power += np.float64(value) * np.float64(value)
+            noise += change * change
+            count += (value < low) | (value > high)
+        sums[row, 0], sums[row, 1], beyond[row] = power, noise, count
 
 
 def _flat(x: Tensor) -> Float32:
@@ -130,6 +164,39 @@ def lookup_(x: Tensor, table: Tensor, scale: float, zero_point: int, qmin: int) 
     if x.numel():
         _lookup(_flat(x), _flat(x), table.numpy(), x[0, 0].numel(), scale, float(zero_point), float(qmin))
     return x
+
+
+def count_(counts: Tensor, x: Tensor, bins_per_unit: Tensor) -> None:
+    """Add values to histograms, one a row: bin `floor(value * bins_per_unit) + bins / 2`, computed in float64.
+
+    Args:
+        counts: (C, bins) contiguous int64 on the processor; added to in place.
+        x: (C, n) float32 on the processor. Every value must have a bin: it is not checked.
+        bins_per_unit: (C,) float64.
+    """
+    _match_threads(x.numel())
+    if x.numel():
+        _count(x.detach().contiguous().numpy(), counts.numpy(), bins_per_unit.numpy())
+
+
+def compare(x: Tensor, rounded: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare values with what rounding makes of them, in one pass.
+
+    Args:
+        x: (C, n) float32 on the processor.
+        rounded: The same shape.
+        low: (1,) or (C,) float32, lower bound of what is not clipped.
+        high: Upper bound, the same shape.
+
+    Returns:
+        (C, 2) float64: each row's sum of the squares of `x`, and of `rounded - x`; (C,) int64: values out of bounds.
+    """
+    _match_threads(x.numel())
+    sums = torch.zeros(len(x), 2, dtype=torch.float64)
+    beyond = torch.zeros(len(x), dtype=torch.int64)
+    rows, near = x.detach().contiguous().numpy(), rounded.contiguous().numpy()
+    _compare(rows, near, _flat(low), _flat(high), sums.numpy(), beyond.numpy())
+    return sums, beyond
 
 
 def threads_may_meet() -> bool:

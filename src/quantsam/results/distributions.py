@@ -33,7 +33,7 @@ class OutlierChannel:
     Attributes:
         index: Which channel, from zero.
         ratio: Its largest magnitude over the median of all channels' largest magnitudes.
-        clipped: Share of its values outside of the grid, 0 to 1; None in float.
+        clipped: Share of its values outside of the grid, 0 to 1, as for the site; None in float.
         bins: Its histogram.
     """
 
@@ -58,13 +58,15 @@ class SiteDistribution:
         high: The largest.
         grid_low: Smallest value that the grid holds, of several grids that of the one reaching furthest; None in float.
         grid_high: Largest value, likewise.
-        clipped: Share of the values outside of their grid, 0 to 1; None in float.
+        clipped: Share of the values more than half a step outside of their grid, 0 to 1; None in float. What is less
+            far out is no further from the grid than a value in the middle of two codes.
         sqnr_db: Power of the values over that of what rounding changes; None in float, or where nothing changes.
         outlier_ratio: The largest `ratio` of its channels; None where their median is zero.
         bins: Histogram of all values.
-        channel_lows: Smallest value of each channel.
-        channel_highs: Largest value of each channel.
-        outliers: The channels of the largest ratios, largest first.
+        channel_lows: Smallest value of each channel, to three digits. Channels are output channels of weights, heads in
+            attention.
+        channel_highs: Largest value of each channel, to three digits.
+        outliers: The channels of the largest ratios, largest first; none where the median is zero.
     """
 
     site: str

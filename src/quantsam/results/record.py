@@ -152,6 +152,14 @@ class Record:
                 f"figures, times and fields of a record must have different names, got {min(shared)!r} twice"
             )
 
+    @property
+    def label(self) -> str:
+        """The scheme, marked where only its weights (W) or activations (A) are quantized, or the rest is not f32."""
+        kept = [role for role in ("weights", "activations") if self.settings.get(role, True)]
+        label = self.scheme if len(kept) != 1 else f"{self.scheme} ({kept[0][0].upper()} only)"
+        precision = self.settings.get("precision")
+        return f"{label}, {precision}" if precision else label
+
     def _check_texts(self) -> None:
         for name in (*_NAMES, *_TEXTS):
             _text(name, getattr(self, name))

@@ -1,59 +1,25 @@
-"""The result store: records and the scores of their objects in one SQLite file.
-
-The file uses SQLite's rollback journal and not the write-ahead log: it is then a single file, to be copied
-and to be read from read-only media. A process killed while it appends leaves a journal beside it, and the
-next reader rolls the half-written record back.
-"""
+"""The result store: records, the scores of their objects and pictures of some of them, in one SQLite file."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import platformdirs
 
 from quantsam.errors import InputError, StoreError, nearest
 from quantsam.files import unwritable
 from quantsam.metrics.summary import ObjectScore
+from quantsam.results.database import Database
+from quantsam.results.gallery import GalleryEntry, parse_entry
 from quantsam.results.record import Record
-
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x7153414D  # "qSAM", in the file's header: tells our file from another program's
-
-_SCHEMA = (
-    """CREATE TABLE records (
-        seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, model TEXT NOT NULL,
-        scheme TEXT NOT NULL, placement TEXT, engine TEXT NOT NULL, dataset TEXT NOT NULL,
-        prompt TEXT NOT NULL, body TEXT NOT NULL)""",
-    # `record_seq` and not the id: 32 hex digits for each of 36 000 objects would double the file.
-    """CREATE TABLE object_scores (
-        record_seq INTEGER NOT NULL REFERENCES records (seq), annotation_id INTEGER NOT NULL,
-        image_id INTEGER NOT NULL, area REAL NOT NULL, iou REAL NOT NULL, predicted_iou REAL,
-        PRIMARY KEY (record_seq, annotation_id)) WITHOUT ROWID""",
-    f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
-
-_REASONS = {
-    sqlite3.SQLITE_NOTADB: "is not a SQLite file: give the path of a result store, or of a new file",
-    sqlite3.SQLITE_CORRUPT: "is damaged: restore it from a copy, or start a new one",
-    sqlite3.SQLITE_FULL: "cannot grow, the disk is full: free some space, nothing of this record was kept",
-    sqlite3.SQLITE_BUSY: "is locked by another process: wait for it to finish, then try again",
-    sqlite3.SQLITE_READONLY: "cannot be written: the file or its folder is read-only",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened for this: it is a folder, or its folder is read-only",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk reports an error",
-}
-_NEEDS_RECOVERY = (
-    "holds an interrupted write that cannot be rolled back because it is read-only: "
-    "copy it and its -journal file to a writable folder"
-)
 
 
 class RecordFilter(TypedDict, total=False):
@@ -69,6 +35,8 @@ class RecordFilter(TypedDict, total=False):
 
 
 _COLUMNS = tuple(RecordFilter.__annotations__)
+_SUBJECT = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
+_SUBJECT_SETTINGS = ("weights", "activations", "precision", "detections_digest", "by", "mode", "part", "method", "cost")
 
 
 def default_store_path() -> Path:
@@ -91,7 +59,7 @@ class ResultStore:
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, busy_timeout_s: float = 30.0) -> None:
         self.path = default_store_path() if path is None else Path(path)
-        self._busy_timeout_s = busy_timeout_s
+        self._file = Database(self.path, busy_timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +75,7 @@ class ResultStore:
         Raises:
             StoreError: The file is no store of this version, or its folder cannot be written.
         """
-        with self._reading():
+        with self._file.reading():
             problem = unwritable(self.path.absolute().parent)
         if problem:
             raise StoreError(f"result store {self.path} cannot be written: {problem}; give another path")
@@ -135,18 +103,12 @@ class ResultStore:
             *(getattr(record, column) for column in _COLUMNS),
             json.dumps(record.to_json_dict()),
         )
-        with self._errors(), closing(self._connect("rwc")) as connection:
-            # An exception leaves without COMMIT, and closing then rolls back.
-            connection.execute("BEGIN IMMEDIATE")
-            if not self._has_schema(connection):
-                for statement in _SCHEMA:
-                    connection.execute(statement)
+        with self._file.writing() as connection:
             if connection.execute("SELECT 1 FROM records WHERE id = ?", (record.id,)).fetchone():
                 raise StoreError(f"result store {self.path} holds a record {record.id} already")
             names, marks = ", ".join(("id", *_COLUMNS, "body")), ", ".join("?" * len(values))
             seq = connection.execute(f"INSERT INTO records ({names}) VALUES ({marks})", values).lastrowid
             connection.executemany("INSERT INTO object_scores VALUES (?, ?, ?, ?, ?, ?)", ((seq, *row) for row in rows))
-            connection.execute("COMMIT")
 
     def records(self, **filters: Unpack[RecordFilter]) -> list[Record]:
         """Return records in the order they were appended, the newest last.
@@ -162,17 +124,81 @@ class ResultStore:
             InputError: There is no such filter.
             StoreError: The store cannot be read.
         """
-        for name in filters:
-            if name not in _COLUMNS:
-                raise InputError(f"records have no filter {name!r}: {nearest(name, _COLUMNS)}")
-        chosen = {name: value for name, value in filters.items() if value is not None}
-        where = " AND ".join(f"matches({name}, :{name})" for name in chosen) or "TRUE"
-        with self._reading() as connection:
+        where, chosen = _where(filters)
+        with self._file.reading() as connection:
             if connection is None:
                 return []
             connection.create_function("matches", 2, _matches, deterministic=True)
             found = connection.execute(f"SELECT body FROM records WHERE {where} ORDER BY seq", chosen)
             return [self._parse(body) for (body,) in found]
+
+    def newest(self, limit: int, **filters: Unpack[RecordFilter]) -> tuple[list[Record], int]:
+        """Return the newest record of each thing that was measured, in the order they were appended.
+
+        Records that agree in model, weights, plan, engine, data, prompt and switches are of one thing.
+
+        Args:
+            limit: At most so many, the newest; older ones are not read.
+            filters: As in `records`.
+
+        Returns:
+            The records, and how many in all pass the filters, repetitions included.
+
+        Raises:
+            InputError: There is no such filter.
+            StoreError: The store cannot be read.
+        """
+        where, chosen = _where(filters)
+        found: dict[str, str] = {}
+        with self._file.reading() as connection:
+            if connection is None:
+                return [], 0
+            connection.create_function("matches", 2, _matches, deterministic=True)
+            (total,) = connection.execute(f"SELECT count(*) FROM records WHERE {where}", chosen).fetchone()
+            for (body,) in connection.execute(f"SELECT body FROM records WHERE {where} ORDER BY seq DESC", chosen):
+                found.setdefault(self._subject(body), body)
+                if len(found) == limit:
+                    break
+        return [self._parse(body) for body in reversed(found.values())], total
+
+    def keep_gallery(self, record_id: str, entries: Iterable[GalleryEntry]) -> None:
+        """Keep pictures of some of a record's objects, in place of those it has: all of them, or nothing.
+
+        Raises:
+            InputError: There is no record of this id.
+            StoreError: The store cannot be written.
+        """
+        kept = list(entries)
+        with self._file.writing() as connection:
+            seq, _ = self._find(connection, record_id)
+            connection.execute("DELETE FROM gallery WHERE record_seq = ?", (seq,))
+            connection.executemany(
+                "INSERT OR IGNORE INTO pictures VALUES (?, ?)",
+                ((entry.picture_digest, entry.picture) for entry in kept if entry.picture is not None),
+            )
+            rows = ((seq, position, entry.to_json()) for position, entry in enumerate(kept))
+            connection.executemany("INSERT INTO gallery VALUES (?, ?, ?)", rows)
+
+    def gallery(self, record_id: str) -> list[GalleryEntry]:
+        """Return the pictures kept with a record; none if there are none.
+
+        Raises:
+            InputError: No record has such an id, or several have.
+            StoreError: The store cannot be read, or an entry is damaged.
+        """
+        with self._file.reading() as connection:
+            seq, _ = self._find(connection, record_id)
+            assert connection is not None  # else nothing was found
+            if not self._file.has_gallery(connection):
+                return []
+            found = connection.execute("SELECT body FROM gallery WHERE record_seq = ? ORDER BY position", (seq,))
+
+            @functools.cache
+            def picture(digest: str) -> bytes | None:
+                row = connection.execute("SELECT data FROM pictures WHERE digest = ?", (digest,)).fetchone()
+                return row[0] if row else None
+
+            return [parse_entry(body, picture) for (body,) in found.fetchall()]
 
     def get(self, prefix: str) -> Record:
         """Return the one record whose id is, or begins with, `prefix`.
@@ -181,7 +207,7 @@ class ResultStore:
             InputError: No record has such an id, or several have.
             StoreError: The store cannot be read.
         """
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             return self._parse(self._find(connection, prefix)[1])
 
     def find(self, record_id: str) -> Record | None:
@@ -190,7 +216,7 @@ class ResultStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             if connection is None:
                 return None
             found = connection.execute("SELECT body FROM records WHERE id = ?", (record_id,)).fetchone()
@@ -206,7 +232,7 @@ class ResultStore:
             InputError: No record has such an id, or several have.
             StoreError: The store cannot be read.
         """
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             seq, _ = self._find(connection, record_id)
             assert connection is not None  # else nothing was found
             found = connection.execute(
@@ -235,59 +261,30 @@ class ResultStore:
         return exact[0][1:]
 
     def _parse(self, body: str) -> Record:
+        return Record.from_json_dict(self._json(body))
+
+    def _subject(self, body: str) -> str:
+        """Return what a record measured, in a form that can be compared."""
+        values = self._json(body)
+        settings = values.get("settings") if isinstance(values, dict) else None
+        if not isinstance(settings, dict):
+            raise StoreError(f"result store {self.path} holds a record that is damaged: it has no settings")
+        return json.dumps([[values.get(key) for key in _SUBJECT], [settings.get(key) for key in _SUBJECT_SETTINGS]])
+
+    def _json(self, body: str) -> Any:
         try:
-            return Record.from_json_dict(json.loads(body))
+            return json.loads(body)
         except (TypeError, ValueError) as error:
             raise StoreError(f"result store {self.path} holds a record that is not JSON: {error}") from error
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """Give a connection to a store that has a schema, or `None` where there is nothing yet."""
-        with self._errors():
-            if not self.path.exists():
-                yield None
-                return
-            # Not "ro": after a kill the journal must be rolled back. SQLite falls back to reading by itself.
-            with closing(self._connect("rw")) as connection:
-                yield connection if self._has_schema(connection) else None
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        if mode == "rwc":
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
-        # isolation_level None: transactions begin and end only where this file says so.
-        return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout_s, isolation_level=None)
-
-    def _has_schema(self, connection: sqlite3.Connection) -> bool:
-        """Return False for an empty file; refuse what another program or a newer quantsam wrote."""
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if application_id == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            return False
-        if application_id != _APPLICATION_ID:
-            raise StoreError(f"result store {self.path} is a SQLite file of another program: give another path")
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"result store {self.path} has schema version {version}, this quantsam reads "
-                f"{SCHEMA_VERSION}: upgrade quantsam, or give another path"
-            )
-        return True
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn what SQLite and the file system report into one line; mistakes of ours pass."""
-        try:
-            yield
-        except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-            raise
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0)
-            reason = _REASONS.get(code & 0xFF, f"cannot be used: {error}")  # low byte: the primary code
-            if code == sqlite3.SQLITE_READONLY_ROLLBACK:
-                reason = _NEEDS_RECOVERY
-            raise StoreError(f"result store {self.path} {reason}") from error
-        except OSError as error:
-            raise StoreError(f"result store {self.path} cannot be opened: {error.strerror or error}") from error
+def _where(filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a condition in SQL, for a connection that knows `matches`, and its values."""
+    for name in filters:
+        if name not in _COLUMNS:
+            raise InputError(f"records have no filter {name!r}: {nearest(name, _COLUMNS)}")
+    chosen = {name: value for name, value in filters.items() if value is not None}
+    return " AND ".join(f"matches({name}, :{name})" for name in chosen) or "TRUE", chosen
 
 
 def _matches(value: str | None, wanted: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-from quantsam.data.images import MAX_PIXELS, check_image_array, load_image
+from quantsam.data.images import MAX_PIXELS, check_image_array, decode_image, load_image
 from quantsam.errors import ImageError, InputError
 
 
@@ -278,3 +278,22 @@ def test_good_array_comes_back_itself(noise: NDArray[np.uint8]) -> None:
 def test_bad_array_says_what_it_is_and_how_to_mend_it(array: Any, message: str) -> None:
     with pytest.raises(InputError, match=r"^photo must be an array of shape \(height, width, 3\).*" + message):
         check_image_array(array, "photo")
+
+
+def test_a_picture_in_memory_is_read_like_a_file(tmp_path: Path, noise: NDArray[np.uint8]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).save(path := tmp_path / "a.jpg", exif=exif)
+    for upright in (False, True):
+        found = decode_image(path.read_bytes(), apply_exif=upright)
+        np.testing.assert_array_equal(found, load_image(path, apply_exif=upright))
+
+
+def test_a_picture_in_memory_is_named_and_may_have_a_limit_of_its_own(noise: NDArray[np.uint8], tmp_path: Path) -> None:
+    Image.fromarray(noise).save(path := tmp_path / "a.png")
+    assert decode_image(path.read_bytes(), max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(ImageError, match=r"the upload says it is 30 x 20 pixels: .* at most 599 pixels"):
+        decode_image(path.read_bytes(), "the upload", max_pixels=599)
+    for content, word in ((b"", "empty"), (b"text", "not a picture"), (path.read_bytes()[:900], "damaged")):
+        with pytest.raises(ImageError, match=f"the upload is {word}"):
+            decode_image(content, "the upload")

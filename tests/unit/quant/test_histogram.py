@@ -136,3 +136,48 @@ def test_made_under_inference_mode_it_can_still_be_added_to():
         histogram = filled(torch.tensor([[1.0, 2.0]]))
     histogram.add(torch.tensor([[50.0]]))
     same(histogram, filled(torch.tensor([[1.0, 2.0, 50.0]])))
+
+
+@given(ROWS)
+def test_compiled_and_plain_counting_are_the_same(values):
+    plain = Histogram()
+    plain.add(values.double())  # the kernel takes float32 alone
+    assert torch.equal(plain.counts, filled(values).counts)
+    assert torch.equal(plain.exponents, filled(values).exponents)
+
+
+@pytest.mark.parametrize("value", [2.0**-149, -(2.0**-149), 2.0**-126, 3.4028234663852886e38, -3.4028234663852886e38])
+@pytest.mark.parametrize("company", [1.0, 3.0e38])
+def test_the_smallest_and_largest_floats_find_their_bin(value, company):
+    values = torch.tensor([[value, company]])
+    histogram = filled(values)
+    width, half = float(histogram.bin_width()), _TENSOR_BINS // 2
+    expected = sorted(math.floor(v / width) + half for v in values[0].tolist())
+    filled_bins = histogram.counts[0].nonzero()[:, 0]
+    assert filled_bins.repeat_interleave(histogram.counts[0][filled_bins]).tolist() == expected
+
+
+@given(ROWS)
+def test_the_total_is_the_histogram_of_all_values_in_one_row(values):
+    rows, whole = Histogram(64), Histogram(64)
+    rows.add(values)
+    whole.add(values.reshape(1, -1))
+    same(rows.total(), whole)
+    assert torch.equal(rows.total().exponents, whole.exponents)
+
+
+@pytest.mark.parametrize("bins", [4, 64, 256])
+def test_the_number_of_bins_may_be_chosen(bins):
+    histogram = Histogram(bins)
+    histogram.add(torch.tensor([[0.75, -0.25], [10.0, 3.0]]))
+    assert histogram.counts.shape == (2, bins)
+    assert histogram.bin_width().tolist() == [2 / bins, 32 / bins]
+    merged = Histogram(bins)
+    merged.merge(histogram)
+    same(merged, histogram)
+
+
+@pytest.mark.parametrize("bins", [0, 2, 100])
+def test_bins_that_do_not_halve_are_refused(bins):
+    with pytest.raises(AssertionError):
+        Histogram(bins)

@@ -179,3 +179,28 @@ def test_no_call_leaves_its_connection_open(store, monkeypatch):
     for connection in opened:
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):
             connection.execute("SELECT 1")
+
+
+def test_the_newest_of_each_measurement(store):
+    old, other, new = make("int8"), make("int8", prompt="click"), make("int8", notes="again")
+    switched = make("int8", settings={"activations": False})
+    for record in (old, other, new, switched):
+        store.append(record)
+    assert store.newest(10) == ([other, new, switched], 4)
+    assert store.newest(2) == ([new, switched], 4)
+    assert store.newest(10, prompt="cl*") == ([other], 1)
+    with pytest.raises(InputError, match="no filter"):
+        store.newest(1, modell="L0")
+
+
+def test_the_newest_of_no_store_are_none(tmp_path):
+    assert ResultStore(tmp_path / "absent.sqlite").newest(5) == ([], 0)
+
+
+@pytest.mark.parametrize("body", ["no json", "[]", '{"settings": 3}'])
+def test_damaged_records_among_the_newest_are_store_errors(store, body):
+    store.append(make())
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE records SET body = ?", (body,))
+    with pytest.raises(StoreError):
+        store.newest(5)

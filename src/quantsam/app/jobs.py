@@ -1,0 +1,117 @@
+"""One thread that computes, and the queue before it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+Event = dict[str, Any]
+Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
+
+
+class BusyError(Exception):
+    """There is no place left in a queue."""
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the job any more."""
+
+
+class Places:
+    """A number of places, each taken for a while."""
+
+    def __init__(self, count: int) -> None:
+        self._free = threading.BoundedSemaphore(count)
+
+    def take(self) -> None:
+        """Take one.
+
+        Raises:
+            BusyError: None is free.
+        """
+        if not self._free.acquire(blocking=False):
+            raise BusyError
+
+    def leave(self) -> None:
+        """Give one back."""
+        self._free.release()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take one for a block.
+
+        Raises:
+            BusyError: None is free.
+        """
+        self.take()
+        try:
+            yield
+        finally:
+            self.leave()
+
+
+class Job:
+    """Work for one request, seen from inside the work.
+
+    Attributes:
+        tell: Called with each event: a status, a result, an error.
+        abandoned: Set when the one who asked has gone.
+        stopping: Set when the server ends.
+    """
+
+    def __init__(self, tell: Callable[[Event], None], stopping: threading.Event) -> None:
+        self.tell, self.stopping, self.abandoned = tell, stopping, threading.Event()
+
+    def check(self) -> None:
+        """Raise `AbandonedError` if nobody waits."""
+        if self.abandoned.is_set() or self.stopping.is_set():
+            raise AbandonedError
+
+    def status(self, text: str) -> None:
+        """Say what is being done."""
+        self.tell({"event": "status", "text": text})
+
+    def steps(self, text: str, *, shared: bool = False) -> Progress:
+        """Return a wrapper that says what is being done and how far it is.
+
+        Args:
+            text: What is being done.
+            shared: Others will need the result too: it goes on when the one who asked has gone.
+        """
+
+        def wrap(items: Iterable[Any], total: int | None) -> Iterator[Any]:
+            for number, item in enumerate(items, start=1):
+                if not shared or self.stopping.is_set():
+                    self.check()
+                self.status(f"{text}: {number} of {total}" if total else f"{text}: {number}")
+                yield item
+
+        return wrap
+
+
+class Worker:
+    """Does jobs one after another, in the order in which they came."""
+
+    def __init__(self, waiting: int) -> None:
+        self._places = Places(waiting)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="quantsam-app")
+        self.stopping = threading.Event()
+
+    def submit(self, work: Callable[[], None]) -> Future[None]:
+        """Queue work.
+
+        Raises:
+            BusyError: The queue is full.
+        """
+        self._places.take()
+        future = self._thread.submit(work)
+        future.add_done_callback(lambda _: self._places.leave())
+        return future
+
+    def stop(self) -> None:
+        """End: what waits is dropped, what runs ends at its next step."""
+        self.stopping.set()
+        self._thread.shutdown(wait=True, cancel_futures=True)

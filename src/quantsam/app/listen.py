@@ -1,0 +1,90 @@
+"""Listen on an address, and serve until Ctrl-C."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from quantsam.errors import InputError
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes any free one.
+
+    Raises:
+        InputError: The address is not of this machine, or the port is taken.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server((str(address[0]), port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host} port {port} ({error.strerror or error}): give another --port, 0 takes a free one"
+        ) from error
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Return whether only this machine can reach a socket."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def url(host: str, listener: socket.socket) -> str:
+    """Return the page's address; where all of this machine's are listened on, the one that works on it."""
+    if ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
+        host = "localhost"
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}/"
+
+
+def allowed_hosts(host: str, listener: socket.socket) -> tuple[frozenset[str], bool]:
+    """Return by which names the page may be called, and whether any IP address will do too.
+
+    Whoever listens for others is called by addresses that it cannot know, behind a router for example.
+    """
+    names = {host.lower(), listener.getsockname()[0], *_LOCAL}
+    if is_loopback(listener):
+        return frozenset(names), False
+    return frozenset(names | {socket.gethostname().lower()}), True
+
+
+class _Server(uvicorn.Server):
+    """Tells when it begins to end: before it waits for the answers under way."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stop()
+        await super().shutdown(sockets)
+
+
+def serve(app: ASGIApp, listener: socket.socket, on_stop: Callable[[], None], *, debug: bool = False) -> None:
+    """Serve until Ctrl-C, which is raised again as `KeyboardInterrupt`.
+
+    Args:
+        app: What answers; it logs its own errors.
+        listener: Where.
+        on_stop: Called when it begins to end; answers under way should then end soon.
+        debug: Log the server's own warnings too.
+    """
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning" if debug else "critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=64,
+        timeout_graceful_shutdown=2,
+    )
+    _Server(config, on_stop).run(sockets=[listener])

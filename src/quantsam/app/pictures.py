@@ -1,0 +1,111 @@
+"""The pictures that users brought, each under a token that cannot be guessed."""
+
+from __future__ import annotations
+
+import functools
+import io
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from quantsam.app.limits import VIEW_SIDE, Limits
+from quantsam.app.lru import Lru
+from quantsam.data.dataset import BoolMask, UInt8Image
+from quantsam.data.images import decode_image
+from quantsam.data.scenes import SceneDataset
+
+_SCENES = SceneDataset(24, seed=5, size=512)  # a seed of its own: neither scored nor calibrated on
+EXAMPLES = (1, 3, 6, 13, 16, 18)
+_THUMBNAIL_SIDE = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture and what the browser shows of it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+        view: A JPEG file, upright, its longer side at most `VIEW_SIDE`.
+        view_hw: Height and width of `view`.
+    """
+
+    pixels: UInt8Image
+    view: bytes
+    view_hw: tuple[int, int]
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory."""
+        return self.pixels.nbytes + len(self.view)
+
+    def to_view(self, mask: BoolMask) -> BoolMask:
+        """Return a mask of the picture, or of the view, at the view's resolution: each pixel's centre decides."""
+        if mask.shape == self.view_hw:
+            return mask
+        rows, columns = (
+            ((np.arange(shown) + 0.5) * full / shown).astype(np.int64)
+            for shown, full in zip(self.view_hw, mask.shape, strict=True)
+        )
+        small: BoolMask = mask[rows[:, None], columns]
+        return small
+
+
+class PictureStore:
+    """Pictures by token; the one used least recently goes first."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._pictures: Lru[str, Picture] = Lru(limits.pictures, limits.picture_bytes)
+
+    def add(self, picture: Picture) -> str:
+        """Keep a picture and return its token."""
+        token = secrets.token_urlsafe(16)
+        self._pictures.put(token, picture, picture.size_bytes)
+        return token
+
+    def get(self, token: str) -> Picture | None:
+        """Return a picture, or None if it is not here, or not any more."""
+        return self._pictures.get(token)
+
+
+def read_picture(content: bytes, max_pixels: int) -> Picture:
+    """Decode a file that a user sent.
+
+    Raises:
+        ImageError: It is no picture, is damaged, or has too many pixels.
+    """
+    return make_picture(decode_image(content, apply_exif=True, max_pixels=max_pixels))
+
+
+def make_picture(pixels: UInt8Image) -> Picture:
+    """Return pixels (H, W, 3) with their view."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, VIEW_SIDE / max(height, width))
+    view_hw = max(1, round(height * scale)), max(1, round(width * scale))
+    view = Image.fromarray(pixels).resize((view_hw[1], view_hw[0]), Image.Resampling.BOX)
+    return Picture(pixels, _encoded(view, "JPEG", quality=92), view_hw)
+
+
+@functools.cache
+def example(number: int) -> Picture:
+    """Return one of `EXAMPLES`."""
+    return make_picture(_SCENES.image(number))
+
+
+@functools.cache
+def example_thumbnail(number: int) -> bytes:
+    """Return one of `EXAMPLES`, small, as a JPEG file."""
+    small = Image.fromarray(example(number).pixels).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)
+    return _encoded(small, "JPEG", quality=85)
+
+
+def _encoded(image: Image.Image, file_format: str, **options: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=file_format, **options)
+    return file.getvalue()

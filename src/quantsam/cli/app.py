@@ -1,0 +1,145 @@
+"""`quantsam app`: a local page to try schemes on pictures of one's own."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import click
+
+from quantsam.cli.options import calibration_source
+
+if TYPE_CHECKING:
+    from quantsam.app.subjects import Catalogue
+    from quantsam.schemes.scheme import Scheme
+
+
+@click.command(name="app")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("nano", "nano-outlier"),
+    help="l0, l1, l2, xl0, xl1, nano or nano-outlier; may be repeated. [nano, nano-outlier]",
+)
+@click.option("--weights", type=click.Path(), help="A .pt or .safetensors file of the one --model.")
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    default=("int8", "mix-dwsc", "mix-mbc-neck"),
+    help="A name, a TOML file, or e.g. int8@stage3:4:2; may be repeated. [int8, mix-dwsc, mix-mbc-neck]",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    help="pytorch, which simulates, onnxruntime, openvino or tensorrt; may be repeated. "
+    "[pytorch, and what is installed of onnxruntime and openvino]",
+)
+@click.option("--calibration", help="Calibration images of all models. [nano: scenes]")
+@click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port to listen on; 0: any free one."
+)
+@click.option(
+    "--max-mb",
+    type=click.FloatRange(0, 1000, min_open=True),
+    default=20,
+    show_default=True,
+    help="Largest picture file, in MB.",
+)
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=24_000_000, show_default=True, help="Most pixels of a picture."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    weights: str | None,
+    schemes: tuple[str, ...],
+    engines: tuple[str, ...],
+    calibration: str | None,
+    device: str,
+    host: str,
+    port: int,
+    max_mb: float,
+    max_pixels: int,
+) -> None:
+    """Open a local page: drop a picture, drag a box, and see FP32's masks beside those of quantized models.
+
+    Everything stays on this machine, and the page needs no network. Ctrl-C ends it.
+    """
+    if weights is not None and len(models) != 1:
+        raise click.UsageError(f"--weights are of one --model, got {len(models)}: name it with --model")
+    for package in ("starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise click.ClickException(
+                f"the page needs the package {package}, which is not installed: pip install 'quantsam[app]'"
+            )
+    from quantsam.app.limits import Limits
+    from quantsam.app.listen import allowed_hosts, is_loopback, open_socket, serve, url
+    from quantsam.app.server import Page
+
+    with open_socket(host, port) as listener:  # before the models: a taken port is the likelier trouble
+        catalogue = _catalogue(models, weights, schemes, engines, calibration, device)
+        limits = Limits(upload_bytes=int(max_mb * 1e6), pixels=max_pixels)
+        debug = bool((ctx.obj or {}).get("debug"))
+        page = Page(catalogue, limits, debug=debug)
+        if not is_loopback(listener):
+            click.echo(
+                f"quantsam: warning: on {host} everyone who can reach this machine can use the page: "
+                "there is no password",
+                err=True,
+            )
+        hosts, any_address = allowed_hosts(host, listener)
+        try:
+            click.echo(f"quantsam app at {url(host, listener)} (Ctrl-C ends it)")
+            serve(page.app(hosts, any_address=any_address), listener, page.worker.stopping.set, debug=debug)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+        finally:
+            page.worker.stop()
+
+
+def _catalogue(
+    models: tuple[str, ...],
+    weights: str | None,
+    schemes: tuple[str, ...],
+    engines: tuple[str, ...],
+    calibration: str | None,
+    device: str,
+) -> Catalogue:
+    from quantsam.app.subjects import Catalogue
+    from quantsam.data.open import open_images
+    from quantsam.engines.encoder import check_engine
+    from quantsam.models.variants import get_variant
+    from quantsam.models.zoo import load_model
+
+    engines = tuple(dict.fromkeys(engines)) or _installed_engines()
+    for engine in engines:
+        check_engine(engine)
+    declared = _schemes(schemes)
+    names = tuple(dict.fromkeys(get_variant(model).name for model in models))
+    sources = {name: open_images(calibration_source(name, calibration)) for name in names} if declared else {}
+    loaded = {name: load_model(name, weights, device=device) for name in names}
+    catalogue = Catalogue(loaded, declared, engines, sources)
+    catalogue.check()
+    return catalogue
+
+
+def _schemes(sources: tuple[str, ...]) -> dict[str, Scheme]:
+    """Return schemes by name, but those without rules: they are FP32, which is always shown."""
+    from quantsam.schemes.load import load_scheme
+
+    found: dict[str, Scheme] = {}
+    for source in dict.fromkeys(sources):
+        scheme = load_scheme(source)
+        if scheme.rules and found.setdefault(scheme.name, scheme) is not scheme:
+            raise click.UsageError(f"two schemes have the name {scheme.name!r}: give them different ones")
+    return found
+
+
+def _installed_engines() -> tuple[str, ...]:
+    return ("pytorch", *(engine for engine in ("onnxruntime", "openvino") if find_spec(engine) is not None))

@@ -1,0 +1,47 @@
+"""`quantsam report`: all results as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from quantsam.cli.options import need_extra, record_filters
+from quantsam.cli.output import json_option, print_json
+
+
+@click.command(name="report")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("quantsam-report.html"), show_default=True, help="The page."
+)
+@click.option("--figures", type=click.Path(path_type=Path), help="Also write each chart as SVG, PNG and PDF in here.")
+@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
+@record_filters
+@json_option
+def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, **filters: str | None) -> None:
+    """Write the results so far as one HTML page, to be opened in a browser, offline too.
+
+    Schemes compared by accuracy, size and latency; masks before and after; which layers hurt; simulation against
+    engines; distributions. Of repeated measurements the newest is shown.
+    """
+    need_extra("report", "altair", "vl_convert", "jinja2")
+    from quantsam.report.figures import make_folder, write_figures
+    from quantsam.report.page import write_report
+    from quantsam.results.store import RecordFilter, ResultStore
+
+    if figures is not None:
+        make_folder(figures)
+    wanted: RecordFilter = {key: value for key, value in filters.items() if value is not None}  # type: ignore[assignment]
+    report = write_report(out, ResultStore(store), wanted)
+    written = write_figures(report.charts, figures) if figures is not None else []
+    if report.missing_pictures:
+        click.echo(
+            f"quantsam: {report.missing_pictures} objects are shown without their picture, which the store has lost: "
+            "evaluate again to have them",
+            err=True,
+        )
+    if as_json:
+        print_json({"report": str(out), "results": report.shown, "figures": [str(path) for path in written]})
+        return
+    drawn = f", {len(written)} files of {len(report.charts)} charts in {figures}" if figures is not None else ""
+    click.echo(f"report: {out} ({report.shown} results{drawn}); open it in a browser")

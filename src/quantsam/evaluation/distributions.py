@@ -1,0 +1,106 @@
+"""A record of how all weights and activations are distributed under a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from quantsam.data.open import ImageSource
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.calibration import Progress
+from quantsam.plans.distributions import observe_distributions, save_histograms
+from quantsam.plans.plan import Plan
+from quantsam.results.distributions import KIND, SiteDistribution
+from quantsam.results.record import JsonValue, Record, environment, identity
+from quantsam.results.store import ResultStore
+
+
+def record_distributions(
+    model: EfficientViTSam,
+    plan: Plan,
+    images: ImageSource,
+    *,
+    store: ResultStore | None = None,
+    histograms: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    notes: dict[str, JsonValue] | None = None,
+) -> Record:
+    """Measure how the values of all sites are distributed, see `plans.distributions.measure_distributions`.
+
+    Args:
+        model: In float.
+        plan: Calibrated, for this model.
+        images: What to look at.
+        store: Where the record is appended; if it holds this very measurement already, that is returned.
+        histograms: A file for every channel's histogram, see `plans.distributions.save_histograms`. A store does not
+            keep these, so where a file is given the sites are measured in any case.
+        progress: Wraps the iteration over the images.
+        notes: Added to the record's settings.
+
+    Returns:
+        A record of kind `distributions`; `results.distributions.distributions_of` gives its sites.
+
+    Raises:
+        PlanError: The plan is not calibrated, or was made for another model.
+        CalibrationError: There are no images, or a value is not finite.
+        StoreError: The store cannot be read or written.
+    """
+    record_id = identity(_subject(model, plan, images))
+    found = store.find(record_id) if store is not None else None
+    if found is not None and histograms is None:
+        return found
+    seen = observe_distributions(model, plan, images, progress=progress)
+    if histograms is not None:
+        save_histograms(seen, histograms)
+    sites = seen.summaries()
+    info, roles = plan.calibration, {site.role for site in plan.sites}
+    record = Record(
+        id=record_id,
+        kind=KIND,
+        model=model.name,
+        weights_digest=model.weights_digest(),
+        scheme=plan.scheme,
+        scheme_digest=plan.scheme_digest,
+        plan_digest=plan.digest,
+        placement=plan.placement,
+        dataset=images.name,
+        dataset_digest=images.digest,
+        prompt="none",
+        calibration=info.name if info else None,
+        calibration_digest=info.digest if info else None,
+        figures={"sites": len(sites), "images": seen.images, **_figures(sites)},
+        settings={
+            **({"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}),
+            **(notes or {}),
+            "sites": [site.to_json_dict() for site in sites],
+        },
+    )
+    if store is not None and found is None:
+        store.append(record)
+    return record
+
+
+def _figures(sites: Sequence[SiteDistribution]) -> dict[str, float | int | None]:
+    """Percent of all quantized activations' values that are clipped, and the largest outlier ratio of any site."""
+    rounded = [(s.clipped, s.values) for s in sites if s.role == "activation" and s.clipped is not None]
+    values = sum(count for _, count in rounded)
+    return {
+        "clipped_percent": 100 * sum(share * count for share, count in rounded) / values if values else None,
+        "outlier_ratio": max((s.outlier_ratio for s in sites if s.outlier_ratio is not None), default=None),
+    }
+
+
+def _subject(model: EfficientViTSam, plan: Plan, images: ImageSource) -> dict[str, JsonValue]:
+    """Return all that the record depends on."""
+    return {
+        "distributions": [plan.scheme, plan.scheme_digest],
+        "weights_digest": model.weights_digest(),
+        "plan_digest": plan.digest,
+        "dataset": images.name,
+        "dataset_digest": images.digest,
+        "device": str(next(model.mask_decoder.parameters()).device),
+        "threads": torch.get_num_threads(),
+        **environment(),
+    }

@@ -1,0 +1,133 @@
+"""Pictures of the objects that a scheme changed most, least and in between, to be looked at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from quantsam.data.coco_masks import encode_mask
+from quantsam.data.dataset import Annotation, BoolMask, Dataset, UInt8Image
+from quantsam.evaluation.clicks import next_click
+from quantsam.evaluation.prompts import Prompt, answers, parse_prompt
+from quantsam.metrics.iou import mask_iou
+from quantsam.metrics.summary import ObjectScore
+from quantsam.models.predictor import Predictor
+from quantsam.models.sam import EfficientViTSam
+from quantsam.results.gallery import RANKS, GalleryEntry, Rank
+from quantsam.results.record import Record
+from quantsam.results.store import ResultStore
+
+FLOAT = "fp32"
+_LONGEST = 512
+_QUALITY = 80
+
+
+def make_gallery(
+    model: EfficientViTSam, record: Record, dataset: Dataset, reference: Sequence[ObjectScore] = (), *, each: int = 3
+) -> list[GalleryEntry]:
+    """Ask a model again about some objects of its record, and FP32 too, and keep what both say.
+
+    Args:
+        model: What was scored.
+        record: Its record, with the scores of its objects.
+        dataset: What it was scored on.
+        reference: FP32's scores of the same objects: objects are ranked by what was lost against them; without,
+            by their IoU.
+        each: How many of the worst, of those around the median, and of the best.
+
+    Returns:
+        The objects, worst first; each at most once, however few there are.
+    """
+    chosen = _chosen(record.scores, {score.annotation_id: score.iou for score in reference}, each)
+    prompt = parse_prompt(record.prompt)
+    predictors = {"quantized": Predictor(model)}
+    if record.scheme != FLOAT:
+        predictors["fp32"] = Predictor(model.with_encoder(model.float_encoder))
+    entries: dict[int, GalleryEntry] = {}
+    for image_id in {score.image_id: None for score, _ in chosen}:
+        ranks = {score.annotation_id: rank for score, rank in chosen if score.image_id == image_id}
+        annotations = [a for a in dataset.annotations(image_id) if a.id in ranks]
+        picture = dataset.image(image_id)
+        truths = [dataset.mask(a) for a in annotations]
+        masks: dict[str, list[BoolMask]] = {"fp32": []}
+        for name, predictor in predictors.items():
+            predictor.set_image(picture)
+            masks[name] = [answer.mask for answer in answers(predictor, prompt, annotations, truths)]
+        small = _jpeg(picture)
+        for number, (annotation, truth) in enumerate(zip(annotations, truths, strict=True)):
+            fp32 = masks["fp32"][number] if masks["fp32"] else None
+            entries[annotation.id] = _entry(
+                ranks[annotation.id], prompt, annotation, truth, fp32, masks["quantized"][number], small
+            )
+    return [entries[score.annotation_id] for score, _ in chosen]
+
+
+def keep_gallery(
+    store: ResultStore, model: EfficientViTSam, record: Record, dataset: Dataset, *, each: int = 3
+) -> None:
+    """Make the gallery of a record and keep it in the record's store.
+
+    Objects are ranked against the newest FP32 record of the same weights, data and prompt in the store, if it has one.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    reference: Sequence[ObjectScore] = ()
+    if record.scheme != FLOAT:
+        of_same = {"model": record.model, "scheme": FLOAT, "prompt": record.prompt, "dataset": record.dataset}
+        for found in reversed(store.records(kind=record.kind, **of_same)):
+            if (found.weights_digest, found.dataset_digest) == (record.weights_digest, record.dataset_digest):
+                reference = store.scores(found.id)
+                break
+    store.keep_gallery(record.id, make_gallery(model, record, dataset, reference, each=each))
+
+
+def _chosen(scores: Sequence[ObjectScore], reference: Mapping[int, float], each: int) -> list[tuple[ObjectScore, Rank]]:
+    """Return the objects to show with the rank that each was chosen for."""
+    ranked = sorted(scores, key=lambda s: (s.iou - reference.get(s.annotation_id, 0.0), s.annotation_id))
+    middle = max(0, (len(ranked) - each) // 2)
+    parts = (ranked[:each], ranked[middle : middle + each], ranked[-each:])
+    found: dict[int, tuple[ObjectScore, Rank]] = {}
+    for part, rank in zip(parts, RANKS, strict=True):
+        for score in part:
+            found.setdefault(score.annotation_id, (score, rank))
+    return list(found.values())
+
+
+def _entry(
+    rank: Rank,
+    prompt: Prompt,
+    annotation: Annotation,
+    truth: BoolMask,
+    fp32: BoolMask | None,
+    quantized: BoolMask,
+    picture: bytes,
+) -> GalleryEntry:
+    click = next_click(np.zeros_like(truth), truth, []) if prompt.clicks else None
+    height, width = truth.shape
+    return GalleryEntry(
+        rank=rank,
+        image_id=annotation.image_id,
+        annotation_id=annotation.id,
+        image_hw=(height, width),
+        box_xyxy=annotation.box_xyxy,
+        click_xy=None if click is None else (click.x, click.y),
+        truth=encode_mask(truth),
+        fp32=None if fp32 is None else encode_mask(fp32),
+        quantized=encode_mask(quantized),
+        fp32_iou=None if fp32 is None else mask_iou(fp32, truth),
+        iou=mask_iou(quantized, truth),
+        picture=picture,
+    )
+
+
+def _jpeg(picture: UInt8Image) -> bytes:
+    """Return a picture of at most `_LONGEST` pixels a side."""
+    image = Image.fromarray(picture)
+    image.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=_QUALITY, optimize=True)
+    return data.getvalue()

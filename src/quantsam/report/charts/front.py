@@ -1,0 +1,56 @@
+"""What a search found."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from quantsam.report.charts.chart import Chart, Row, by_way, finished
+from quantsam.report.theme import ORIGIN_COLOURS, ORIGIN_SHAPES
+from quantsam.results.record import Record
+from quantsam.results.search import FOUND, SearchEntry, entries_of, pareto
+
+
+def front_chart(name: str, record: Record) -> Chart:
+    """What a search found beside the hand-made schemes: points of mIoU lost against the cost."""
+    entries = entries_of(record)
+    unit, divisor = {"bytes": ("MB", 1e6), "ms": ("ms", 1.0)}.get(str(record.settings.get("unit")), ("G", 1e9))
+    rows: list[Row] = [
+        {"scheme": e.name, "way": e.origin, "x": e.cost / divisor, "score": _lost(e), "error": _lost_error(e)}
+        for e in entries
+    ]
+    best = [entries[i] for i in pareto([(e.cost, _lost(e)) for e in entries]) if entries[i].origin == FOUND]
+    line = [{"x": e.cost / divisor, "score": _lost(e)} for e in best]
+    x = alt.X("x:Q", title=f"{record.settings.get('cost', 'cost')}, {unit}", scale=alt.Scale(zero=False))
+    y = alt.Y("score:Q", title="points of mIoU lost", scale=alt.Scale(zero=False, padding=12))
+    tooltip = [
+        alt.Tooltip("scheme:N"),
+        alt.Tooltip("way:N", title="origin"),
+        alt.Tooltip("x:Q", title=unit, format=".3f"),
+        alt.Tooltip("score:Q", title="lost", format=".2f"),
+        alt.Tooltip("error:Q", title="± SE", format=".2f"),
+    ]
+    points = (
+        alt.Chart(alt.NamedData("rows"))
+        .mark_point(filled=True, size=70, opacity=0.9)
+        .encode(x=x, y=y, tooltip=tooltip, **by_way(ORIGIN_COLOURS, ORIGIN_SHAPES, {r["way"] for r in rows}, "scheme"))
+    )
+    joined = alt.Chart(alt.NamedData("front")).mark_line(color="#0072b2", strokeWidth=1.5).encode(x=x, y=y)
+    spec = finished(
+        joined + points,
+        {"rows": rows, "front": line},
+        description=f"Loss against cost of {len(rows)} schemes of {record.model}",
+    )
+    reading = (
+        "Left is cheaper, down is better; the line joins the search's best. On pictures that the search did not see."
+    )
+    if any(e.held_out_drop is None for e in entries):
+        reading = "Left is cheaper, down is better; the line joins the search's best."
+    return Chart(name, "Loss against cost", reading, spec, len(rows))
+
+
+def _lost(entry: SearchEntry) -> float:
+    return entry.drop if entry.held_out_drop is None else entry.held_out_drop
+
+
+def _lost_error(entry: SearchEntry) -> float | None:
+    return entry.drop_se if entry.held_out_drop is None else entry.held_out_drop_se

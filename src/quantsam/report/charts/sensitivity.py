@@ -1,0 +1,126 @@
+"""Which layers hurt: a bar a layer in the order of the forward pass, coloured by the layer's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from quantsam.report.charts.chart import Chart, Row, finished
+from quantsam.report.published import thesis_drops
+from quantsam.report.theme import INK, KIND_COLOURS
+from quantsam.results.record import Record
+from quantsam.results.sensitivity import RowScore, rows_of
+
+_DROP = ("points of mIoU lost", ".2f")
+_MASKS = ("IoU lost against FP32's masks, points", ".2f")
+_NOISE = ("noise of the embedding, dB (less SQNR)", ".1f")
+
+
+def sensitivity_chart(name: str, record: Record) -> Chart:
+    """Draw a study; of an official model quantized layer by layer to int8, the thesis' figures beside it."""
+    scores = rows_of(record)
+    measure, number = _measure(scores)
+    published = thesis_drops(record.model) if _is_the_thesis_study(record) and measure == _DROP[0] else {}
+    rows = [_row(index, score, measure, published) for index, score in enumerate(scores)]
+    overlaid = sum(row["published"] is not None for row in rows)
+    spec = finished(
+        _layers(rows, measure, number, bool(overlaid)),
+        {"rows": rows},
+        description=f"{measure} by {record.settings.get('by', 'layer')}, {len(rows)} rows of {record.model}",
+    )
+    alone = "alone" if record.settings.get("mode", "in") == "in" else "left in float, all others"
+    reading = (
+        f"Each bar: {record.scheme} with this {record.settings.get('by', 'layer')} {alone}. Grey: ± one SE. "
+        "Drag to move along, Ctrl and wheel (or pinch) to zoom, double-click to reset; click a kind to single it out."
+    )
+    if overlaid:
+        reading += " Black strokes: the thesis' own study of the official weights, on COCO."
+    title = f"{record.scheme}, one {record.settings.get('by', 'layer')} at a time, on {record.dataset}"
+    return Chart(name, title, reading, spec, len(rows) + overlaid)
+
+
+def _measure(scores: Sequence[RowScore]) -> tuple[str, str]:
+    if all(score.drop is not None for score in scores):
+        return _DROP
+    return _MASKS if all(score.mask_loss is not None for score in scores) else _NOISE
+
+
+def _row(index: int, score: RowScore, measure: str, published: dict[str, float]) -> Row:
+    value, error = {
+        _DROP[0]: (score.drop, score.drop_se),
+        _MASKS[0]: (score.mask_loss, score.mask_loss_se),
+        _NOISE[0]: (None if score.sqnr_db is None else -score.sqnr_db, None),
+    }[measure]
+    spread = value is not None and error is not None
+    return {
+        "index": index,
+        "left": index - 0.4,
+        "right": index + 0.4,
+        "unit": score.name,
+        "kind": score.kind,
+        "value": value,
+        "error": error,
+        "low": value - error if spread else None,  # type: ignore[operator]
+        "high": value + error if spread else None,  # type: ignore[operator]
+        "mask_loss": score.mask_loss,
+        "sqnr": score.sqnr_db,
+        "images": score.images,
+        "published": published.get(score.unit) if score.part == "both" else None,
+    }
+
+
+def _layers(rows: Sequence[Row], title: str, number: str, overlaid: bool) -> Any:
+    names = alt.param(name="names", value=[row["unit"] for row in rows])
+    zoom = alt.selection_interval(
+        name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.ctrlKey]", translate=True
+    )
+    picked = alt.selection_point(name="kinds", fields=["kind"], bind="legend")
+    axis = alt.Axis(
+        labelExpr="names[datum.value]",
+        labelAngle=-90,
+        tickCount=len(rows),
+        labelFontSize=9,
+        labelOverlap=True,
+        grid=False,
+    )
+    x = alt.X("left:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.6, len(rows) - 0.4], nice=False))
+    y = alt.Y("value:Q", title=title)
+    tooltip = [
+        alt.Tooltip("unit:N", title="layer"),
+        alt.Tooltip("kind:N"),
+        alt.Tooltip("value:Q", title=title, format=number),
+        alt.Tooltip("error:Q", title="± SE", format=".2f"),
+        alt.Tooltip("mask_loss:Q", title="IoU lost against FP32's masks", format=".2f"),
+        alt.Tooltip("sqnr:Q", title="SQNR of the embedding, dB", format=".1f"),
+        alt.Tooltip("images:Q", title="pictures"),
+    ]
+    present = {row["kind"] for row in rows}
+    shown = [kind for kind in KIND_COLOURS if kind in present] + sorted(present - KIND_COLOURS.keys())
+    base = alt.Chart(alt.NamedData("rows"))
+    bars = base.mark_bar(clip=True).encode(
+        x=x,
+        x2="right:Q",
+        y=y,
+        y2=alt.datum(0),
+        color=alt.Color(
+            "kind:N",
+            scale=alt.Scale(domain=shown, range=[KIND_COLOURS.get(kind, "#767676") for kind in shown]),
+            legend=alt.Legend(title="kind of layer (click)", columns=6, symbolType="square"),
+        ),
+        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.15)),
+        tooltip=tooltip,
+    )
+    errors = base.mark_rule(color="#767676", clip=True).encode(x="index:Q", y="low:Q", y2="high:Q")
+    layers: list[alt.Chart] = [bars.add_params(zoom, picked), errors]
+    if overlaid:
+        ticks = base.transform_filter("isValid(datum.published)").mark_bar(color=INK, height=2, clip=True)
+        tip = [alt.Tooltip("unit:N", title="layer"), alt.Tooltip("published:Q", title="thesis", format=".2f")]
+        layers.append(ticks.encode(x="left:Q", x2="right:Q", y="published:Q", tooltip=tip))
+    return alt.layer(*layers).add_params(names)
+
+
+def _is_the_thesis_study(record: Record) -> bool:
+    settings = record.settings
+    return record.scheme == "int8" and settings.get("by") == "layer" and settings.get("mode") == "in"

@@ -1,0 +1,64 @@
+"""Colours, shapes and type of all charts: safe for colour-blind readers, at 3:1 or better in light and in dark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+KIND_COLOURS = {
+    "conv": "#5b6470",
+    "resblock": "#8a94a3",
+    "fmbc_3x3": "#0072b2",
+    "fmbc_1x1": "#4a9bd1",
+    "mbc_expand": "#009e73",
+    "mbc_depthwise": "#d55e00",
+    "mbc_project": "#c77f00",
+    "qkv": "#8e4ea8",
+    "attention": "#b87bd0",
+    "attention_proj": "#7a5cc0",
+    "neck_in": "#8c5a2b",
+    "neck_out": "#b98a55",
+    "mixed": "#767676",
+}
+"""Of each kind of layer: a hue for each family, apart in lightness within it."""
+
+ENGINE_COLOURS = {
+    "simulated": "#0072b2",
+    "onnxruntime": "#d55e00",
+    "openvino": "#009e73",
+    "tensorrt": "#8e4ea8",
+    "published": "#767676",
+}
+ENGINE_SHAPES = {
+    "simulated": "circle",
+    "onnxruntime": "square",
+    "openvino": "triangle-up",
+    "tensorrt": "diamond",
+    "published": "cross",
+}
+
+ORIGIN_COLOURS = {"found": "#0072b2", "hand-made": "#d55e00", "uniform": "#767676"}
+ORIGIN_SHAPES = {"found": "circle", "hand-made": "square", "uniform": "triangle-up"}
+
+COMMON, MISSED, EXTRA = (86, 180, 233), (213, 94, 0), (240, 228, 66)
+"""Pixels that a mask shares with the truth, misses of it, and has too much."""
+
+INK, GRID, CLIPPED = "#1f2328", "#d8dde3", "#d55e00"
+
+CONFIG: dict[str, Any] = {
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
+    "background": "transparent",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "gridColor": GRID,
+        "domainColor": "#8a94a3",
+        "tickColor": "#8a94a3",
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
+    "legend": {"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 12, "orient": "bottom"},
+    "text": {"color": INK},
+}
+"""Vega-Lite's configuration. The page gives ink and grid other colours in the dark, by its style sheet."""

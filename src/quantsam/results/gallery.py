@@ -1,0 +1,75 @@
+"""Objects of a record as pictures: what was asked, the truth, and what FP32 and the record's model answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from quantsam.errors import StoreError
+
+Rank = Literal["worst", "median", "best"]
+RANKS: tuple[Rank, ...] = ("worst", "median", "best")
+Rle = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryEntry:
+    """One object.
+
+    Attributes:
+        rank: Which objects it was taken from, ranked by the IoU that the record's model loses against FP32.
+        image_id: Id of its image.
+        annotation_id: Id of its annotation.
+        image_hw: Height and width of the image, which boxes, points and masks refer to.
+        box_xyxy: The annotated box, in pixels.
+        click_xy: The first click, where the prompt was clicks and not the box.
+        truth: The annotated mask, a compressed RLE of COCO.
+        fp32: FP32's answer, likewise; None if the record is FP32's own.
+        quantized: The answer of the record's model.
+        fp32_iou: IoU of FP32's answer with the truth, 0..1.
+        iou: IoU of the answer with the truth.
+        picture: The image, smaller than it was, as JPEG; None where a store lost it.
+    """
+
+    rank: Rank
+    image_id: int
+    annotation_id: int
+    image_hw: tuple[int, int]
+    box_xyxy: tuple[float, float, float, float]
+    click_xy: tuple[int, int] | None
+    truth: Rle
+    fp32: Rle | None
+    quantized: Rle
+    fp32_iou: float | None
+    iou: float
+    picture: bytes | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def picture_digest(self) -> str:
+        """What the picture is kept under, so that a store keeps it once; empty without a picture."""
+        return "" if self.picture is None else hashlib.sha256(self.picture).hexdigest()
+
+    def to_json(self) -> str:
+        """Return all but the picture, and its digest."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "picture"}
+        return json.dumps({**values, "picture": self.picture_digest})
+
+
+def parse_entry(body: str, picture: Callable[[str], bytes | None]) -> GalleryEntry:
+    """Read what `to_json` gave; `picture` finds a picture by its digest.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    try:
+        values = json.loads(body)
+        values["image_hw"] = tuple(values["image_hw"])
+        values["box_xyxy"] = tuple(values["box_xyxy"])
+        values["click_xy"] = None if values["click_xy"] is None else tuple(values["click_xy"])
+        return GalleryEntry(**{**values, "picture": picture(values["picture"])})
+    except (TypeError, ValueError, KeyError) as error:
+        raise StoreError(f"the store holds a gallery entry that is damaged: {error}") from error

@@ -1,0 +1,388 @@
+"""The local page in a real browser."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from quantsam.app.limits import Limits
+from quantsam.app.listen import open_socket
+from quantsam.app.server import Page as Server
+from quantsam.app.subjects import Catalogue
+from quantsam.data.open import open_images
+from quantsam.data.scenes import SceneDataset
+from quantsam.models.zoo import load_model
+from quantsam.schemes.load import load_scheme
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+WAIT_MS = 120_000
+MASKS = ".stage canvas[data-masks='{}']"
+PAINTED = """(canvas, leastAlpha) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const colours = {};
+    for (let i = 0; i < data.length; i += 4) {
+        if (data[i + 3] < leastAlpha) continue;
+        const name = [...data.slice(i, i + 3)].join();
+        colours[name] = (colours[name] ?? 0) + 1;
+    }
+    return colours;
+}"""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A server of nano with two schemes, calibrated on two scenes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = load_model("nano")
+    schemes = {name: load_scheme(name) for name in ("int8", "mix-dwsc")}
+    catalogue = Catalogue({"nano": model}, schemes, ("pytorch",), {"nano": open_images("scenes:2")})
+    page = Server(catalogue, Limits(upload_bytes=1_000_000))
+    listener = open_socket("127.0.0.1", 0)
+    config = uvicorn.Config(page.app({"127.0.0.1"}), http="h11", ws="none", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+    page.worker.stop()
+    listener.close()
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def open_app(open_page: Callable[..., Page], address: str) -> Callable[..., Page]:
+    """Open the page and wait until it can be used."""
+
+    def call(**options: Any) -> Page:
+        page = open_page(address, **options)
+        page.locator("body[data-ready]").wait_for()
+        return page
+
+    return call
+
+
+def scene(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(SceneDataset(30, seed=5).image(seed)).save(file, "PNG")
+    return file.getvalue()
+
+
+def choose(page: Page, content: bytes, name: str = "picture.png") -> None:
+    page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def at(page: Page, x: float, y: float, stage: int = 0) -> tuple[float, float]:
+    area = page.locator(".stage").nth(stage).bounding_box()
+    assert area is not None
+    return area["x"] + x * area["width"], area["y"] + y * area["height"]
+
+
+def drag(page: Page, left: float, top: float, right: float, bottom: float) -> None:
+    page.locator(".stage").first.scroll_into_view_if_needed()
+    page.mouse.move(*at(page, left, top))
+    page.mouse.down()
+    page.mouse.move(*at(page, right, bottom), steps=3)
+    page.mouse.up()
+
+
+def status(page: Page, text: str) -> str:
+    """Wait until the status line matches, and return it."""
+    line = page.locator("#status-text").filter(has_text=re.compile(text))
+    line.wait_for(timeout=WAIT_MS)
+    return line.inner_text()
+
+
+def painted(page: Page, name: str, least_alpha: int = 1) -> dict[str, int]:
+    """Return how many pixels a panel's masks have of each colour."""
+    return page.locator(MASKS.format(name)).evaluate(PAINTED, least_alpha)  # type: ignore[no-any-return]
+
+
+def iou(page: Page, name: str) -> float:
+    return float(page.locator(f"[data-caption='{name}'] dd.iou").inner_text().removesuffix(" %"))
+
+
+def open_first_example(page: Page) -> None:
+    page.get_by_role("button", name="Example 1").click()
+    page.locator(".stage").nth(1).wait_for()
+
+
+def test_a_box_is_dragged_and_masks_appear_with_their_iou(open_app):
+    page = open_app()
+    open_first_example(page)
+    assert painted(page, "fp32") == {}
+    drag(page, 0.13, 0.54, 0.57, 1.0)
+    assert "int8: IoU" in status(page, "^done")
+    pixels = sum(painted(page, "fp32").values())
+    assert 0.02 < pixels / 512**2 < 0.25
+    assert sum(painted(page, "int8").values()) == pytest.approx(pixels, rel=0.5)
+    assert 50 < iou(page, "int8") <= 100
+    figures = page.locator("[data-caption='int8']").inner_text()
+    assert re.search(r"encoder\s*[\d.,]+ ms\s*decoder\s*[\d.,]+ ms\s*size\s*1\.11 MiB", figures)
+    page.locator("#clear").click()
+    status(page, "^drag a box")
+    assert painted(page, "fp32") == {}
+    page.locator("#undo").click()
+    status(page, "^done")
+    assert sum(painted(page, "fp32").values()) == pixels
+
+
+def test_left_and_right_clicks_are_points(open_app):
+    page = open_app()
+    open_first_example(page)
+    menus = page.evaluate_handle(
+        "() => { const seen = []; addEventListener('contextmenu', e => seen.push(e.defaultPrevented)); return seen; }"
+    )
+    page.mouse.click(*at(page, 0.85, 0.15))
+    status(page, "^done")
+    assert page.locator(".stage").first.locator("g.on").count() == 1
+    before = painted(page, "fp32")
+    page.mouse.click(*at(page, 0.2, 0.2, stage=1), button="right")
+    page.locator(".stage >> g.off").first.wait_for()
+    status(page, "^done")
+    assert page.locator(".stage").first.locator("g").count() == 2
+    assert painted(page, "fp32") != before
+    page.locator("h1").click(button="right")
+    assert menus.json_value() == [True, False]
+    page.locator("#undo").click()
+    status(page, "^done")
+    assert painted(page, "fp32") == before
+
+
+def test_touch_and_the_choice_of_what_a_click_is(open_app):
+    page = open_app(width=390, height=844, has_touch=True)
+    open_first_example(page)
+    page.touchscreen.tap(*at(page, 0.85, 0.15))
+    status(page, "^done")
+    page.get_by_label("off it").check()
+    page.locator(".stage").first.scroll_into_view_if_needed()
+    page.touchscreen.tap(*at(page, 0.2, 0.2))
+    page.locator(".stage >> g.off").first.wait_for()
+    status(page, "^done")
+
+
+def test_differences_are_marked_in_three_colours(open_app):
+    page = open_app()
+    open_first_example(page)
+    drag(page, 0.05, 0.05, 0.95, 0.95)
+    status(page, "^done")
+    fp32, int8 = (sum(painted(page, name).values()) for name in ("fp32", "int8"))
+    page.get_by_label("mark differences").check()
+    page.get_by_text("extra", exact=True).wait_for()
+    found = painted(page, "int8")
+    common, missed, extra = (found.get(rgb, 0) for rgb in ("86,180,233", "213,94,0", "240,228,66"))
+    assert (common + missed, common + extra) == (fp32, int8)
+    assert missed + extra > 0
+    assert iou(page, "int8") == pytest.approx(100 * common / (common + missed + extra), abs=0.06)
+    assert set(painted(page, "fp32")) == {"86,180,233"}
+
+
+def test_schemes_are_ticked_and_the_slider_moves_by_keys_and_pointer(open_app):
+    page = open_app()
+    open_first_example(page)
+    drag(page, 0.13, 0.54, 0.57, 1.0)
+    status(page, "^done")
+    page.get_by_label("mix-dwsc").check()
+    status(page, "mix-dwsc: IoU")
+    assert page.locator("figure").count() == 3
+    page.get_by_label("slider").check()
+    assert page.locator("figure").count() == 1
+    page.get_by_label("over FP32").select_option("mix-dwsc")
+    assert sum(painted(page, "mix-dwsc").values()) > 0
+    split = page.get_by_label("Divider")
+    over = page.locator("canvas.over")
+    split.focus()
+    page.keyboard.press("Home")
+    assert over.evaluate("c => getComputedStyle(c).clipPath") == "inset(0px 0px 0px 0%)"
+    page.keyboard.press("End")
+    assert over.evaluate("c => getComputedStyle(c).clipPath") == "inset(0px 0px 0px 100%)"
+    split.fill("50")
+    boxes = page.locator("rect.box").count()
+    page.mouse.move(*at(page, 0.5, 0.2))
+    page.mouse.down()
+    page.mouse.move(*at(page, 0.25, 0.2), steps=2)
+    page.mouse.up()
+    assert split.input_value() == "25"
+    assert page.locator("rect.box").count() == boxes
+
+
+def test_everything_is_segmented(open_app):
+    page = open_app()
+    open_first_example(page)
+    page.get_by_label("points a side").fill("8")
+    page.get_by_label("least predicted IoU").fill("0.3")
+    page.get_by_role("button", name="Segment everything").click()
+    assert "int8: IoU" in status(page, "^done")
+    caption = page.locator("[data-caption='fp32']").inner_text()
+    count = int(re.search(r"masks\s*(\d+)", caption)[1])
+    assert count >= 2
+    fp32, int8 = (set(painted(page, name, least_alpha=255)) for name in ("fp32", "int8"))  # borders: exact colours
+    assert 2 <= len(fp32) <= count
+    assert fp32 & int8
+
+
+def test_two_users_keep_their_own_pictures(open_app):
+    alone = []
+    for seed in (1, 16):
+        page = open_app()
+        choose(page, scene(seed))
+        page.locator(".stage").nth(1).wait_for()
+        drag(page, 0.1, 0.2, 0.8, 0.9)
+        status(page, "^done")
+        alone.append((painted(page, "fp32"), painted(page, "int8"), iou(page, "int8")))
+    assert alone[0] != alone[1]
+    pages = [open_app(), open_app()]
+    for page, seed in zip(pages, (1, 16), strict=True):
+        choose(page, scene(seed))
+    for page in pages:
+        page.locator(".stage").nth(1).wait_for()
+        drag(page, 0.1, 0.2, 0.8, 0.9)
+    for page, expected in zip(pages, alone, strict=True):
+        status(page, "^done")
+        assert (painted(page, "fp32"), painted(page, "int8"), iou(page, "int8")) == expected
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_narrow_screen_does_not_scroll_sideways(open_app, dark):
+    page = open_app(width=390, height=844, dark=dark)
+    widths = "() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    open_first_example(page)
+    for label in ("mix-dwsc", "slider", "mark differences"):
+        page.get_by_label(label).check()
+        page.locator("details").evaluate("d => { d.open = true; }")
+        scroll, client = page.evaluate(widths)
+        assert scroll <= client == 390
+    assert page.locator("body").evaluate("b => getComputedStyle(b).backgroundColor") == (
+        "rgb(19, 22, 25)" if dark else "rgb(243, 244, 246)"
+    )
+
+
+def test_a_file_that_is_no_picture_is_refused_and_the_old_picture_stays(open_app):
+    page = open_app(expect_errors=["415"])
+    open_first_example(page)
+    drag(page, 0.13, 0.54, 0.57, 1.0)
+    status(page, "^done")
+    choose(page, b"a text, not a picture", "notes.txt")
+    assert "not a picture" in status(page, "not a picture")
+    assert page.locator("#status.error").is_visible()
+    drag(page, 0.05, 0.05, 0.95, 0.95)
+    status(page, "^done")
+    assert page.locator("#status.error").count() == 0
+
+
+def test_a_file_that_is_too_large_is_not_even_sent(open_app):
+    page = open_app()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    choose(page, b"x" * 1_000_001)
+    assert "at most 1 MB" in status(page, "at most")
+    assert sent == []
+
+
+def test_dropping_and_pasting(open_app):
+    page = open_app()
+    deliver = """([type, bytes]) => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+        const event = type === "drop"
+            ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
+            : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true });
+        document.body.dispatchEvent(event);
+    }"""
+    for type_, width in (("drop", 96), ("paste", 80)):
+        file = io.BytesIO()
+        Image.fromarray(np.full((64, width, 3), 99, np.uint8)).save(file, "PNG")
+        page.evaluate(deliver, [type_, list(file.getvalue())])
+        status(page, f"^{width} x 64 pixels")
+
+
+def test_the_keyboard_alone_will_do(open_app):
+    page = open_app()
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("s => document.activeElement.matches(s)", selector):
+                return
+        raise AssertionError(f"Tab does not reach {selector}")
+
+    tab_to("#file")
+    assert page.locator("#file + label").evaluate("l => getComputedStyle(l).outlineStyle") == "solid"
+    tab_to("#examples button")
+    page.keyboard.press("Enter")
+    page.locator(".stage").nth(1).wait_for()
+    tab_to("#prompt summary")
+    page.keyboard.press("Enter")
+    for value in ("70", "280", "290", "512"):
+        page.keyboard.press("Tab")
+        page.keyboard.type(value)
+    page.keyboard.press("Enter")
+    status(page, "^done")
+    assert page.locator(".stage rect.box").first.get_attribute("width") == "220"
+    tab_to("#px")
+    page.keyboard.type("100")
+    page.keyboard.press("Enter")
+    status(page, "fill in all of x, y")
+    page.keyboard.press("Tab")
+    page.keyboard.type("400")
+    page.keyboard.press("Enter")
+    page.locator(".stage g.on").first.wait_for()
+    status(page, "^done")
+
+
+def test_what_makes_no_sense_is_said(open_app):
+    page = open_app(expect_errors=["422"])
+    use_box = page.locator("#box-form button")
+    page.locator("summary").click()
+    use_box.click()
+    status(page, "choose a picture first")
+    open_first_example(page)
+    for name, value in zip(("x0", "y0", "x1", "y1"), (50, 50, 20, 20), strict=True):
+        page.locator(f"#{name}").fill(str(value))
+    use_box.click()
+    status(page, "right of its left")
+    page.locator("#x1").fill("600")
+    page.locator("#y1").fill("70")
+    use_box.click()
+    status(page, "lie in the picture, 512 x 512")
+    assert page.locator("rect").count() == 0
+    page.mouse.click(*at(page, 0.5, 0.5), button="right")
+    status(page, "at least one point must lie on the object")  # the server says this one
+    drag(page, 0.1, 0.5, 0.5, 0.9)
+    status(page, "^done")
+    page.get_by_label("a new box keeps").check()
+    drag(page, 0.6, 0.5, 0.9, 0.9)
+    page.locator(".stage >> nth=0 >> rect.box >> nth=1").wait_for()
+    status(page, "^done")
+    page.mouse.click(*at(page, 0.5, 0.5))
+    status(page, "points refine one box")
+
+
+def test_every_control_has_a_name(open_app):
+    page = open_app()
+    open_first_example(page)
+    page.get_by_label("slider").check()
+    nameless = page.evaluate("""() => [...document.querySelectorAll("input, select, button")]
+        .filter(e => !(e.labels?.length || e.textContent.trim() || e.querySelector("img[alt]")))
+        .map(e => e.outerHTML)""")
+    assert nameless == []
+
+
+def test_a_server_that_is_gone_is_said(open_app):
+    page = open_app(expect_errors=["ERR_FAILED"])
+    open_first_example(page)
+    page.route("**/api/masks", lambda route: route.abort())
+    drag(page, 0.13, 0.54, 0.57, 1.0)
+    status(page, "does not answer")

@@ -1,0 +1,182 @@
+"""The report in a real browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from quantsam.report.page import make_report, write_report
+from quantsam.results.store import ResultStore
+
+from ..unit.report.conftest import (
+    fill,  # noqa: F401  # a fixture
+    make_distributions,
+    make_entry,
+    make_record,
+    make_row,
+    make_scores,
+    make_site,
+    make_study,
+)
+
+MARKS = """name => {
+  const svg = document.querySelector(`[data-chart="${name}"] svg`);
+  const shapes = '.mark-rect path, .mark-symbol path';
+  return [...svg.querySelectorAll(shapes)].filter(p => !p.closest('.role-legend') && p.ariaLabel).length;
+}"""
+
+
+@pytest.fixture
+def report(tmp_path, fill):  # noqa: F811
+    store = ResultStore(tmp_path / "results.sqlite")
+    fill(store)
+    path = tmp_path / "report.html"
+    return path, write_report(path, store)
+
+
+def opened(open_page, path, **options):
+    page = open_page(path.as_uri(), **options)
+    page.evaluate("quantsamReport.drawAll()")
+    return page
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_charts_show_the_right_number_of_marks(report, open_page, width, dark):
+    path, made = report
+    page = opened(open_page, path, width=width, dark=dark)
+    assert {c.name: page.evaluate(MARKS, c.name) for c in made.charts} == {c.name: c.marks for c in made.charts}
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for chart in made.charts:
+        box = page.locator(f'[data-chart="{chart.name}"] svg').first.bounding_box()
+        assert box["x"] + box["width"] <= width
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert (brightness(ink) > brightness(paper)) == dark
+    label = page.locator(".plot svg text").first.evaluate("e => getComputedStyle(e).fill")
+    assert label == ink
+
+
+def brightness(colour):
+    return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+
+def test_hovering_over_a_layer_names_it(report, open_page):
+    path, made = report
+    page = opened(open_page, path)
+    name = next(c.name for c in made.charts if "-layers-" in c.name)
+    bar = page.locator(f'[data-chart="{name}"] .mark-rect path').nth(1)
+    bar.scroll_into_view_if_needed()
+    bar.hover()
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "stage1:0:1" in tooltip.inner_text()
+    assert "mbc_depthwise" in tooltip.inner_text()
+
+
+def test_a_chart_zooms_with_ctrl_and_wheel_and_the_wheel_alone_scrolls(report, open_page):
+    path, made = report
+    page = opened(open_page, path)
+    name = next(c.name for c in made.charts if "-layers-" in c.name)
+    plot = page.locator(f'[data-chart="{name}"]')
+    plot.scroll_into_view_if_needed()
+    width = "n => document.querySelector(`[data-chart='${n}'] .mark-rect path`).getBBox().width"
+    before = page.evaluate(width, name)
+    plot.hover(position={"x": 300, "y": 100})
+    page.mouse.wheel(0, 40)
+    page.wait_for_timeout(200)
+    assert page.evaluate(width, name) == pytest.approx(before)
+    plot.scroll_into_view_if_needed()
+    plot.hover(position={"x": 300, "y": 100})
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -200)
+    page.keyboard.up("Control")
+    page.wait_for_function("([f, n, w]) => eval(f)(n) > 1.05 * w", arg=[width, name, before])
+
+
+def test_a_click_on_a_kind_singles_it_out(report, open_page):
+    path, made = report
+    page = opened(open_page, path)
+    name = next(c.name for c in made.charts if "-layers-" in c.name)
+    page.locator(f'[data-chart="{name}"] .role-legend-label text', has_text="mbc_depthwise").click()
+    opacity = (
+        "n => [...document.querySelectorAll(`[data-chart='${n}'] .mark-rect path`)].map(p => p.getAttribute('opacity'))"
+    )
+    page.wait_for_function(f"n => ({opacity})(n)[0] === '0.15'", arg=name)
+    assert page.evaluate(opacity, name)[1] in (None, "1")
+
+
+def test_a_chosen_site_is_shown_in_both_charts_by_keyboard_alone(report, open_page):
+    path, made = report
+    page = opened(open_page, path)
+    histogram = next(c for c in made.charts if c.name.endswith("-histogram"))
+    select = page.locator(f'select[data-chosen="{histogram.name}"]')
+    select.focus()
+    page.keyboard.press("ArrowDown")
+    chosen = list(histogram.choices)[1]
+    assert select.input_value() == chosen
+    same = "([s, v]) => document.querySelector(s).value === v"
+    page.wait_for_function(same, arg=[f'[data-chosen="{histogram.name.replace("histogram", "channels")}"]', chosen])
+    shown = "([n, v]) => quantsamReport.view(n).then(view => view.signal('chosen') === v)"
+    page.wait_for_function(shown, arg=[histogram.name, chosen])
+    assert page.evaluate(MARKS, histogram.name) == 6
+
+
+def test_masks_lie_over_their_picture(report, open_page):
+    path, _ = report
+    page = opened(open_page, path)
+    stages = page.locator(".gallery[open] .object").first.locator(".stage")
+    assert stages.count() == 4
+    pictures = {stages.nth(i).evaluate("e => getComputedStyle(e).backgroundImage.slice(0, 21)") for i in range(4)}
+    assert pictures == {'url("data:image/jpeg;'}
+    overlay = stages.nth(3).locator("img")
+    assert overlay.evaluate("e => [e.complete, e.naturalWidth]") == [True, 8]
+    assert "12 pixels" in stages.nth(1).locator("xpath=..").get_attribute("aria-label")
+
+
+def test_the_report_needs_no_network(report, open_page):
+    path, made = report
+    page = opened(open_page, path, offline=True)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    page.evaluate("quantsamReport.drawAll()")
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert page.locator(".plot svg.marks").count() == len(made.charts)
+
+
+def test_it_prints_on_white(report, open_page):
+    path, _ = report
+    page = opened(open_page, path, dark=True)
+    page.emulate_media(media="print")
+    assert brightness(page.evaluate("getComputedStyle(document.body).color")) == 0
+    assert page.locator("select").first.is_hidden()
+
+
+def test_hostile_names_are_shown_as_text(tmp_path, open_page):
+    hostile = "</script></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{7*7}}"
+    store = ResultStore(tmp_path / "results.sqlite")
+    common = {"model": hostile, "dataset": hostile, "environment": {"cpu": hostile}}
+    store.append(make_record("fp32", 80.0, 40.0, **common), make_scores([0.5]))
+    store.append(quantized := make_record(hostile, 70.0, **common), make_scores([0.4]))
+    store.keep_gallery(quantized.id, [make_entry()])
+    store.append(make_study([make_row(hostile, hostile, 3.0)], scheme=hostile, model=hostile))
+    store.append(make_distributions([make_site(hostile, kind=hostile), make_site()], model=hostile))
+    path = tmp_path / "report.html"
+    path.write_text(make_report(store).html, "utf-8")
+    page = open_page(path.as_uri())
+    dialogs = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.evaluate("quantsamReport.drawAll()")
+    bar = page.locator('[data-chart*="-layers-"] .mark-rect path').first
+    bar.scroll_into_view_if_needed()
+    bar.hover()
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "onerror=alert(1)" in tooltip.inner_text()
+    assert page.locator("img[src='x']").count() == 0
+    assert hostile in page.locator("h2").first.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert dialogs == []

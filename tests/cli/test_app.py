@@ -1,0 +1,107 @@
+"""`quantsam app` from its start to Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import urllib.request
+
+import pytest
+
+from quantsam.cli import app
+
+
+def address(process):
+    line = process.stdout.readline()
+    assert re.fullmatch(r"quantsam app at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", line), line
+    return line.split()[3]
+
+
+def test_it_listens_says_where_and_ends_on_ctrl_c(start):
+    process = start("app", "--port", "0", "--model", "nano", "--engine", "pytorch", "--max-mb", "1.5")
+    with urllib.request.urlopen(address(process) + "api/options", timeout=60) as answer:
+        options = json.load(answer)
+    assert [model["name"] for model in options["models"]] == ["nano"]
+    assert [scheme["name"] for scheme in options["schemes"]] == ["int8", "mix-dwsc", "mix-mbc-neck"]
+    assert [engine["name"] for engine in options["engines"]] == ["pytorch"]
+    assert options["upload_bytes"] == 1_500_000
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "stopped\n")
+
+
+def test_ctrl_c_ends_an_answer_under_way(start):
+    process = start("app", "--port", "0", "--model", "nano", "--engine", "pytorch", "--calibration", "scenes:5000")
+    url = address(process)
+    with urllib.request.urlopen(urllib.request.Request(url + "api/examples/1", method="POST"), timeout=60) as answer:
+        token = json.load(answer)["picture"]
+    asked = {"picture": token, "model": "nano", "engine": "pytorch", "schemes": ["int8"], "boxes": [[9, 9, 99, 99]]}
+    body = json.dumps(asked).encode()
+    request = urllib.request.Request(url + "api/masks", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as lines:
+        while b"calibrating" not in lines.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        *_, last = lines
+    assert json.loads(last) == {"event": "error", "error": "the server is stopping"}
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "stopped\n")
+
+
+def test_others_may_come_only_with_a_warning(start):
+    process = start("app", "--port", "0", "--model", "nano", "--scheme", "int8", "--host", "0.0.0.0")
+    line = process.stdout.readline()
+    assert line.startswith("quantsam app at http://localhost:")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    warning, stopped = err.splitlines()
+    assert warning.startswith("quantsam: warning: on 0.0.0.0 everyone")
+    assert stopped == "stopped"
+
+
+def test_a_port_in_use(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run("app", "--port", port).complains(2, f"port {port}", "in use", "--port")
+
+
+def test_a_host_that_is_not_here(run):
+    run("app", "--port", 0, "--host", "192.0.2.1").complains(2, "192.0.2.1", "--port")
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_without_the_extra(run, monkeypatch, package):
+    monkeypatch.setattr(app, "find_spec", lambda name: None if name == package else True)
+    run("app").complains(1, package, "pip install 'quantsam[app]'")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "nan"], ["model must be one of", "'nano'"]),
+        (["--scheme", "int9"], ["scheme must be", "int9"]),
+        (["--scheme", "int8@stage3:40", "--model", "nano"], ["must match a layer"]),
+        (["--engine", "onnx"], ["engine must be one of"]),
+        (["--model", "l0"], ["calibrating l0 needs pictures"]),
+        (["--weights", "a.pt"], ["--weights", "one --model"]),
+        (["--max-mb", "0"], ["--max-mb"]),
+        (["--max-pixels", "0"], ["--max-pixels"]),
+        (["--port", "70000"], ["--port"]),
+    ],
+)
+def test_what_it_refuses_at_the_start(run, options, words):
+    run("app", "--port", "0", *options).complains(2, *words)
+
+
+def test_two_schemes_of_one_name(run, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.toml").write_text('[[rules]]\nweight = "int8"\n')
+    files = [tmp_path / folder / "own.toml" for folder in ("a", "b")]
+    run("app", "--port", 0, "--scheme", files[0], "--scheme", files[1]).complains(2, "two schemes", "'own'")
+
+
+def test_a_missing_checkpoint(run, tmp_path):
+    run("app", "--port", 0, "--model", "nano", "--weights", tmp_path / "absent.pt").complains(1, "absent.pt")

@@ -1,0 +1,123 @@
+"""Fixtures for the local page's server."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from quantsam.app.limits import Limits
+from quantsam.app.server import Page
+from quantsam.app.subjects import Catalogue
+from quantsam.data.open import open_images
+from quantsam.models.sam import EfficientViTSam
+from quantsam.schemes.load import load_scheme
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def catalogue(tiny: EfficientViTSam, make_tiny: Callable[..., EfficientViTSam]) -> Catalogue:
+    """Two tiny models, two schemes."""
+    schemes = {name: load_scheme(name) for name in ("int8", "mix-dwsc")}
+    source = open_images("scenes:2")
+    models = {"tiny": tiny, "other": make_tiny(1)}
+    return Catalogue(models, schemes, ("pytorch", "onnxruntime"), dict.fromkeys(models, source))
+
+
+@pytest.fixture
+def serve(catalogue: Catalogue) -> Iterator[Callable[..., Served]]:
+    """Serve a page of one's own: serve(catalogue=..., debug=..., **limits)."""
+    pages: list[Page] = []
+
+    def make(catalogue: Catalogue = catalogue, *, debug: bool = False, **limits: Any) -> Served:
+        pages.append(Page(catalogue, Limits(**limits), debug=debug))
+        return Served(pages[-1])
+
+    yield make
+    for page in pages:
+        page.worker.stop()
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    return serve()
+
+
+class Served:
+    """A page and a client that is a program, not a browser."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.client = self.new_client()
+
+    def new_client(self) -> TestClient:
+        return TestClient(self.page.app({"testserver"}))
+
+    def upload(self, pixels: Any) -> str:
+        """Send a picture and return its token."""
+        answer = self.client.post("/api/pictures", content=png(pixels))
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["picture"])
+
+    def ask(self, token: str, client: TestClient | None = None, **changes: Any) -> list[dict[str, Any]]:
+        """Ask for masks and return all events but the statuses."""
+        answer = self.post(token, client, **changes)
+        assert answer.status_code == 200, answer.text
+        events = [json.loads(line) for line in answer.text.splitlines()]
+        return [event for event in events if event["event"] != "status"]
+
+    def post(self, token: str, client: TestClient | None = None, **changes: Any) -> Any:
+        asked = {"picture": token, "model": "tiny", "engine": "pytorch", "schemes": ["int8"], "boxes": [[4, 4, 40, 40]]}
+        if "points" in changes or "everything" in changes:
+            asked.pop("boxes")
+        return (client or self.client).post("/api/masks", content=json.dumps(asked | changes), headers=JSON)
+
+
+def png(pixels: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def noise() -> Any:
+    """A picture of 48 x 64 pixels; another for each seed."""
+
+    def make(seed: int = 0, shape: tuple[int, int] = (48, 64)) -> Any:
+        return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+    return make
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Hold the worker's thread: `with held(page): ...`."""
+    import threading
+
+    @contextmanager
+    def hold(page: Page) -> Iterator[None]:
+        release = threading.Event()
+        page.worker.submit(lambda: release.wait(60) and None)
+        try:
+            yield
+        finally:
+            release.set()
+
+    return hold

@@ -1,0 +1,97 @@
+"""The record of distributions: kept, found again, and refused where it is damaged."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from quantsam.data.open import open_images
+from quantsam.errors import StoreError
+from quantsam.evaluation.distributions import record_distributions
+from quantsam.plans.distributions import measure_distributions
+from quantsam.plans.plan import make_plan
+from quantsam.results.distributions import distributions_of
+from quantsam.results.record import Record
+from quantsam.results.store import ResultStore
+
+
+@pytest.fixture(scope="module")
+def images():
+    return open_images("scenes:1:3")
+
+
+@pytest.fixture(scope="module")
+def plan(tiny, images):
+    return make_plan(tiny, "int8@stage3").calibrate(open_images("scenes:1:9"))
+
+
+@pytest.fixture(scope="module")
+def record(tiny, plan, images):
+    return record_distributions(tiny, plan, images, notes={"limit": 7})
+
+
+def test_a_record_says_what_was_measured_on_what(tiny, plan, images, record):
+    assert (record.kind, record.model, record.prompt, record.engine) == ("distributions", "nano", "none", "pytorch")
+    assert (record.dataset, record.dataset_digest) == (images.name, images.digest)
+    assert (record.calibration, record.calibration_digest) == (plan.calibration.name, plan.calibration.digest)
+    assert (record.scheme, record.plan_digest, record.placement) == ("int8@stage3", plan.digest, "thesis")
+    assert (record.settings["limit"], record.figures["images"]) == (7, 1)
+    sites = distributions_of(record)
+    assert record.figures["sites"] == len(sites)
+    assert record.figures["outlier_ratio"] == max(site.outlier_ratio for site in sites if site.outlier_ratio)
+    clipped = [(s.clipped * s.values, s.values) for s in sites if s.role == "activation" and s.format]
+    share = sum(count for count, _ in clipped) / sum(values for _, values in clipped)
+    assert record.figures["clipped_percent"] == pytest.approx(100 * share)
+    assert share > 0
+
+
+def test_the_sites_survive_the_store(tiny, plan, images, tmp_path):
+    store = ResultStore(tmp_path / "r.sqlite")
+    record = record_distributions(tiny, plan, images, store=store)
+    (found,) = store.records(kind="distributions")
+    assert found == record
+    assert distributions_of(found) == distributions_of(record)
+    assert [site.site for site in distributions_of(found)] == [
+        site.site for site in measure_distributions(tiny, plan, images)
+    ]
+
+
+def test_what_the_store_holds_is_not_measured_again_unless_for_a_file(tiny, plan, images, tmp_path):
+    store, runs = ResultStore(tmp_path / "r.sqlite"), []
+
+    def progress(items, total):
+        runs.append(total)
+        return items
+
+    first = record_distributions(tiny, plan, images, store=store, progress=progress)
+    assert record_distributions(tiny, plan, images, store=store, progress=progress) == first
+    assert runs == [1]
+    record_distributions(tiny, plan, images, store=store, progress=progress, histograms=tmp_path / "h.npz")
+    assert runs == [1, 1]
+    assert (tmp_path / "h.npz").is_file()
+    other = record_distributions(tiny, plan, open_images("scenes:1:4"), store=store, progress=progress)
+    assert other.id != first.id
+    assert len(store.records()) == 2
+
+
+DAMAGE = {
+    "another kind": lambda data: data.update(kind="evaluate"),
+    "no sites": lambda data: data["settings"].pop("sites"),
+    "sites are no list": lambda data: data["settings"].update(sites={"a": 1}),
+    "a site is no object": lambda data: data["settings"]["sites"].append(3),
+    "a field is missing": lambda data: data["settings"]["sites"][0].pop("low"),
+    "a field is unknown": lambda data: data["settings"]["sites"][0].update(lowest=1),
+    "bins are missing": lambda data: data["settings"]["sites"][2].update(bins=None),
+    "counts are no list": lambda data: data["settings"]["sites"][2]["bins"].update(counts=5),
+    "an outlier lacks its bins": lambda data: data["settings"]["sites"][2]["outliers"][0].pop("bins"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_record_is_refused(record, kind):
+    data = copy.deepcopy(record.to_json_dict())
+    assert len(distributions_of(Record.from_json_dict(data))) == record.figures["sites"]
+    DAMAGE[kind](data)
+    with pytest.raises(StoreError, match=record.id):
+        distributions_of(Record.from_json_dict(data))

@@ -1,0 +1,127 @@
+"""A store with a bit of everything, made by hand."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantsam.data.coco_masks import encode_mask
+from quantsam.metrics.summary import ObjectScore
+from quantsam.results.distributions import Bins, OutlierChannel, SiteDistribution
+from quantsam.results.gallery import GalleryEntry
+from quantsam.results.record import Record
+from quantsam.results.search import SearchEntry
+from quantsam.results.sensitivity import RowScore
+from quantsam.results.store import ResultStore
+
+MIB = 2**20
+
+
+def make_record(scheme: str = "int8", miou: float = 70.0, size_mib: float = 10.0, **changes: Any) -> Record:
+    values: dict[str, Any] = {"model": "nano", "weights_digest": "ab" * 8, "dataset": "toy", "dataset_digest": "cd"}
+    values["figures"] = {"miou": miou, "count": 4, "size_bytes": round(size_mib * MIB), "fp32_bytes": 40 * MIB}
+    values |= {"environment": {"cpu": "Some CPU", "cpu_count": "2", "torch": "2.4"}, "scheme": scheme}
+    return Record(**{**values, **changes})
+
+
+def make_scores(ious: list[float]) -> list[ObjectScore]:
+    return [ObjectScore(1, number, 50.0, iou, None) for number, iou in enumerate(ious)]
+
+
+def jpeg(size: tuple[int, int] = (8, 6)) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, (90, 120, 30)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def make_entry(**changes: Any) -> GalleryEntry:
+    truth = np.zeros((6, 8), bool)
+    truth[1:4, 2:6] = True
+    answer = np.roll(truth, 1, axis=1)
+    values: dict[str, Any] = {"rank": "worst", "image_id": 5, "annotation_id": 17, "image_hw": (6, 8)}
+    values |= {"box_xyxy": (2.0, 1.0, 6.0, 4.0), "click_xy": None, "truth": encode_mask(truth)}
+    values |= {"fp32": encode_mask(truth), "quantized": encode_mask(answer), "fp32_iou": 1.0, "iou": 0.6}
+    return GalleryEntry(**{**values, "picture": jpeg(), **changes})
+
+
+def make_row(unit: str, kind: str, drop: float | None, **changes: Any) -> RowScore:
+    values: dict[str, Any] = {"unit": unit, "kind": kind, "part": "both", "layers": (unit,), "drop": drop}
+    values |= {"drop_se": None if drop is None else 0.1, "mask_loss": 2.0, "mask_loss_se": 0.2, "sqnr_db": 20.0}
+    return RowScore(**{**values, "images": 3, "objects": 9, **changes})
+
+
+def make_study(rows: list[RowScore], **changes: Any) -> Record:
+    settings = {"rows": [row.to_json_dict() for row in rows], "by": "layer", "mode": "in", "method": "exact"}
+    settings |= changes.pop("settings", {})
+    return make_record(kind="sensitivity", settings=settings, figures={"images": 3}, **changes)
+
+
+def make_search(**changes: Any) -> Record:
+    def entry(name: str, origin: str, cost: float, drop: float, held_out: float | None) -> dict[str, Any]:
+        found = SearchEntry(name, origin, True, ("int8",), cost, int(cost), drop, 0.1, 1.0, 0.1, held_out, 0.2)
+        return dict(found.to_json_dict())
+
+    entries = [
+        entry("a", "found", 1e6, 2.0, 2.5),
+        entry("b", "found", 3e6, 0.5, 0.4),
+        entry("int8", "uniform", 2e6, 9.0, 8.0),
+    ]
+    return make_record(
+        "front", kind="search", settings={"entries": entries, "unit": "bytes", "cost": "size"}, figures={}, **changes
+    )
+
+
+def make_agreement(gap: float = 0.05, engine: str = "openvino", **changes: Any) -> Record:
+    figures = {"miou_simulated": 70.0, "miou": 70.0 + gap, "gap": gap, "gap_low": gap - 0.1, "gap_high": gap + 0.1}
+    figures |= {"gap_standard_error": 0.05, "mask_iou": 99.5, "convolutions_quantized": 45, "convolutions_integer": 45}
+    return make_record(kind="agree", engine=engine, figures=figures, **changes)
+
+
+def make_site(site: str = "stage1:0:0/input", ratio: float = 9.0, **changes: Any) -> SiteDistribution:
+    values: dict[str, Any] = {"site": site, "kind": "mbc_depthwise", "role": "activation", "format": "int8"}
+    values |= {"per_channel": False, "values": 30, "low": -1.0, "high": 2.5, "grid_low": -2.0, "grid_high": 2.0}
+    values |= {"clipped": 0.1, "sqnr_db": 30.0, "outlier_ratio": ratio, "bins": Bins(-1.0, 0.5, (5, 0, 10, 4, 6, 2, 3))}
+    values |= {"channel_lows": (-1.0, -0.5, 0.0), "channel_highs": (2.5, 0.1, 0.2)}
+    values["outliers"] = (OutlierChannel(0, ratio, 0.2, Bins(0.0, 1.0, (3,))),)
+    return SiteDistribution(**{**values, **changes})
+
+
+def make_distributions(sites: list[SiteDistribution], **changes: Any) -> Record:
+    settings = {"sites": [site.to_json_dict() for site in sites]}
+    return make_record(kind="distributions", prompt="none", settings=settings, figures={"sites": len(sites)}, **changes)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(tmp_path / "results.sqlite")
+
+
+@pytest.fixture
+def fill() -> Callable[[ResultStore], dict[str, Record]]:
+    """Put a record of each kind into a store."""
+
+    def put(store: ResultStore) -> dict[str, Record]:
+        records = {
+            "fp32": make_record("fp32", 80.0, 40.0),
+            "int8": make_record("int8", 70.0, 10.0),
+            "mix": make_record("mix-dwsc", 79.0, 20.0),
+            "engine fp32": make_record("fp32", 80.0, 40.0, engine="openvino", times={"encoder_ms_median": 8.0}),
+            "engine": make_record("int8", 70.5, 10.0, engine="openvino", times={"encoder_ms_median": 4.0}),
+            "study": make_study([make_row("stage1:0:0", "conv", 0.0), make_row("stage1:0:1", "mbc_depthwise", 6.0)]),
+            "search": make_search(),
+            "agree": make_agreement(),
+            "distributions": make_distributions([make_site(), make_site("stage1:0:1/weight", 2.0, role="weight")]),
+        }
+        ious = {"fp32": [0.8, 0.9, 0.7, 0.8], "int8": [0.1, 0.9, 0.9, 0.9], "mix": [0.8, 0.9, 0.7, 0.76]}
+        for name, record in records.items():
+            store.append(record, make_scores(ious.get(name, [])))
+        store.keep_gallery(records["int8"].id, [make_entry(), make_entry(rank="best", annotation_id=18)])
+        return records
+
+    return put

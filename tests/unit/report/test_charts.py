@@ -1,0 +1,180 @@
+import json
+
+import pytest
+import vl_convert
+
+from quantsam.errors import StoreError
+from quantsam.report.charts.agreement import agreement_chart
+from quantsam.report.charts.distributions import channels_chart, histogram_chart
+from quantsam.report.charts.front import front_chart
+from quantsam.report.charts.sensitivity import sensitivity_chart
+from quantsam.report.charts.trade_off import latency_chart, size_chart
+from quantsam.report.content import read_content
+
+from .conftest import make_agreement, make_record, make_row, make_search, make_site, make_study
+
+
+def task_of(store):
+    return read_content(store).subjects[0].tasks[0]
+
+
+def drawn(chart):
+    """Draw a chart and return its marks' kinds as the SVG names them."""
+    return vl_convert.vegalite_to_svg(dict(chart.spec))
+
+
+def marks(svg, kind):
+    """Count the marks of a kind in an SVG: `symbol`, `rect`, `rule`; those of legends are not data."""
+    data = svg.split("role-legend")[0]
+    return sum(part.split(" role-mark")[0].count("<path") for part in data.split(f"mark-{kind} role-mark")[1:])
+
+
+def test_size_chart_has_a_point_for_each_result(store, fill):
+    fill(store)
+    chart = size_chart("nano-size", "nano", task_of(store))
+    assert chart.marks == len(chart.spec["datasets"]["rows"]) == 5
+    assert marks(drawn(chart), "symbol") == 5
+    assert chart.spec["datasets"]["half"] == [{"x": 20.0, "name": "FP16"}]
+    assert [row["score"] for row in chart.spec["datasets"]["front"]] == [70.5, 79.0, 80.0]
+
+
+def test_a_result_without_a_size_has_no_place_in_it(store):
+    store.append(make_record(figures={"miou": 70.0}))
+    assert size_chart("n", "nano", task_of(store)) is None
+
+
+@pytest.mark.parametrize(("model", "dataset", "prompt", "count"), [
+    ("l0", "coco:val2017", "box", 4),
+    ("L0", "coco:val2017[200:0]", "box", 4),
+    ("l0", "coco:val2017", "click", 0),
+    ("l0", "toy", "box", 0),
+    ("nano", "coco:val2017", "box", 0),
+])  # fmt: skip
+def test_the_thesis_is_shown_beside_the_official_models_on_its_own_data(store, model, dataset, prompt, count):
+    store.append(make_record(model=model, dataset=dataset, prompt=prompt))
+    chart = size_chart("n", model, task_of(store))
+    published = [row for row in chart.spec["datasets"]["rows"] if row["way"] == "published"]
+    assert len(published) == count
+    assert chart.marks == 1 + count
+    if count:
+        assert {"scheme": "int8", "x": pytest.approx(20 - 29.28), "score": 38.6}.items() <= published[1].items()
+        assert "thesis" in chart.reading
+
+
+def test_latency_chart_shows_engines_and_their_fp32(store, fill):
+    fill(store)
+    chart = latency_chart("n", task_of(store))
+    assert [(row["scheme"], row["way"], row["x"]) for row in chart.spec["datasets"]["rows"]] == [
+        *(("fp32", "openvino", 8.0), ("int8", "openvino", 4.0))
+    ]
+    assert "Some CPU" in chart.reading
+
+
+def test_without_an_engine_there_is_no_latency_chart(store):
+    store.append(make_record("fp32", times={"encoder_ms_median": 5.0}))
+    store.append(make_record("int8", times={"encoder_ms_median": 5.0}))
+    assert latency_chart("n", task_of(store)) is None
+
+
+def test_differences_of_a_tenth_do_not_fill_the_chart(store):
+    store.append(make_record("fp32", 80.0, 40.0))
+    store.append(make_record("int8", 79.9, 10.0))
+    spec = size_chart("n", "nano", task_of(store)).spec
+    domains = [
+        layer["encoding"]["y"]["scale"]["domain"]
+        for layer in spec["layer"]
+        if "scale" in layer["encoding"].get("y", {})
+    ]
+    assert domains
+    assert all(high - low >= 2 for low, high in domains)
+
+
+def test_sensitivity_has_a_bar_a_layer_coloured_by_kind():
+    rows = [
+        make_row("stage1:0:0", "conv", 0.5),
+        make_row("stage1:0:1", "mbc_depthwise", 6.0),
+        make_row("x:0:0", "new", 1.0),
+    ]
+    chart = sensitivity_chart("n", make_study(rows))
+    assert chart.marks == 3
+    svg = drawn(chart)
+    assert marks(svg, "rect") == 3
+    assert "#d55e00" in svg  # depthwise
+    assert [row["value"] for row in chart.spec["datasets"]["rows"]] == [0.5, 6.0, 1.0]
+    assert "stage1:0:1" in svg  # on the axis, by the row's number
+
+
+def test_sensitivity_falls_back_on_what_was_measured():
+    masks = sensitivity_chart("n", make_study([make_row("a:0:0", "conv", None)]))
+    assert masks.spec["datasets"]["rows"][0]["value"] == 2.0
+    rows = [
+        make_row("a:0:0", "conv", None, mask_loss=None),
+        make_row("a:0:1", "conv", None, mask_loss=None, sqnr_db=None),
+    ]
+    noise = sensitivity_chart("n", make_study(rows))
+    assert [row["value"] for row in noise.spec["datasets"]["rows"]] == [-20.0, None]
+
+
+def test_the_thesis_study_lies_over_that_of_the_same_model():
+    rows = [make_row("stage3:4:2", "mbc_project", 20.0), make_row("stage9:9:9", "conv", 1.0)]
+    chart = sensitivity_chart("n", make_study(rows, model="L0"))
+    assert [row["published"] for row in chart.spec["datasets"]["rows"]] == [pytest.approx(78.4 - 56.8721), None]
+    assert chart.marks == 3
+    assert "thesis" in chart.reading
+    for other in ({"model": "nano"}, {"scheme": "int4", "model": "L0"}, {"model": "L0", "settings": {"mode": "out"}}):
+        assert sensitivity_chart("n", make_study(rows, **other)).marks == 2
+
+
+def test_agreement_chart_shows_gap_and_interval():
+    chart = agreement_chart("n", [make_agreement(0.05), make_agreement(-3.0, "onnxruntime")])
+    assert [(row["gap"], row["low"]) for row in chart.spec["datasets"]["rows"]] == [
+        (0.05, pytest.approx(-0.05)),
+        (-3, -3.1),
+    ]
+    assert marks(drawn(chart), "symbol") == chart.marks == 2
+    assert agreement_chart("n", []) is None
+
+
+def test_front_chart_prefers_what_was_held_out():
+    chart = front_chart("n", make_search())
+    assert {row["scheme"]: row["score"] for row in chart.spec["datasets"]["rows"]} == {"a": 2.5, "b": 0.4, "int8": 8.0}
+    assert chart.spec["datasets"]["front"] == [{"x": 1.0, "score": 2.5}, {"x": 3.0, "score": 0.4}]
+    assert "did not see" in chart.reading
+
+
+def test_histogram_and_channels_of_the_chosen_site():
+    sites = [make_site("a:0:0/input"), make_site("b:0:0/input", per_channel=True)]
+    sites.append(make_site("c:0:0/input", grid_low=None))
+    chart = histogram_chart("n", sites)
+    assert chart.marks == 6  # one of the seven bins is empty
+    assert marks(drawn(chart), "rect") == 6
+    assert [(row["site"], row["at"]) for row in chart.spec["datasets"]["limits"]] == [
+        *(("a:0:0/input", -2.0), ("a:0:0/input", 2.0), ("c:0:0/input", 2.0))
+    ]
+    assert list(chart.choices) == [site.site for site in sites]
+    assert marks(drawn(channels_chart("n", sites)), "rect") == 3
+
+
+def test_bins_are_drawn_where_they_are():
+    svg = drawn(histogram_chart("n", [make_site()]))
+    assert "values: 10; right: 0.5; from: 0.000; to: 0.5000" in svg
+    assert "values: 3; right: 2.5; from: 2.000; to: 2.500" in svg
+
+
+def test_many_channels_are_joined_without_losing_an_extreme():
+    lows, highs = tuple(-float(i) for i in range(1001)), tuple(float(i == 777) * 50 for i in range(1001))
+    (row,) = channels_chart("n", [make_site(channel_lows=lows, channel_highs=highs)]).spec["datasets"]["rows"]
+    assert (row["joined"], len(row["lows"]), min(row["lows"]), max(row["highs"])) == (6, 167, -1000.0, 50.0)
+
+
+def test_hostile_names_stay_text():
+    name = "'\"]);alert(1)//</script><img src=x>"
+    chart = sensitivity_chart("n", make_study([make_row(name, name, 1.0)], scheme=name))
+    svg = drawn(chart)
+    assert "<img" not in svg
+    assert json.loads(json.dumps(chart.spec))["datasets"]["rows"][0]["unit"] == name
+
+
+def test_a_damaged_record_is_a_store_error():
+    with pytest.raises(StoreError):
+        sensitivity_chart("n", make_record(kind="sensitivity", settings={"rows": [{"unit": 3}]}))

@@ -1,0 +1,117 @@
+import pytest
+
+from quantsam.errors import InputError, StoreError
+from quantsam.report import content as contents
+from quantsam.report.content import read_content
+
+from .conftest import make_record, make_scores
+
+
+def by_label(task):
+    return {(r.label, r.way): r for r in task.results}
+
+
+def test_results_are_grouped_by_data_and_prompt_and_compared_with_fp32(store, fill):
+    fill(store)
+    (subject,) = read_content(store).subjects
+    (task,) = subject.tasks
+    assert [(r.label, r.way) for r in task.results] == [
+        *(("fp32", "simulated"), ("fp32", "openvino"), ("int8", "simulated"), ("mix-dwsc", "simulated")),
+        ("int8", "openvino"),
+    ]
+    found = by_label(task)
+    assert found["fp32", "simulated"].change is None
+    assert found["int8", "simulated"].change == pytest.approx(100 * (-0.7 + 0 + 0.2 + 0.1) / 4)  # object by object
+    assert found["int8", "simulated"].change_se > 1
+    assert found["int8", "openvino"].change == pytest.approx(-9.5)  # no scores: the means alone
+    assert found["int8", "openvino"].change_se is None
+    assert found["int8", "simulated"].size_mib == 10
+    assert found["int8", "simulated"].size_percent == 25
+    assert len(subject.studies) == len(subject.searches) == len(subject.agreements) == len(subject.distributions) == 1
+    assert [len(entries) for entries in subject.galleries.values()] == [2]
+
+
+def test_a_simulation_has_no_latency_but_fp32_and_engines_have(store):
+    store.append(make_record("fp32", 80.0, times={"encoder_ms_median": 9.0}))
+    store.append(make_record("int8", 70.0, times={"encoder_ms_median": 11.0}))
+    store.append(make_record("int8", 70.0, engine="openvino", placement="openvino", times={"encoder_ms_median": 5.0}))
+    store.append(
+        make_record(
+            "int8",
+            kind="latency",
+            engine="openvino",
+            placement="openvino",
+            figures={},
+            times={"encoder_ms_median": 4.0},
+        )
+    )
+    found = by_label(read_content(store).subjects[0].tasks[0])
+    assert {key: r.encoder_ms for key, r in found.items()} == {
+        ("fp32", "simulated"): 9.0,
+        ("int8", "simulated"): None,
+        ("int8", "openvino"): 4.0,  # the stopwatch's, which measures side by side
+    }
+
+
+def test_the_front_is_what_nothing_else_beats_in_both(store):
+    for scheme, miou, size in (("fp32", 80.0, 40.0), ("good", 79.0, 10.0), ("poor", 78.0, 20.0), ("tiny", 50.0, 5.0)):
+        store.append(make_record(scheme, miou, size))
+    (task,) = read_content(store).subjects[0].tasks
+    assert {r.label for r in task.results if r.on_front} == {"fp32", "good", "tiny"}
+
+
+def test_what_bears_one_name_is_told_apart(store):
+    for placement in ("thesis", "openvino"):
+        store.append(make_record("int8", placement=placement, plan_digest=placement))
+    store.append(make_record("w8a16", calibration="a", plan_digest="1"))
+    store.append(make_record("w8a16", calibration="b", plan_digest="2"))
+    (task,) = read_content(store).subjects[0].tasks
+    assert {r.label for r in task.results} == {"int8 · thesis", "int8 · openvino", "w8a16 · a", "w8a16 · b"}
+
+
+def test_models_and_weights_are_kept_apart(store):
+    for model, digest in (("nano", "aa"), ("L0", "bb"), ("nano", "cc")):
+        store.append(make_record(model=model, weights_digest=digest))
+    assert [(s.model, s.weights_digest) for s in read_content(store).subjects] == [
+        *(("nano", "aa"), ("L0", "bb"), ("nano", "cc"))
+    ]
+    assert [s.model for s in read_content(store, {"model": "L*"}).subjects] == ["L0"]
+
+
+def test_average_precision_is_a_task_of_its_own(store):
+    figures = {"ap": 40.0, "size_bytes": 10, "fp32_bytes": 40}
+    store.append(make_record("fp32", figures=figures, prompt="detections"))
+    store.append(make_record("int8", figures={**figures, "ap": 30.0}, prompt="detections"))
+    (task,) = read_content(store).subjects[0].tasks
+    assert (task.metric, [r.change for r in task.results]) == ("AP", [None, -10.0])
+    assert "detector" in task.name
+
+
+def test_an_empty_store_says_what_to_do(store):
+    with pytest.raises(InputError, match=r"got none.*quantsam evaluate"):
+        read_content(store)
+    store.append(make_record())
+    with pytest.raises(InputError, match="leave out a filter"):
+        read_content(store, {"model": "L9"})
+
+
+def test_scores_of_other_objects_are_a_store_error(store):
+    store.append(make_record("fp32"), make_scores([0.5, 0.5]))
+    store.append(make_record("int8"), make_scores([0.5]))
+    with pytest.raises(StoreError, match="same objects"):
+        read_content(store)
+
+
+def test_what_is_left_out_is_said(store, monkeypatch):
+    monkeypatch.setattr(contents, "MOST_RECORDS", 6)
+    monkeypatch.setattr(contents, "MOST_MODELS", 2)
+    monkeypatch.setattr(contents, "MOST_TASKS", 1)
+    for number in range(7):
+        store.append(make_record(model=f"m{min(number, 4)}", dataset=f"d{number}"))
+    found = read_content(store)
+    assert (found.shown, found.total, len(found.subjects)) == (6, 7, 2)
+    said = " ".join(found.left_out)
+    assert "newest 6" in said
+    assert "2 further models" in said
+    monkeypatch.setattr(contents, "MOST_MODELS", 9)
+    assert "m4: 2 further sets" in " ".join(read_content(store).left_out)

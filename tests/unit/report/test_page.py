@@ -1,0 +1,124 @@
+import json
+import re
+import sqlite3
+from html import unescape
+
+import pytest
+
+from quantsam.errors import OutputError, StoreError
+from quantsam.report.figures import make_folder, write_figures
+from quantsam.report.page import make_report, write_report
+
+from .conftest import make_distributions, make_entry, make_record, make_row, make_scores, make_site, make_study
+
+HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{7*7}}\u2028${1}"
+
+
+def specs(html):
+    found = re.findall(r'<script type="application/json" id="spec-([^"]+)">(.*?)</script>', html, re.DOTALL)
+    return {name: json.loads(text) for name, text in found}
+
+
+def test_a_report_shows_each_part(store, fill):
+    fill(store)
+    report = make_report(store)
+    assert "What quantization does to nano" in report.html
+    for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "Found by search"):
+        assert f"<h3>{part}</h3>" in report.html
+    for part in ("Simulation against engine", "How values are distributed"):
+        assert f"<h3>{part}</h3>" in report.html
+    assert (report.shown, report.missing_pictures) == (9, 0)
+    assert {*specs(report.html)} == {chart.name for chart in report.charts}
+    assert len(report.charts) == 7
+    assert len(set(re.findall(r' id="([^"]+)"', report.html))) == len(re.findall(r' id="([^"]+)"', report.html))
+
+
+def test_every_place_of_a_chart_has_its_specification(store, fill):
+    fill(store)
+    html = make_report(store).html
+    assert sorted(re.findall(r'<div class="plot" data-chart="([^"]+)"', html)) == sorted(specs(html))
+
+
+def test_it_asks_no_other_machine(store, fill):
+    fill(store)
+    html = make_report(store).html
+    page = html[: html.index("<script>")]  # what follows is Vega's own text, which names schemas
+    links = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
+    assert links
+    assert [link for link in links if not link.startswith(("#", "data:"))] == []
+    assert "url(http" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in unescape(page)
+
+
+def test_hostile_text_is_escaped_everywhere(store):
+    changes = {"dataset": HOSTILE, "calibration": HOSTILE, "environment": {"cpu": HOSTILE, "torch": HOSTILE}}
+    store.append(make_record("fp32", 80.0, model=HOSTILE, **changes), make_scores([0.5]))
+    quantized = make_record(HOSTILE, 70.0, model=HOSTILE, **changes)
+    store.append(quantized, make_scores([0.4]))
+    store.keep_gallery(quantized.id, [make_entry()])
+    store.append(make_study([make_row(HOSTILE, HOSTILE, 3.0)], scheme=HOSTILE, model=HOSTILE))
+    store.append(make_distributions([make_site(HOSTILE, kind=HOSTILE)], model=HOSTILE))
+    html = make_report(store).html
+    assert "<img src=x" not in html
+    assert "<script>alert" not in html
+    assert "49$" not in html
+    assert html.count("<script>") == 2  # Vega and ours
+    assert any(HOSTILE in json.dumps(spec, ensure_ascii=False).replace('\\"', '"') for spec in specs(html).values())
+
+
+def test_a_missing_picture_leaves_the_masks(store, fill):
+    fill(store)
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("DELETE FROM pictures")
+    report = make_report(store)
+    assert report.missing_pictures == 2
+    assert report.html.count("picture missing in the store") == 2
+    assert report.html.count("data:image/png;base64") == 6
+
+
+def test_a_picture_is_carried_once(store, fill):
+    fill(store)
+    assert make_report(store).html.count("data:image/jpeg;base64") == 1
+
+
+def test_a_damaged_gallery_is_a_store_error(store, fill):
+    records = fill(store)
+    store.keep_gallery(records["int8"].id, [make_entry(truth={"size": [6, 8], "counts": "\x00"})])
+    with pytest.raises(StoreError, match="annotation 17"):
+        make_report(store)
+
+
+def test_several_models_are_sections_that_can_be_told_apart(store):
+    for model, digest in (("nano", "aaaaaaaa1"), ("nano", "bbbbbbbb2"), ("L0", "cc")):
+        store.append(make_record("fp32", 80.0, model=model, weights_digest=digest))
+        store.append(make_record("int8", 70.0, model=model, weights_digest=digest))
+    html = make_report(store).html
+    assert html.count('class="model"') == 3
+    for title in ("nano, weights aaaaaaaa", "nano, weights bbbbbbbb", "<h2>L0</h2>"):
+        assert title in html
+
+
+def test_a_report_is_written_whole_or_not_at_all(store, fill, tmp_path):
+    fill(store)
+    write_report(tmp_path / "report.html", store)
+    assert (tmp_path / "report.html").read_text("utf-8").endswith("</html>")
+    with pytest.raises(OutputError, match="no folder"):
+        write_report(tmp_path / "absent" / "report.html", store)
+
+
+def test_figures_are_files_of_three_kinds(store, fill, tmp_path):
+    fill(store)
+    charts = make_report(store).charts[:2]
+    make_folder(tmp_path / "new" / "figures")
+    written = write_figures(charts, tmp_path / "new" / "figures")
+    assert {p.name for p in written} == {f"{c.name}.{s}" for c in charts for s in ("svg", "png", "pdf")}
+    begins = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
+    assert all(p.read_bytes().startswith(begins[p.suffix[1:]]) for p in written)
+    assert 'fill="white"' in written[0].read_text()
+
+
+def test_a_folder_of_figures_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="figures"):
+        make_folder(tmp_path / "file" / "figures")
