@@ -131,8 +131,8 @@ def _of_distributions(subject: Subject) -> Iterator[Finding]:
             channel = worst.outliers[0]
             yield Finding(
                 "plain",
-                f"The channel that stands out most is {channel.index} of {worst.site}: it reaches "
-                f"{channel.ratio:.0f} times as far as the median channel, to which one grid for all leaves few codes.",
+                f"The channel that stands out most, {channel.index} of {worst.site}, reaches {channel.ratio:.0f} times "
+                "as far as the median channel: one grid for all leaves the others few codes.",
             )
 
 

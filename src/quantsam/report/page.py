@@ -19,7 +19,8 @@ from quantsam.files import atomic_write
 from quantsam.report.charts.chart import Chart
 from quantsam.report.content import read_content
 from quantsam.report.findings import headline
-from quantsam.report.sections import Pictures, all_charts, make_sections
+from quantsam.report.galleries import Pictures
+from quantsam.report.sections import all_charts, make_sections
 from quantsam.results.record import utc_now
 from quantsam.results.store import RecordFilter, ResultStore
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from quantsam.report import masks
 from quantsam.report.charts.agreement import agreement_chart
 from quantsam.report.charts.chart import Chart
 from quantsam.report.charts.distributions import channels_chart, histogram_chart
@@ -17,6 +15,7 @@ from quantsam.report.charts.sensitivity import sensitivity_chart
 from quantsam.report.charts.trade_off import latency_chart, size_chart
 from quantsam.report.content import Content, Subject, Task
 from quantsam.report.findings import Finding, findings
+from quantsam.report.galleries import GalleryView, Pictures, galleries
 from quantsam.report.tables import (
     Table,
     agreement_table,
@@ -27,10 +26,8 @@ from quantsam.report.tables import (
     study_table,
 )
 from quantsam.results.distributions import SiteDistribution, distributions_of
-from quantsam.results.gallery import RANKS, GalleryEntry
 
 _SITES_LISTED = 12
-_LEAST_SHARE = 0.2  # of the picture's sides, for the closer view of a small object
 _NANO = (
     "A small model that comes along with quantsam, trained for two hours on generated scenes: "
     "it shows how things work, and says nothing of the official models."
@@ -50,53 +47,17 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectView:
-    """One object of the gallery, places as CSS.
-
-    Attributes:
-        picture: Names the style that holds its picture; empty if it is missing.
-        panels: Its views.
-        ratio: Sides of a view.
-        whole: Where the picture lies in a view of all of it.
-        close: Where it lies in a view of the object and what is around it.
-        box: Where the box is in the picture; empty for clicks.
-        click: Where the click is; empty for a box.
-        caption: Which object, and what it lost.
-    """
-
-    picture: str
-    panels: tuple[masks.Panel, ...]
-    ratio: str
-    whole: str
-    close: str
-    box: str
-    click: str
-    caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class GroupView:
-    """The worst, median or best objects."""
-
-    rank: str
-    objects: tuple[ObjectView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GalleryView:
-    """The objects of one result."""
-
-    title: str
-    groups: tuple[GroupView, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """Charts with their table; `closed`, if not empty, is what to click to see them."""
 
     charts: tuple[Chart, ...]
-    table: Table | None
+    table: Table
     closed: str = ""
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """What the reader may choose to see, for all charts at once: label by value."""
+        return self.charts[0].choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +83,13 @@ class Section:
     provenance: Table
 
     @property
+    def places(self) -> dict[str, str]:
+        """Where its parts are: title by anchor."""
+        first = {f"{self.anchor}-schemes": "Schemes compared"} if self.tasks else {}
+        masks = {f"{self.anchor}-masks": "Masks, before and after"} if self.galleries else {}
+        return first | masks | {part.anchor: part.title for part in self.parts}
+
+    @property
     def charts(self) -> Iterator[Chart]:
         """Every chart, in order."""
         for task in self.tasks:
@@ -131,30 +99,6 @@ class Section:
                 yield from block.charts
 
 
-class Pictures:
-    """The pictures of all galleries, each kept once, as styles that panels share.
-
-    Attributes:
-        styles: Data URI by name of the style.
-        missing: How many entries have no picture.
-    """
-
-    def __init__(self) -> None:
-        self.styles: dict[str, str] = {}
-        self.missing = 0
-
-    def add(self, entry: GalleryEntry) -> str:
-        """Return the name of the style with an entry's picture; empty if it is missing or damaged."""
-        name = f"picture-{entry.picture_digest[:16]}"
-        if name not in self.styles:
-            uri = masks.picture_uri(entry)
-            if uri is None:
-                self.missing += 1
-                return ""
-            self.styles[name] = uri
-        return name
-
-
 def make_sections(content: Content, pictures: Pictures) -> list[Section]:
     """Return the sections of a report; the pictures of their galleries go to `pictures`.
 
@@ -162,12 +106,17 @@ def make_sections(content: Content, pictures: Pictures) -> list[Section]:
         StoreError: What a record or a gallery holds is damaged.
     """
     models = Counter(subject.model for subject in content.subjects)
-    return [_section(s, models[s.model] > 1, pictures) for s in content.subjects]
+    slugs = Counter(slug(subject.model) for subject in content.subjects)
+    sections = []
+    for number, subject in enumerate(content.subjects, start=1):
+        title, anchor = subject.model, slug(subject.model)
+        if models[title] > 1:
+            title = f"{title}, weights {subject.weights_digest[:8]}"
+        sections.append(_section(subject, title, f"{anchor}-{number}" if slugs[anchor] > 1 else anchor, pictures))
+    return sections
 
 
-def _section(subject: Subject, ambiguous: bool, pictures: Pictures) -> Section:
-    title = f"{subject.model}, weights {subject.weights_digest[:8]}" if ambiguous else subject.model
-    anchor = f"{slug(subject.model)}-{hashlib.sha256(subject.weights_digest.encode()).hexdigest()[:6]}"
+def _section(subject: Subject, title: str, anchor: str, pictures: Pictures) -> Section:
     parts = [
         Part("Which layers hurt", f"{anchor}-layers", tuple(_studies(subject, anchor))),
         Part("Found by search", f"{anchor}-search", tuple(_searches(subject, anchor))),
@@ -180,7 +129,7 @@ def _section(subject: Subject, ambiguous: bool, pictures: Pictures) -> Section:
         about=_ABOUT.get(subject.model, ""),
         findings=tuple(findings(subject)),
         tasks=tuple(_task(subject, task, f"{anchor}-{n}") for n, task in enumerate(subject.tasks, start=1)),
-        galleries=tuple(_galleries(subject, pictures)),
+        galleries=tuple(galleries(subject, pictures)),
         parts=tuple(part for part in parts if part.blocks),
         provenance=provenance_table(subject),
     )
@@ -229,59 +178,6 @@ def _distributions(subject: Subject, anchor: str) -> Iterator[Block]:
 def _standing_out(site: SiteDistribution) -> tuple[bool, float]:
     """Activations before weights, and those of the widest outliers first."""
     return site.role != "activation", -(site.outlier_ratio or 0.0)
-
-
-def _galleries(subject: Subject, pictures: Pictures) -> Iterator[GalleryView]:
-    results = {r.record.id: r for task in subject.tasks for r in task.results}
-    ordered = sorted(subject.galleries, key=lambda key: results[key].change or 0.0)
-    for record_id in ordered:
-        result = results[record_id]
-        by = "" if result.way == "simulated" else f" on {result.way}"
-        lost = "" if result.change is None else f" ({result.change:+.2f} points)"
-        entries = subject.galleries[record_id]
-        groups = [
-            GroupView(rank, tuple(_object(e, result.label, pictures) for e in entries if e.rank == rank))
-            for rank in RANKS
-        ]
-        yield GalleryView(f"{result.label}{by}{lost}", tuple(group for group in groups if group.objects))
-
-
-def _object(entry: GalleryEntry, label: str, pictures: Pictures) -> ObjectView:
-    height, width = entry.image_hw
-    left, top, right, bottom = entry.box_xyxy
-    box = _style(left=left / width, top=top / height, width=(right - left) / width, height=(bottom - top) / height)
-    click = "" if entry.click_xy is None else _style(left=entry.click_xy[0] / width, top=entry.click_xy[1] / height)
-    change = "" if entry.fp32_iou is None else f": {_whole(100 * (entry.iou - entry.fp32_iou))} points of IoU"
-    x, y, w, h = _around(entry)
-    return ObjectView(
-        picture=pictures.add(entry),
-        panels=tuple(masks.panels(entry, label)),
-        ratio=f"aspect-ratio: {width} / {height}",
-        whole=_style(left=0, top=0, width=1, height=1),
-        close=_style(left=-x / w, top=-y / h, width=width / w, height=height / h),
-        box="" if click else box,
-        click=click,
-        caption=f"object {entry.annotation_id} of picture {entry.image_id}{change}",
-    )
-
-
-def _around(entry: GalleryEntry) -> tuple[float, float, float, float]:
-    """Return left, top, width and height of the object with its surroundings, of the picture's own shape."""
-    height, width = entry.image_hw
-    left, top, right, bottom = entry.box_xyxy
-    share = min(1.0, max(_LEAST_SHARE, 2 * max((right - left) / width, (bottom - top) / height)))
-    w, h = share * width, share * height
-    x = min(max((left + right - w) / 2, 0), width - w)
-    y = min(max((top + bottom - h) / 2, 0), height - h)
-    return x, y, w, h
-
-
-def _whole(value: float) -> str:
-    return f"{value:+.0f}" if round(value) else "±0"
-
-
-def _style(**shares: float) -> str:
-    return "; ".join(f"{name}: {100 * share:.2f}%" for name, share in shares.items())
 
 
 def all_charts(sections: Sequence[Section]) -> list[Chart]:

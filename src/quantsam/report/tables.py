@@ -210,7 +210,11 @@ _VERSIONS = ("python", "quantsam", "torch", "numpy", "onnxruntime", "openvino", 
 
 
 def _range(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:.3g} … {high:.3g}"
+    return "" if low is None or high is None else f"{_short(low)} … {_short(high)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _number(value: float | int | None, form: str = ".2f", unit: str = "") -> str:

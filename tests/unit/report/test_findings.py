@@ -77,7 +77,7 @@ def test_layers_that_do_not_hurt_are_good_news(store):
 
 def test_the_outlier_channel_is_named(store, fill):
     fill(store)
-    assert any("is 0 of stage1:0:0/input: it reaches 9 times" in text for _, text in said(store))
+    assert any("0 of stage1:0:0/input, reaches 9 times" in text for _, text in said(store))
 
 
 def test_headline_names_each_model_once(store):

@@ -33,7 +33,7 @@ def agreement_chart(name: str, records: Sequence[Record]) -> Chart | None:
     reach = max(0.5, *(abs(row[key] or 0.0) for row in rows for key in ("gap", "low", "high")))
     x = alt.X(
         "gap:Q",
-        title="points of mIoU, engine less simulation",
+        title="points of mIoU",
         scale=alt.Scale(domain=[-1.1 * reach, 1.1 * reach], nice=False),
     )
     y = alt.Y("row:N", title=None, sort=None, axis=alt.Axis(labelLimit=260))

@@ -20,19 +20,20 @@ def histogram_chart(name: str, sites: Sequence[SiteDistribution]) -> Chart:
         {"site": s.site, "start": s.bins.start, "width": s.bins.width, "counts": list(s.bins.counts)} for s in sites
     ]
     limits = _limits(sites)
+    counts = [0, *(10**power for power in range(15))]
+    decades = alt.Axis(values=counts, labelExpr="format(datum.value, '~s')", labelOverlap=True)
     bars = (
         _of_chosen(alt.Chart(alt.NamedData("rows")))
         .transform_flatten(["counts"])
         .transform_window(bin="row_number()")
         .transform_filter("datum.counts > 0")
-        .transform_calculate(
-            left="datum.start + (datum.bin - 1) * datum.width", right="datum.left + datum.width", floor="0.5"
-        )
+        .transform_calculate(left="datum.start + (datum.bin - 1) * datum.width", right="datum.left + datum.width")
         .mark_bar(color=_BLUE)
         .encode(
             x=alt.X("left:Q", title="value", scale=alt.Scale(zero=False)),
             x2="right:Q",
-            y=alt.Y("counts:Q", title="values", scale=alt.Scale(type="symlog")),
+            y=alt.Y("counts:Q", title="values", scale=alt.Scale(type="symlog"), axis=decades),
+            y2=alt.datum(0),
             tooltip=[
                 alt.Tooltip("left:Q", title="from", format=".4g"),
                 alt.Tooltip("right:Q", title="to", format=".4g"),

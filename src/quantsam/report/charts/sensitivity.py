@@ -13,6 +13,7 @@ from quantsam.report.theme import INK, KIND_COLOURS
 from quantsam.results.record import Record
 from quantsam.results.sensitivity import RowScore, rows_of
 
+_LEAST_REACH = 1.0
 _DROP = ("points of mIoU lost", ".2f")
 _MASKS = ("IoU lost against FP32's masks, points", ".2f")
 _NOISE = ("noise of the embedding, dB (less SQNR)", ".1f")
@@ -86,7 +87,7 @@ def _layers(rows: Sequence[Row], title: str, number: str, overlaid: bool) -> Any
         grid=False,
     )
     x = alt.X("left:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.6, len(rows) - 0.4], nice=False))
-    y = alt.Y("value:Q", title=title)
+    y = alt.Y("value:Q", title=title, scale=_scale(rows))
     tooltip = [
         alt.Tooltip("unit:N", title="layer"),
         alt.Tooltip("kind:N"),
@@ -107,7 +108,7 @@ def _layers(rows: Sequence[Row], title: str, number: str, overlaid: bool) -> Any
         color=alt.Color(
             "kind:N",
             scale=alt.Scale(domain=shown, range=[KIND_COLOURS.get(kind, "#767676") for kind in shown]),
-            legend=alt.Legend(title="kind of layer (click)", columns=6, symbolType="square"),
+            legend=alt.Legend(title="kind of layer", columns=3, symbolType="square"),
         ),
         opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.15)),
         tooltip=tooltip,
@@ -119,6 +120,12 @@ def _layers(rows: Sequence[Row], title: str, number: str, overlaid: bool) -> Any
         tip = [alt.Tooltip("unit:N", title="layer"), alt.Tooltip("published:Q", title="thesis", format=".2f")]
         layers.append(ticks.encode(x="left:Q", x2="right:Q", y="published:Q", tooltip=tip))
     return alt.layer(*layers).add_params(names)
+
+
+def _scale(rows: Sequence[Row]) -> alt.Scale:
+    """Return a scale of at least a point, so that noise does not look like an effect."""
+    ends = [row[key] for row in rows for key in ("value", "low", "high", "published") if row[key] is not None]
+    return alt.Scale(domain=[min([0.0, *ends]), max([_LEAST_REACH, *ends])], nice=True)
 
 
 def _is_the_thesis_study(record: Record) -> bool:

@@ -13,6 +13,7 @@ from quantsam.report.theme import ENGINE_COLOURS, ENGINE_SHAPES
 from quantsam.results.search import pareto
 
 _LABELLED = 14  # more names than these would lie on top of one another
+_NEAR = 0.05  # of the chart's width
 _LEAST_SPAN = 2.0  # points of mIoU; a smaller range would make noise look like an effect
 
 
@@ -71,7 +72,8 @@ def _trade_off(task: Task, rows: Rows, title: str, *, front: Rows, rule: float |
     joined = alt.Chart(alt.NamedData("front")).mark_line(color="#767676", strokeWidth=1.2).encode(x=x, y=y)
     layers = [joined, errors, points]
     if len(rows) <= _LABELLED:
-        layers.append(base.mark_text(align="left", dx=8, dy=-7, fontSize=11).encode(x=x, y=y, text="scheme:N"))
+        _name(rows, domain[1] - domain[0])
+        layers.append(base.mark_text(align="left", dx=8, dy=-7, fontSize=11).encode(x=x, y=y, text="name:N"))
     data = {"rows": rows, "front": front}
     if rule is not None:
         data["half"] = [{"x": rule, "name": "FP16"}]
@@ -82,6 +84,19 @@ def _trade_off(task: Task, rows: Rows, title: str, *, front: Rows, rule: float |
     named = ", ".join(str(row["scheme"])[:40] for row in rows[:6])
     description = f"{task.metric} of {len(rows)} results on {task.name} against {title}: {named}"
     return finished(alt.layer(*layers), data, description=description)
+
+
+def _name(rows: Rows, height: float) -> None:
+    """Give each point its scheme's name, but not twice in one place."""
+    width = max(row["x"] for row in rows)
+    for number, row in enumerate(rows):
+        near = [
+            other["scheme"] == row["scheme"]
+            and abs(other["x"] - row["x"]) < _NEAR * width
+            and abs(other["score"] - row["score"]) < 2 * _NEAR * height
+            for other in rows[:number]
+        ]
+        row["name"] = "" if any(near) else row["scheme"]
 
 
 def _result_row(result: Result, task: Task, x: float | None) -> Row:

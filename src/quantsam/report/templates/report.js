@@ -37,17 +37,19 @@
   );
   places.forEach((place) => watcher.observe(place));
 
+  function placeOf(name) {
+    return places.find((place) => place.dataset.chart === name);
+  }
+
   function visible(place) {
     return place.offsetParent !== null;
   }
 
-  // One choice of a site goes to all charts of its block.
+  // One choice goes to all charts of its block.
   for (const select of document.querySelectorAll("select[data-chosen]")) {
     select.addEventListener("change", async () => {
-      const block = select.closest(".charts");
-      for (const other of block.querySelectorAll("select[data-chosen]")) {
-        other.value = select.value;
-        const view = await draw(block.querySelector(`[data-chart="${other.dataset.chosen}"]`));
+      for (const name of select.dataset.chosen.trim().split(" ")) {
+        const view = await draw(placeOf(name));
         await view.signal("chosen", select.value).runAsync();
       }
     });
@@ -60,7 +62,7 @@
 
   // For who drives the page by a program.
   window.quantsamReport = {
-    view: (name) => draw(document.querySelector(`[data-chart="${CSS.escape(name)}"]`)),
+    view: (name) => draw(placeOf(name)),
     drawAll: async () => (await Promise.all(places.filter(visible).map(draw))).length,
   };
 })();

@@ -1,0 +1,131 @@
+"""The masks of a report: objects with their panels, in places that a style sheet understands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quantsam.report import masks
+from quantsam.report.content import SIMULATED, Subject
+from quantsam.results.gallery import RANKS, GalleryEntry
+
+_LEAST_SHARE = 0.2  # of the picture's sides, for the closer view of a small object
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectView:
+    """One object of the gallery, places as CSS.
+
+    Attributes:
+        picture: Names the style that holds its picture; empty if it is missing.
+        panels: Its views.
+        ratio: Sides of a view.
+        whole: Where the picture lies in a view of all of it.
+        close: Where it lies in a view of the object and what is around it.
+        box: Where the box is in the picture; empty for clicks.
+        click: Where the click is; empty for a box.
+        caption: Which object, and what it lost.
+    """
+
+    picture: str
+    panels: tuple[masks.Panel, ...]
+    ratio: str
+    whole: str
+    close: str
+    box: str
+    click: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """The worst, median or best objects."""
+
+    rank: str
+    objects: tuple[ObjectView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryView:
+    """The objects of one result."""
+
+    title: str
+    groups: tuple[GroupView, ...]
+
+
+class Pictures:
+    """The pictures of all galleries, each kept once, as styles that panels share.
+
+    Attributes:
+        styles: Data URI by name of the style.
+        missing: How many entries have no picture.
+    """
+
+    def __init__(self) -> None:
+        self.styles: dict[str, str] = {}
+        self.missing = 0
+
+    def add(self, entry: GalleryEntry) -> str:
+        """Return the name of the style with an entry's picture; empty if it is missing or damaged."""
+        name = f"picture-{entry.picture_digest[:16]}"
+        if name not in self.styles:
+            uri = masks.picture_uri(entry)
+            if uri is None:
+                self.missing += 1
+                return ""
+            self.styles[name] = uri
+        return name
+
+
+def galleries(subject: Subject, pictures: Pictures) -> Iterator[GalleryView]:
+    """Yield the objects of each result, the smallest encoder first; their pictures go to `pictures`."""
+    results = {r.record.id: r for task in subject.tasks for r in task.results}
+    ordered = sorted(subject.galleries, key=lambda key: (results[key].size_mib or 0.0, results[key].change or 0.0))
+    for record_id in ordered:
+        result = results[record_id]
+        by = "" if result.way == SIMULATED else f" on {result.way}"
+        lost = "" if result.change is None else f" ({result.change:+.2f} points)"
+        entries = subject.galleries[record_id]
+        groups = [
+            GroupView(rank, tuple(_object(e, result.label, pictures) for e in entries if e.rank == rank))
+            for rank in RANKS
+        ]
+        yield GalleryView(f"{result.label}{by}{lost}", tuple(group for group in groups if group.objects))
+
+
+def _object(entry: GalleryEntry, label: str, pictures: Pictures) -> ObjectView:
+    height, width = entry.image_hw
+    left, top, right, bottom = entry.box_xyxy
+    box = _style(left=left / width, top=top / height, width=(right - left) / width, height=(bottom - top) / height)
+    click = "" if entry.click_xy is None else _style(left=entry.click_xy[0] / width, top=entry.click_xy[1] / height)
+    change = "" if entry.fp32_iou is None else f": {_whole(100 * (entry.iou - entry.fp32_iou))} points of IoU"
+    x, y, w, h = _around(entry)
+    return ObjectView(
+        picture=pictures.add(entry),
+        panels=tuple(masks.panels(entry, label)),
+        ratio=f"aspect-ratio: {width} / {height}",
+        whole=_style(left=0, top=0, width=1, height=1),
+        close=_style(left=-x / w, top=-y / h, width=width / w, height=height / h),
+        box="" if click else box,
+        click=click,
+        caption=f"object {entry.annotation_id} of picture {entry.image_id}{change}",
+    )
+
+
+def _around(entry: GalleryEntry) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of the object with its surroundings, of the picture's own shape."""
+    height, width = entry.image_hw
+    left, top, right, bottom = entry.box_xyxy
+    share = min(1.0, max(_LEAST_SHARE, 2 * max((right - left) / width, (bottom - top) / height)))
+    w, h = share * width, share * height
+    x = min(max((left + right - w) / 2, 0), width - w)
+    y = min(max((top + bottom - h) / 2, 0), height - h)
+    return x, y, w, h
+
+
+def _whole(value: float) -> str:
+    return f"{value:+.0f}" if round(value) else "±0"
+
+
+def _style(**shares: float) -> str:
+    return "; ".join(f"{name}: {100 * share:.2f}%" for name, share in shares.items())
