@@ -6,11 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COCO ?= ../shared/data/coco
 
-.PHONY: demo test test-slow lint format bench docs clean
+.PHONY: demo test test-slow lint format bench screenshots docs clean
 
-demo: $(READY)  ## quantize and score the shipped model, simulated and on real engines; writes quantsam-demo/
+demo: $(READY)  ## quantize and score the shipped models, simulated and on real engines; writes quantsam-demo/report.html
 	$(BIN)/quantsam demo --out quantsam-demo
-	$(BIN)/quantsam agree --data scenes:20:2 --exact --no-store
 
 test: $(READY) lint  ## lint, types, layers and the tests
 	$(BIN)/python -m pytest -m "not slow"
@@ -38,6 +37,11 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/search.py --coco $(COCO)
 	$(BIN)/python benchmarks/sensitivity.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/distributions.py
+	$(BIN)/python benchmarks/report.py
+
+screenshots: $(READY)  ## take the pictures of docs/img/ anew; needs Chromium
+	$(BIN)/python docs/screenshots.py
 
 docs: $(READY)  ## fill the tables of README.md and docs/ from benchmarks/results/
 	$(BIN)/python benchmarks/tables.py

@@ -1,19 +1,15 @@
-"""Tables and the figure of searches, studies and sweeps."""
+"""Tables of searches, studies and sweeps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
-from common import RESULTS, load, machine, markdown
+from common import load, machine, markdown
 
 MODELS = ("nano", "nano-outlier")
 DATA = ("scenes", "photographs")
 HAND_MADE = ("int8", "mix-dwsc", "mix-mbc-neck")
-COLOURS = {"found": "#4c78a8", "hand-made": "#e45756", "uniform": "#999999"}
 
 
 def front() -> str:
@@ -138,59 +134,3 @@ SEARCH_TABLES: dict[str, Callable[[], str]] = {
     "sensitivity-growth": growth,
     "sweep": sweep,
 }
-
-_WIDTH, _HEIGHT, _LEFT, _TOP, _PANEL = 900, 380, 60, 60, 390
-_LOSSES = (0.1, 0.3, 1, 3, 10, 30, 60)
-
-
-def draw_front(path: Path) -> None:
-    """Draw size against the loss of masks on held-out scenes, a panel a model."""
-    if not all((RESULTS / f"search_{name}.json").exists() for name in MODELS):
-        return
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" '
-        f'font-size="12"><rect width="100%" height="100%" fill="white"/>'
-    ]
-    for number, (origin, colour) in enumerate(COLOURS.items()):
-        parts.append(f'<circle cx="{_LEFT + 130 * number}" cy="20" r="5" fill="{colour}"/>')
-        label = {"found": "found", "hand-made": "made by hand", "uniform": "one format"}[origin]
-        parts.append(_text(_LEFT + 10 + 130 * number, 24, label))
-    for number, name in enumerate(MODELS):
-        parts += _panel(load(f"search_{name}"), name, _LEFT + number * (_PANEL + 40))
-    path.write_text("\n".join([*parts, "</svg>\n"]))
-    print(f"drew {path.name}")
-
-
-def _panel(document: dict[str, Any], name: str, left: float) -> list[str]:
-    width, height = _PANEL - 20, _HEIGHT - _TOP - 60
-    largest = document["fp32_bytes"]
-
-    def place(size: float, loss: float) -> tuple[float, float]:
-        low, high = math.log(_LOSSES[0]), math.log(_LOSSES[-1])
-        share = (math.log(max(loss, _LOSSES[0])) - low) / (high - low)
-        return left + width * size / largest, _TOP + height * (1 - min(share, 1))
-
-    parts = [
-        _text(left, _TOP - 12, f"{name}: encoder in MB, and 100 less the masks' IoU with FP32's, in percent", size=11)
-    ]
-    for loss in _LOSSES:
-        y = place(0, loss)[1]
-        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + width}" y2="{y:.1f}" stroke="#e4e4e4"/>')
-        parts.append(_text(left - 6, y + 4, f"{loss:g}", anchor="end", size=10))
-    for megabytes in range(int(largest / 1e6) + 1):
-        x = place(megabytes * 1e6, 1)[0]
-        parts.append(_text(x, _TOP + height + 16, str(megabytes), anchor="middle", size=10))
-    shown = [e for e in document["entries"] if e["scenes"]["mask_loss"] > 0]
-    line = sorted((e for e in shown if e["on_front"]), key=lambda e: e["cost"])
-    points = " ".join("{:.1f},{:.1f}".format(*place(e["cost"], e["scenes"]["mask_loss"])) for e in line)
-    parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS["found"]}" stroke-opacity="0.4"/>')
-    for entry in shown:
-        x, y = place(entry["cost"], entry["scenes"]["mask_loss"])
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{COLOURS[entry["origin"]]}"/>')
-        if entry["origin"] != "found":
-            parts.append(_text(x + 8, y + (4 if entry["name"] != "w8a16" else 14), entry["name"], size=10))
-    return parts
-
-
-def _text(x: float, y: float, text: str, *, size: int = 12, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}">{escape(text)}</text>'

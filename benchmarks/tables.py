@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from causes_figure import draw_causes
 from common import RESULTS, load, machine, markdown
 from engine_tables import ENGINE_TABLES
-from search_tables import SEARCH_TABLES, draw_front
+from figures import draw_causes, draw_front
+from search_tables import SEARCH_TABLES
 
 from quantsam.report.published import THESIS, thesis_point
 
