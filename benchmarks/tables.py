@@ -196,6 +196,34 @@ def official() -> str:
     return f"{markdown(header, rows)}\n\n{caption}"
 
 
+def report() -> str:
+    """Return the table of reports of large stores."""
+    document = load("report")
+    rows = [
+        [r["store"], f"{r['store_mb']:.1f}", f"{r['seconds']:.1f}", f"{r['page_mb']:.1f}", f"{r['peak_mib']:.0f}"]
+        for r in document["rows"]
+    ]
+    header = ["store", "store, MB", "seconds", "page, MB", "peak MiB"]
+    return f"{markdown(header, rows)}\n\n{machine(document)}."
+
+
+def distributions() -> str:
+    """Return the table of what measuring distributions costs."""
+    rows = []
+    for name in ("l0", "xl1"):
+        if not (RESULTS / f"distributions_{name}.json").exists():
+            continue
+        d = load(f"distributions_{name}")
+        times = [f"{d['times'][key]:.0f}" for key in ("encoder_ms", "calibrating_ms", "measuring_ms")]
+        state = [f"{d['state_one_image_mib']:.0f}", f"{d['state_mib']:.0f}"]
+        rows.append([name.upper(), str(d["sites"]), f"{d['channels']:,}", *times, *state, f"{d['record_mb']:.1f}"])
+    document = load("distributions_l0")
+    header = ["", "sites", "channels", "encoder, ms", "calibrating, ms", "measuring, ms", "state of one image, MiB"]
+    header += [f"of {document['images']} images", "record, MB"]
+    caption = f"Random weights, one image, {document['threads']} threads, medians in turn. {machine(document)}."
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "overview": overview,
     "thesis": thesis,
@@ -206,6 +234,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "evaluator": evaluator,
     "full-size": full_size,
     "official": official,
+    "report": report,
+    "distributions": distributions,
     **ENGINE_TABLES,
     **SEARCH_TABLES,
     **{

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -14,17 +16,18 @@ import torch
 import uvicorn
 from PIL import Image
 
+from quantsam.app.catalogue import Catalogue
 from quantsam.app.limits import Limits
 from quantsam.app.listen import open_socket
+from quantsam.app.pictures import EXAMPLES
 from quantsam.app.server import Page as Server
-from quantsam.app.subjects import Catalogue
 from quantsam.data.open import open_images
 from quantsam.data.scenes import SceneDataset
 from quantsam.models.zoo import load_model
 from quantsam.schemes.load import load_scheme
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 WAIT_MS = 120_000
 MASKS = ".stage canvas[data-masks='{}']"
@@ -117,6 +120,21 @@ def iou(page: Page, name: str) -> float:
 def open_first_example(page: Page) -> None:
     page.get_by_role("button", name="Example 1").click()
     page.locator(".stage").nth(1).wait_for()
+
+
+def hold(page: Page, pattern: str) -> list[Route]:
+    """Hold back POST requests; returns those that came, to be let go on."""
+    held: list[Route] = []
+    page.route(pattern, lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    return held
+
+
+def wait_until(page: Page, condition: Callable[[], object]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("waited in vain")
 
 
 def test_a_box_is_dragged_and_masks_appear_with_their_iou(open_app):
@@ -274,12 +292,88 @@ def test_a_file_that_is_no_picture_is_refused_and_the_old_picture_stays(open_app
     open_first_example(page)
     drag(page, 0.13, 0.54, 0.57, 1.0)
     status(page, "^done")
+    before = painted(page, "fp32"), painted(page, "int8"), iou(page, "int8")
     choose(page, b"a text, not a picture", "notes.txt")
     assert "not a picture" in status(page, "not a picture")
     assert page.locator("#status.error").is_visible()
+    assert (painted(page, "fp32"), painted(page, "int8"), iou(page, "int8")) == before
+    assert sum(before[0].values()) > 0
+    assert page.locator("rect.box").count() == 2
     drag(page, 0.05, 0.05, 0.95, 0.95)
     status(page, "^done")
     assert page.locator("#status.error").count() == 0
+
+
+def test_a_refusal_stays_while_the_old_pictures_masks_come(open_app):
+    page = open_app(expect_errors=["415"])
+    open_first_example(page)
+    masks = hold(page, "**/api/masks")
+    drag(page, 0.13, 0.54, 0.57, 1.0)
+    wait_until(page, lambda: masks)
+    choose(page, b"a text, not a picture", "notes.txt")
+    status(page, "not a picture")
+    masks[0].continue_()
+    page.locator("[data-caption='int8'] dd.iou").wait_for(timeout=WAIT_MS)
+    page.wait_for_timeout(100)
+    assert "not a picture" in status(page, "not a picture")
+    assert sum(painted(page, "fp32").values()) > 0
+    page.unroute("**/api/masks")
+    page.get_by_label("mix-dwsc").check()
+    status(page, "^done")
+
+
+def test_of_two_pictures_the_one_chosen_last_is_shown(open_app):
+    page = open_app()
+    slow = hold(page, f"**/api/examples/{EXAMPLES[0]}")
+    page.get_by_role("button", name="Example 1").click()
+    wait_until(page, lambda: slow)
+    page.get_by_role("button", name="Example 2").click()
+    page.locator(".stage").nth(1).wait_for()
+    shown = page.locator(".stage img").first.get_attribute("src")
+    drag(page, 0.13, 0.54, 0.57, 1.0)
+    status(page, "^done")
+    with page.expect_response(f"**/api/examples/{EXAMPLES[0]}"):
+        slow[0].continue_()
+    page.wait_for_timeout(100)
+    assert page.locator(".stage img").first.get_attribute("src") == shown
+    assert page.locator("rect.box").count() == 2
+    status(page, "^done")
+
+
+def test_masks_of_the_picture_before_are_not_painted_on_the_next(open_app):
+    page = open_app()
+    open_first_example(page)
+    drag(page, 0.13, 0.54, 0.57, 1.0)
+    status(page, "^done")
+    shown = page.locator(".stage img").first.get_attribute("src")
+    example, masks = hold(page, f"**/api/examples/{EXAMPLES[1]}"), hold(page, "**/api/masks")
+    page.get_by_role("button", name="Example 2").click()
+    wait_until(page, lambda: example)
+    page.get_by_label("mix-dwsc").check()
+    wait_until(page, lambda: masks)
+    example[0].continue_()
+    status(page, "^512 x 512 pixels")
+    with contextlib.suppress(Exception):  # the page has given this request up
+        masks[0].continue_()
+    page.wait_for_timeout(1000)
+    assert page.locator(".stage img").first.get_attribute("src") != shown
+    assert [painted(page, name) for name in ("fp32", "int8", "mix-dwsc")] == [{}] * 3
+    assert page.locator("rect.box").count() == 0
+    assert status(page, "pixels").startswith("512 x 512 pixels")
+
+
+def test_masks_that_are_left_out_are_said(open_app):
+    page = open_app()
+    open_first_example(page)
+    mask = {"runs": [0, 9, 512 * 512 - 9], "area": 9, "predicted_iou": 0.5}
+    panel = {"event": "panel", "encoder_ms": 1, "decoder_ms": 1, "size_bytes": 1, "masks": [mask], "left_out": 41}
+    events = [{**panel, "name": "fp32", "ious": None}, {**panel, "name": "int8", "ious": [1], "left_out": 0}]
+    body = "".join(json.dumps(event) + "\n" for event in [*events, {"event": "done"}])
+    page.route("**/api/masks", lambda route: route.fulfill(body=body, content_type="application/x-ndjson"))
+    page.get_by_role("button", name="Segment everything").click()
+    assert status(page, "^done").endswith("fp32: 41 masks left out, the best 1 are shown")
+    assert re.search(r"masks\s*1 of 42\b", page.locator("[data-caption='fp32']").inner_text())
+    assert re.search(r"masks\s*1\s", page.locator("[data-caption='int8']").inner_text())
 
 
 def test_a_file_that_is_too_large_is_not_even_sent(open_app):

@@ -66,7 +66,7 @@ def brightness(colour):
 def test_hovering_over_a_layer_names_it(report, open_page):
     path, made = report
     page = opened(open_page, path)
-    name = next(c.name for c in made.charts if "-layers-" in c.name)
+    name = next(c.name for c in made.charts if "--layers-" in c.name)
     bar = page.locator(f'[data-chart="{name}"] .mark-rect path').nth(1)
     bar.scroll_into_view_if_needed()
     bar.hover()
@@ -79,7 +79,7 @@ def test_hovering_over_a_layer_names_it(report, open_page):
 def test_a_chart_zooms_with_ctrl_and_wheel_and_the_wheel_alone_scrolls(report, open_page):
     path, made = report
     page = opened(open_page, path)
-    name = next(c.name for c in made.charts if "-layers-" in c.name)
+    name = next(c.name for c in made.charts if "--layers-" in c.name)
     plot = page.locator(f'[data-chart="{name}"]')
     plot.scroll_into_view_if_needed()
     width = "n => document.querySelector(`[data-chart='${n}'] .mark-rect path`).getBBox().width"
@@ -96,10 +96,33 @@ def test_a_chart_zooms_with_ctrl_and_wheel_and_the_wheel_alone_scrolls(report, o
     page.wait_for_function("([f, n, w]) => eval(f)(n) > 1.05 * w", arg=[width, name, before])
 
 
+def test_buttons_zoom_by_keyboard_and_show_all_again(report, open_page):
+    path, made = report
+    page = opened(open_page, path)
+    name = next(c.name for c in made.charts if "--layers-" in c.name)
+    width = f"document.querySelector('[data-chart=\"{name}\"] .mark-rect path').getBBox().width"
+    before = page.evaluate(width)
+    page.get_by_role("button", name="Zoom into").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{width} > 1.5 * {before}")
+    page.get_by_role("button", name="Show all of").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"Math.abs({width} - {before}) < 0.5")
+
+
+def test_a_chart_can_be_saved(report, open_page):
+    path, made = report
+    page = opened(open_page, path, accept_downloads=True)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=f"Save {made.charts[0].title} as SVG").first.click()
+    assert waiting.value.suggested_filename == f"{made.charts[0].name}.svg"
+    assert waiting.value.path().read_text("utf-8").startswith("<svg")
+
+
 def test_a_click_on_a_kind_singles_it_out(report, open_page):
     path, made = report
     page = opened(open_page, path)
-    name = next(c.name for c in made.charts if "-layers-" in c.name)
+    name = next(c.name for c in made.charts if "--layers-" in c.name)
     page.locator(f'[data-chart="{name}"] .role-legend-label text', has_text="mbc_depthwise").click()
     opacity = (
         "n => [...document.querySelectorAll(`[data-chart='${n}'] .mark-rect path`)].map(p => p.getAttribute('opacity'))"
@@ -169,7 +192,7 @@ def test_hostile_names_are_shown_as_text(tmp_path, open_page):
     dialogs = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     page.evaluate("quantsamReport.drawAll()")
-    bar = page.locator('[data-chart*="-layers-"] .mark-rect path').first
+    bar = page.locator('[data-chart*="--layers-"] .mark-rect path').first
     bar.scroll_into_view_if_needed()
     bar.hover()
     tooltip = page.locator("#vg-tooltip-element.visible")

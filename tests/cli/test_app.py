@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import signal
@@ -9,8 +10,6 @@ import socket
 import urllib.request
 
 import pytest
-
-from quantsam.cli import app
 
 
 def address(process):
@@ -64,17 +63,27 @@ def test_others_may_come_only_with_a_warning(start):
 def test_a_port_in_use(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        run("app", "--port", port).complains(2, f"port {port}", "in use", "--port")
+        ran = run("app", "--port", port)
+        ran.complains(2, f"port {port}", "in use", "another --port")
+        assert "--host" not in ran.err
 
 
 def test_a_host_that_is_not_here(run):
-    run("app", "--port", 0, "--host", "192.0.2.1").complains(2, "192.0.2.1", "--port")
+    run("app", "--port", 0, "--host", "192.0.2.1").complains(2, "192.0.2.1", "another --host")
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "..", "ü" * 70, "no.such.host.invalid", ""])
+def test_a_host_that_is_no_name(run, host):
+    ran = run("app", "--port", 0, "--host", host)
+    ran.complains(2, f"cannot listen on {host}", "another --host")
+    assert "--port" not in ran.err
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
 def test_without_the_extra(run, monkeypatch, package):
-    monkeypatch.setattr(app, "find_spec", lambda name: None if name == package else True)
-    run("app").complains(1, package, "pip install 'quantsam[app]'")
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == package else found(name, *more))
+    run("app").complains(2, package, "pip install 'quantsam[app]'")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,11 @@ def test_two_schemes_of_one_name(run, tmp_path):
         (tmp_path / folder / "own.toml").write_text('[[rules]]\nweight = "int8"\n')
     files = [tmp_path / folder / "own.toml" for folder in ("a", "b")]
     run("app", "--port", 0, "--scheme", files[0], "--scheme", files[1]).complains(2, "two schemes", "'own'")
+
+
+def test_a_quantizing_scheme_by_the_name_of_the_float_model(run, tmp_path):
+    (tmp_path / "fp32.toml").write_text('[[rules]]\nweight = "int8"\n')
+    run("app", "--port", 0, "--scheme", tmp_path / "fp32.toml").complains(2, "fp32.toml", "name of the float model")
 
 
 def test_a_missing_checkpoint(run, tmp_path):

@@ -183,6 +183,7 @@ def test_demo(run, tmp_path, left, short_demo):
 def test_demo_without_what_draws_reports(run, tmp_path, left, short_demo, monkeypatch):
     found, absent = importlib.util.find_spec, ("altair", "openvino")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in absent else found(name, *more))
+    monkeypatch.setattr("quantsam.cli.demo._study", lambda *args: None)  # takes longest, and is of no matter here
     ran = run("demo", "--scenes", "1", "--out", tmp_path / "demo")
     assert "pip install 'quantsam[report]'" in ran.out
     assert left(tmp_path) == ["demo", "demo/results.sqlite"]

@@ -11,16 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quantsam.app.catalogue import FP32, where
 from quantsam.app.jobs import Job
 from quantsam.app.limits import Limits
 from quantsam.app.lru import Lru
 from quantsam.app.pictures import Picture
-from quantsam.app.subjects import FP32, Subject, Subjects, device_of, where
+from quantsam.app.quantized import QuantizedModel, QuantizedModels, device_of
 from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.errors import QuantsamError
 from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.models.everything import FoundMask, Progress
 from quantsam.models.grid import GridSettings
+from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
 from quantsam.runtime.picture import Float32, PictureMask, PicturePrompts, agreements, segment_picture
 
@@ -56,16 +58,26 @@ class _Encoded:
 
 @dataclass(slots=True, eq=False)
 class _TimedSegmenter:
-    """A `Segmenter` of one encoded picture that notes what it takes beyond the encoder."""
+    """A `Segmenter` of one encoded picture that notes what it takes beyond the encoder.
 
-    subject: Subject
+    Attributes:
+        quantized: The model.
+        encoded: The picture, by the model's encoder.
+        most_masks: Of everything that is found so many stay: those of highest predicted IoU.
+        decoder_ms: What all but the encoder took until now.
+        left_out: How many masks of everything did not stay.
+    """
+
+    quantized: QuantizedModel
     encoded: _Encoded
+    most_masks: int
     decoder_ms: float = 0.0
+    left_out: int = 0
     _segmenter: ModelSegmenter = field(init=False)
 
     def __post_init__(self) -> None:
         embedding = self.encoded.embedding
-        self._segmenter = ModelSegmenter(self.subject.model.with_encoder(lambda _: embedding))
+        self._segmenter = ModelSegmenter(self.quantized.model.with_encoder(lambda _: embedding))
 
     def set_image(self, image: UInt8Image) -> None:
         """Take the encoded picture, whose pixels are not looked at again."""
@@ -89,14 +101,15 @@ class _TimedSegmenter:
         start = time.perf_counter()
         found = self._segmenter.segment_everything(image, settings, progress)
         self.decoder_ms += 1e3 * (time.perf_counter() - start)
-        return found
+        self.left_out = max(0, len(found) - self.most_masks)
+        return found[: self.most_masks]  # they come by descending predicted IoU
 
 
 class Answers:
     """Answers requests, one at a time; to be used by one thread."""
 
-    def __init__(self, subjects: Subjects, limits: Limits) -> None:
-        self._subjects = subjects
+    def __init__(self, models: QuantizedModels, limits: Limits) -> None:
+        self._models, self._limits = models, limits
         self._encoded: Lru[tuple[str, str, str, str], _Encoded] = Lru(limits.embeddings, limits.embedding_bytes)
 
     def answer(self, request: MaskRequest, picture: Picture, job: Job) -> None:
@@ -111,8 +124,9 @@ class Answers:
         for scheme in (FP32.name, *request.schemes):
             job.check()
             try:
-                subject = self._subjects.get(request.model, scheme, request.engine, job)
-                segmenter = _TimedSegmenter(subject, self._encode(request, picture, scheme, subject, job))
+                quantized = self._models.get(request.model, scheme, request.engine, job)
+                encoded = self._encode(request, picture, scheme, quantized, job)
+                segmenter = _TimedSegmenter(quantized, encoded, self._limits.masks)
                 masks = self._masks(segmenter, request, picture, scheme, job)
             except QuantsamError as error:
                 job.tell({"event": "panel", "name": scheme, "error": " ".join(str(error).split())})
@@ -121,16 +135,19 @@ class Answers:
                 continue
             ious = None
             if reference is not None:
-                ious = agreements(reference, masks, paired=not request.prompts.everything)
+                steps = job.steps(f"comparing {scheme} with FP32, mask")
+                ious = agreements(reference, masks, paired=not request.prompts.everything, progress=steps)
             reference = masks if reference is None else reference
             job.tell({"event": "panel", "name": scheme, **_panel(segmenter, masks, ious, picture)})
 
-    def _encode(self, request: MaskRequest, picture: Picture, scheme: str, subject: Subject, job: Job) -> _Encoded:
+    def _encode(
+        self, request: MaskRequest, picture: Picture, scheme: str, quantized: QuantizedModel, job: Job
+    ) -> _Encoded:
         key = (request.token, request.model, scheme, request.engine)
         encoded = self._encoded.get(key)
         if encoded is None:
             job.status(f"encoding the picture with {scheme} {where(request.engine)}")
-            encoded = _encode(subject, picture)
+            encoded = _encode(quantized.model, picture)
             self._encoded.put(key, encoded, encoded.embedding.nbytes)
         return encoded
 
@@ -144,12 +161,14 @@ class Answers:
             pixels = np.zeros((*picture.view_hw, 3), np.uint8)
         job.status(f"segmenting with {scheme}")
         steps = job.steps(f"segmenting everything with {scheme}, batch")
-        return segment_picture(segmenter, pixels, prompts, grid=request.grid, progress=steps)
+        masks = segment_picture(segmenter, pixels, prompts, grid=request.grid, progress=steps)
+        if segmenter.left_out:
+            job.status(f"{scheme} found {len(masks) + segmenter.left_out} masks; the best {len(masks)} are kept")
+        return masks
 
 
 @torch.inference_mode()
-def _encode(subject: Subject, picture: Picture) -> _Encoded:
-    model = subject.model
+def _encode(model: EfficientViTSam, picture: Picture) -> _Encoded:
     x = preprocess(picture.pixels, model.variant.input_size).to(device_of(model))
     start = time.perf_counter()
     embedding = model.image_encoder(x)
@@ -164,13 +183,14 @@ def _panel(
     return {
         "encoder_ms": segmenter.encoded.encoder_ms,
         "decoder_ms": segmenter.decoder_ms,
-        "size_bytes": segmenter.subject.size_bytes,
+        "size_bytes": segmenter.quantized.size_bytes,
         "ious": ious,
+        "left_out": segmenter.left_out,
         "masks": [
             {
                 "runs": run_lengths(picture.to_view(mask.mask)),
-                "area": mask.description["area"],
-                "predicted_iou": mask.description["predicted_iou"],
+                "area": mask.area,
+                "predicted_iou": mask.predicted_iou,
             }
             for mask in masks
         ],

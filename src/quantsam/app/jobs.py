@@ -101,14 +101,20 @@ class Worker:
         self.stopping = threading.Event()
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
-        """Queue work.
+        """Queue work; who does not want it any more cancels it, which frees its place at once.
 
         Raises:
             BusyError: The queue is full.
         """
         self._places.take()
-        future = self._thread.submit(work)
-        future.add_done_callback(lambda _: self._places.leave())
+        held = [work]  # the executor keeps what was cancelled until its turn: it must not keep pictures with it
+        future = self._thread.submit(lambda: held.pop()())
+
+        def leave(_: Future[None]) -> None:
+            held.clear()
+            self._places.leave()
+
+        future.add_done_callback(leave)
         return future
 
     def stop(self) -> None:

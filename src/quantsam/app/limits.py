@@ -17,7 +17,10 @@ class Limits:
         pixels: Of a picture.
         json_bytes: Of a request for masks.
         prompts: Boxes, and points, of one request.
-        mask_bytes: Of one answer's masks, one byte a pixel of the picture: bounds the boxes on a large picture.
+        mask_bytes: Of one panel's masks, one byte a pixel of the picture: bounds the boxes on a large picture.
+        masks: Of one panel where everything is segmented; the best stay.
+        grid_pixels: Points of the grid times pixels of the view, where everything is segmented: with thresholds of 0
+            every point gives three masks of the view's size. As many as SAM's 32 x 32 points on the largest view.
         pictures: How many are kept; those used least recently go first.
         picture_bytes: Of all pictures that are kept.
         embeddings: How many are kept, one for each picture, model, scheme and engine.
@@ -33,6 +36,8 @@ class Limits:
     json_bytes: int = 65_536
     prompts: int = 64
     mask_bytes: int = 2**28
+    masks: int = 256
+    grid_pixels: int = 32**2 * VIEW_SIDE**2
     pictures: int = 32
     picture_bytes: int = 2**29
     embeddings: int = 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp
 
 from quantsam.errors import InputError
 
+_FAULTS_OF_HOST = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -18,15 +20,17 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens; port 0 takes any free one.
 
     Raises:
-        InputError: The address is not of this machine, or the port is taken.
+        InputError: The host is not of this machine, or the port is taken.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server((str(address[0]), port), family=family)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on {host} port {port} ({error.strerror or error}): give another --port, 0 takes a free one"
-        ) from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is empty or too long
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        remedy = "give another --port, 0 takes a free one"
+        if isinstance(error, (socket.gaierror, UnicodeError)) or error.errno in _FAULTS_OF_HOST:
+            remedy = "give another --host, 127.0.0.1 is for this machine alone"
+        raise InputError(f"cannot listen on {host} port {port} ({reason}): {remedy}") from error
 
 
 def is_loopback(listener: socket.socket) -> bool:

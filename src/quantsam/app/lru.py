@@ -1,4 +1,4 @@
-"""A cache that is bounded in count and in bytes."""
+"""A cache that is bounded in count and perhaps in bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Lru(Generic[K, V]):
 
     Args:
         max_count: How many entries are kept.
-        max_bytes: What they may hold together.
+        max_bytes: What they may hold together; None is without a bound.
 
     >>> kept = Lru(2, 100)
     >>> for name in "abc":
@@ -27,7 +27,7 @@ class Lru(Generic[K, V]):
     (None, 'C')
     """
 
-    def __init__(self, max_count: int, max_bytes: int) -> None:
+    def __init__(self, max_count: int, max_bytes: int | None = None) -> None:
         self._max_count, self._max_bytes = max_count, max_bytes
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
@@ -54,8 +54,12 @@ class Lru(Generic[K, V]):
         with self._lock:
             self._entries[key] = (value, size_bytes)
             self._entries.move_to_end(key)
-            while len(self._entries) > 1 and (len(self._entries) > self._max_count or self._sum() > self._max_bytes):
+            while len(self._entries) > 1 and self._is_full():
                 self._entries.popitem(last=False)
+
+    def _is_full(self) -> bool:
+        too_large = self._max_bytes is not None and self._sum() > self._max_bytes
+        return too_large or len(self._entries) > self._max_count
 
     def _sum(self) -> int:
         return sum(size for _, size in self._entries.values())

@@ -58,7 +58,7 @@ class Picture:
 
 
 class PictureStore:
-    """Pictures by token; the one used least recently goes first."""
+    """Pictures by token; the one used least recently goes first, but the examples are always there."""
 
     def __init__(self, limits: Limits) -> None:
         self._pictures: Lru[str, Picture] = Lru(limits.pictures, limits.picture_bytes)
@@ -71,7 +71,8 @@ class PictureStore:
 
     def get(self, token: str) -> Picture | None:
         """Return a picture, or None if it is not here, or not any more."""
-        return self._pictures.get(token)
+        number = _EXAMPLE_TOKENS.get(token)
+        return self._pictures.get(token) if number is None else example(number)
 
 
 def read_picture(content: bytes, max_pixels: int) -> Picture:
@@ -90,6 +91,14 @@ def make_picture(pixels: UInt8Image) -> Picture:
     view_hw = max(1, round(height * scale)), max(1, round(width * scale))
     view = Image.fromarray(pixels).resize((view_hw[1], view_hw[0]), Image.Resampling.BOX)
     return Picture(pixels, _encoded(view, "JPEG", quality=92), view_hw)
+
+
+def example_token(number: int) -> str:
+    """Return the token of one of `EXAMPLES`: the same for all users, who so share what is computed for it."""
+    return f"example-{number}"
+
+
+_EXAMPLE_TOKENS = {example_token(number): number for number in EXAMPLES}
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Collection
 from typing import Any
@@ -10,16 +11,29 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from quantsam.app.answers import MaskRequest
+from quantsam.app.catalogue import Catalogue
 from quantsam.app.limits import Limits
-from quantsam.app.subjects import Catalogue
+from quantsam.app.pictures import Picture
 from quantsam.errors import InputError, nearest
 from quantsam.models.grid import GridSettings
 from quantsam.runtime.picture import PicturePrompts
 
 MAX_POINTS_PER_SIDE = 64
+_GRID = GridSettings(points_per_side=16)  # a quarter of SAM's points: the page shall answer soon
+_GRID_NANO = GridSettings(points_per_side=16, iou_threshold=0.7, stability_threshold=0.85)  # less sure of its masks
 _MAX_COORDINATE = 1e6
 _KEYS = {"picture", "model", "schemes", "engine", "boxes", "points", "labels", "everything", "grid"}
 _GRID_KEYS = {"points_per_side", "min_iou", "min_stability"}
+
+
+def usual_grid(model: str) -> dict[str, float]:
+    """Return what a request's `grid` is where it does not say, for a model's name."""
+    usual = _GRID_NANO if model.startswith("nano") else _GRID
+    return {
+        "points_per_side": usual.points_per_side,
+        "min_iou": usual.iou_threshold,
+        "min_stability": usual.stability_threshold,
+    }
 
 
 def parse_request(body: bytes, catalogue: Catalogue, limits: Limits) -> MaskRequest:
@@ -27,7 +41,7 @@ def parse_request(body: bytes, catalogue: Catalogue, limits: Limits) -> MaskRequ
 
     Args:
         body: JSON: `picture` (a token), `model`, `schemes` (a list), `engine`; `boxes` (x0 y0 x1 y1 each), `points`
-            (x y each) and `labels`, or `everything` and perhaps `grid`.
+            (x y each) and `labels`, or `everything` and perhaps `grid`, see `usual_grid`.
         catalogue: What can be chosen.
         limits: How much may be asked.
 
@@ -37,28 +51,32 @@ def parse_request(body: bytes, catalogue: Catalogue, limits: Limits) -> MaskRequ
     table = _table(_json(body), _KEYS, "the request")
     model = _name(table, "model", catalogue.models)
     engine = _name(table, "engine", catalogue.engines)
-    schemes = tuple(_known(name, "scheme", catalogue.schemes) for name in _list(table, "schemes", limits.prompts))
+    listed = _list(table, "schemes", len(catalogue.schemes))
+    schemes = tuple(_known(name, "scheme", catalogue.schemes) for name in listed)
     if len(set(schemes)) < len(schemes):
         raise _wrong(f"schemes must differ, got {reprlib.repr(list(schemes))}")
-    return MaskRequest(
-        _text(table, "picture"), model, schemes, engine, _prompts(table, limits), _grid(table.get("grid", {}))
-    )
+    grid = _grid(table.get("grid", {}), usual_grid(model))
+    return MaskRequest(_text(table, "picture"), model, schemes, engine, _prompts(table, limits), grid)
 
 
-def check_mask_bytes(request: MaskRequest, image_hw: tuple[int, int], limits: Limits) -> None:
-    """Make sure that the prompts lie in the picture and that their masks fit into memory.
+def check_on_picture(request: MaskRequest, picture: Picture, limits: Limits) -> None:
+    """Make sure that the prompts lie in the picture, their masks fit into memory, and everything is found in time.
 
     Raises:
         HTTPException: They do not.
     """
     try:
-        request.prompts.check(image_hw)
+        request.prompts.check(picture.image_hw)
     except InputError as error:
         raise _wrong(str(error)) from None
-    boxes, pixels = len(request.prompts.boxes_xyxy), image_hw[0] * image_hw[1]
+    boxes, pixels = len(request.prompts.boxes_xyxy), math.prod(picture.image_hw)
     if boxes * pixels > limits.mask_bytes and boxes > 1:
         most = max(1, limits.mask_bytes // pixels)
         raise _wrong(f"on a picture of {pixels:,} pixels there may be {most} boxes at once, got {boxes}: clear some")
+    side, view_pixels = request.grid.points_per_side, math.prod(picture.view_hw)
+    if request.prompts.everything and side**2 * view_pixels > limits.grid_pixels and side > 1:
+        most = max(1, math.isqrt(limits.grid_pixels // view_pixels))
+        raise _wrong(f"on this picture points_per_side may be at most {most}, got {side}: ask fewer points a side")
 
 
 def _json(body: bytes) -> Any:
@@ -132,24 +150,26 @@ def _numbers(value: Any, count: int, name: str) -> tuple[float, ...]:
 
 
 def _is_coordinate(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_COORDINATE
+    return _is_number(value) and abs(value) <= _MAX_COORDINATE
 
 
-def _grid(value: Any) -> GridSettings:
-    table = _table(value, _GRID_KEYS, "grid")
-    side = table.get("points_per_side", 16)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _grid(value: Any, usual: dict[str, float]) -> GridSettings:
+    table = usual | _table(value, _GRID_KEYS, "grid")
+    side = table["points_per_side"]
     if type(side) is not int or not 1 <= side <= MAX_POINTS_PER_SIDE:
         raise _wrong(
             f"points_per_side must be a whole number from 1 to {MAX_POINTS_PER_SIDE}, got {reprlib.repr(side)}"
         )
-    try:
-        return GridSettings(
-            points_per_side=side,
-            iou_threshold=table.get("min_iou", 0.88),
-            stability_threshold=table.get("min_stability", 0.95),
-        )
-    except InputError as error:
-        raise _wrong(str(error)) from None
+    for key in ("min_iou", "min_stability"):
+        if not _is_number(table[key]) or not 0 <= table[key] <= 1:
+            raise _wrong(f"{key} must be a number from 0 to 1, got {reprlib.repr(table[key])}: 0 keeps all masks")
+    return GridSettings(
+        points_per_side=side, iou_threshold=table["min_iou"], stability_threshold=table["min_stability"]
+    )
 
 
 def _wrong(message: str) -> HTTPException:

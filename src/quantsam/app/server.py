@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from importlib import resources
 from typing import Any
@@ -16,15 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quantsam.app.answers import Answers, MaskRequest
+from quantsam.app.catalogue import FP32, Catalogue, where
 from quantsam.app.guard import Guard
 from quantsam.app.jobs import AbandonedError, BusyError, Event, Job, Places, Worker
 from quantsam.app.limits import Limits
-from quantsam.app.pictures import EXAMPLES, Picture, PictureStore, example, example_thumbnail, read_picture
-from quantsam.app.requests import check_mask_bytes, parse_request
-from quantsam.app.subjects import FP32, Catalogue, Subjects, where
+from quantsam.app.pictures import EXAMPLES, Picture, PictureStore, example_thumbnail, example_token, read_picture
+from quantsam.app.quantized import QuantizedModels
+from quantsam.app.requests import check_on_picture, parse_request, usual_grid
 from quantsam.errors import ImageError
 
 PAGE = {
@@ -38,9 +38,6 @@ PAGE = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """All files there are: what is not named here is not served."""
-
-_EVERYTHING_NANO = {"points_per_side": 16, "min_iou": 0.7, "min_stability": 0.85}  # a toy, less sure of its masks
-_EVERYTHING = {"points_per_side": 16, "min_iou": 0.88, "min_stability": 0.95}
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +55,7 @@ class Page:
         self.catalogue, self.limits, self._debug = catalogue, limits, debug
         self.pictures = PictureStore(limits)
         self.worker = Worker(limits.waiting)
-        self._answers = Answers(Subjects(catalogue, limits), limits)
+        self._answers = Answers(QuantizedModels(catalogue, limits), limits)
         self._uploads = Places(limits.uploads)
 
     def app(self, hosts: Collection[str], *, any_address: bool = False) -> ASGIApp:
@@ -83,10 +80,7 @@ class Page:
         catalogue = self.catalogue
         return JSONResponse(
             {
-                "models": [
-                    {"name": name, "everything": _EVERYTHING_NANO if name.startswith("nano") else _EVERYTHING}
-                    for name in catalogue.models
-                ],
+                "models": [{"name": name, "everything": usual_grid(name)} for name in catalogue.models],
                 "schemes": [{"name": s.name, "description": s.description} for s in catalogue.schemes.values()],
                 "reference": FP32.name,
                 "engines": [{"name": name, "where": where(name)} for name in catalogue.engines],
@@ -100,7 +94,8 @@ class Page:
         return Response(await run_in_threadpool(example_thumbnail, _example_number(request)), media_type="image/jpeg")
 
     async def _take_example(self, request: Request) -> Response:
-        return self._added(await run_in_threadpool(example, _example_number(request)))
+        token = example_token(_example_number(request))
+        return _found(token, await self._picture(token))
 
     async def _upload(self, request: Request) -> Response:
         with self._uploads.one():
@@ -109,23 +104,18 @@ class Page:
                 picture = await run_in_threadpool(read_picture, content, self.limits.pixels)
             except ImageError as error:
                 raise HTTPException(415, str(error)) from None
-        return self._added(picture)
-
-    def _added(self, picture: Picture) -> Response:
-        (height, width), (view_height, view_width) = picture.image_hw, picture.view_hw
-        found = {"picture": self.pictures.add(picture), "width": width, "height": height}
-        return JSONResponse(found | {"view_width": view_width, "view_height": view_height}, 201)
+        return _found(self.pictures.add(picture), picture, 201)
 
     async def _view(self, request: Request) -> Response:
-        return Response(self._picture(request.path_params["token"]).view, media_type="image/jpeg")
+        return Response((await self._picture(request.path_params["token"])).view, media_type="image/jpeg")
 
     async def _masks(self, request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise HTTPException(415, "the request must have the content type application/json")
         body = await self._body(request, self.limits.json_bytes, "a request")
         asked = parse_request(body, self.catalogue, self.limits)
-        picture = self._picture(asked.token)
-        check_mask_bytes(asked, picture.image_hw, self.limits)
+        picture = await self._picture(asked.token)
+        check_on_picture(asked, picture, self.limits)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -134,8 +124,13 @@ class Page:
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         job = Job(tell, self.worker.stopping)
-        self.worker.submit(lambda: self._work(asked, picture, job, tell))
-        return StreamingResponse(_lines(events, job.abandoned), media_type="application/x-ndjson")
+        future = self.worker.submit(lambda: self._work(asked, picture, job, tell))
+
+        def abandon() -> None:
+            job.abandoned.set()
+            future.cancel()  # of effect while it waits: others get its place
+
+        return _Events(events, abandon)
 
     def _work(self, asked: MaskRequest, picture: Picture, job: Job, tell: Callable[[Event | None], None]) -> None:
         """Do a job, in the worker's thread."""
@@ -150,8 +145,8 @@ class Page:
         finally:
             tell(None)
 
-    def _picture(self, token: str) -> Picture:
-        picture = self.pictures.get(token)
+    async def _picture(self, token: str) -> Picture:
+        picture = await run_in_threadpool(self.pictures.get, token)  # an example's first use draws it
         if picture is None:
             raise HTTPException(404, "the server does not have this picture, or not any more: choose it again")
         return picture
@@ -197,13 +192,34 @@ def _example_number(request: Request) -> int:
     return number
 
 
-async def _lines(events: asyncio.Queue[Event | None], abandoned: threading.Event) -> AsyncIterator[bytes]:
-    """Yield events as lines of JSON until there are no more; if the reader goes, the job is abandoned."""
-    try:
-        while (event := await events.get()) is not None:
-            yield json.dumps(event, separators=(",", ":")).encode() + b"\n"
-    finally:
-        abandoned.set()
+def _found(token: str, picture: Picture, status: int = 200) -> Response:
+    (height, width), (view_height, view_width) = picture.image_hw, picture.view_hw
+    found = {"picture": token, "width": width, "height": height}
+    return JSONResponse(found | {"view_width": view_width, "view_height": view_height}, status)
+
+
+class _Events(StreamingResponse):
+    """Sends events as lines of JSON until there are no more.
+
+    Args:
+        events: None is the end.
+        on_end: Called when all is sent or the reader has gone, even before the first line.
+    """
+
+    def __init__(self, events: asyncio.Queue[Event | None], on_end: Callable[[], None]) -> None:
+        super().__init__(_lines(events), media_type="application/x-ndjson")
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+
+
+async def _lines(events: asyncio.Queue[Event | None]) -> AsyncIterator[bytes]:
+    while (event := await events.get()) is not None:
+        yield json.dumps(event, separators=(",", ":")).encode() + b"\n"
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source
+from quantsam.cli.options import calibration_source, need_extra
 
 if TYPE_CHECKING:
-    from quantsam.app.subjects import Catalogue
+    from quantsam.app.catalogue import Catalogue
     from quantsam.schemes.scheme import Scheme
 
 
@@ -73,11 +73,7 @@ def command(
     """
     if weights is not None and len(models) != 1:
         raise click.UsageError(f"--weights are of one --model, got {len(models)}: name it with --model")
-    for package in ("starlette", "uvicorn"):
-        if find_spec(package) is None:
-            raise click.ClickException(
-                f"the page needs the package {package}, which is not installed: pip install 'quantsam[app]'"
-            )
+    need_extra("app", "starlette", "uvicorn")
     from quantsam.app.limits import Limits
     from quantsam.app.listen import allowed_hosts, is_loopback, open_socket, serve, url
     from quantsam.app.server import Page
@@ -111,7 +107,7 @@ def _catalogue(
     calibration: str | None,
     device: str,
 ) -> Catalogue:
-    from quantsam.app.subjects import Catalogue
+    from quantsam.app.catalogue import Catalogue
     from quantsam.data.open import open_images
     from quantsam.engines.encoder import check_engine
     from quantsam.models.variants import get_variant

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantsam.cli.evaluation_table import report
+from quantsam.cli.options import DRAWING, missing_package
 from quantsam.cli.output import json_option, progress
 from quantsam.data.defaults import NANO_CALIBRATION
 
@@ -52,6 +52,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     store = ResultStore(out / "results.sqlite")
     store.check_writable()
     records: list[Record] = []
+    gaps: Sequence[Record] = ()
     for name in MODELS:
         model = load_model(name)
         found = _simulated(model, images, dataset, store)
@@ -60,12 +61,13 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
             click.echo()
         records += found
         _study(model, images, few, store)
-    gaps = _on_engines(load_model(MODELS[0]), images, dataset, few, store)
+        if name == MODELS[0]:
+            gaps = _on_engines(model, images, dataset, few, store)
     if as_json:
         report(records, as_json)
     elif gaps:
         engines = ", ".join(f"{r.engine} {r.figures['gap']:+.2f}" for r in gaps)
-        click.echo(f"INT8 on real engines, points of mIoU less than simulated: {engines}")
+        click.echo(f"INT8 on real engines, points of mIoU off the simulation: {engines}")
     _write_page(out, store, as_json)
 
 
@@ -100,7 +102,7 @@ def _on_engines(
 
     int8 = []
     for engine in ENGINES:
-        if importlib.util.find_spec(engine) is None:
+        if missing_package(engine) is not None:
             continue
         schemes = [load_scheme("fp32"), load_scheme("int8")]
         plans = calibrated_plans(model, schemes, images, Switches(engine), progress("calibrating"))
@@ -112,7 +114,7 @@ def _on_engines(
 
 def _write_page(out: Path, store: ResultStore, as_json: bool) -> None:
     """Write the report, where what draws it is installed."""
-    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
+    if missing_package(*DRAWING) is not None:
         click.echo(f"results: {store.path}; for a report of them: pip install 'quantsam[report]'", err=as_json)
         return
     from quantsam.report.page import write_report

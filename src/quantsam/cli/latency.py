@@ -71,7 +71,7 @@ def command(
     declared = [load_scheme(scheme) for scheme in schemes]
     name = get_variant(model).name
     needs_images = any(scheme.rules for scheme in declared)
-    results = None if no_store else ResultStore(store)
+    results = None if no_store or random_weights else ResultStore(store)  # of no accuracy that it could stand beside
     if results is not None:
         results.check_writable()
     if random_weights:

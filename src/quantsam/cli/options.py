@@ -11,6 +11,9 @@ import click
 
 from quantsam.data.defaults import NANO_CALIBRATION, default_calibration
 
+DRAWING = ("altair", "vl_convert", "jinja2")
+"""Packages that a report needs."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -115,11 +118,16 @@ def need_extra(extra: str, *packages: str) -> None:
     Raises:
         click.UsageError: One is not; the message says how to get it.
     """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
+    missing = missing_package(*packages)
+    if missing is not None:
         raise click.UsageError(
-            f"this command needs the package {missing[0]}, which is not installed: pip install 'quantsam[{extra}]'"
+            f"this command needs the package {missing}, which is not installed: pip install 'quantsam[{extra}]'"
         )
+
+
+def missing_package(*packages: str) -> str | None:
+    """Return the first of some packages that is not installed, None if all are."""
+    return next((package for package in packages if importlib.util.find_spec(package) is None), None)
 
 
 def store_options(function: F) -> F:

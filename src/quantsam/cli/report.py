@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import need_extra, record_filters
+from quantsam.cli.options import DRAWING, need_extra, record_filters
 from quantsam.cli.output import json_option, print_json
 
 
@@ -24,13 +24,13 @@ def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, 
     Schemes compared by accuracy, size and latency; masks before and after; which layers hurt; simulation against
     engines; distributions. Of repeated measurements the newest is shown.
     """
-    need_extra("report", "altair", "vl_convert", "jinja2")
-    from quantsam.report.figures import make_folder, write_figures
+    need_extra("report", *DRAWING)
+    from quantsam.report.figures import check_folder, write_figures
     from quantsam.report.page import write_report
     from quantsam.results.store import RecordFilter, ResultStore
 
     if figures is not None:
-        make_folder(figures)
+        check_folder(figures)
     wanted: RecordFilter = {key: value for key, value in filters.items() if value is not None}  # type: ignore[assignment]
     report = write_report(out, ResultStore(store), wanted)
     written = write_figures(report.charts, figures) if figures is not None else []

@@ -115,7 +115,9 @@ def command(
     ious = agreements(reference, others[0], paired=not prompts.everything) if others else []
     with atomic_write(out) as aside:
         (panels[0] if len(panels) == 1 else side_by_side(panels, list(found))).save(aside, format="PNG")
-    described = {name: [mask.description for mask in masks] for name, masks in found.items()}
+    described: dict[str, list[dict[str, Any]]] = {}
+    if masks_file is not None or as_json:
+        described = {name: [mask.to_json_dict() for mask in masks] for name, masks in found.items()}
     if masks_file is not None:
         import json
 
@@ -196,5 +198,4 @@ def _print(found: dict[str, list[PictureMask]], ious: list[float], prompts: Pict
     reference = next(iter(found.values()))
     for index, mask in enumerate(reference):
         iou = f", IoU of the two {100 * ious[index]:.1f} %" if ious else ""
-        area, quality = mask.description["area"], mask.description["predicted_iou"]
-        click.echo(f"mask {index + 1}: {area} pixels, predicted IoU {100 * quality:.0f} %{iou}")
+        click.echo(f"mask {index + 1}: {mask.area} pixels, predicted IoU {100 * mask.predicted_iou:.0f} %{iou}")

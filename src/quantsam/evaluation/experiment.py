@@ -130,8 +130,8 @@ def score_plans(
         store: Where each record is appended; see `evaluate`.
         settings: Added to each record's settings.
         progress: Given a label, returns what wraps the iteration over the images.
-        gallery: Keep in the store pictures of so many of the worst, median and best objects of each record; a
-            detector's boxes have none.
+        gallery: Keep in the store pictures of so many of the worst, median and best objects of each quantized record;
+            a detector's boxes have none.
 
     Yields:
         One record a plan, in order.
@@ -142,7 +142,7 @@ def score_plans(
         record = evaluate(
             subject, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings
         )
-        if gallery and store is not None and detections is None:
+        if gallery and plan.sites and store is not None and detections is None:
             keep_gallery(store, subject, record, dataset, each=gallery)
         yield record
 

@@ -31,7 +31,7 @@ def make_gallery(
     """Ask a model again about some objects of its record, and FP32 too, and keep what both say.
 
     Args:
-        model: What was scored.
+        model: What was scored: a quantized model.
         record: Its record, with the scores of its objects.
         dataset: What it was scored on.
         reference: FP32's scores of the same objects: objects are ranked by what was lost against them; without,
@@ -43,25 +43,20 @@ def make_gallery(
     """
     chosen = _chosen(record.scores, {score.annotation_id: score.iou for score in reference}, each)
     prompt = parse_prompt(record.prompt)
-    predictors = {"quantized": Predictor(model)}
-    if record.scheme != FLOAT:
-        predictors["fp32"] = Predictor(model.with_encoder(model.float_encoder))
+    predictors = (Predictor(model.with_encoder(model.float_encoder)), Predictor(model))
     entries: dict[int, GalleryEntry] = {}
     for image_id in {score.image_id: None for score, _ in chosen}:
         ranks = {score.annotation_id: rank for score, rank in chosen if score.image_id == image_id}
         annotations = [a for a in dataset.annotations(image_id) if a.id in ranks]
         picture = dataset.image(image_id)
         truths = [dataset.mask(a) for a in annotations]
-        masks: dict[str, list[BoolMask]] = {"fp32": []}
-        for name, predictor in predictors.items():
+        masks: list[list[BoolMask]] = []
+        for predictor in predictors:
             predictor.set_image(picture)
-            masks[name] = [answer.mask for answer in answers(predictor, prompt, annotations, truths)]
+            masks.append([answer.mask for answer in answers(predictor, prompt, annotations, truths)])
         small = _jpeg(picture)
-        for number, (annotation, truth) in enumerate(zip(annotations, truths, strict=True)):
-            fp32 = masks["fp32"][number] if masks["fp32"] else None
-            entries[annotation.id] = _entry(
-                ranks[annotation.id], prompt, annotation, truth, fp32, masks["quantized"][number], small
-            )
+        for annotation, truth, fp32, quantized in zip(annotations, truths, *masks, strict=True):
+            entries[annotation.id] = _entry(ranks[annotation.id], prompt, annotation, truth, fp32, quantized, small)
     return [entries[score.annotation_id] for score, _ in chosen]
 
 
@@ -76,12 +71,11 @@ def keep_gallery(
         StoreError: The store cannot be written.
     """
     reference: Sequence[ObjectScore] = ()
-    if record.scheme != FLOAT:
-        of_same = {"model": record.model, "scheme": FLOAT, "prompt": record.prompt, "dataset": record.dataset}
-        for found in reversed(store.records(kind=record.kind, **of_same)):
-            if (found.weights_digest, found.dataset_digest) == (record.weights_digest, record.dataset_digest):
-                reference = store.scores(found.id)
-                break
+    of_same = {"model": record.model, "scheme": FLOAT, "prompt": record.prompt, "dataset": record.dataset}
+    for found in reversed(store.records(kind=record.kind, **of_same)):
+        if (found.weights_digest, found.dataset_digest) == (record.weights_digest, record.dataset_digest):
+            reference = store.scores(found.id)
+            break
     store.keep_gallery(record.id, make_gallery(model, record, dataset, reference, each=each))
 
 
@@ -102,7 +96,7 @@ def _entry(
     prompt: Prompt,
     annotation: Annotation,
     truth: BoolMask,
-    fp32: BoolMask | None,
+    fp32: BoolMask,
     quantized: BoolMask,
     picture: bytes,
 ) -> GalleryEntry:
@@ -116,9 +110,9 @@ def _entry(
         box_xyxy=annotation.box_xyxy,
         click_xy=None if click is None else (click.x, click.y),
         truth=encode_mask(truth),
-        fp32=None if fp32 is None else encode_mask(fp32),
+        fp32=encode_mask(fp32),
         quantized=encode_mask(quantized),
-        fp32_iou=None if fp32 is None else mask_iou(fp32, truth),
+        fp32_iou=mask_iou(fp32, truth),
         iou=mask_iou(quantized, truth),
         picture=picture,
     )

@@ -17,16 +17,12 @@ _PNG_SCALE = 2
 _FONT = "DejaVu Sans, Liberation Sans, Helvetica, Arial, sans-serif"
 
 
-def make_folder(folder: str | os.PathLike[str]) -> None:
-    """Make sure, before any work, that figures can be written to a folder.
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Make sure, before any work, that figures can be written to a folder, which need not be there.
 
     Raises:
-        OutputError: It cannot be made or written.
+        OutputError: They cannot.
     """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder} for figures: {error.strerror or error}") from error
     problem = unwritable(Path(folder).absolute())
     if problem:
         raise OutputError(f"cannot write figures to {folder}: {problem}; choose another folder")
@@ -37,7 +33,7 @@ def write_figures(charts: Iterable[Chart], folder: str | os.PathLike[str]) -> li
 
     Args:
         charts: The charts; of one with a choice, the first is drawn.
-        folder: Where to, see `make_folder`. Files of the same names are replaced.
+        folder: Where to, made if it is not there. Files of the same names are replaced.
 
     Returns:
         The files.
@@ -45,6 +41,7 @@ def write_figures(charts: Iterable[Chart], folder: str | os.PathLike[str]) -> li
     Raises:
         OutputError: A file cannot be written.
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
     written = []
     for chart in charts:
         spec = {**chart.spec, "background": "white", "config": {**chart.spec["config"], "font": _FONT}}

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quantsam.report.content import Result, Subject, Task
+from quantsam.report.content import ModelResults
+from quantsam.report.tasks import Result, Task
 from quantsam.results.distributions import distributions_of
+from quantsam.results.record import Record
 from quantsam.results.sensitivity import rows_of
 
 Tone = Literal["good", "slight", "bad", "plain"]
-_UNNOTICED, _SLIGHT, _PROMISED = 0.3, 1.0, 0.3  # points
+CONFIDENCE_95 = 1.96
+_UNNOTICED, _HELD, _PROMISED = 0.3, 1.0, 0.3  # points
+_STANDS_OUT = 4.0  # times as far as the median channel: two bits less for the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Finding:
 
 
 _LOSSES = (
-    (_SLIGHT, Finding("slight", "a slight loss")),
+    (_HELD, Finding("slight", "a slight loss")),
     (5.0, Finding("slight", "a clear loss")),
     (20.0, Finding("bad", "a severe loss")),
 )
@@ -33,14 +37,24 @@ _LOSSES = (
 def verdict(change: float, error: float | None) -> Finding:
     """Say in a few words what a change in points means.
 
-    >>> verdict(-0.1, 0.02).text, verdict(-12.0, 0.3).text
-    ('no loss to speak of', 'a severe loss')
+    A loss is none to speak of if it is below 0.3 points or may be chance, and is surely below one point: few objects
+    do not make a scheme good.
+
+    >>> verdict(-0.1, 0.02).text, verdict(-12.0, 0.3).text, verdict(-10.0, 9.0).text
+    ('no loss to speak of', 'a severe loss', 'too few objects to tell')
     """
-    if abs(change) <= max(_UNNOTICED, 1.96 * (error or 0.0)):
-        return Finding("good", "no loss to speak of")
-    if change > 0:
+    within = CONFIDENCE_95 * (error or 0.0)
+    if change > _UNNOTICED and change > within:
         return Finding("good", "a gain")
+    if abs(change) <= max(_UNNOTICED, within):
+        held = largest_loss(change, error) <= _HELD
+        return Finding("good", "no loss to speak of") if held else Finding("plain", "too few objects to tell")
     return next((said for limit, said in _LOSSES if -change < limit), Finding("bad", "a collapse"))
+
+
+def largest_loss(change: float, error: float | None) -> float:
+    """Return the end of the 95 % interval of a loss, in points."""
+    return CONFIDENCE_95 * (error or 0.0) - change
 
 
 def points(change: float, error: float | None) -> str:
@@ -48,95 +62,133 @@ def points(change: float, error: float | None) -> str:
     return f"{change:+.2f}" if error is None else f"{change:+.2f} ± {error:.2f}"
 
 
-def findings(subject: Subject) -> list[Finding]:
+def smallest_that_holds(task: Task) -> Result | None:
+    """Return the smallest quantized result that surely loses less than a point, None if none does."""
+    held = [
+        r
+        for r in task.results
+        if r.change is not None and r.size_percent is not None and largest_loss(r.change, r.change_se) <= _HELD
+    ]
+    return min(held, key=lambda r: (r.size_percent or 0.0, -(r.change or 0.0)), default=None)
+
+
+def findings(model: ModelResults) -> list[Finding]:
     """Return what there is to say of a model, the most important first."""
-    found = [finding for task in subject.tasks[:1] for finding in _of_task(task)]
-    return [*found, *_of_engines(subject), *_of_studies(subject), *_of_distributions(subject)]
+    found = [finding for task in model.tasks[:1] for finding in (*_of_task(task), *_of_speed(task))]
+    return [*found, *_of_engines(model.agreements), *_of_studies(model.studies), *_of_distributions(model)]
 
 
 def _of_task(task: Task) -> Iterator[Finding]:
-    whole = task.baseline
-    quantized = [r for r in task.results if not r.is_float]
+    whole, uniform = task.baseline, uniform_int8(task)
     if whole is not None:
         count = whole.record.figures.get("count")
         over = f" over {count:,} objects" if count else ""
         size = "" if whole.size_mib is None else f"; its encoder takes {whole.size_mib:.3g} MiB"
         yield Finding("plain", f"Unquantized (FP32), the model reaches {whole.score:.1f} % {task.metric}{over}{size}.")
-    uniform = next((r for r in quantized if r.record.scheme == "int8"), None)
-    if uniform is not None and uniform.change is not None:
-        yield _of_result("INT8 everywhere", uniform, task)
-    kept = [r for r in quantized if r.change is not None and r.size_percent is not None]
-    safe = [r for r in kept if verdict(r.change or 0.0, r.change_se).tone == "good" or -(r.change or 0.0) < _SLIGHT]
-    best = min(safe, key=lambda r: (r.size_percent or 0.0, r.change or 0.0), default=None)
-    if best is not None and (uniform is None or best.record.scheme != "int8"):
-        yield _of_result(f"The smallest scheme that loses less than {_SLIGHT:g} point, {best.label}", best, task)
-    elif best is None and kept:
-        nearest = max(kept, key=lambda r: r.change or 0.0)
-        yield _of_result(f"No scheme here keeps within {_SLIGHT:g} point; the nearest, {nearest.label}", nearest, task)
+    if uniform is not None:
+        yield _of_result(f"INT8 everywhere, {uniform.where}", uniform, task)
+    best = smallest_that_holds(task)
+    if best is not None and best is not uniform:
+        yield _of_result(f"The smallest scheme that loses less than a point, {best.label}, {best.where}", best, task)
+    changed = [r for r in task.results if r.change is not None]
+    if best is None and changed:
+        nearest = max(changed, key=lambda r: r.change or 0.0)
+        yield _of_result(f"No scheme here surely loses less than a point; the nearest, {nearest.label}", nearest, task)
+
+
+def uniform_int8(task: Task) -> Result | None:
+    """Return the result of weights and activations in INT8 everywhere, simulated if that was."""
+    return next((r for r in task.results if r.record.label == "int8" and r.change is not None), None)
 
 
 def _of_result(name: str, result: Result, task: Task) -> Finding:
     change = result.change or 0.0
     said = verdict(change, result.change_se)
-    size = "" if result.size_percent is None else f" in {result.size_percent:.0f} % of the bytes"
+    size = "" if result.size_percent is None else f" in {result.size_percent:.0f} % of the encoder's bytes"
     text = f"{name}: {result.score:.1f} % {task.metric}{size}, {said.text} ({points(change, result.change_se)} points)."
     return Finding(said.tone, text)
 
 
-def _of_engines(subject: Subject) -> Iterator[Finding]:
-    gaps = [(abs(gap), r) for r in subject.agreements if (gap := r.figures.get("gap")) is not None]
-    if gaps:
-        gap, record = max(gaps, key=lambda pair: pair[0])
-        error = record.figures.get("gap_standard_error") or 0.0
-        kept = gap <= max(_PROMISED, 1.96 * error)
-        engines = " and ".join(sorted({r.engine for _, r in gaps}))
-        text = (
-            "Run in integers on {}, the model gives {} the simulation promised: the largest gap is {:.2f} points ({})."
-        )
-        said = "what" if kept else "not what"
-        yield Finding("good" if kept else "bad", text.format(engines, said, gap, f"{record.label} on {record.engine}"))
-    for task in subject.tasks[:1]:
-        yield from _of_speed(task)
-
-
 def _of_speed(task: Task) -> Iterator[Finding]:
-    floats = {r.way: r.encoder_ms for r in task.results if r.is_float and r.encoder_ms}
-    fast = [r for r in task.results if not r.is_float and r.encoder_ms and r.way in floats]
-    if fast:
-        best = max(fast, key=lambda r: (floats[r.way] or 0.0) / (r.encoder_ms or 1.0))
-        before, after = floats[best.way] or 0.0, best.encoder_ms or 1.0
-        text = f"On {best.way}, {best.label}'s encoder takes {after:.1f} ms a picture, FP32's {before:.1f} ms: "
-        yield Finding("good" if before > after else "slight", f"{text}{before / after:.1f} times as fast.")
+    """Compare times of one engine, taken on one machine in one way; and the fastest of all with the fastest FP32."""
+    floats = {(r.way, r.timed_on): r.encoder_ms for r in task.results if r.is_float and r.encoder_ms}
+    fastest: dict[tuple[str, str], Result] = {}
+    for result in task.results:
+        key = (result.way, result.timed_on)
+        if not result.is_float and result.encoder_ms and key in floats:
+            fastest[key] = min(fastest.get(key, result), result, key=lambda r: r.encoder_ms or 0.0)
+    if not fastest:
+        return
+    told = []
+    for key, result in fastest.items():
+        before, after = floats[key] or 0.0, result.encoder_ms or 1.0
+        times = f"{result.label}: {before:.1f} to {after:.1f} ms"
+        told.append(f"{before / after:.1f} times as fast on {result.way} ({times})")
+    pays = min(r.encoder_ms or 0.0 for r in fastest.values()) < min(ms or 0.0 for ms in floats.values())
+    text = f"The quantized encoder against FP32's, one picture at a time: {', '.join(told)}."
+    yield Finding("good" if pays else "slight", text)
 
 
-def _of_studies(subject: Subject) -> Iterator[Finding]:
-    for record in subject.studies[:1]:
+def _of_engines(agreements: Sequence[Record]) -> Iterator[Finding]:
+    compared = [record for record in agreements if record.figures.get("gap") is not None]
+    if not compared:
+        return
+    worst = max(compared, key=_beyond_promise)
+    gap, error = float(worst.figures["gap"] or 0.0), worst.figures.get("gap_standard_error")
+    which = f"{worst.label} on {worst.engine}, {worst.prompt} prompts on {worst.dataset}"
+    if _beyond_promise(worst) > 0:
+        text = f"An engine does not give what its simulation promised: {which} is {points(gap, error)} points off."
+        yield Finding("bad", text)
+    else:
+        engines = " and ".join(sorted({record.engine for record in compared}))
+        largest = max(compared, key=lambda r: abs(r.figures["gap"] or 0.0))
+        text = f"{engines}: each gives what a simulation of its own placement promised, at most "
+        text += f"{points(largest.figures['gap'] or 0.0, largest.figures.get('gap_standard_error'))} points off."
+        yield Finding("good", text)
+    for record in compared:
+        planned, ran = (record.figures.get(f"convolutions_{what}") for what in ("quantized", "integer"))
+        if planned is not None and ran is not None and ran < planned:
+            text = f"{record.engine} computed {ran} of {record.label}'s {planned} quantized convolutions in integers."
+            yield Finding("slight", text)
+
+
+def _beyond_promise(record: Record) -> float:
+    """Return by how many points a gap exceeds what is held for none: 0.3 points, or what chance may do."""
+    error = record.figures.get("gap_standard_error") or 0.0
+    return abs(record.figures["gap"] or 0.0) - max(_PROMISED, CONFIDENCE_95 * error)
+
+
+def _of_studies(studies: Sequence[Record]) -> Iterator[Finding]:
+    for record in studies[:1]:
         rows = [row for row in rows_of(record) if row.drop is not None]
-        if rows and record.settings.get("mode") == "in":
-            ranked = sorted(rows, key=lambda row: -(row.drop or 0.0))
-            worst = ranked[0]
-            by = record.settings.get("by", "layer")
-            if verdict(-(worst.drop or 0.0), worst.drop_se).tone == "good":
-                yield Finding("good", f"No {by} alone, quantized to {record.scheme}, costs anything to speak of.")
-                continue
-            named = ", ".join(f"{row.unit} ({row.kind}) {-(row.drop or 0.0):+.1f}" for row in ranked[:3])
-            yield Finding("plain", f"Quantized alone to {record.scheme}, these {by}s cost most, in points: {named}.")
+        if not rows or record.settings.get("mode") != "in":
+            continue
+        by = record.settings.get("by", "layer")
+        hurt = [r for r in rows if (r.drop or 0.0) > max(_UNNOTICED, CONFIDENCE_95 * (r.drop_se or 0.0))]
+        if not hurt:
+            yield Finding("good", f"No {by} quantized alone to {record.scheme} loses anything that shows.")
+            continue
+        ranked = sorted(hurt, key=lambda row: -(row.drop or 0.0))[:3]
+        named = ", ".join(f"{row.name} ({row.kind}) {row.drop:.1f} ± {row.drop_se or 0.0:.1f}" for row in ranked)
+        yield Finding("plain", f"Quantized alone to {record.scheme}, these {by}s lose most, in points: {named}.")
 
 
-def _of_distributions(subject: Subject) -> Iterator[Finding]:
-    for record in subject.distributions[:1]:
-        sites = [s for s in distributions_of(record) if s.role == "activation" and s.outliers and s.outlier_ratio]
-        if sites:
-            worst = max(sites, key=lambda s: s.outlier_ratio or 0.0)
+def _of_distributions(model: ModelResults) -> Iterator[Finding]:
+    for record in model.distributions[:1]:
+        sites = [
+            site
+            for site in distributions_of(record)
+            if site.role == "activation" and site.format is not None and not site.per_channel and site.outliers
+        ]
+        worst = max(sites, key=lambda s: s.outlier_ratio or 0.0, default=None)
+        if worst is not None and worst.outliers[0].ratio >= _STANDS_OUT:
             channel = worst.outliers[0]
-            yield Finding(
-                "plain",
-                f"The channel that stands out most, {channel.index} of {worst.site}, reaches {channel.ratio:.0f} times "
-                "as far as the median channel: one grid for all leaves the others few codes.",
-            )
+            text = f"Channel {channel.index} of {worst.site} reaches {channel.ratio:.0f} times as far as the median "
+            text += "channel: one grid for all leaves few of its steps to the others."
+            yield Finding("plain", text)
 
 
-def headline(subjects: Sequence[Subject]) -> str:
+def headline(models: Sequence[ModelResults]) -> str:
     """Name the models."""
-    names = list(dict.fromkeys(subject.model for subject in subjects))
+    names = list(dict.fromkeys(model.model for model in models))
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

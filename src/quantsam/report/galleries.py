@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quantsam.report import masks
-from quantsam.report.content import SIMULATED, Subject
+from quantsam.report.content import ModelResults
+from quantsam.report.tasks import SIMULATED
 from quantsam.results.gallery import RANKS, GalleryEntry
 
 _LEAST_SHARE = 0.2  # of the picture's sides, for the closer view of a small object
@@ -77,7 +78,7 @@ class Pictures:
         return name
 
 
-def galleries(subject: Subject, pictures: Pictures) -> Iterator[GalleryView]:
+def galleries(subject: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
     """Yield the objects of each result, the smallest encoder first; their pictures go to `pictures`."""
     results = {r.record.id: r for task in subject.tasks for r in task.results}
     ordered = sorted(subject.galleries, key=lambda key: (results[key].size_mib or 0.0, results[key].change or 0.0))
@@ -98,7 +99,7 @@ def _object(entry: GalleryEntry, label: str, pictures: Pictures) -> ObjectView:
     left, top, right, bottom = entry.box_xyxy
     box = _style(left=left / width, top=top / height, width=(right - left) / width, height=(bottom - top) / height)
     click = "" if entry.click_xy is None else _style(left=entry.click_xy[0] / width, top=entry.click_xy[1] / height)
-    change = "" if entry.fp32_iou is None else f": {_whole(100 * (entry.iou - entry.fp32_iou))} points of IoU"
+    change = round(100 * entry.iou) - round(100 * entry.fp32_iou)  # of what is shown, so that it adds up
     x, y, w, h = _around(entry)
     return ObjectView(
         picture=pictures.add(entry),
@@ -108,7 +109,7 @@ def _object(entry: GalleryEntry, label: str, pictures: Pictures) -> ObjectView:
         close=_style(left=-x / w, top=-y / h, width=width / w, height=height / h),
         box="" if click else box,
         click=click,
-        caption=f"object {entry.annotation_id} of picture {entry.image_id}{change}",
+        caption=f"object {entry.annotation_id} of picture {entry.image_id}: {change:+d} points of IoU",
     )
 
 
@@ -121,10 +122,6 @@ def _around(entry: GalleryEntry) -> tuple[float, float, float, float]:
     x = min(max((left + right - w) / 2, 0), width - w)
     y = min(max((top + bottom - h) / 2, 0), height - h)
     return x, y, w, h
-
-
-def _whole(value: float) -> str:
-    return f"{value:+.0f}" if round(value) else "±0"
 
 
 def _style(**shares: float) -> str:

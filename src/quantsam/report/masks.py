@@ -55,11 +55,10 @@ def panels(entry: GalleryEntry, label: str) -> list[Panel]:
         Panel("ground truth", f"The annotated mask, {int(truth.sum())} pixels", _layer(truth, truth)),
     ]
     for title, mask, iou in (("FP32", entry.fp32, entry.fp32_iou), (label, entry.quantized, entry.iou)):
-        if mask is not None:
-            answer = _decoded(mask, entry)
-            missed, extra = int((truth & ~answer).sum()), int((answer & ~truth).sum())
-            alt = f"{title}'s mask: {missed} pixels missed, {extra} too many"
-            shown.append(Panel(title, alt, _layer(answer, truth), iou))
+        answer = _decoded(mask, entry)
+        missed, extra = int((truth & ~answer).sum()), int((answer & ~truth).sum())
+        alt = f"{title}'s mask, IoU {100 * iou:.0f} %: {missed} pixels missed, {extra} too many"
+        shown.append(Panel(title, alt, _layer(answer, truth), iou))
     return shown
 
 

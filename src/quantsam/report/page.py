@@ -21,6 +21,7 @@ from quantsam.report.content import read_content
 from quantsam.report.findings import headline
 from quantsam.report.galleries import Pictures
 from quantsam.report.sections import all_charts, make_sections
+from quantsam.report.tables import overview_table
 from quantsam.results.record import utc_now
 from quantsam.results.store import RecordFilter, ResultStore
 
@@ -61,10 +62,9 @@ def make_report(store: ResultStore, filters: RecordFilter | None = None) -> Repo
     charts = all_charts(sections)
     library, script = _library(), _text("report.js")
     page = _environment().get_template("report.html.j2")
-    environment = content.newest.environment
     html = page.render(
         content=content,
-        headline=headline(content.subjects),
+        headline=headline(content.models),
         sections=sections,
         pictures=pictures.styles,
         charts=charts,
@@ -73,7 +73,7 @@ def make_report(store: ResultStore, filters: RecordFilter | None = None) -> Repo
         library=Markup(library),
         script=Markup(script),
         policy=_policy(library, script),
-        machine=f"{environment.get('cpu', 'an unnamed processor')}, {environment.get('cpu_count', '?')} processors",
+        overview=overview_table(content.models),
         written=utc_now()[:16].replace("T", " ") + " UTC",
         version=metadata.version("quantsam"),
     )
@@ -88,8 +88,8 @@ def write_report(path: str | os.PathLike[str], store: ResultStore, filters: Reco
         StoreError: The store cannot be read, or what it holds is damaged.
         OutputError: The file cannot be written.
     """
-    report = make_report(store, filters)
-    with atomic_write(path) as aside:
+    with atomic_write(path) as aside:  # first: can it be written?
+        report = make_report(store, filters)
         aside.write_text(report.html, encoding="utf-8")
     return report
 

@@ -23,22 +23,19 @@ class ThesisPoint:
         miou: In percent; simulated, FP32's measured with TensorRT.
         saved_mib: Bytes saved against FP16, in MiB.
         tensorrt_miou: As deployed, where it was published.
-        tensorrt_ms: Latency, where it was published.
     """
 
     scheme: str
     miou: float
     saved_mib: float
     tensorrt_miou: float | None = None
-    tensorrt_ms: float | None = None
 
 
 def thesis_point(model: str, scheme: str) -> ThesisPoint:
     """Return one published point of a model in `THESIS["models"]`."""
     index, row = _index(model), THESIS["rows"][scheme]
-    known = {"tensorrt_miou": "tensorrt_miou", "tensorrt_latency_ms": "tensorrt_ms"}
-    more = {ours: row[theirs][index] for theirs, ours in known.items() if theirs in row}
-    return ThesisPoint(scheme, row["miou"][index], row["saved_mib"][index], **more)
+    deployed = row["tensorrt_miou"][index] if "tensorrt_miou" in row else None
+    return ThesisPoint(scheme, row["miou"][index], row["saved_mib"][index], deployed)
 
 
 def thesis_points(model: str) -> list[ThesisPoint]:

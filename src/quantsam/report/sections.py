@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from quantsam.report.charts.distributions import channels_chart, histogram_chart
 from quantsam.report.charts.front import front_chart
 from quantsam.report.charts.sensitivity import sensitivity_chart
 from quantsam.report.charts.trade_off import latency_chart, size_chart
-from quantsam.report.content import Content, Subject, Task
+from quantsam.report.content import Content, ModelResults
 from quantsam.report.findings import Finding, findings
 from quantsam.report.galleries import GalleryView, Pictures, galleries
 from quantsam.report.tables import (
@@ -25,6 +26,7 @@ from quantsam.report.tables import (
     search_table,
     study_table,
 )
+from quantsam.report.tasks import Task
 from quantsam.results.distributions import SiteDistribution, distributions_of
 
 _SITES_LISTED = 12
@@ -105,30 +107,31 @@ def make_sections(content: Content, pictures: Pictures) -> list[Section]:
     Raises:
         StoreError: What a record or a gallery holds is damaged.
     """
-    models = Counter(subject.model for subject in content.subjects)
-    slugs = Counter(slug(subject.model) for subject in content.subjects)
+    names = Counter(model.model for model in content.models)
+    anchors: list[str] = []
     sections = []
-    for number, subject in enumerate(content.subjects, start=1):
-        title, anchor = subject.model, slug(subject.model)
-        if models[title] > 1:
-            title = f"{title}, weights {subject.weights_digest[:8]}"
-        sections.append(_section(subject, title, f"{anchor}-{number}" if slugs[anchor] > 1 else anchor, pictures))
+    for model in content.models:
+        title = f"{model.model}, weights {model.weights_digest[:8]}" if names[model.model] > 1 else model.model
+        wanted = slug(model.model)
+        free = (f"{wanted}-{number}" for number in itertools.count(2))
+        anchors.append(wanted if wanted not in anchors else next(anchor for anchor in free if anchor not in anchors))
+        sections.append(_section(model, title, anchors[-1], pictures))
     return sections
 
 
-def _section(subject: Subject, title: str, anchor: str, pictures: Pictures) -> Section:
+def _section(subject: ModelResults, title: str, anchor: str, pictures: Pictures) -> Section:
     parts = [
-        Part("Which layers hurt", f"{anchor}-layers", tuple(_studies(subject, anchor))),
-        Part("Found by search", f"{anchor}-search", tuple(_searches(subject, anchor))),
-        Part("Simulation against engine", f"{anchor}-engines", tuple(_agreements(subject, anchor))),
-        Part("How values are distributed", f"{anchor}-values", tuple(_distributions(subject, anchor))),
+        Part("Which layers hurt", f"{anchor}--layers", tuple(_studies(subject, anchor))),
+        Part("Found by search", f"{anchor}--search", tuple(_searches(subject, anchor))),
+        Part("Simulation against engine", f"{anchor}--engines", tuple(_agreements(subject, anchor))),
+        Part("How values are distributed", f"{anchor}--values", tuple(_distributions(subject, anchor))),
     ]
     return Section(
         title=title,
         anchor=anchor,
         about=_ABOUT.get(subject.model, ""),
         findings=tuple(findings(subject)),
-        tasks=tuple(_task(subject, task, f"{anchor}-{n}") for n, task in enumerate(subject.tasks, start=1)),
+        tasks=tuple(_task(subject, task, f"{anchor}--{n}") for n, task in enumerate(subject.tasks, start=1)),
         galleries=tuple(galleries(subject, pictures)),
         parts=tuple(part for part in parts if part.blocks),
         provenance=provenance_table(subject),
@@ -140,39 +143,39 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "model"
 
 
-def _task(subject: Subject, task: Task, name: str) -> TaskView:
+def _task(subject: ModelResults, task: Task, name: str) -> TaskView:
     charts = (size_chart(f"{name}-size", subject.model, task), latency_chart(f"{name}-latency", task))
     return TaskView(results_table(task), tuple(chart for chart in charts if chart is not None))
 
 
-def _studies(subject: Subject, anchor: str) -> Iterator[Block]:
+def _studies(subject: ModelResults, anchor: str) -> Iterator[Block]:
     for number, record in enumerate(subject.studies, start=1):
-        chart = sensitivity_chart(f"{anchor}-layers-{number}", record)
+        chart = sensitivity_chart(f"{anchor}--layers-{number}", record)
         s = record.settings
         closed = f"{record.scheme} on {record.dataset}, by {s.get('by')}, {s.get('mode')}, {s.get('method')}"
         yield Block((chart,), study_table(record), "" if number == 1 else closed)
 
 
-def _searches(subject: Subject, anchor: str) -> Iterator[Block]:
+def _searches(subject: ModelResults, anchor: str) -> Iterator[Block]:
     for number, record in enumerate(subject.searches, start=1):
         closed = "" if number == 1 else f"{record.settings.get('cost')} on {record.dataset}, {record.created_utc[:10]}"
-        yield Block((front_chart(f"{anchor}-search-{number}", record),), search_table(record), closed)
+        yield Block((front_chart(f"{anchor}--search-{number}", record),), search_table(record), closed)
 
 
-def _agreements(subject: Subject, anchor: str) -> Iterator[Block]:
-    chart = agreement_chart(f"{anchor}-agreement", subject.agreements)
+def _agreements(subject: ModelResults, anchor: str) -> Iterator[Block]:
+    chart = agreement_chart(f"{anchor}--agreement", subject.agreements)
     if chart is not None:
         yield Block((chart,), agreement_table(subject.agreements))
 
 
-def _distributions(subject: Subject, anchor: str) -> Iterator[Block]:
+def _distributions(subject: ModelResults, anchor: str) -> Iterator[Block]:
     for number, record in enumerate(subject.distributions, start=1):
         sites = sorted(distributions_of(record), key=_standing_out)
         if sites:
-            name = f"{anchor}-values-{number}"
+            name = f"{anchor}--values-{number}"
             charts = (histogram_chart(f"{name}-histogram", sites), channels_chart(f"{name}-channels", sites))
             closed = "" if number == 1 else f"{record.scheme}, {record.placement}, on {record.dataset}"
-            yield Block(charts, distribution_table(sites[:_SITES_LISTED]), closed)
+            yield Block(charts, distribution_table(sites, _SITES_LISTED), closed)
 
 
 def _standing_out(site: SiteDistribution) -> tuple[bool, float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from quantsam.report.content import SIMULATED, Result, Subject, Task
-from quantsam.report.findings import Tone, points, verdict
+from quantsam.report.content import ModelResults
+from quantsam.report.findings import Finding, Tone, points, smallest_that_holds, uniform_int8, verdict
+from quantsam.report.tasks import Result, Task
 from quantsam.results.distributions import SiteDistribution
 from quantsam.results.record import Record
 from quantsam.results.search import FOUND, SearchEntry, dominating, entries_of
@@ -44,20 +45,21 @@ def results_table(task: Task) -> Table:
     """Schemes compared: accuracy by size of object, change against FP32, bytes and time."""
     columns: dict[str, Callable[[Result], str]] = {
         "scheme": lambda r: r.label,
-        "computed by": lambda r: "PyTorch" if r.way == SIMULATED and r.is_float else r.way,
+        "computed by": lambda r: r.way,
         f">{task.metric} %": lambda r: _number(r.score),
+        ">against FP32": lambda r: "" if r.change is None else points(r.change, r.change_se),
+        "verdict": lambda r: _verdict(r)[1],
+        ">lose 10 points": lambda r: _number(r.spoilt_percent, ".1f", " %"),
+        ">of FP32": lambda r: _number(r.size_percent, ".0f", " %"),
+        ">encoder MiB": lambda r: _number(r.size_mib),
+        ">ms a picture": lambda r: _number(r.encoder_ms, ".1f"),
     }
     for size in ("small", "medium", "large"):
         key = f"{task.metric.lower()}_{size}"
         if any(r.record.figures.get(key) is not None for r in task.results):
             columns[f">{size}"] = lambda r, key=key: _number(r.record.figures.get(key))  # type: ignore[misc]
-    columns |= {
-        ">against FP32": lambda r: "" if r.change is None else points(r.change, r.change_se),
-        ">encoder MiB": lambda r: _number(r.size_mib),
-        ">of FP32": lambda r: _number(r.size_percent, ".0f", " %"),
-        ">ms a picture": lambda r: _number(r.encoder_ms, ".1f"),
-        "verdict": lambda r: _verdict(r)[1],
-    }
+    if all(r.spoilt_percent is None for r in task.results):
+        del columns[">lose 10 points"]
     if all(r.encoder_ms is None or r.is_float for r in task.results):
         del columns[">ms a picture"]
     shown = list(task.results)
@@ -72,6 +74,9 @@ def results_table(task: Task) -> Table:
     title = task.name if not count else f"{task.name}: {count:,} objects"
     hidden = len(task.results) - len(shown)
     notes = [f"{hidden} more are in the charts alone: the newest and the best are listed."] if hidden else []
+    notes.append("± one standard error, over the same objects.")
+    if ">lose 10 points" in columns:
+        notes.append("Lose 10 points: objects whose IoU falls by that much or more.")
     fill = task.results[0].record.figures.get("box_fill_miou")
     if fill is not None and task.prompt == "box":
         notes.append(f"For comparison: answering with the box itself, filled, would give {fill:.1f} %.")
@@ -80,37 +85,39 @@ def results_table(task: Task) -> Table:
 
 def _verdict(result: Result) -> tuple[Tone, str]:
     if result.change is None:
-        return "plain", "the yardstick" if result.is_float else ""
+        return "plain", "the baseline" if result.is_float else ""
     said = verdict(result.change, result.change_se)
     return said.tone, said.text
 
 
 def agreement_table(records: Sequence[Record]) -> Table:
     """Simulation and engine side by side."""
-    columns = ("scheme", "engine", "prompt", "data", ">simulated", ">engine", ">gap", ">IoU of masks %", ">in integers")
-    rows = []
-    for record in records:
-        f = record.figures
-        cells = (record.label, record.engine, record.prompt, record.dataset, _number(f.get("miou_simulated")))
-        gap, error = f.get("gap"), f.get("gap_standard_error")
-        ran = f"{f.get('convolutions_integer')} of {f.get('convolutions_quantized')}"
-        shown = "" if gap is None else points(gap, error)
-        rows.append(TableRow((*cells, _number(f.get("miou")), shown, _number(f.get("mask_iou")), ran)))
-    note = "In integers: convolutions that the engine really computed so, of those that the plan quantizes."
-    return Table("Simulation and engine, mask by mask", columns, tuple(rows), note)
+    columns: dict[str, Callable[[Record], str]] = {
+        "scheme": lambda r: r.label,
+        "engine": lambda r: r.engine,
+        "prompt": lambda r: r.prompt,
+        "data": lambda r: r.dataset,
+        ">objects": lambda r: _number(r.figures.get("count"), ",.0f"),
+        ">simulated": lambda r: _number(r.figures.get("miou_simulated")),
+        ">engine": lambda r: _number(r.figures.get("miou")),
+        ">gap": lambda r: points(r.figures.get("gap") or 0.0, r.figures.get("gap_standard_error")),
+        ">IoU of masks %": lambda r: _number(r.figures.get("mask_iou")),
+        ">in integers": lambda r: _of(r.figures.get("convolutions_integer"), r.figures.get("convolutions_quantized")),
+    }
+    rows = tuple(TableRow(tuple(cell(record) for cell in columns.values())) for record in records)
+    note = "Each engine beside a simulation that rounds where it does, so simulations differ too. Gap: ± one standard "
+    note += "error. In integers: convolutions that the engine really computed so, of those that the plan quantizes."
+    return Table("Simulation and engine, mask by mask", tuple(columns), rows, note)
+
+
+def _of(part: float | int | None, whole: float | int | None) -> str:
+    return "" if part is None or whole is None else f"{part} of {whole}"
 
 
 def study_table(record: Record) -> Table:
     """The rows of a study, the worst first."""
-    columns = (
-        str(record.settings.get("by", "layer")),
-        "kind",
-        ">mIoU lost",
-        ">± SE",
-        ">mask loss",
-        ">SQNR dB",
-        ">pictures",
-    )
+    by = str(record.settings.get("by", "layer"))
+    columns = (by, "kind", ">mIoU lost", ">± SE", ">mask loss", ">SQNR dB", ">pictures")
     rows = [
         TableRow(
             (
@@ -125,18 +132,20 @@ def study_table(record: Record) -> Table:
         )
         for row in sorted(rows_of(record), key=lambda row: -row.damage)
     ]
-    note = "Mask loss: 100 less the mean IoU of the masks with FP32's own."
-    return Table(f"{record.scheme} on {record.dataset}, worst first", columns, tuple(rows), note)
+    note = "Ordered by mask loss, 100 less the mean IoU of the masks with FP32's own, which is less noisy than mIoU."
+    if record.settings.get("method") == "race":
+        note += f" A race: a {by} is measured on more pictures while its rank is undecided."
+    return Table(f"{record.scheme} on {record.dataset}, by mask loss", columns, tuple(rows), note)
 
 
 def search_table(record: Record) -> Table:
     """What a search found, beside the hand-made schemes."""
     entries = entries_of(record)
-    columns = ("scheme", "origin", ">encoder MB", ">mIoU lost", ">± SE", ">held out: lost", ">± SE", "")
+    columns = ("scheme", "origin", ">encoder MiB", ">mIoU lost", ">± SE", ">held out: lost", ">± SE", "")
     rows = []
     for entry in entries:
         numbers = (entry.drop, entry.drop_se, entry.held_out_drop, entry.held_out_drop_se)
-        cells = (entry.name, entry.origin, f"{entry.size_bytes / 1e6:.2f}", *map(_number, numbers))
+        cells = (entry.name, entry.origin, f"{entry.size_bytes / 2**20:.2f}", *map(_number, numbers))
         rows.append(TableRow((*cells, _remark(entry, entries))))
     return Table(f"Search on {record.dataset}", columns, tuple(rows))
 
@@ -148,49 +157,66 @@ def _remark(entry: SearchEntry, entries: Sequence[SearchEntry]) -> str:
     return "" if better is None else f"{better.name} costs less and loses no more"
 
 
-def distribution_table(sites: Sequence[SiteDistribution]) -> Table:
-    """The sites whose channels differ most, with what their grids do to them."""
-    columns = (
-        "site",
-        "kind",
-        "format",
-        ">range",
-        ">grid",
-        ">clipped",
-        ">SQNR dB",
-        ">outlier ratio",
-        "outlier channels",
-    )
-    rows = [
-        TableRow(
-            (
-                site.site,
-                site.kind,
-                f"{site.format or 'float'}{', per channel' if site.per_channel else ''}",
-                _range(site.low, site.high),
-                ""
-                if site.grid_low is None or site.grid_high is None
-                else f"{site.grid_low:.3g} … {site.grid_high:.3g}",
-                "" if site.clipped is None else f"{100 * site.clipped:.2g} %",
-                _number(site.sqnr_db, ".1f"),
-                _number(site.outlier_ratio, ".1f"),
-                ", ".join(f"{o.index} ({o.ratio:.0f} times)" for o in site.outliers[:3]),
-            )
-        )
-        for site in sites
-    ]
-    note = (
-        "Outlier ratio: how much further the widest channel reaches than the median; a doubling costs the others a bit."
-    )
+def distribution_table(sites: Sequence[SiteDistribution], most: int) -> Table:
+    """The sites whose channels differ most, with what their grids do to them; one tensor is listed once.
+
+    Args:
+        sites: Ranked.
+        most: How many tensors to list.
+    """
+    columns = ("site", "kind", "format", ">range", ">grid", ">clipped", ">SQNR dB", ">outlier ratio", "channels")
+    same: dict[tuple[object, ...], list[SiteDistribution]] = {}
+    for site in sites:  # what a layer gives is what the next one takes in
+        same.setdefault((site.values, site.low, site.high, site.outliers), []).append(site)
+    rows = [_distribution_row(together) for together in list(same.values())[:most]]
+    note = "Outlier ratio: how much further the widest channel reaches than the median one; each doubling costs the "
+    note += "other channels one bit of resolution. Channels: the widest ones, each with its ratio."
     return Table("Sites with the widest outlier channels", columns, tuple(rows), note)
 
 
-def provenance_table(subject: Subject) -> Table:
+def _distribution_row(together: Sequence[SiteDistribution]) -> TableRow:
+    site = together[0]
+    return TableRow(
+        (
+            " = ".join(s.site for s in together),
+            site.kind,
+            f"{site.format or 'float'}{', per channel' if site.per_channel else ''}",
+            _range(site.low, site.high),
+            _range(site.grid_low, site.grid_high),
+            "" if site.clipped is None else f"{100 * site.clipped:.2g} %",
+            _number(site.sqnr_db, ".1f"),
+            _number(site.outlier_ratio, ".1f"),
+            ", ".join(f"{o.index} ({o.ratio:.0f}x)" for o in site.outliers[:3]),
+        )
+    )
+
+
+def overview_table(models: Sequence[ModelResults]) -> Table | None:
+    """The models beside one another, by their first comparison; None for a single one."""
+    rows = []
+    for model in models:
+        for task in model.tasks[:1]:
+            whole, int8 = task.baseline, uniform_int8(task)
+            best = smallest_that_holds(task)
+            said = Finding("plain", "") if int8 is None else verdict(int8.change or 0.0, int8.change_se)
+            cells = (
+                model.model,
+                task.name,
+                "" if whole is None else f"{whole.score:.1f} %",
+                "" if int8 is None else f"{int8.score:.1f} %",
+                "" if int8 is None else points(int8.change or 0.0, int8.change_se),
+                said.text,
+                "none" if best is None else f"{best.label} ({best.size_percent:.0f} % of FP32)",
+            )
+            rows.append(TableRow(cells, said.tone))
+    columns = ("model", "data", ">FP32", ">INT8", ">change", "verdict", "smallest that loses less than a point")
+    return Table("At a glance", columns, tuple(rows)) if len(rows) > 1 else None
+
+
+def provenance_table(model: ModelResults) -> Table:
     """What a repetition needs to know."""
-    records = [r.record for task in subject.tasks for r in task.results]
-    records += [*subject.agreements, *subject.studies, *subject.searches, *subject.distributions]
     seen: dict[tuple[str, ...], None] = {}
-    for record in records:
+    for record in model.records:
         versions = [f"{k} {v}" for k, v in record.environment.items() if k in _VERSIONS and v != "not installed"]
         place = f"{record.environment.get('cpu', '')}, {record.environment.get('cpu_count', '?')} processors"
         seen[
@@ -203,7 +229,7 @@ def provenance_table(subject: Subject) -> Table:
         ] = None
     columns = ("what", "placement", "calibrated on", "machine", "versions", "day (UTC)")
     rows = tuple(TableRow(cells) for cells in list(seen)[:MOST_ROWS])
-    return Table(f"Weights {subject.weights_digest[:16]}", columns, rows)
+    return Table(f"Weights {model.weights_digest[:16]}", columns, rows)
 
 
 _VERSIONS = ("python", "quantsam", "torch", "numpy", "onnxruntime", "openvino", "tensorrt")
@@ -214,7 +240,7 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _number(value: float | int | None, form: str = ".2f", unit: str = "") -> str:

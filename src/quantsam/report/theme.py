@@ -5,23 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 KIND_COLOURS = {
-    "conv": "#5b6470",
-    "resblock": "#8a94a3",
+    "conv": "#67727f",
+    "resblock": "#87919f",
     "fmbc_3x3": "#0072b2",
     "fmbc_1x1": "#4a9bd1",
     "mbc_expand": "#009e73",
     "mbc_depthwise": "#d55e00",
     "mbc_project": "#c77f00",
-    "qkv": "#8e4ea8",
+    "qkv": "#9857b3",
     "attention": "#b87bd0",
     "attention_proj": "#7a5cc0",
-    "neck_in": "#8c5a2b",
+    "neck_in": "#9a6532",
     "neck_out": "#b98a55",
     "mixed": "#767676",
 }
 """Of each kind of layer: a hue for each family, apart in lightness within it."""
 
+INK, GRID, CLIPPED = "#1f2328", "#d8dde3", "#d55e00"
+"""Ink is a colour that nothing else has: the page's style sheet gives it another one in the dark."""
+
 ENGINE_COLOURS = {
+    "PyTorch": INK,
     "simulated": "#0072b2",
     "onnxruntime": "#d55e00",
     "openvino": "#009e73",
@@ -29,6 +33,7 @@ ENGINE_COLOURS = {
     "published": "#767676",
 }
 ENGINE_SHAPES = {
+    "PyTorch": "circle",
     "simulated": "circle",
     "onnxruntime": "square",
     "openvino": "triangle-up",
@@ -41,8 +46,6 @@ ORIGIN_SHAPES = {"found": "circle", "hand-made": "square", "uniform": "triangle-
 
 COMMON, MISSED, EXTRA = (86, 180, 233), (213, 94, 0), (240, 228, 66)
 """Pixels that a mask shares with the truth, misses of it, and has too much."""
-
-INK, GRID, CLIPPED = "#1f2328", "#d8dde3", "#d55e00"
 
 CONFIG: dict[str, Any] = {
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",

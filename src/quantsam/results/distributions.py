@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantsam.results.record import JsonValue, Record, parsed_items
+from quantsam.results.typed import typed
 
 KIND = "distributions"
 
@@ -107,11 +108,16 @@ def distributions_of(record: Record) -> list[SiteDistribution]:
 
 
 def _site(entry: dict[str, Any]) -> SiteDistribution:
-    outliers = tuple(OutlierChannel(**{**o, "bins": _bins(o["bins"])}) for o in entry["outliers"])
+    outliers = tuple(typed(OutlierChannel, {**o, "bins": _bins(o["bins"])}) for o in entry["outliers"])
     lows, highs = tuple(entry["channel_lows"]), tuple(entry["channel_highs"])
     parts = {"bins": _bins(entry["bins"]), "outliers": outliers, "channel_lows": lows, "channel_highs": highs}
-    return SiteDistribution(**{**entry, **parts})
+    if not lows or len(lows) != len(highs):
+        raise ValueError(f"{entry.get('site')!r} must have a low and a high for each channel")
+    return typed(SiteDistribution, {**entry, **parts})
 
 
 def _bins(entry: dict[str, Any]) -> Bins:
-    return Bins(**{**entry, "counts": tuple(entry["counts"])})
+    bins = typed(Bins, {**entry, "counts": tuple(entry["counts"])})
+    if not bins.counts or bins.width <= 0:
+        raise ValueError(f"bins must have counts and a width above 0, got {len(bins.counts)} of {bins.width}")
+    return bins

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from quantsam.errors import StoreError
+from quantsam.results.typed import typed
 
 Rank = Literal["worst", "median", "best"]
 RANKS: tuple[Rank, ...] = ("worst", "median", "best")
@@ -21,14 +22,15 @@ class GalleryEntry:
     """One object.
 
     Attributes:
-        rank: Which objects it was taken from, ranked by the IoU that the record's model loses against FP32.
+        rank: Which objects it was taken from, ranked by the IoU that the record's model loses against FP32, or where
+            FP32 was not scored by its own IoU.
         image_id: Id of its image.
         annotation_id: Id of its annotation.
         image_hw: Height and width of the image, which boxes, points and masks refer to.
         box_xyxy: The annotated box, in pixels.
         click_xy: The first click, where the prompt was clicks and not the box.
         truth: The annotated mask, a compressed RLE of COCO.
-        fp32: FP32's answer, likewise; None if the record is FP32's own.
+        fp32: FP32's answer, likewise.
         quantized: The answer of the record's model.
         fp32_iou: IoU of FP32's answer with the truth, 0..1.
         iou: IoU of the answer with the truth.
@@ -42,9 +44,9 @@ class GalleryEntry:
     box_xyxy: tuple[float, float, float, float]
     click_xy: tuple[int, int] | None
     truth: Rle
-    fp32: Rle | None
+    fp32: Rle
     quantized: Rle
-    fp32_iou: float | None
+    fp32_iou: float
     iou: float
     picture: bytes | None = dataclasses.field(default=None, repr=False)
 
@@ -70,6 +72,9 @@ def parse_entry(body: str, picture: Callable[[str], bytes | None]) -> GalleryEnt
         values["image_hw"] = tuple(values["image_hw"])
         values["box_xyxy"] = tuple(values["box_xyxy"])
         values["click_xy"] = None if values["click_xy"] is None else tuple(values["click_xy"])
-        return GalleryEntry(**{**values, "picture": picture(values["picture"])})
+        entry = typed(GalleryEntry, {**values, "picture": picture(values["picture"])})
+        if entry.rank not in RANKS or min(entry.image_hw) < 1:
+            raise ValueError(f"rank must be one of {', '.join(RANKS)} and the picture have pixels")
+        return entry
     except (TypeError, ValueError, KeyError) as error:
         raise StoreError(f"the store holds a gallery entry that is damaged: {error}") from error

@@ -215,7 +215,7 @@ def parsed_items(record: Record, kind: str, key: str, make: Callable[[Any], T]) 
         record: The record.
         kind: What kind it must be of.
         key: Where the list is.
-        make: Makes one of the list's entries, or raises `TypeError`, `KeyError`.
+        make: Makes one of the list's entries, or raises `TypeError`, `KeyError`, `ValueError`.
 
     Raises:
         StoreError: The record is of another kind, or damaged.
@@ -225,7 +225,7 @@ def parsed_items(record: Record, kind: str, key: str, make: Callable[[Any], T]) 
         raise StoreError(f"record {record.id} must be of kind {kind!r} and list its {key}, got kind {record.kind!r}")
     try:
         return [make(entry) for entry in entries]
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise StoreError(f"record {record.id} is damaged: {error}") from error
 
 

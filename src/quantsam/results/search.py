@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantsam.results.record import JsonValue, Record, parsed_items
+from quantsam.results.typed import typed
 
 KIND = "search"
 FOUND = "found"
@@ -61,7 +62,7 @@ def entries_of(record: Record) -> list[SearchEntry]:
     Raises:
         StoreError: It is no such record, or damaged.
     """
-    return parsed_items(record, KIND, "entries", lambda e: SearchEntry(**{**e, "formats": tuple(e["formats"])}))
+    return parsed_items(record, KIND, "entries", lambda e: typed(SearchEntry, {**e, "formats": tuple(e["formats"])}))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

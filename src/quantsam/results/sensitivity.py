@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from quantsam.errors import InputError
 from quantsam.results.record import JsonValue, Record, parsed_items
+from quantsam.results.typed import typed
 
 KIND = "sensitivity"
 
@@ -66,7 +67,7 @@ def rows_of(record: Record) -> list[RowScore]:
     Raises:
         StoreError: It is no such record, or damaged.
     """
-    return parsed_items(record, KIND, "rows", lambda e: RowScore(**{**e, "layers": tuple(e["layers"])}))
+    return parsed_items(record, KIND, "rows", lambda e: typed(RowScore, {**e, "layers": tuple(e["layers"])}))
 
 
 @dataclass(frozen=True, slots=True)

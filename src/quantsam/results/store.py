@@ -36,7 +36,9 @@ class RecordFilter(TypedDict, total=False):
 
 _COLUMNS = tuple(RecordFilter.__annotations__)
 _SUBJECT = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
-_SUBJECT_SETTINGS = ("weights", "activations", "precision", "detections_digest", "by", "mode", "part", "method", "cost")
+_SUBJECT_SETTINGS = (
+    *("weights", "activations", "precision", "detections_digest", "by", "mode", "part", "method", "cost", "batch"),
+)
 
 
 def default_store_path() -> Path:

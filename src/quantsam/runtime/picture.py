@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,8 @@ from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.errors import InputError
 from quantsam.metrics.iou import mask_iou
 from quantsam.models.everything import FoundMask
-from quantsam.models.grid import GridSettings
+from quantsam.models.grid import Box, GridSettings
+from quantsam.models.regions import tight_box
 
 BoxXyxy = tuple[float, float, float, float]
 Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
@@ -96,12 +97,35 @@ class PictureMask:
 
     Attributes:
         mask: (H, W) bool.
-        description: The same in JSON values: `segmentation` (a compressed RLE), `area`, `bbox` (x y width
-            height), `predicted_iou`, and what the mask was asked for.
+        area: Pixels of the mask.
+        box_xyxy: The tight box around it, right and bottom exclusive; all 0 where the mask is empty.
+        predicted_iou: The model's own estimate.
+        asked: What the mask was asked for, in JSON values.
+        found: The same mask where everything was segmented.
     """
 
     mask: BoolMask
-    description: dict[str, Any]
+    area: int
+    box_xyxy: Box
+    predicted_iou: float
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    found: FoundMask | None = None
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return `segmentation` (a compressed RLE), `area`, `bbox` (x y width height), `predicted_iou`, and `asked`.
+
+        Compressing the mask of a large picture takes a fifth of a second.
+        """
+        if self.found is not None:
+            return self.found.to_json_dict()
+        left, top, right, bottom = self.box_xyxy
+        return {
+            "segmentation": encode_mask(self.mask),
+            "area": self.area,
+            "bbox": [left, top, right - left, bottom - top],
+            "predicted_iou": self.predicted_iou,
+            **self.asked,
+        }
 
 
 def segment_picture(
@@ -127,46 +151,53 @@ def segment_picture(
     prompts.check((image.shape[0], image.shape[1]))
     if prompts.everything:
         found = segmenter.segment_everything(image, grid or GridSettings(), progress)
-        return [PictureMask(mask.mask(), mask.to_json_dict()) for mask in found]
+        return [PictureMask(m.mask(), m.area, m.box_xyxy, m.predicted_iou, found=m) for m in found]
     segmenter.set_image(image)
     boxes = np.asarray(prompts.boxes_xyxy, np.float32) if prompts.boxes_xyxy else None
     if not prompts.points_xy:
         masks, iou = segmenter.best_masks(boxes=boxes)
         asked = [{"box_xyxy": list(box)} for box in prompts.boxes_xyxy]
-        return [_described(*answer) for answer in zip(masks, iou.tolist(), asked, strict=True)]
+        return [_answered(*answer) for answer in zip(masks, iou.tolist(), asked, strict=True)]
     masks, iou = segmenter.best_masks(
         points=np.asarray([prompts.points_xy], np.float32), labels=np.asarray([prompts.labels], np.float32), boxes=boxes
     )
     told: dict[str, Any] = {"points_xy": [list(xy) for xy in prompts.points_xy], "labels": list(prompts.labels)}
     if prompts.boxes_xyxy:
         told["box_xyxy"] = list(prompts.boxes_xyxy[0])
-    return [_described(masks[0], float(iou[0]), told)]
+    return [_answered(masks[0], float(iou[0]), told)]
 
 
-def agreements(reference: Sequence[PictureMask], other: Sequence[PictureMask], paired: bool) -> list[float]:
+def agreements(
+    reference: Sequence[PictureMask], other: Sequence[PictureMask], paired: bool, progress: Progress | None = None
+) -> list[float]:
     """Return for each mask of the reference its IoU with the other's: its own, or where unpaired the best one.
 
     Two empty masks agree, unlike in `mask_iou`, which scores answers.
+
+    Args:
+        reference: Masks of one picture.
+        other: Masks of the same picture.
+        paired: Whether they answer the same prompts, in order.
+        progress: Wraps the iteration over the reference, given its length: unpaired, each of its masks is
+            compared with all of the other's.
     """
-
-    def iou(a: BoolMask, b: BoolMask) -> float:
-        return 1.0 if not a.any() and not b.any() else mask_iou(a, b)
-
-    if paired:
-        return [iou(a.mask, b.mask) for a, b in zip(reference, other, strict=True)]
-    return [max((iou(a.mask, b.mask) for b in other), default=0.0) for a in reference]
+    candidates_of = [[mask] for mask in other] if paired else [other] * len(reference)
+    compared: Iterable[tuple[PictureMask, Sequence[PictureMask]]] = zip(reference, candidates_of, strict=True)
+    if progress is not None:
+        compared = progress(compared, len(reference))
+    return [max((_agreement(mask, each) for each in candidates), default=0.0) for mask, candidates in compared]
 
 
-def _described(mask: BoolMask, predicted_iou: float, asked: dict[str, Any]) -> PictureMask:
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    box = [0, 0, 0, 0]
-    if len(rows):
-        left, top = int(columns[0]), int(rows[0])
-        box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
-    described = {
-        "segmentation": encode_mask(mask),
-        "area": int(mask.sum()),
-        "bbox": box,
-        "predicted_iou": predicted_iou,
-    }
-    return PictureMask(mask, described | asked)
+def _agreement(a: PictureMask, b: PictureMask) -> float:
+    if not a.area and not b.area:
+        return 1.0
+    (left, top, right, bottom), (x0, y0, x1, y1) = a.box_xyxy, b.box_xyxy
+    if left >= x1 or x0 >= right or top >= y1 or y0 >= bottom:
+        return 0.0
+    both = np.s_[min(top, y0) : max(bottom, y1), min(left, x0) : max(right, x1)]  # no pixel of either lies outside
+    return mask_iou(a.mask[both], b.mask[both])
+
+
+def _answered(mask: BoolMask, predicted_iou: float, asked: Mapping[str, Any]) -> PictureMask:
+    area = int(np.count_nonzero(mask))
+    return PictureMask(mask, area, tight_box(mask) if area else (0, 0, 0, 0), predicted_iou, asked)

@@ -75,7 +75,7 @@ def parse_scheme(content: str, default_name: str, where: str | None = None) -> S
         where: How to call the text in errors; the name by default.
 
     Raises:
-        SchemeError: Not TOML, an unknown key, a value of the wrong type.
+        SchemeError: Not TOML, an unknown key, a value of the wrong type, rules under the name `fp32`.
     """
     where = where or default_name
     try:
@@ -88,7 +88,10 @@ def parse_scheme(content: str, default_name: str, where: str | None = None) -> S
         place = f"scheme {where}, rule {number}"
         _known(rule, {"select": dict, "weight": None, "activation": None, "sites": dict}, place)
         rules.append(Rule(_selector(rule.get("select", {}), place), _targets(rule, place)))
-    return Scheme(data.get("name", default_name), tuple(rules), data.get("description", ""))
+    try:
+        return Scheme(data.get("name", default_name), tuple(rules), data.get("description", ""))
+    except SchemeError as error:
+        raise SchemeError(f"scheme {where}: {error}") from error
 
 
 def _known(table: Any, keys: Mapping[str, type | None], place: str) -> None:

@@ -14,6 +14,9 @@ from quantsam.errors import SchemeError
 from quantsam.quant.formats import Format, get_format
 from quantsam.quant.params import QuantizerName
 
+FLOAT_NAME = "fp32"
+"""The scheme without rules: results of the float model are kept and shown under this name."""
+
 LAYER_KINDS = (
     "conv",
     "resblock",
@@ -136,11 +139,21 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """A quantization scheme: rules applied in order to a model whose layers all start in float."""
+    """A quantization scheme: rules applied in order to a model whose layers all start in float.
+
+    Raises:
+        SchemeError: It has rules and the name of the float model, whose results would be taken for its own.
+    """
 
     name: str
     rules: tuple[Rule, ...] = ()
     description: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.rules and self.name.lower() == FLOAT_NAME:
+            raise SchemeError(
+                f"a scheme with rules must not have the name of the float model, got {self.name!r}: give it another"
+            )
 
     @property
     def digest(self) -> str:

@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from quantsam.app import answers
+from quantsam.app.catalogue import Catalogue
 from quantsam.app.limits import Limits
 from quantsam.app.server import Page
-from quantsam.app.subjects import Catalogue
+from quantsam.data.coco_masks import encode_mask
 from quantsam.data.open import open_images
+from quantsam.models.everything import FoundMask
 from quantsam.models.sam import EfficientViTSam
 from quantsam.schemes.load import load_scheme
 
@@ -104,6 +107,22 @@ def noise() -> Any:
         return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
     return make
+
+
+@pytest.fixture
+def five_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "segment everything" find five masks beside one another, the first one the best."""
+
+    def find(segmenter: object, image: Any, *_: Any) -> list[FoundMask]:
+        found = []
+        for number in range(5):
+            box = (8 * number, 0, 8 * number + 8, 16)
+            mask = np.zeros(image.shape[:2], np.bool_)
+            mask[: box[3], box[0] : box[2]] = True
+            found.append(FoundMask(encode_mask(mask), 128, box, 0.9 - 0.1 * number, 1.0, (0.0, 0.0), (0, 0, 64, 48)))
+        return found
+
+    monkeypatch.setattr(answers.ModelSegmenter, "segment_everything", find)
 
 
 @pytest.fixture

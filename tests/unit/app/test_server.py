@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -11,16 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantsam.app import answers, pictures, subjects
+from quantsam.app import answers, pictures, quantized
 from quantsam.app.answers import run_lengths
+from quantsam.app.catalogue import Catalogue
+from quantsam.app.limits import Limits
 from quantsam.app.pictures import EXAMPLES, make_picture, read_picture
+from quantsam.app.requests import parse_request
 from quantsam.app.server import PAGE
-from quantsam.app.subjects import Catalogue
 from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized_model
 from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.evaluation.subject import sizes
 from quantsam.models.automatic import segment_everything
 from quantsam.models.grid import GridSettings
+from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts, agreements, segment_picture
 from quantsam.schemes.load import load_scheme
 
@@ -80,6 +84,46 @@ def test_everything_is_found_at_the_resolution_of_the_view(served, tiny, noise, 
     assert fp32["masks"][0]["predicted_iou"] == pytest.approx(full[0].predicted_iou, rel=1e-3)
 
 
+@pytest.mark.parametrize(("most", "kept"), [(2, 2), (5, 5), (9, 5)])
+def test_of_too_many_masks_the_best_are_kept_and_it_is_said(serve, noise, five_found, most, kept):
+    served = serve(masks=most)
+    text = served.post(served.upload(noise()), everything=True).text
+    events = [json.loads(line) for line in text.splitlines()]
+    fp32, int8 = (event for event in events if event["event"] == "panel")
+    for panel in (fp32, int8):
+        assert [mask["predicted_iou"] for mask in panel["masks"]] == [0.9 - 0.1 * i for i in range(kept)]
+        assert panel["left_out"] == 5 - kept
+    assert int8["ious"] == [1.0] * kept
+    said = [event["text"] for event in events if event["event"] == "status" and "are kept" in event["text"]]
+    assert said == [f"{name} found 5 masks; the best 2 are kept" for name in ("fp32", "int8") if most < 5]
+
+
+def test_the_grid_is_the_models_usual_one_where_a_request_does_not_say(served, catalogue):
+    asked = {"picture": "p", "model": "tiny", "engine": "pytorch", "everything": True}
+    options = served.client.get("/api/options").json()["models"][0]["everything"]
+    usual = GridSettings(points_per_side=16)
+    assert options == {
+        "points_per_side": 16,
+        "min_iou": usual.iou_threshold,
+        "min_stability": usual.stability_threshold,
+    }
+    found = parse_request(json.dumps(asked).encode(), catalogue, Limits())
+    assert found.grid == usual
+    found = parse_request(json.dumps(asked | {"grid": {"min_iou": 0.5}}).encode(), catalogue, Limits())
+    assert found.grid == dataclasses.replace(usual, iou_threshold=0.5)
+    nano = Catalogue({"nano": None}, {}, ("pytorch",), {})
+    found = parse_request(json.dumps(asked | {"model": "nano"}).encode(), nano, Limits())
+    assert found.grid == GridSettings(points_per_side=16, iou_threshold=0.7, stability_threshold=0.85)
+
+
+def test_masks_are_not_compressed_for_the_page(served, noise, monkeypatch):
+    compressed = []
+    monkeypatch.setattr(picture, "encode_mask", lambda mask: compressed.append(mask))
+    panels = served.ask(served.upload(noise()), boxes=[[4, 4, 40, 40], [10, 10, 60, 44]])[:2]
+    assert [len(panel["masks"]) for panel in panels] == [2, 2]
+    assert compressed == []
+
+
 def test_prompts_are_compared_each_with_its_own_and_found_masks_with_the_nearest(served, noise, monkeypatch):
     paired = []
     monkeypatch.setattr(answers, "agreements", lambda *_, **options: paired.append(options["paired"]) or [])
@@ -97,7 +141,7 @@ def test_an_engine_runs_fp32_and_the_scheme(served, noise, monkeypatch):
         made.append((plan.scheme, plan.placement, engine))
         return quantized_model(model, plan, engine)
 
-    monkeypatch.setattr(subjects, "quantized_model", spy)
+    monkeypatch.setattr(quantized, "quantized_model", spy)
     token = served.upload(noise())
     simulated, real = (served.ask(token, engine=engine) for engine in ("pytorch", "onnxruntime"))
     assert areas(real[0]) == pytest.approx(areas(simulated[0]), rel=0.01)
@@ -126,11 +170,11 @@ def test_a_large_picture_is_shown_small_and_prompted_in_its_own_pixels(served, n
 
 
 def test_a_view_takes_the_pixel_in_its_centre():
-    picture = make_picture(np.zeros((2, 4, 3), np.uint8))
-    small = type(picture)(picture.pixels, b"", (1, 2))
+    whole = make_picture(np.zeros((2, 4, 3), np.uint8))
+    small = type(whole)(whole.pixels, b"", (1, 2))
     mask = np.array([[0, 0, 0, 0], [0, 1, 0, 0]], bool)
     assert small.to_view(mask).tolist() == [[True, False]]
-    assert picture.to_view(mask) is mask
+    assert whole.to_view(mask) is mask
 
 
 def test_exif_orientation_is_heeded(noise):

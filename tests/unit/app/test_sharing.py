@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import threading
+import weakref
 
 import pytest
 
-from quantsam.app import answers, subjects
+from quantsam.app import answers, quantized
 from quantsam.app.answers import Answers, MaskRequest
+from quantsam.app.catalogue import Catalogue
 from quantsam.app.jobs import AbandonedError, Job, Worker
 from quantsam.app.limits import Limits
-from quantsam.app.pictures import make_picture
-from quantsam.app.server import _lines
-from quantsam.app.subjects import Catalogue, Subjects
+from quantsam.app.lru import Lru
+from quantsam.app.pictures import EXAMPLES, make_picture
+from quantsam.app.quantized import QuantizedModels
 from quantsam.errors import SchemeError
 from quantsam.evaluation.experiment import calibrated_plans
 from quantsam.models.grid import GridSettings
+from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts
 from quantsam.schemes.load import load_scheme
 
@@ -79,7 +83,7 @@ def test_a_plan_is_calibrated_once_for_all_who_ask(served, noise, monkeypatch):
         calls.append(arguments)
         return calibrated_plans(*arguments, **options)
 
-    monkeypatch.setattr(subjects, "calibrated_plans", counted)
+    monkeypatch.setattr(quantized, "calibrated_plans", counted)
     tokens = [served.upload(noise(seed)) for seed in range(3)]
     _at_once(lambda token: served.ask(token, served.new_client(), schemes=["int8", "mix-dwsc"]), tokens)
     assert len(calls) == 1
@@ -129,21 +133,119 @@ def test_who_goes_away_is_not_computed_for(served, noise, catalogue):
     job = Job(tell, threading.Event())
     asked = MaskRequest("", "tiny", ("int8",), "pytorch", PicturePrompts(((4, 4, 40, 40),)), GridSettings())
     with pytest.raises(AbandonedError):
-        Answers(Subjects(catalogue, Limits()), Limits()).answer(asked, make_picture(noise()), job)
+        Answers(QuantizedModels(catalogue, Limits()), Limits()).answer(asked, make_picture(noise()), job)
     assert [event["name"] for event in told if event["event"] == "panel"] == ["fp32"]
 
 
-def test_a_reader_that_goes_away_abandons_its_job():
-    async def read_one_line():
-        events, abandoned = asyncio.Queue(), threading.Event()
-        events.put_nowait({"event": "status"})
-        lines = _lines(events, abandoned)
-        assert await anext(lines) == b'{"event":"status"}\n'
-        assert not abandoned.is_set()
-        await lines.aclose()
-        return abandoned.is_set()
+def test_who_goes_away_while_masks_are_compared_is_not_waited_for(noise, catalogue, monkeypatch, five_found):
+    compared = []
 
-    assert asyncio.run(read_one_line())
+    def compare(reference, other):
+        compared.append(reference)
+        job.abandoned.set()
+        return 0.0
+
+    monkeypatch.setattr(picture, "_agreement", compare)
+    job = Job(lambda event: None, threading.Event())
+    asked = MaskRequest("", "tiny", ("int8",), "pytorch", PicturePrompts(), GridSettings())
+    with pytest.raises(AbandonedError):
+        Answers(QuantizedModels(catalogue, Limits()), Limits()).answer(asked, make_picture(noise()), job)
+    assert compared == [compared[0]] * 5
+
+
+def go_away(served, token, *, after=None, reads=False):
+    """Ask for masks and close the connection, perhaps after an event; return what was sent until then.
+
+    Without `reads` what the server sends is not even taken, so that its answer never begins.
+    """
+    asked = {"picture": token, "model": "tiny", "engine": "pytorch", "boxes": [[4, 4, 40, 40]]}
+    headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/api/masks", "query_string": b"", "headers": headers}
+    body = [json.dumps(asked).encode()]
+    sent = []
+
+    async def receive():
+        if body:
+            return {"type": "http.request", "body": body.pop(), "more_body": False}
+        if after is not None:
+            assert await asyncio.to_thread(after.wait, 30)
+        while reads and len(sent) < 2:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        if not reads:
+            await asyncio.sleep(0.1)
+        sent.append(message)
+
+    asyncio.run(asyncio.wait_for(served.page.app({"testserver"})(scope, receive, send), 60))
+    return sent
+
+
+def test_who_leaves_the_queue_leaves_a_place(serve, noise, held):
+    served = serve(waiting=2)
+    token = served.upload(noise())
+    with held(served.page):
+        assert [go_away(served, token) for _ in range(5)] == [[]] * 5  # nobody was told that the server is busy
+    assert served.ask(token)[-1] == {"event": "done"}
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_who_goes_away_abandons_the_job_even_before_its_first_line(served, noise, monkeypatch, reads):
+    started, seen = threading.Event(), []
+
+    def answer(asked, picture, job):
+        started.set()
+        job.status("first")
+        seen.append(job.abandoned.wait(30))
+
+    monkeypatch.setattr(served.page._answers, "answer", answer)
+    sent = go_away(served, served.upload(noise()), after=started, reads=reads)
+    served.page.worker.stop()
+    assert seen == [True]
+    assert [message.get("body") for message in sent] == (
+        [None, b'{"event":"status","text":"first"}\n'] if reads else []
+    )
+
+
+def test_a_worker_does_not_hold_what_was_cancelled():
+    worker, release = Worker(2), threading.Event()
+    worker.submit(lambda: release.wait(60) and None)
+
+    def work():
+        raise AssertionError
+
+    kept = weakref.ref(work)
+    waiting = worker.submit(work)
+    del work
+    gc.collect()
+    assert kept() is not None
+    waiting.cancel()
+    gc.collect()
+    assert kept() is None
+    release.set()
+    worker.stop()
+
+
+def test_examples_are_the_same_for_all_and_push_no_picture_out(serve, noise, monkeypatch):
+    served = serve(pictures=2)
+    token = served.upload(noise())
+    taken = [served.client.post(f"/api/examples/{EXAMPLES[0]}").json() for _ in range(4)]
+    assert taken[0] == taken[-1]
+    assert served.client.get(f"/api/pictures/{token}").status_code == 200
+    first = served.ask(taken[0]["picture"])
+    monkeypatch.setattr(answers, "_encode", None)
+    assert without_times(served.ask(taken[-1]["picture"], served.new_client())) == without_times(first)
+    assert len({served.client.post(f"/api/examples/{number}").json()["picture"] for number in EXAMPLES}) == len(
+        EXAMPLES
+    )
+
+
+def test_a_cache_may_be_bounded_in_count_alone():
+    kept = Lru(2)
+    for number in range(3):
+        kept.put(number, number, 2**60)
+    assert [kept.get(number) for number in range(3)] == [None, 1, 2]
 
 
 def test_stopping_ends_a_calibration_at_its_next_picture(serve, noise, monkeypatch):
@@ -156,7 +258,7 @@ def test_stopping_ends_a_calibration_at_its_next_picture(serve, noise, monkeypat
             seen.append(number)
             served.page.worker.stopping.set()
 
-    monkeypatch.setattr(subjects, "calibrated_plans", endless)
+    monkeypatch.setattr(quantized, "calibrated_plans", endless)
     assert served.ask(token)[-1] == {"event": "error", "error": "the server is stopping"}
     assert len(seen) == 1
 

@@ -15,7 +15,7 @@ from .conftest import make_agreement, make_record, make_row, make_search, make_s
 
 
 def task_of(store):
-    return read_content(store).subjects[0].tasks[0]
+    return read_content(store).models[0].tasks[0]
 
 
 def drawn(chart):
@@ -32,8 +32,8 @@ def marks(svg, kind):
 def test_size_chart_has_a_point_for_each_result(store, fill):
     fill(store)
     chart = size_chart("nano-size", "nano", task_of(store))
-    assert chart.marks == len(chart.spec["datasets"]["rows"]) == 5
-    assert marks(drawn(chart), "symbol") == 5
+    assert chart.marks == len(chart.spec["datasets"]["rows"]) == 4  # of FP32 one
+    assert marks(drawn(chart), "symbol") == 4
     assert chart.spec["datasets"]["half"] == [{"x": 20.0, "name": "FP16"}]
     assert [row["score"] for row in chart.spec["datasets"]["front"]] == [70.5, 79.0, 80.0]
 
@@ -138,7 +138,9 @@ def test_agreement_chart_shows_gap_and_interval():
 def test_front_chart_prefers_what_was_held_out():
     chart = front_chart("n", make_search())
     assert {row["scheme"]: row["score"] for row in chart.spec["datasets"]["rows"]} == {"a": 2.5, "b": 0.4, "int8": 8.0}
-    assert chart.spec["datasets"]["front"] == [{"x": 1.0, "score": 2.5}, {"x": 3.0, "score": 0.4}]
+    assert chart.spec["datasets"]["front"] == [
+        *({"x": 1e6 / 2**20, "score": 2.5}, {"x": 3e6 / 2**20, "score": 0.4}),
+    ]
     assert "did not see" in chart.reading
 
 
@@ -178,3 +180,33 @@ def test_hostile_names_stay_text():
 def test_a_damaged_record_is_a_store_error():
     with pytest.raises(StoreError):
         sensitivity_chart("n", make_record(kind="sensitivity", settings={"rows": [{"unit": 3}]}))
+
+
+def test_the_thesis_own_gap_stands_beside_that_of_an_official_model():
+    chart = agreement_chart("n", [make_agreement(0.05, model="l1")])
+    rows = {row["row"]: row["gap"] for row in chart.spec["datasets"]["rows"]}
+    assert rows == {"int8, openvino, box": 0.05, "int8, TensorRT, box, thesis": pytest.approx(32.9 - 46.8)}
+    assert chart.marks == 2
+
+
+def test_agreements_on_several_data_are_told_apart():
+    chart = agreement_chart("n", [make_agreement(0.05), make_agreement(0.1, dataset="other")])
+    rows = chart.spec["datasets"]["rows"]
+    assert [row["row"] for row in rows] == ["int8, openvino, box, toy", "int8, openvino, box, other"]
+
+
+@pytest.mark.parametrize(("fill", "shown"), [(75.0, True), (20.0, False)])
+def test_the_filled_box_is_shown_where_it_is_in_reach(store, fill, shown):
+    for scheme, miou in (("fp32", 80.0), ("int8", 70.0)):
+        figures = {"miou": miou, "box_fill_miou": fill, "size_bytes": 2**20, "fp32_bytes": 2**22}
+        store.append(make_record(scheme, figures=figures))
+    assert ("fill" in size_chart("n", "nano", task_of(store)).spec["datasets"]) == shown
+
+
+def test_times_of_another_machine_are_left_out(store):
+    times = {"times": {"encoder_ms_median": 5.0}, "engine": "openvino"}
+    store.append(make_record("fp32", **times, settings={"threads": 1}))
+    store.append(make_record("int8", **times, settings={"threads": 2}))
+    chart = latency_chart("n", task_of(store))
+    assert [row["scheme"] for row in chart.spec["datasets"]["rows"]] == ["int8"]
+    assert "2 threads" in chart.reading

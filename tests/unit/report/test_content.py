@@ -13,16 +13,17 @@ def by_label(task):
 
 def test_results_are_grouped_by_data_and_prompt_and_compared_with_fp32(store, fill):
     fill(store)
-    (subject,) = read_content(store).subjects
+    (subject,) = read_content(store).models
     (task,) = subject.tasks
     assert [(r.label, r.way) for r in task.results] == [
-        *(("fp32", "simulated"), ("fp32", "openvino"), ("int8", "simulated"), ("mix-dwsc", "simulated")),
+        *(("fp32", "PyTorch"), ("fp32", "openvino"), ("int8", "simulated"), ("mix-dwsc", "simulated")),
         ("int8", "openvino"),
     ]
     found = by_label(task)
-    assert found["fp32", "simulated"].change is None
+    assert found["fp32", "PyTorch"].change is None
     assert found["int8", "simulated"].change == pytest.approx(100 * (-0.7 + 0 + 0.2 + 0.1) / 4)  # object by object
     assert found["int8", "simulated"].change_se > 1
+    assert found["int8", "simulated"].spoilt_percent == 25
     assert found["int8", "openvino"].change == pytest.approx(-9.5)  # no scores: the means alone
     assert found["int8", "openvino"].change_se is None
     assert found["int8", "simulated"].size_mib == 10
@@ -45,9 +46,9 @@ def test_a_simulation_has_no_latency_but_fp32_and_engines_have(store):
             times={"encoder_ms_median": 4.0},
         )
     )
-    found = by_label(read_content(store).subjects[0].tasks[0])
+    found = by_label(read_content(store).models[0].tasks[0])
     assert {key: r.encoder_ms for key, r in found.items()} == {
-        ("fp32", "simulated"): 9.0,
+        ("fp32", "PyTorch"): 9.0,
         ("int8", "simulated"): None,
         ("int8", "openvino"): 4.0,  # the stopwatch's, which measures side by side
     }
@@ -56,7 +57,7 @@ def test_a_simulation_has_no_latency_but_fp32_and_engines_have(store):
 def test_the_front_is_what_nothing_else_beats_in_both(store):
     for scheme, miou, size in (("fp32", 80.0, 40.0), ("good", 79.0, 10.0), ("poor", 78.0, 20.0), ("tiny", 50.0, 5.0)):
         store.append(make_record(scheme, miou, size))
-    (task,) = read_content(store).subjects[0].tasks
+    (task,) = read_content(store).models[0].tasks
     assert {r.label for r in task.results if r.on_front} == {"fp32", "good", "tiny"}
 
 
@@ -65,24 +66,63 @@ def test_what_bears_one_name_is_told_apart(store):
         store.append(make_record("int8", placement=placement, plan_digest=placement))
     store.append(make_record("w8a16", calibration="a", plan_digest="1"))
     store.append(make_record("w8a16", calibration="b", plan_digest="2"))
-    (task,) = read_content(store).subjects[0].tasks
+    (task,) = read_content(store).models[0].tasks
     assert {r.label for r in task.results} == {"int8 · thesis", "int8 · openvino", "w8a16 · a", "w8a16 · b"}
 
 
 def test_models_and_weights_are_kept_apart(store):
     for model, digest in (("nano", "aa"), ("L0", "bb"), ("nano", "cc")):
         store.append(make_record(model=model, weights_digest=digest))
-    assert [(s.model, s.weights_digest) for s in read_content(store).subjects] == [
+    assert [(s.model, s.weights_digest) for s in read_content(store).models] == [
         *(("nano", "aa"), ("L0", "bb"), ("nano", "cc"))
     ]
-    assert [s.model for s in read_content(store, {"model": "L*"}).subjects] == ["L0"]
+    assert [s.model for s in read_content(store, {"model": "L*"}).models] == ["L0"]
+
+
+def test_a_time_of_several_pictures_is_none_of_one(store):
+    store.append(make_record("int8", engine="openvino", times={"encoder_ms_median": 5.0}))
+    measured = {"kind": "latency", "figures": {}, "times": {"encoder_ms_median": 64.0}, "settings": {"batch": 16}}
+    store.append(make_record("int8", engine="openvino", **measured))
+    assert by_label(read_content(store).models[0].tasks[0])["int8", "openvino"].encoder_ms == 5.0
+
+
+def test_detectors_are_not_compared_with_one_another(store):
+    for detector, scheme, ap in (("A", "fp32", 45.0), ("B", "int8", 30.0), ("B", "fp32", 31.0)):
+        settings = {"detections": detector, "detections_digest": detector}
+        store.append(make_record(scheme, figures={"ap": ap}, prompt="detections", settings=settings))
+    tasks = read_content(store).models[0].tasks
+    assert [task.name for task in tasks] == ["toy, boxes of B", "toy, boxes of A"]
+    assert [r.change for r in tasks[0].results] == [None, -1.0]
+
+
+def test_fp32_in_fewer_bits_is_not_what_others_are_held_against(store):
+    store.append(make_record("fp32", 80.0, engine="openvino"))
+    store.append(make_record("fp32", 79.0, engine="openvino", settings={"precision": "bf16"}))
+    store.append(make_record("int8", 79.5, engine="openvino"))
+    found = by_label(read_content(store).models[0].tasks[0])
+    assert found["int8", "openvino"].change == -0.5
+    assert found["fp32, bf16", "openvino"].change == -1.0
+
+
+def test_the_newest_models_are_kept(store, monkeypatch):
+    monkeypatch.setattr(contents, "MOST_MODELS", 2)
+    for digest in ("a", "b", "c"):
+        store.append(make_record(weights_digest=digest))
+    store.append(make_record(weights_digest="a", scheme="mix"))
+    assert [m.weights_digest for m in read_content(store).models] == ["c", "a"]
+
+
+def test_latencies_alone_are_no_report(store):
+    store.append(make_record(kind="latency", figures={}, times={"encoder_ms_median": 4.0}))
+    with pytest.raises(InputError, match="more than latencies"):
+        read_content(store)
 
 
 def test_average_precision_is_a_task_of_its_own(store):
     figures = {"ap": 40.0, "size_bytes": 10, "fp32_bytes": 40}
     store.append(make_record("fp32", figures=figures, prompt="detections"))
     store.append(make_record("int8", figures={**figures, "ap": 30.0}, prompt="detections"))
-    (task,) = read_content(store).subjects[0].tasks
+    (task,) = read_content(store).models[0].tasks
     assert (task.metric, [r.change for r in task.results]) == ("AP", [None, -10.0])
     assert "detector" in task.name
 
@@ -105,13 +145,14 @@ def test_scores_of_other_objects_are_a_store_error(store):
 def test_what_is_left_out_is_said(store, monkeypatch):
     monkeypatch.setattr(contents, "MOST_RECORDS", 6)
     monkeypatch.setattr(contents, "MOST_MODELS", 2)
-    monkeypatch.setattr(contents, "MOST_TASKS", 1)
+    monkeypatch.setattr(contents, "MOST_TASKS", 3)
     for number in range(7):
         store.append(make_record(model=f"m{min(number, 4)}", dataset=f"d{number}"))
     found = read_content(store)
-    assert (found.shown, found.total, len(found.subjects)) == (6, 7, 2)
+    assert (found.shown, found.total, len(found.models)) == (4, 7, 2)
     said = " ".join(found.left_out)
     assert "newest 6" in said
     assert "2 further models" in said
     monkeypatch.setattr(contents, "MOST_MODELS", 9)
+    monkeypatch.setattr(contents, "MOST_TASKS", 1)
     assert "m4: 2 further sets" in " ".join(read_content(store).left_out)

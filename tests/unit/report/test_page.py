@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import sqlite3
@@ -6,7 +7,7 @@ from html import unescape
 import pytest
 
 from quantsam.errors import OutputError, StoreError
-from quantsam.report.figures import make_folder, write_figures
+from quantsam.report.figures import check_folder, write_figures
 from quantsam.report.page import make_report, write_report
 
 from .conftest import make_distributions, make_entry, make_record, make_row, make_scores, make_site, make_study
@@ -110,7 +111,8 @@ def test_a_report_is_written_whole_or_not_at_all(store, fill, tmp_path):
 def test_figures_are_files_of_three_kinds(store, fill, tmp_path):
     fill(store)
     charts = make_report(store).charts[:2]
-    make_folder(tmp_path / "new" / "figures")
+    check_folder(tmp_path / "new" / "figures")
+    assert not (tmp_path / "new").exists()
     written = write_figures(charts, tmp_path / "new" / "figures")
     assert {p.name for p in written} == {f"{c.name}.{s}" for c in charts for s in ("svg", "png", "pdf")}
     begins = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
@@ -118,7 +120,52 @@ def test_figures_are_files_of_three_kinds(store, fill, tmp_path):
     assert 'fill="white"' in written[0].read_text()
 
 
-def test_a_folder_of_figures_that_cannot_be_made(tmp_path):
+def test_a_folder_that_figures_cannot_be_written_to(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="figures"):
-        make_folder(tmp_path / "file" / "figures")
+        check_folder(tmp_path / "file" / "figures")
+
+
+def test_places_of_models_with_like_names_do_not_collide(store):
+    for model, digest in (("a", "1"), ("a", "2"), ("a-2", "3"), ("A!", "4"), ("<>", "5")):
+        store.append(make_record(model=model, weights_digest=digest))
+    report = make_report(store)
+    ids = re.findall(r' id="([^"]+)"', report.html)
+    assert len(ids) == len(set(ids))
+    assert len({chart.name for chart in report.charts}) == len(report.charts) == 5
+
+
+def test_several_models_are_compared_at_a_glance(store, fill):
+    fill(store)
+    assert "At a glance" not in make_report(store).html
+    store.append(make_record("fp32", 60.0, model="L0"))
+    assert "At a glance" in make_report(store).html
+
+
+def test_every_machine_is_named(store):
+    for cpu in ("First CPU", "Second CPU"):
+        store.append(make_record(cpu, environment={"cpu": cpu, "cpu_count": "2"}))
+    assert "measured on First CPU, 2 processors; Second CPU, 2 processors" in make_report(store).html
+
+
+@pytest.mark.parametrize("damage", [
+    {"low": "x"},
+    {"channel_lows": []},
+    {"channel_highs": [1.0]},
+    {"outlier_ratio": "a"},
+    {"bins": {"start": 0.0, "width": 0.0, "counts": [1]}},
+    {"bins": {"start": 0.0, "width": 1.0, "counts": ["1"]}},
+])  # fmt: skip
+def test_damaged_distributions_are_store_errors(store, damage):
+    record = make_distributions([make_site()])
+    store.append(dataclasses.replace(record, settings={"sites": [{**record.settings["sites"][0], **damage}]}))
+    with pytest.raises(StoreError, match="damaged"):
+        make_report(store)
+
+
+@pytest.mark.parametrize("damage", [{"drop": "x"}, {"kind": 3}, {"images": 1.5}, {"layers": [1]}])
+def test_damaged_studies_are_store_errors(store, damage):
+    record = make_study([make_row("a:0:0", "conv", 1.0)])
+    store.append(dataclasses.replace(record, settings={"rows": [{**record.settings["rows"][0], **damage}]}))
+    with pytest.raises(StoreError, match="damaged"):
+        make_report(store)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import sqlite3
 
 import pytest
@@ -37,7 +38,7 @@ def count(store, table):
 
 
 def test_entries_come_back_as_they_were_in_order(store, record):
-    kept = [entry(3, click_xy=(1, 2)), entry(1, fp32=None, fp32_iou=None, rank="best"), entry(2, picture=None)]
+    kept = [entry(3, click_xy=(1, 2)), entry(1, fp32_iou=1, rank="best"), entry(2, picture=None)]
     store.keep_gallery(record.id, kept)
     assert store.gallery(record.id) == kept
     assert ResultStore(store.path).gallery(record.id[:10]) == kept
@@ -88,11 +89,18 @@ def test_a_gallery_needs_its_record(store, record):
         store.gallery("f" * 32)
 
 
-@pytest.mark.parametrize("body", ["no json", "[]", "{}", '{"picture": "", "image_hw": 3}'])
+DAMAGE = [
+    *({"image_hw": 3}, {"image_hw": [0, 8]}, {"image_hw": ["6", 8]}, {"iou": float("nan")}, {"iou": "0.5"}),
+    *({"box_xyxy": [1, 2, 3]}, {"rank": "middling"}, {"click_xy": [1]}, {"annotation_id": 1.5}, {"new": 1}),
+]
+
+
+@pytest.mark.parametrize("body", ["no json", "[]", "{}", *DAMAGE])
 def test_damaged_entries_are_store_errors(store, record, body):
     store.keep_gallery(record.id, [entry()])
+    text = body if isinstance(body, str) else json.dumps({**json.loads(entry().to_json()), **body})
     with sqlite3.connect(store.path) as connection:
-        connection.execute("UPDATE gallery SET body = ?", (body,))
+        connection.execute("UPDATE gallery SET body = ?", (text,))
     with pytest.raises(StoreError, match="damaged"):
         store.gallery(record.id)
 

@@ -154,6 +154,18 @@ def test_errors_name_the_file_and_the_rule(tmp_path):
     assert refused(load_scheme, path) == f"scheme {path}, rule 2: unknown key 'wieght': did you mean 'weight'?"
 
 
+@pytest.mark.parametrize("name", ["fp32", "FP32"])
+def test_the_name_of_the_float_model_is_not_for_rules(tmp_path, name):
+    path = tmp_path / f"{name}.toml"
+    path.write_text('[[rules]]\nweight = "int8"\n', "utf-8")
+    rule = "a scheme with rules must not have the name of the float model"
+    assert refused(load_scheme, path) == f"scheme {path}: {rule}, got {name!r}: give it another"
+    assert rule in refused(parse, f'name = "{name}"\n[[rules]]\nweight = "int8"')
+    assert parse('name = "fp32"').name == "fp32"
+    path.write_text('name = "mine"\n[[rules]]\nweight = "int8"\n', "utf-8")
+    assert load_scheme(path).name == "mine"
+
+
 # every key
 
 

@@ -14,9 +14,11 @@ const state = {
   rubber: null,
   results: new Map(),
   running: null, // the AbortController of the request under way
+  refusal: false, // the status line says why a picture was refused: the request under way leaves it there
 };
 
 let ticking = 0;
+let opened = 0; // number of the picture that was asked for last
 
 // Shows what is going on; while busy also for how long.
 function say(text, { busy = false, error = false } = {}) {
@@ -133,31 +135,34 @@ function stop() {
   state.results = new Map();
 }
 
-// Asks for the masks of the present prompts; what was asked before is dropped.
+// Asks for the masks of the present prompts; what was asked before, or of another picture, is dropped.
 async function ask() {
   stop();
+  state.refusal = false;
   if (!state.picture || isEmpty(state.prompts)) {
     show();
     return say(state.picture ? "drag a box around an object, or click on it" : "");
   }
   const running = new AbortController();
+  const { picture } = state;
+  const isPresent = () => state.running === running && state.picture === picture;
   state.running = running;
   show();
   say("asking the server", { busy: true });
   try {
     for await (const event of askMasks(request(), running.signal)) {
-      if (state.running !== running) return undefined;
+      if (!isPresent()) return undefined;
       take(event);
     }
-    if (state.running === running) finish();
+    if (isPresent()) finish();
   } catch (error) {
-    if (state.running === running) fail(error);
+    if (isPresent()) fail(error);
   }
   return undefined;
 }
 
 function take(event) {
-  if (event.event === "status") say(event.text, { busy: true });
+  if (event.event === "status" && !state.refusal) say(event.text, { busy: true });
   if (event.event === "error") throw new Error(event.error);
   if (event.event !== "panel") return;
   state.results.set(event.name, event);
@@ -167,13 +172,17 @@ function take(event) {
 function finish() {
   state.running = null;
   show();
+  if (state.refusal) return undefined;
   const failed = [...state.results.values()].filter((panel) => panel.error);
   if (failed.length) return say(`${failed[0].name}: ${failed[0].error}`, { error: true });
   const parts = [...state.results.values()].filter((panel) => panel.ious).map((panel) => {
     const iou = meanIou(panel);
     return iou === null ? `${panel.name}: FP32 found no masks` : `${panel.name}: IoU ${(100 * iou).toFixed(1)} %`;
   });
-  return say(parts.length ? `done; ${parts.join(", ")}` : "done; tick a scheme to compare with FP32");
+  if (!parts.length) parts.push("tick a scheme to compare with FP32");
+  const cut = [...state.results.values()].filter((panel) => panel.left_out);
+  parts.push(...cut.map((panel) => `${panel.name}: ${panel.left_out} masks left out, the best ${panel.masks.length} are shown`));
+  return say(`done; ${parts.join(", ")}`);
 }
 
 function fail(error) {
@@ -182,28 +191,39 @@ function fail(error) {
   complain(error);
 }
 
+// Shows a picture once it is here, unless another one was asked for since; a refusal leaves all as it is.
 async function open(load, what) {
-  stop();
+  const number = ++opened;
+  state.refusal = false;
   say(what, { busy: true });
   try {
     const picture = await load();
-    Object.assign(state, { picture, prompts: NOTHING, history: [], rubber: null });
-    for (const [id, most] of [["x0", "width"], ["x1", "width"], ["px", "width"], ["y0", "height"], ["y1", "height"], ["py", "height"]]) {
-      byId(id).max = picture[most];
-    }
-    arrange();
-    say(`${picture.width} x ${picture.height} pixels; drag a box around an object, or click on it`);
+    if (number === opened) changePicture(picture);
   } catch (error) {
-    complain(error);
-    show();
+    if (number === opened) refuse(error);
   }
+}
+
+function changePicture(picture) {
+  stop();
+  Object.assign(state, { picture, prompts: NOTHING, history: [], rubber: null, refusal: false });
+  for (const [id, most] of [["x0", "width"], ["x1", "width"], ["px", "width"], ["y0", "height"], ["y1", "height"], ["py", "height"]]) {
+    byId(id).max = picture[most];
+  }
+  arrange();
+  say(`${picture.width} x ${picture.height} pixels; drag a box around an object, or click on it`);
+}
+
+function refuse(error) {
+  state.refusal = true;
+  complain(error);
 }
 
 function openFile(file) {
   if (!file) return undefined;
   const most = state.options.upload_bytes;
   if (file.size > most) {
-    return complain(new Error(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB, a picture may have at most ${most / 1e6} MB`));
+    return refuse(new Error(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB, a picture may have at most ${most / 1e6} MB`));
   }
   return open(() => sendPicture(file), `sending ${file.name}`);
 }

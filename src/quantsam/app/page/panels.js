@@ -85,7 +85,8 @@ export const meanIou = (panel) => (panel.ious?.length ? panel.ious.reduce((a, b)
 function figures(panel, everything) {
   const iou = meanIou(panel);
   const rows = [["encoder", time(panel.encoder_ms)], ["decoder", time(panel.decoder_ms)], ["size", mib(panel.size_bytes)]];
-  if (everything) rows.unshift(["masks", String(panel.masks.length)]);
+  const { length } = panel.masks;
+  if (everything) rows.unshift(["masks", panel.left_out ? `${length} of ${length + panel.left_out}` : String(length)]);
   if (panel.ious) rows.unshift(["IoU", iou === null ? "no masks" : percent(iou)]);
   const list = element("dl");
   for (const [name, value] of rows) {

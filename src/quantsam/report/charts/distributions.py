@@ -12,6 +12,7 @@ from quantsam.results.distributions import SiteDistribution
 
 _MOST_BARS = 200  # channels; more are joined, so that no extreme is lost
 _BLUE = "#0072b2"
+_SHORT = "format(datum.value, '~s')"  # 0, 500, 1k
 
 
 def histogram_chart(name: str, sites: Sequence[SiteDistribution]) -> Chart:
@@ -21,7 +22,7 @@ def histogram_chart(name: str, sites: Sequence[SiteDistribution]) -> Chart:
     ]
     limits = _limits(sites)
     counts = [0, *(10**power for power in range(15))]
-    decades = alt.Axis(values=counts, labelExpr="format(datum.value, '~s')", labelOverlap=True)
+    decades = alt.Axis(values=counts, labelExpr=_SHORT, labelOverlap=True)
     bars = (
         _of_chosen(alt.Chart(alt.NamedData("rows")))
         .transform_flatten(["counts"])
@@ -30,7 +31,7 @@ def histogram_chart(name: str, sites: Sequence[SiteDistribution]) -> Chart:
         .transform_calculate(left="datum.start + (datum.bin - 1) * datum.width", right="datum.left + datum.width")
         .mark_bar(color=_BLUE)
         .encode(
-            x=alt.X("left:Q", title="value", scale=alt.Scale(zero=False)),
+            x=alt.X("left:Q", title="value", scale=alt.Scale(zero=False), axis=alt.Axis(labelExpr=_SHORT)),
             x2="right:Q",
             y=alt.Y("counts:Q", title="values", scale=alt.Scale(type="symlog"), axis=decades),
             y2=alt.datum(0),
@@ -52,7 +53,8 @@ def histogram_chart(name: str, sites: Sequence[SiteDistribution]) -> Chart:
         description=f"Histogram of one of {len(sites)} sites with the range of its grid",
         height=220,
     )
-    reading = "Counts on a logarithmic scale. Red lines: the range of the grid; what lies outside is clipped."
+    reading = "Counts on a logarithmic scale. Orange: the ends of the grid, beyond which values are clipped; "
+    reading += "not drawn where each channel has a grid of its own."
     return Chart(name, "Values and grid", reading, spec, sum(c > 0 for c in sites[0].bins.counts), _choices(sites))
 
 
@@ -67,15 +69,17 @@ def channels_chart(name: str, sites: Sequence[SiteDistribution]) -> Chart:
             left="(datum.bar - 1) * datum.joined - 0.4",
             right="min(datum.bar * datum.joined, datum.channels) - 0.6",
             first="(datum.bar - 1) * datum.joined",
+            last="min(datum.bar * datum.joined, datum.channels) - 1",
+            named="datum.first == datum.last ? '' + datum.first : datum.first + ' to ' + datum.last",
         )
         .mark_bar(color=_BLUE)
         .encode(
             x=alt.X("left:Q", title="channel", scale=alt.Scale(nice=False)),
             x2="right:Q",
-            y=alt.Y("low:Q", title="smallest to largest value"),
+            y=alt.Y("low:Q", title="smallest to largest value", axis=alt.Axis(labelExpr=_SHORT)),
             y2="high:Q",
             tooltip=[
-                alt.Tooltip("first:Q", title="channel"),
+                alt.Tooltip("named:N", title="channel"),
                 alt.Tooltip("low:Q", title="smallest", format=".4g"),
                 alt.Tooltip("high:Q", title="largest", format=".4g"),
             ],
@@ -88,7 +92,9 @@ def channels_chart(name: str, sites: Sequence[SiteDistribution]) -> Chart:
         description=f"Range of each channel of one of {len(sites)} sites",
         height=220,
     )
-    reading = "One channel far above its neighbours takes the grid's codes from all others. Red lines: the grid."
+    reading = (
+        "A channel that reaches far beyond the others takes the grid's steps from them. Orange: the ends of the grid."
+    )
     return Chart(name, "Range of each channel", reading, spec, len(rows[0]["lows"]), _choices(sites))
 
 
@@ -97,7 +103,10 @@ def _chosen(sites: Sequence[SiteDistribution]) -> alt.Parameter:
 
 
 def _choices(sites: Sequence[SiteDistribution]) -> dict[str, str]:
-    return {site.site: f"{site.site} ({site.kind})" for site in sites}
+    return {
+        site.site: f"{site.site} ({site.kind})" + (f", {site.outlier_ratio:.0f}x" if site.outlier_ratio else "")
+        for site in sites
+    }
 
 
 def _of_chosen(chart: alt.Chart) -> alt.Chart:

@@ -13,7 +13,7 @@ from quantsam.results.search import FOUND, SearchEntry, entries_of, pareto
 def front_chart(name: str, record: Record) -> Chart:
     """What a search found beside the hand-made schemes: points of mIoU lost against the cost."""
     entries = entries_of(record)
-    unit, divisor = {"bytes": ("MB", 1e6), "ms": ("ms", 1.0)}.get(str(record.settings.get("unit")), ("G", 1e9))
+    unit, divisor = {"bytes": ("MiB", 2**20), "ms": ("ms", 1.0)}.get(str(record.settings.get("unit")), ("G", 1e9))
     rows: list[Row] = [
         {"scheme": e.name, "way": e.origin, "x": e.cost / divisor, "score": _lost(e), "error": _lost_error(e)}
         for e in entries

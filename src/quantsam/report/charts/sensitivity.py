@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import altair as alt
@@ -13,7 +13,7 @@ from quantsam.report.theme import INK, KIND_COLOURS
 from quantsam.results.record import Record
 from quantsam.results.sensitivity import RowScore, rows_of
 
-_LEAST_REACH = 1.0
+_LEAST_REACH = 0.5
 _DROP = ("points of mIoU lost", ".2f")
 _MASKS = ("IoU lost against FP32's masks, points", ".2f")
 _NOISE = ("noise of the embedding, dB (less SQNR)", ".1f")
@@ -33,11 +33,11 @@ def sensitivity_chart(name: str, record: Record) -> Chart:
     )
     alone = "alone" if record.settings.get("mode", "in") == "in" else "left in float, all others"
     reading = (
-        f"Each bar: {record.scheme} with this {record.settings.get('by', 'layer')} {alone}. Grey: ± one SE. "
-        "Drag to move along, Ctrl and wheel (or pinch) to zoom, double-click to reset; click a kind to single it out."
+        f"Each bar: {record.scheme} with this {record.settings.get('by', 'layer')} {alone}. Lines: ± one SE. "
+        "Drag to move along, Ctrl and wheel or pinch to zoom; click a kind to single it out."
     )
     if overlaid:
-        reading += " Black strokes: the thesis' own study of the official weights, on COCO."
+        reading += " Strokes: the thesis' own study of the official weights, on COCO."
     title = f"{record.scheme}, one {record.settings.get('by', 'layer')} at a time, on {record.dataset}"
     return Chart(name, title, reading, spec, len(rows) + overlaid)
 
@@ -62,7 +62,7 @@ def _row(index: int, score: RowScore, measure: str, published: dict[str, float])
         "unit": score.name,
         "kind": score.kind,
         "value": value,
-        "error": error,
+        "spread": "" if error is None else f"{error:.2f}",
         "low": value - error if spread else None,  # type: ignore[operator]
         "high": value + error if spread else None,  # type: ignore[operator]
         "mask_loss": score.mask_loss,
@@ -74,52 +74,50 @@ def _row(index: int, score: RowScore, measure: str, published: dict[str, float])
 
 def _layers(rows: Sequence[Row], title: str, number: str, overlaid: bool) -> Any:
     names = alt.param(name="names", value=[row["unit"] for row in rows])
-    zoom = alt.selection_interval(
-        name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.ctrlKey]", translate=True
-    )
+    zoom = alt.selection_interval(name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.ctrlKey]")
     picked = alt.selection_point(name="kinds", fields=["kind"], bind="legend")
-    axis = alt.Axis(
-        labelExpr="names[datum.value]",
-        labelAngle=-90,
-        tickCount=len(rows),
-        labelFontSize=9,
-        labelOverlap=True,
-        grid=False,
+    base = alt.Chart(alt.NamedData("rows"))
+    bars = base.mark_bar(clip=True).encode(
+        x=_by_number(len(rows)),
+        x2="right:Q",
+        y=alt.Y("value:Q", title=title, scale=_scale(rows)),
+        y2=alt.datum(0),
+        color=_by_kind({row["kind"] for row in rows}),
+        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.15)),
+        tooltip=_tooltip(title, number),
     )
-    x = alt.X("left:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.6, len(rows) - 0.4], nice=False))
-    y = alt.Y("value:Q", title=title, scale=_scale(rows))
-    tooltip = [
+    errors = base.mark_rule(color=INK, clip=True).encode(x="index:Q", y="low:Q", y2="high:Q")
+    layers: list[alt.Chart] = [bars.add_params(zoom, picked), errors]
+    if overlaid:
+        strokes = base.transform_filter("isValid(datum.published)").mark_bar(color=INK, height=2, clip=True)
+        tip = [alt.Tooltip("unit:N", title="layer"), alt.Tooltip("published:Q", title="thesis", format=".2f")]
+        layers.append(strokes.encode(x="left:Q", x2="right:Q", y="published:Q", tooltip=tip))
+    return alt.layer(*layers).add_params(names)
+
+
+def _by_number(count: int) -> alt.X:
+    """Place rows by their number, which can be zoomed, and name them from the parameter `names`."""
+    names = "names[datum.value]"
+    axis = alt.Axis(labelExpr=names, labelAngle=-90, labelFontSize=9, labelOverlap=True, tickCount=count, grid=False)
+    return alt.X("left:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.6, count - 0.4], nice=False))
+
+
+def _by_kind(present: Set[str]) -> alt.Color:
+    shown = [kind for kind in KIND_COLOURS if kind in present] + sorted(present - KIND_COLOURS.keys())
+    scale = alt.Scale(domain=shown, range=[KIND_COLOURS.get(kind, "#767676") for kind in shown])
+    return alt.Color("kind:N", scale=scale, legend=alt.Legend(title="kind of layer", columns=3, symbolType="square"))
+
+
+def _tooltip(title: str, number: str) -> list[alt.Tooltip]:
+    return [
         alt.Tooltip("unit:N", title="layer"),
         alt.Tooltip("kind:N"),
         alt.Tooltip("value:Q", title=title, format=number),
-        alt.Tooltip("error:Q", title="± SE", format=".2f"),
+        alt.Tooltip("spread:N", title="± SE"),
         alt.Tooltip("mask_loss:Q", title="IoU lost against FP32's masks", format=".2f"),
         alt.Tooltip("sqnr:Q", title="SQNR of the embedding, dB", format=".1f"),
         alt.Tooltip("images:Q", title="pictures"),
     ]
-    present = {row["kind"] for row in rows}
-    shown = [kind for kind in KIND_COLOURS if kind in present] + sorted(present - KIND_COLOURS.keys())
-    base = alt.Chart(alt.NamedData("rows"))
-    bars = base.mark_bar(clip=True).encode(
-        x=x,
-        x2="right:Q",
-        y=y,
-        y2=alt.datum(0),
-        color=alt.Color(
-            "kind:N",
-            scale=alt.Scale(domain=shown, range=[KIND_COLOURS.get(kind, "#767676") for kind in shown]),
-            legend=alt.Legend(title="kind of layer", columns=3, symbolType="square"),
-        ),
-        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.15)),
-        tooltip=tooltip,
-    )
-    errors = base.mark_rule(color="#767676", clip=True).encode(x="index:Q", y="low:Q", y2="high:Q")
-    layers: list[alt.Chart] = [bars.add_params(zoom, picked), errors]
-    if overlaid:
-        ticks = base.transform_filter("isValid(datum.published)").mark_bar(color=INK, height=2, clip=True)
-        tip = [alt.Tooltip("unit:N", title="layer"), alt.Tooltip("published:Q", title="thesis", format=".2f")]
-        layers.append(ticks.encode(x="left:Q", x2="right:Q", y="published:Q", tooltip=tip))
-    return alt.layer(*layers).add_params(names)
 
 
 def _scale(rows: Sequence[Row]) -> alt.Scale:

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import altair as alt
 
 from quantsam.report.charts.chart import Chart, Row, Rows, by_way, finished
-from quantsam.report.content import SIMULATED, Result, Task
+from quantsam.report.findings import CONFIDENCE_95, points
 from quantsam.report.published import is_official, thesis_points
-from quantsam.report.theme import ENGINE_COLOURS, ENGINE_SHAPES
+from quantsam.report.tasks import PYTORCH, Result, Task
+from quantsam.report.theme import ENGINE_COLOURS, ENGINE_SHAPES, INK
 from quantsam.results.search import pareto
 
 _LABELLED = 14  # more names than these would lie on top of one another
 _NEAR = 0.05  # of the chart's width
+_BARS = "Bars: 95 % of the change against FP32. "
+_LINE = "The line joins what nothing else beats in both. "
 _LEAST_SPAN = 2.0  # points of mIoU; a smaller range would make noise look like an effect
 
 
 def size_chart(name: str, model: str, task: Task) -> Chart | None:
     """Accuracy against the encoder's size: the Pareto front, FP32, and where FP16 would be; None without sizes."""
-    sized = [r for r in task.results if r.size_mib is not None]
+    whole = task.baseline  # of FP32 one is enough: all are of one size
+    sized = [r for r in task.results if r.size_mib is not None and (not r.is_float or r is whole)]
     if not sized:
         return None
-    rows = [_result_row(r, task, r.size_mib) for r in sized]
-    whole = next((r.record.figures["fp32_bytes"] for r in sized if r.record.figures.get("fp32_bytes")), None)
-    half = None if whole is None else whole / 2**21
+    rows = [_result_row(r, r.size_mib) for r in sized]
+    fp32_bytes = next((r.record.figures["fp32_bytes"] for r in sized if r.record.figures.get("fp32_bytes")), None)
+    half = None if fp32_bytes is None else fp32_bytes / 2**21
     published = [] if half is None or not _on_coco(model, task) else _published(model, half)
-    reading = "Left is smaller, up is better; the line joins what nothing else beats in both."
+    reading = f"Left is smaller, up is better. {_BARS}{_LINE if len(_front(rows)) > 1 else ''}"
     if half is not None:
         reading += " Dashed: the size that FP16 would have."
     if published:
-        reading += " Crosses: as the thesis published them for the official weights, the rest in FP16."
+        reading += " Crosses: as the thesis published them, official weights on all of val2017, the rest in FP16."
     chart = _trade_off(task, [*rows, *published], "encoder, MiB", front=_front(rows), rule=half)
     title = f"{task.metric} against size"
     return Chart(name, title, reading, chart, len(rows) + len(published))
@@ -38,15 +43,19 @@ def size_chart(name: str, model: str, task: Task) -> Chart | None:
 
 def latency_chart(name: str, task: Task) -> Chart | None:
     """Accuracy against the encoder's time on real engines and of FP32; None where no scheme ran on an engine."""
-    timed = [r for r in task.results if r.encoder_ms is not None]
-    if all(r.is_float for r in timed):
+    timed = [r for r in task.results if r.encoder_ms is not None and (r.way != PYTORCH or r.is_float)]
+    place = Counter(r.timed_on for r in timed if not r.is_float).most_common(1)
+    if not place:
         return None
-    if any(r.is_float and r.way != SIMULATED for r in timed):  # else PyTorch's FP32 is the only yardstick
-        timed = [r for r in timed if r.way != SIMULATED]
-    rows = [_result_row(r, task, r.encoder_ms) for r in timed]
-    cpu = timed[-1].record.environment.get("cpu", "")
-    reading = f"Left is faster, up is better. Median of one picture on {cpu}; a simulation's time says nothing."
-    chart = _trade_off(task, rows, "encoder, ms a picture", front=_front(rows), rule=None)
+    timed = [r for r in timed if r.timed_on == place[0][0]]
+    if any(r.is_float and r.way != PYTORCH for r in timed):  # else PyTorch's FP32 is the only one to compare with
+        timed = [r for r in timed if r.way != PYTORCH]
+    rows = [_result_row(r, r.encoder_ms) for r in timed]
+    front = _front(rows)
+    reading = (
+        f"Left is faster, up is better. {_BARS}{_LINE if len(front) > 1 else ''} Median of one picture, {place[0][0]}."
+    )
+    chart = _trade_off(task, rows, "encoder, ms a picture", front=front, rule=None)
     return Chart(name, f"{task.metric} against latency", reading, chart, len(rows))
 
 
@@ -61,13 +70,12 @@ def _trade_off(task: Task, rows: Rows, title: str, *, front: Rows, rule: float |
         alt.Tooltip("scheme:N"),
         alt.Tooltip("way:N", title="computed by"),
         alt.Tooltip("score:Q", title=task.metric, format=".2f"),
-        alt.Tooltip("change:Q", title="against FP32", format="+.2f"),
-        alt.Tooltip("error:Q", title="± SE", format=".2f"),
+        alt.Tooltip("change:N", title="against FP32"),
         alt.Tooltip("x:Q", title=title, format=".2f"),
     ]
     base = alt.Chart(alt.NamedData("rows"))
     engines = by_way(ENGINE_COLOURS, ENGINE_SHAPES, {row["way"] for row in rows}, "computed by")
-    errors = base.mark_rule(color="#767676", clip=True).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    errors = base.mark_rule(color=INK, clip=True).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q")
     points = base.mark_point(filled=True, size=80, opacity=0.9).encode(x=x, y=y, tooltip=tooltip, **engines)
     joined = alt.Chart(alt.NamedData("front")).mark_line(color="#767676", strokeWidth=1.2).encode(x=x, y=y)
     layers = [joined, errors, points]
@@ -75,6 +83,12 @@ def _trade_off(task: Task, rows: Rows, title: str, *, front: Rows, rule: float |
         _name(rows, domain[1] - domain[0])
         layers.append(base.mark_text(align="left", dx=8, dy=-7, fontSize=11).encode(x=x, y=y, text="name:N"))
     data = {"rows": rows, "front": front}
+    fill = next((r.record.figures.get("box_fill_miou") for r in task.results), None)
+    if fill is not None and task.prompt == "box" and domain[0] < fill < domain[1]:
+        data["fill"] = [{"score": fill, "text": "the box itself, filled"}]
+        filled = alt.Chart(alt.NamedData("fill"))
+        layers.append(filled.mark_rule(color="#767676", strokeDash=[2, 2]).encode(y=y))
+        layers.append(filled.mark_text(align="left", dy=-5, fontSize=10).encode(x=alt.value(4), y=y, text="text:N"))
     if rule is not None:
         data["half"] = [{"x": rule, "name": "FP16"}]
         half = alt.Chart(alt.NamedData("half"))
@@ -99,17 +113,16 @@ def _name(rows: Rows, height: float) -> None:
         row["name"] = "" if any(near) else row["scheme"]
 
 
-def _result_row(result: Result, task: Task, x: float | None) -> Row:
+def _result_row(result: Result, x: float | None) -> Row:
     error = result.change_se
     return {
         "scheme": result.label,
         "way": result.way,
         "x": x,
         "score": round(result.score, 4),
-        "change": result.change,
-        "error": error,
-        "low": None if error is None else result.score - 1.96 * error,
-        "high": None if error is None else result.score + 1.96 * error,
+        "change": "" if result.change is None else points(result.change, error),
+        "low": None if error is None else result.score - CONFIDENCE_95 * error,
+        "high": None if error is None else result.score + CONFIDENCE_95 * error,
     }
 
 
@@ -120,7 +133,7 @@ def _front(rows: Rows) -> list[Row]:
 
 def _published(model: str, fp16_mib: float) -> list[Row]:
     return [
-        {"scheme": p.scheme, "way": "published", "x": fp16_mib - p.saved_mib, "score": p.miou, "change": None}
+        {"scheme": p.scheme, "way": "published", "x": fp16_mib - p.saved_mib, "score": p.miou, "change": ""}
         for p in thesis_points(model)
     ]
 

@@ -1,0 +1,51 @@
+"""What can be chosen: models, schemes, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantsam.data.open import ImageSource
+from quantsam.evaluation.experiment import PYTORCH, Switches
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import make_plan
+from quantsam.schemes.scheme import FLOAT_NAME, Scheme
+
+FP32 = Scheme(FLOAT_NAME, (), "The float model.")
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What can be chosen.
+
+    Attributes:
+        models: By name, in float.
+        schemes: By name, without FP32, which is always there.
+        engines: `pytorch`, which simulates, or names of engines.
+        calibration: For each model the pictures that its schemes are calibrated on.
+    """
+
+    models: Mapping[str, EfficientViTSam]
+    schemes: Mapping[str, Scheme]
+    engines: tuple[str, ...]
+    calibration: Mapping[str, ImageSource]
+
+    def check(self) -> None:
+        """Make sure that every scheme fits every model.
+
+        Raises:
+            SchemeError: One selects layers that a model has not.
+        """
+        for model in self.models.values():
+            for scheme in self.schemes.values():
+                make_plan(model, scheme, placement(self.engines[0]))
+
+
+def placement(engine: str) -> str:
+    """Return where an engine's plans quantize."""
+    return Switches().placement if engine == PYTORCH else engine
+
+
+def where(engine: str) -> str:
+    """Return where a plan runs, in words."""
+    return "simulated in PyTorch" if engine == PYTORCH else f"on {engine}"

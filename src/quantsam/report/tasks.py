@@ -1,0 +1,224 @@
+"""Results that can be compared: on the same data, with the same prompts, against FP32."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantsam.errors import InputError, StoreError
+from quantsam.metrics.summary import ObjectScore, compare_paired
+from quantsam.results.record import Record
+from quantsam.results.search import pareto
+from quantsam.results.store import ResultStore
+
+FLOAT, SIMULATED, PYTORCH, LATENCY = "fp32", "simulated", "PyTorch", "latency"
+_MOST_PAIRED = 60
+_SPOILT = 0.1  # of IoU
+Latencies = Mapping[tuple[str, str, str], tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One evaluated scheme.
+
+    Attributes:
+        record: Its record.
+        label: The scheme, with what tells it from others of the same name.
+        way: What computed: `simulated`, `PyTorch` for its FP32, or an engine's name.
+        score: Mean IoU or average precision, in percent.
+        change: Points gained against FP32 of the same engine, or else PyTorch's; None for FP32, or without one.
+        change_se: Standard error of that, over the same objects; None where objects were not kept.
+        spoilt_percent: Objects that lose 10 points of IoU or more, in percent; likewise.
+        size_mib: Of the encoder.
+        size_percent: Of FP32's.
+        encoder_ms: Of one picture, on an engine or in FP32; a simulation's time says nothing.
+        timed_on: Machine, threads and device of that time: only times of one such may be compared.
+        on_front: No other result of its task is smaller and better.
+    """
+
+    record: Record
+    label: str
+    way: str
+    score: float
+    change: float | None = None
+    change_se: float | None = None
+    spoilt_percent: float | None = None
+    size_mib: float | None = None
+    size_percent: float | None = None
+    encoder_ms: float | None = None
+    timed_on: str = ""
+    on_front: bool = False
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is FP32: nothing is quantized, and nothing in less than 32 bits."""
+        return is_float(self.record)
+
+    @property
+    def where(self) -> str:
+        """What computed, as part of a sentence."""
+        return self.way if self.way == SIMULATED else f"on {self.way}"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Results to be compared.
+
+    Attributes:
+        dataset: Name of the data.
+        prompt: Kind of prompt.
+        detector: Name of the detections, if they were the prompts.
+        metric: `mIoU` or `AP`.
+        results: FP32 first, then simulated ones, then each engine's; each from the smallest to the largest.
+    """
+
+    dataset: str
+    prompt: str
+    detector: str
+    metric: str
+    results: tuple[Result, ...]
+
+    @property
+    def name(self) -> str:
+        """What was asked of which data."""
+        asked = f"boxes of {self.detector or 'a detector'}" if self.prompt == "detections" else f"{self.prompt} prompts"
+        return f"{self.dataset}, {asked}"
+
+    @property
+    def baseline(self) -> Result | None:
+        """FP32's result, PyTorch's where there are several."""
+        floats = [r for r in self.results if r.is_float]
+        return min(floats, key=lambda r: r.way != PYTORCH, default=None)
+
+
+def is_float(record: Record) -> bool:
+    """Return whether a record is FP32's."""
+    return record.scheme == FLOAT and not record.settings.get("precision")
+
+
+def group_tasks(records: Iterable[Record]) -> list[list[Record]]:
+    """Return evaluations in groups that can be compared, the largest first."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        if record.kind == "evaluate" and metric_of(record) is not None:
+            detections = record.settings.get("detections_digest")
+            key = (record.dataset, record.dataset_digest, record.prompt, detections, metric_of(record))
+            groups.setdefault(key, []).append(record)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def make_task(store: ResultStore, records: Sequence[Record], latencies: Latencies) -> Task:
+    """Return a group's results, compared with FP32.
+
+    Raises:
+        StoreError: Scores are damaged.
+    """
+    first = records[0]
+    metric = metric_of(first)
+    assert metric is not None, "a group of evaluations"
+    results = [_result(record, metric, latencies) for record in records]
+    results = _with_changes(store, _labelled(results))
+    sized = [r for r in results if r.size_mib is not None]
+    front = {sized[i].record.id for i in pareto([(r.size_mib or 0.0, -r.score) for r in sized])}
+    results = [dataclasses.replace(r, on_front=r.record.id in front) for r in results]
+    results.sort(key=lambda r: (not r.is_float, r.way not in (SIMULATED, PYTORCH), r.way, r.size_mib or 0.0, r.label))
+    detector = str(first.settings.get("detections") or "")
+    return Task(first.dataset, first.prompt, detector, "mIoU" if metric == "miou" else "AP", tuple(results))
+
+
+def metric_of(record: Record) -> str | None:
+    """Return the figure by which a record's scheme is compared with others."""
+    return next((name for name in ("miou", "ap") if record.figures.get(name) is not None), None)
+
+
+def latencies_of(records: Iterable[Record]) -> Latencies:
+    """Return what a stopwatch said of single pictures, by way to compute, and where; the newest counts."""
+    return {
+        _way(r): (r.times["encoder_ms_median"], _timed_on(r))
+        for r in records
+        if r.kind == LATENCY and r.settings.get("batch", 1) == 1 and "encoder_ms_median" in r.times
+    }
+
+
+def _way(record: Record) -> tuple[str, str, str]:
+    """Engine, scheme and placement; where tensors are rounded makes no difference to PyTorch's FP32."""
+    return record.engine, record.label, "" if record.engine == "pytorch" else record.placement or ""
+
+
+def _timed_on(record: Record) -> str:
+    device = record.settings.get("device", "cpu")
+    place = record.environment.get("cpu", "an unnamed processor") if device == "cpu" else str(device)
+    return f"{place}, {record.settings.get('threads', '?')} threads"
+
+
+def _result(record: Record, metric: str, latencies: Latencies) -> Result:
+    score, size, whole = (record.figures.get(name) for name in (metric, "size_bytes", "fp32_bytes"))
+    assert score is not None, "a group of evaluations"
+    measured = latencies.get(_way(record), (record.times.get("encoder_ms_median"), _timed_on(record)))
+    simulated = record.engine == "pytorch" and not is_float(record)
+    return Result(
+        record=record,
+        label=record.label,
+        way=SIMULATED if simulated else PYTORCH if record.engine == "pytorch" else record.engine,
+        score=score,
+        size_mib=None if size is None else size / 2**20,
+        size_percent=None if size is None or not whole else 100 * size / whole,
+        encoder_ms=None if simulated else measured[0],
+        timed_on=measured[1],
+    )
+
+
+def _labelled(results: list[Result]) -> list[Result]:
+    """Tell apart what bears one name: by placement, by calibration data, or else by id."""
+    tells: tuple[Callable[[Record], str | None], ...] = (
+        lambda r: r.placement,
+        lambda r: r.calibration,
+        lambda r: r.id[:8],
+    )
+    for tell in tells:
+        names = [(r.label, r.way) for r in results]
+        values: dict[tuple[str, str], set[str | None]] = {}
+        for result, name in zip(results, names, strict=True):
+            values.setdefault(name, set()).add(tell(result.record))
+        results = [
+            dataclasses.replace(r, label=f"{r.label} · {tell(r.record)}") if len(values[name]) > 1 else r
+            for r, name in zip(results, names, strict=True)
+        ]
+    return results
+
+
+def _with_changes(store: ResultStore, results: list[Result]) -> list[Result]:
+    """Compare each result with FP32: the newest ones object by object."""
+    floats = {r.way: r for r in results if r.is_float}
+    fallback = floats.get(PYTORCH) or next(iter(floats.values()), None)
+    if fallback is None:
+        return results
+    scores = {way: store.scores(r.record.id) for way, r in floats.items()}
+    newest = {r.record.id for r in results[-_MOST_PAIRED:]}
+    compared = []
+    for result in results:
+        whole = floats.get(result.way, fallback)
+        if not result.is_float:
+            result = dataclasses.replace(result, change=result.score - whole.score)
+            mine = store.scores(result.record.id) if result.record.id in newest and scores[whole.way] else []
+            if mine:
+                result = _paired(result, scores[whole.way], mine)
+        compared.append(result)
+    return compared
+
+
+def _paired(result: Result, before: Sequence[ObjectScore], after: Sequence[ObjectScore]) -> Result:
+    try:
+        found = compare_paired(before, after)
+    except InputError as problem:
+        raise StoreError(f"scores of record {result.record.id} are damaged: {problem}") from problem
+    ious = {score.annotation_id: score.iou for score in before}
+    spoilt = sum(ious[score.annotation_id] - score.iou >= _SPOILT for score in after)
+    return dataclasses.replace(
+        result,
+        change=found.mean_difference,
+        change_se=found.standard_error,
+        spoilt_percent=100 * spoilt / len(after),
+    )
