@@ -12,7 +12,7 @@ demo: $(READY)  ## quantize and score the shipped models, simulated and on real 
 	$(BIN)/quantsam demo --out quantsam-demo
 
 test: $(READY) lint  ## lint, types, layers and the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(READY)  ## the long tests alone
 	$(BIN)/python -m pytest -m slow
