@@ -17,7 +17,7 @@ from quantsam.errors import QuantsamError, nearest
 from quantsam.memory import keep_freed_memory
 
 COMMANDS = {
-    "demo": "Quantize and score the shipped model on toy scenes: the whole job in a minute.",
+    "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
     "evaluate": "Score a model under one or more schemes on a dataset.",
     "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",

@@ -201,15 +201,15 @@ def overview_table(models: Sequence[ModelResults]) -> Table | None:
             said = Finding("plain", "") if int8 is None else verdict(int8.change or 0.0, int8.change_se)
             cells = (
                 model.model,
-                task.name,
                 "" if whole is None else f"{whole.score:.1f} %",
                 "" if int8 is None else f"{int8.score:.1f} %",
                 "" if int8 is None else points(int8.change or 0.0, int8.change_se),
                 said.text,
                 "none" if best is None else f"{best.label} ({best.size_percent:.0f} % of FP32)",
+                task.name,
             )
             rows.append(TableRow(cells, said.tone))
-    columns = ("model", "data", ">FP32", ">INT8", ">change", "verdict", "smallest that loses less than a point")
+    columns = ("model", ">FP32", ">INT8", ">change", "verdict", "smallest that loses less than a point", "data")
     return Table("At a glance", columns, tuple(rows)) if len(rows) > 1 else None
 
 
