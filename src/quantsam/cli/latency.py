@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from quantsam.cli.options import calibration_source, model_options, store_option
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
+    from quantsam.evaluation.latency import Latency
     from quantsam.models.sam import EfficientViTSam
     from quantsam.results.record import JsonValue
 
@@ -108,6 +110,14 @@ def command(
         surroundings = environment("onnxruntime", "openvino")
         print_json({"model": name, "settings": settings, "environment": surroundings, "latencies": entries})
         return
+    _print(f"{name}, {count} threads, {batch} image(s) a call, {rounds} rounds in turn", found)
+    if random_weights:
+        click.echo("\nrandom weights: for latency and size only")
+    if results is not None:
+        click.echo(f"\nkept in {results.path}: `quantsam report` shows them beside the accuracy")
+
+
+def _print(title: str, found: Sequence[Latency]) -> None:
     rows = [
         [
             entry.what,
@@ -121,12 +131,9 @@ def command(
         ]
         for entry in found
     ]
-    columns = ["what", "engine", "scheme", "float part", ">median ms", ">p95 ms", ">vs its FP32", ">MiB"]
-    print_table(f"{name}, {count} threads, {batch} image(s) a call, {rounds} rounds in turn", columns, rows)
-    if random_weights:
-        click.echo("\nrandom weights: for latency and size only")
-    if results is not None:
-        click.echo(f"\nkept in {results.path}: `quantsam report` shows them beside the accuracy")
+    print_table(
+        title, ["what", "engine", "scheme", "float part", ">median ms", ">p95 ms", ">vs its FP32", ">MiB"], rows
+    )
 
 
 def _random(name: str) -> EfficientViTSam:

@@ -85,6 +85,10 @@ def _of_task(task: Task) -> Iterator[Finding]:
         over = f" over {count:,} objects" if count else ""
         size = "" if whole.size_mib is None else f"; its encoder takes {whole.size_mib:.3g} MiB"
         yield Finding("plain", f"Unquantized (FP32), the model reaches {whole.score:.1f} % {task.metric}{over}{size}.")
+        fill = whole.record.figures.get("box_fill_miou")
+        if task.prompt == "box" and fill is not None and whole.score < fill:
+            text = f"Each box answered with itself, filled, would give {fill:.1f} %: FP32 is worse, so losses say"
+            yield Finding("bad", f"{text} little.")
     if uniform is not None:
         yield _of_result(f"INT8 everywhere, {uniform.where}", uniform, task)
     best = smallest_that_holds(task)

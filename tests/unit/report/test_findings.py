@@ -45,6 +45,12 @@ def test_a_collapse_and_the_scheme_that_avoids_it(store):
     assert "less than a point, mix-dwsc, simulated: 79.5 % mIoU in 50 %" in texts[2][1]
 
 
+@pytest.mark.parametrize(("fill", "told"), [(81.0, True), (50.0, False)])
+def test_a_model_worse_than_the_filled_box_is_told(store, fill, told):
+    store.append(make_record("fp32", figures={"miou": 80.0, "box_fill_miou": fill}))
+    assert any(tone == "bad" and f"{fill:.1f} %: FP32 is worse" in text for tone, text in said(store)) == told
+
+
 def test_a_part_of_int8_is_not_int8_everywhere(store):
     store.append(make_record("fp32", 80.0, 40.0))
     store.append(make_record("int8", 79.9, 10.0, settings={"activations": False}))
