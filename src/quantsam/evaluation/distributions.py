@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from quantsam.data.open import ImageSource
+from quantsam.evaluation.subject import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibration import Progress
 from quantsam.plans.distributions import observe_distributions, save_histograms
@@ -55,21 +56,16 @@ def record_distributions(
     if histograms is not None:
         save_histograms(seen, histograms)
     sites = seen.summaries()
-    info, roles = plan.calibration, {site.role for site in plan.sites}
+    roles = {site.role for site in plan.sites}
     record = Record(
         id=record_id,
         kind=KIND,
         model=model.name,
         weights_digest=model.weights_digest(),
-        scheme=plan.scheme,
-        scheme_digest=plan.scheme_digest,
-        plan_digest=plan.digest,
-        placement=plan.placement,
+        **fields_of_plan(plan),
         dataset=images.name,
         dataset_digest=images.digest,
         prompt="none",
-        calibration=info.name if info else None,
-        calibration_digest=info.digest if info else None,
         figures={"sites": len(sites), "images": seen.images, **_figures(sites)},
         settings={
             **({"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}),

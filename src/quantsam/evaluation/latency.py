@@ -15,6 +15,7 @@ from torch import Tensor
 from quantsam.engines.encoder import check_runs
 from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
 from quantsam.errors import InputError
+from quantsam.evaluation.subject import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.results.record import JsonValue, Record, environment
@@ -131,10 +132,7 @@ def latency_records(
             kind="latency",
             model=model.name,
             weights_digest=model.weights_digest(),
-            scheme=plan.scheme,
-            scheme_digest=plan.scheme_digest,
-            plan_digest=plan.digest,
-            placement=plan.placement,
+            **fields_of_plan(plan),
             engine=engine,
             dataset="noise",
             dataset_digest="",

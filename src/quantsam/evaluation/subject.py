@@ -54,8 +54,12 @@ def plan_fields(model: EfficientViTSam) -> dict[str, Any]:
     if plan is None:
         scheme = "fp32" if isinstance(model.image_encoder, ImageEncoder) else type(model.image_encoder).__name__
         return {"scheme": scheme}
+    return {"engine": engine_of(model), **fields_of_plan(plan)}
+
+
+def fields_of_plan(plan: Plan) -> dict[str, Any]:
+    """Return the record's fields of scheme, plan, placement and calibration."""
     fields: dict[str, Any] = {
-        "engine": engine_of(model),
         "scheme": plan.scheme,
         "scheme_digest": plan.scheme_digest,
         "plan_digest": plan.digest,

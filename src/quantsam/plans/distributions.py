@@ -26,7 +26,7 @@ from quantsam.results.distributions import SiteDistribution
 
 @dataclass(slots=True, eq=False)
 class Distributions:
-    """What was seen of a stream of images; streams seen apart may be joined.
+    """What was seen of a stream of images.
 
     Attributes:
         meters: One a site, in the order of the forward pass.
@@ -35,14 +35,6 @@ class Distributions:
 
     meters: tuple[SiteMeter, ...]
     images: int = 0
-
-    def merge(self, later: Distributions) -> None:
-        """Add what was seen of other images, of the same model under the same plan."""
-        for mine, other in zip(self.meters, later.meters, strict=True):
-            assert mine.site == other.site, "of the same model and plan"
-            if mine.role == "activation":  # both have seen the whole of each weight
-                mine.merge(other)
-        self.images += later.images
 
     def state_bytes(self) -> int:
         """Return the memory that it takes: the same for one image and for thousands."""

@@ -74,17 +74,6 @@ class SiteMeter:
             if self.spec is not None and self._grid is not None:
                 self._compare(rows, self.spec, self._grid)
 
-    def merge(self, later: SiteMeter) -> None:
-        """Take in what was seen of later values."""
-        if later.histogram is None:
-            return
-        if self.histogram is None:
-            self.histogram = Histogram(bins_for(later.channels))
-        self.histogram.merge(later.histogram)
-        self.power, self.noise = self.power + later.power, self.noise + later.noise
-        if later.clipped is not None:
-            self.clipped = later.clipped if self.clipped is None else self.clipped + later.clipped
-
     @property
     def channels(self) -> int:
         """How many channels it has."""

@@ -225,23 +225,12 @@ def test_compiled_and_plain_comparison_are_the_same(channels):
     assert 0 < int(beyond.sum()) < rows.numel()
 
 
-@pytest.mark.parametrize("cut", [0, 2, 7])
-def test_streams_seen_apart_may_be_joined(cut):
-    parts = [filled(*([part] if len(part) else []), spec=SPEC, params=GRID) for part in STREAM.tensor_split([cut])]
-    parts[0].merge(parts[1])
-    whole = filled(STREAM, spec=SPEC, params=GRID)
-    assert parts[0].summary() == whole.summary()
-    assert torch.equal(parts[0].counts, whole.counts)
-
-
-def test_the_images_of_a_model_may_be_shared_out_and_batched(tiny, mixed):
-    first, *rest = pictures(3)
-    shared, later = observe_distributions(tiny, mixed.plan, [first]), observe_distributions(tiny, mixed.plan, rest)
-    shared.merge(later)
-    batch = torch.cat([preprocess(image, 64) for image in (first, *rest)])
-    batched = observe_distributions(tiny, mixed.plan, [batch])
-    assert shared.images == batched.images == 3
-    for one, other in zip(shared.meters, batched.meters, strict=True):
+def test_the_images_of_a_model_may_be_batched(tiny, mixed):
+    images = pictures(3)
+    single = observe_distributions(tiny, mixed.plan, images)
+    batched = observe_distributions(tiny, mixed.plan, [torch.cat([preprocess(image, 64) for image in images])])
+    assert single.images == batched.images == 3
+    for one, other in zip(single.meters, batched.meters, strict=True):
         assert one.values == other.values
         for mine, its in zip(one.histogram.range(), other.histogram.range(), strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)

@@ -17,7 +17,6 @@
       spec.autosize = { type: "fit-x", contains: "padding" };
       const view = vegaEmbed(place, spec, options).then((result) => {
         place.style.minHeight = "";
-        place.dataset.drawn = "yes";
         addButtons(place, result.view, spec);
         return result.view;
       });
