@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from quantsam.data.lvis import LvisDataset
     from quantsam.data.open import open_dataset, open_images
     from quantsam.data.scenes import SceneDataset
-    from quantsam.engines.bundle import export_bundle
     from quantsam.engines.encoder import make_engine_encoder
     from quantsam.errors import QuantsamError
     from quantsam.evaluation.agreement import agree
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.evaluator import evaluate
+    from quantsam.execution.bundle import export_bundle
     from quantsam.memory import keep_freed_memory
     from quantsam.models.automatic import segment_everything
     from quantsam.models.grid import GridSettings
@@ -69,7 +69,7 @@ _HOMES = {
     "compare": "results.compare",
     "create_model": "models.zoo",
     "evaluate": "evaluation.evaluator",
-    "export_bundle": "engines.bundle",
+    "export_bundle": "execution.bundle",
     "keep_freed_memory": "memory",
     "load_bundle": "runtime.bundle",
     "load_image": "data.images",

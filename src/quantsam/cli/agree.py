@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source, data_options, model_options, store_options
+from quantsam.cli.options import (
+    calibration_source,
+    data_options,
+    engine_placement,
+    model_options,
+    processors_option,
+    store_options,
+)
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 )
 @data_options
 @click.option("--prompts", multiple=True, default=("box",), help="box, click or clicks:N; may be repeated. [box]")
+@processors_option
 @click.option("--calibration", help="Calibration images, as in `evaluate` [nano: scenes:32:1].")
 @click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
 @click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")
@@ -53,6 +61,7 @@ def command(
     image_root: str | None,
     images: int | None,
     prompts: tuple[str, ...],
+    processors: str,
     calibration: str | None,
     limit: int | None,
     seed: int,
@@ -93,7 +102,13 @@ def command(
     plans = [
         plan
         for engine in engines
-        for plan in calibrated_plans(loaded, declared, source, Switches(engine), progress(f"calibrating for {engine}"))
+        for plan in calibrated_plans(
+            loaded,
+            declared,
+            source,
+            Switches(engine_placement(engine, processors)),
+            progress(f"calibrating for {engine}"),
+        )
     ]
     reports: list[tuple[str, Sequence[LayerReport]]] = []
     if layers:
@@ -126,21 +141,28 @@ def command(
 
 
 def _print_records(records: Sequence[Record]) -> None:
+    from quantsam.results.agreement import agreement_verdict
+    from quantsam.runtime.processor import processor_text
+
     first = records[0]
     has_exact = "exact_gap" in first.figures
     columns = ["scheme", "engine", "prompt", ">FP32", ">simulated", ">engine", ">gap", ">mask IoU"]
-    columns += [">exact gap", ">exact mask IoU"] * has_exact + [">in integers"]
+    columns += [">exact gap", ">exact mask IoU"] * has_exact + [">in integers", "verdict"]
     rows = []
     for record in records:
         f = record.figures
-        row = [record.scheme, record.engine, record.prompt]
+        row = [record.label, record.engine, record.prompt]
         row += [f"{_number(f[name]):.2f}" for name in ("miou_fp32", "miou_simulated", "miou")]
         row += [_gap(record, ""), f"{_number(f['mask_iou']):.2f}"]
         row += [_gap(record, "exact_"), f"{_number(f['exact_mask_iou']):.2f}"] if has_exact else []
-        rows.append([*row, f"{f['convolutions_integer']} of {f['convolutions_quantized']}"])
+        integers = f"{f['convolutions_integer']} of {f['convolutions_quantized']}"
+        rows.append([*row, integers, agreement_verdict(record).answer])
     print_table(f"{first.model} on {first.dataset}, {first.figures['count']} objects", columns, rows)
     click.echo("\ngap: engine less simulation, in points of mIoU, paired, ± its standard error")
+    for engine in dict.fromkeys(record.engine for record in records):
+        click.echo(f"processor: {processor_text(engine)}")
     for record in records:
+        click.echo(f"{_name(record)}: {agreement_verdict(record)}")
         click.echo(_noise(record))
         for layer in record.settings["silently_float"]:  # type: ignore[union-attr]
             click.echo(
@@ -154,6 +176,8 @@ def _noise(record: Record) -> str:
     for key, title in (
         ("threads_simulated_", "simulation with itself on one thread"),
         ("threads_engine_", "engine with itself on one thread"),
+        ("rounding_", "simulation in floats with itself in integers"),
+        ("saturating_", "simulation with sums that saturate"),
         *(
             (k.removesuffix("gap"), f"with {k.split('_')[1]}")
             for k in figures
@@ -162,7 +186,11 @@ def _noise(record: Record) -> str:
     ):
         if f"{key}gap" in figures:
             floor.append(f"{title} {_gap(record, key)}, mask IoU {_number(figures[f'{key}mask_iou']):.2f}")
-    return f"{record.scheme} on {record.engine}, {record.prompt}: " + "; ".join(floor or ["no noise floor measured"])
+    return f"{_name(record)}: " + "; ".join(floor or ["no noise floor measured"])
+
+
+def _name(record: Record) -> str:
+    return f"{record.label} on {record.engine}, {record.prompt}"
 
 
 def _gap(record: Record, prefix: str) -> str:

@@ -12,7 +12,9 @@ from quantsam.cli.options import (
     calibration_options,
     calibration_source,
     data_options,
+    engine_placement,
     model_options,
+    processors_option,
     refuse_beside_plan,
     store_options,
 )
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from quantsam.results.record import JsonValue
 
 
-_HELD = ("schemes", "calibration", "limit", "placement", "no_weights", "no_activations")
+_HELD = ("schemes", "calibration", "limit", "placement", "processors", "no_weights", "no_activations")
 
 
 @click.command(name="evaluate")
@@ -46,6 +48,7 @@ _HELD = ("schemes", "calibration", "limit", "placement", "no_weights", "no_activ
     show_default=True,
     help="What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt.",
 )
+@processors_option
 @click.option(
     "--precision",
     type=click.Choice(["f32", "bf16"]),
@@ -84,6 +87,7 @@ def command(
     no_weights: bool,
     no_activations: bool,
     engine: str,
+    processors: str,
     precision: str,
     gallery: int,
     store: Path | None,
@@ -134,7 +138,7 @@ def command(
         ready = [load_plan(plan, loaded) for plan in plans]
     else:
         if engine != PYTORCH and ctx.get_parameter_source("placement") is click.core.ParameterSource.DEFAULT:
-            placement = engine
+            placement = engine_placement(engine, processors)
         switches = Switches(placement, not no_weights, not no_activations)
         ready = calibrated_plans(loaded, declared, source, switches, progress("calibrating"))
     settings: dict[str, JsonValue] = {"seed": seed, "limit": limit, "images": images}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import calibration_source, model_options
+from quantsam.cli.options import calibration_source, engine_placement, model_options, processors_option
 from quantsam.cli.output import json_option, print_json, progress
 
 
@@ -15,6 +15,7 @@ from quantsam.cli.output import json_option, print_json, progress
 @click.option("--scheme", default="int8", show_default=True, help="A name, a TOML file, or e.g. int8@stage3:4:2.")
 @click.option("--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead.")
 @click.option("--engine", default="onnxruntime", show_default=True, help="onnxruntime, openvino or tensorrt.")
+@processors_option
 @click.option("--calibration", help="Calibration images, as in `calibrate` [nano: scenes:32:1].")
 @click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
 @click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")
@@ -29,6 +30,7 @@ def command(
     scheme: str,
     plan: str | None,
     engine: str,
+    processors: str,
     calibration: str | None,
     limit: int | None,
     seed: int,
@@ -41,10 +43,10 @@ def command(
     PyTorch.
     """
     from quantsam.data.open import open_images
-    from quantsam.engines.bundle import check_bundle_folder, export_bundle
     from quantsam.engines.encoder import ENGINES
     from quantsam.engines.tensorrt import trtexec_command
     from quantsam.errors import InputError, nearest
+    from quantsam.execution.bundle import check_bundle_folder, export_bundle
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.plan import make_plan
@@ -55,7 +57,7 @@ def command(
     if engine not in ENGINES:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}: {nearest(engine, ENGINES)}")
     if plan is not None:
-        for name in ("scheme", "calibration", "limit"):
+        for name in ("scheme", "processors", "calibration", "limit"):
             if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
                 raise click.UsageError(f"--plan and --{name} exclude each other: a plan already holds all of that")
     check_bundle_folder(out)
@@ -67,7 +69,9 @@ def command(
     if plan is not None:
         ready = load_plan(plan, loaded)
     else:
-        ready = make_plan(loaded, declared, engine).calibrate(images, progress=progress("calibrating"))
+        ready = make_plan(loaded, declared, engine_placement(engine, processors)).calibrate(
+            images, progress=progress("calibrating")
+        )
     manifest = export_bundle(loaded, ready, out, engine=engine)
     line = trtexec_command(out / ENCODER) if engine == "tensorrt" else None
     if as_json:

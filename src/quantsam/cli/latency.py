@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantsam.cli.options import calibration_source, model_options, store_options
+from quantsam.cli.options import (
+    calibration_source,
+    engine_placement,
+    model_options,
+    processors_option,
+    store_options,
+)
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     help="pytorch, onnxruntime, openvino; may be repeated. [all three]",
 )
 @click.option("--scheme", "schemes", multiple=True, default=("fp32", "int8"), help="May be repeated. [fp32, int8]")
+@processors_option
 @click.option("--calibration", help="Calibration images, as in `calibrate` [nano: scenes:32:1].")
 @click.option("--precision", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="On openvino.")
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
@@ -45,6 +52,7 @@ def command(
     random_weights: bool,
     engines: tuple[str, ...],
     schemes: tuple[str, ...],
+    processors: str,
     calibration: str | None,
     precision: Any,
     rounds: int,
@@ -86,7 +94,11 @@ def command(
         (engine, plan)
         for engine in engines
         for plan in calibrated_plans(
-            loaded, declared, images, Switches("onnxruntime" if engine == PYTORCH else engine), progress("calibrating")
+            loaded,
+            declared,
+            images,
+            Switches(engine_placement("onnxruntime" if engine == PYTORCH else engine, processors)),
+            progress("calibrating"),
         )
     ]
     count = threads or os.cpu_count() or 1

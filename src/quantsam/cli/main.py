@@ -7,13 +7,14 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from quantsam.errors import QuantsamError, nearest
+from quantsam.errors import InexactWarning, QuantsamError, nearest
 from quantsam.memory import keep_freed_memory
 
 COMMANDS = {
@@ -89,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given  # wherever it stands
     given = [argument for argument in given if argument != "--debug"]
     try:
-        code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
+        with warnings.catch_warnings():
+            _show_in_a_line()
+            code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -103,6 +106,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return _complain(f"cannot print: {error.strerror}", 1, debug)
     return code if isinstance(code, int) else 0
+
+
+def _show_in_a_line() -> None:
+    """Show our own warnings like errors, once each."""
+    warnings.simplefilter("always", InexactWarning)
+    usual, shown = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, InexactWarning):
+            usual(message, category, *where, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            click.echo(f"quantsam: warning: {message}", err=True)
+
+    warnings.showwarning = show
 
 
 def _complain(message: str, exit_code: int, debug: bool) -> int:

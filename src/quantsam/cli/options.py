@@ -47,6 +47,23 @@ def calibration_options(function: F) -> F:
     )(function)
 
 
+def processors_option(function: F) -> F:
+    """Add --processors."""
+    return click.option(
+        "--processors",
+        type=click.Choice(["any", "vnni"]),
+        default="any",
+        show_default=True,
+        help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
+        "VNNI sums of such products saturate.",
+    )(function)
+
+
+def engine_placement(engine: str, processors: str) -> str:
+    """Return the placement of an engine's plan for some processors."""
+    return f"{engine}+vnni" if processors == "vnni" and engine in ("onnxruntime", "openvino") else engine
+
+
 def calibration_source(model: str, calibration: str | None) -> str:
     """Return where calibration images come from.
 

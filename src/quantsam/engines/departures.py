@@ -12,12 +12,13 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from quantsam.engines.encoder import check_runs
+from quantsam.engines.encoder import check_runs, open_plan
 from quantsam.engines.executed import executed
 from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +82,17 @@ def report_layers(model: EfficientViTSam, plan: Plan, image: Tensor, simulate: S
         PlanError: The plan is not one for its engine.
         EngineError: The engine is not installed or refuses the graph.
     """
-    check_runs(plan, plan.placement)
+    engine_name = get_placement(plan.placement).engine
+    check_runs(plan, engine_name)
     sites = [site for site in plan.sites if site.role == "activation"]
     graph = encoder_to_onnx(model, plan)
     options = SessionOptions(torch.get_num_threads(), shapes={INPUT: tuple(image.shape)})
     plain = graph.SerializeToString()
-    ran = executed(plain, open_session(plan.placement, plain, options))
+    ran = executed(plain, open_plan(plan, engine_name, plain, options)[0])
     for site in sites:
         graph.graph.output.append(helper.make_tensor_value_info(site.key, onnx.TensorProto.FLOAT, None))
-    engine = open_session(plan.placement, graph.SerializeToString(), options).run({INPUT: image.cpu().numpy()})
+    session, _ = open_plan(plan, engine_name, graph.SerializeToString(), options)
+    engine = session.run({INPUT: image.cpu().numpy()})
     found = {
         exact: _distances(sites, _rounded(simulate(model, plan, fused=False, exact=exact), sites, image), engine)
         for exact in (False, True)

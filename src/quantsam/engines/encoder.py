@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,17 +12,20 @@ from torch import Tensor
 
 from quantsam.engines.onnx_encoder import INPUT, OUTPUT, encoder_to_onnx
 from quantsam.engines.tensorrt import check_tensorrt, open_tensorrt
-from quantsam.errors import InputError, PlanError, nearest
+from quantsam.errors import InexactWarning, InputError, PlanError, nearest
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import Role
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.runtime.processor import adds_in_32_bits, inexact_message
 from quantsam.runtime.sessions import Precision, Session, SessionOptions, open_session, require
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
-_BYTES, _NIBBLES, _WORDS = ("int8", "uint8"), ("int4", "uint4"), ("int16", "uint16")
+_BYTES, _WORDS = ("int8", "uint8"), ("int16", "uint16")
+_NARROW = tuple(f"{sign}int{bits}" for bits in (7, 6, 5, 4) for sign in ("", "u"))
 _FORMATS: dict[str, dict[Role, tuple[str, ...]]] = {
-    "onnxruntime": {"weight": (*_BYTES, *_NIBBLES), "activation": (*_BYTES, *_WORDS)},
-    "openvino": {"weight": (*_BYTES, *_NIBBLES), "activation": (*_BYTES, *_WORDS)},
+    "onnxruntime": {"weight": (*_BYTES, *_NARROW), "activation": (*_BYTES, *_WORDS)},
+    "openvino": {"weight": (*_BYTES, *_NARROW), "activation": (*_BYTES, *_WORDS)},
     "tensorrt": {"weight": ("int8", "fp8_e4m3"), "activation": ("int8", "fp8_e4m3")},
 }
 """What each engine's own conversion was seen to compute as the plan says; TensorRT's from its documentation."""
@@ -35,11 +40,14 @@ class EngineEncoder:
         session: What the engine made of it.
         graph: The ONNX file that the engine was given.
         precision: Of what is not quantized.
+        exact: Whether this processor's integer kernels compute what the plan says.
     """
 
-    def __init__(self, plan: Plan, session: Session, graph: bytes, precision: str = "f32") -> None:
+    def __init__(
+        self, plan: Plan, session: Session, graph: bytes, precision: str = "f32", *, exact: bool = True
+    ) -> None:
         self.plan, self.session, self.engine, self.graph = plan, session, session.engine, graph
-        self.precision = precision
+        self.precision, self.exact = precision, exact
 
     def __call__(self, image: Tensor, /) -> Tensor:
         """Map (N, 3, S, S) to the embedding (N, embed_dim, size, size), on the device of `image`."""
@@ -73,7 +81,7 @@ def check_runs(plan: Plan, engine: str) -> None:
     if engine not in ENGINES:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}: {nearest(engine, ENGINES)}")
     plan.check_calibrated()
-    if plan.sites and plan.placement != engine:
+    if plan.sites and get_placement(plan.placement).engine != engine:
         raise PlanError(
             f"a plan for {engine} must have placement {engine!r}, got {plan.placement!r}: "
             f"calibrate with --placement {engine}"
@@ -126,4 +134,27 @@ def make_engine_encoder(
         return EngineEncoder(plan, open_tensorrt(exported), graph, "f16")
     side = model.variant.input_size
     options = SessionOptions(threads or torch.get_num_threads(), precision, shapes={INPUT: (1, 3, side, side)})
-    return EngineEncoder(plan, open_session(engine, graph, options), graph, precision)
+    session, exact = open_plan(plan, engine, graph, options)
+    return EngineEncoder(plan, session, graph, precision, exact=exact)
+
+
+def open_plan(plan: Plan, engine: str, graph: bytes, options: SessionOptions) -> tuple[Session, bool]:
+    """Give the graph of a plan to an engine, so that it is computed exactly on this processor if it can be.
+
+    ONNX Runtime is told to add in 32 bits where it must. OpenVINO cannot be told.
+
+    Args:
+        plan: The plan.
+        engine: `onnxruntime` or `openvino`.
+        graph: Of `encoder_to_onnx`, or made from one.
+        options: How to run it.
+
+    Returns:
+        The session, and whether the engine computes what the plan says. If not, an `InexactWarning` was given.
+    """
+    saturates = plan.processors == "vnni" and not adds_in_32_bits(engine)
+    if saturates and engine == "openvino":
+        warnings.warn(inexact_message(f"plan {plan.scheme}/{plan.placement}"), InexactWarning, stacklevel=3)
+    widen = saturates and engine == "onnxruntime"
+    session = open_session(engine, graph, dataclasses.replace(options, wide_sums=widen))
+    return session, widen or not saturates

@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from quantsam.engines.onnx_formats import codes_tensor, storage_type
+from quantsam.engines.onnx_formats import WIDENED, codes_tensor, storage_type
 from quantsam.engines.onnx_graph import FLOAT, Graph
 from quantsam.files import atomic_write
 from quantsam.models.blocks import (
@@ -56,7 +56,7 @@ def encoder_to_onnx(model: EfficientViTSam, plan: Plan) -> onnx.ModelProto:
     plan.check_fits(model)
     plan.check_calibrated()
     encoder = get_placement(plan.placement).prepare(model.float_encoder)
-    writer = _Writer(encoder, plan)
+    writer = EncoderWriter(encoder, plan)
     with torch.inference_mode():
         writer.write(encoder)
     variant = encoder.variant
@@ -89,7 +89,7 @@ def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-class _Writer:
+class EncoderWriter:
     """Writes an encoder's modules in the order of the forward pass."""
 
     def __init__(self, encoder: ImageEncoder, plan: Plan) -> None:
@@ -98,6 +98,10 @@ class _Writer:
         self._biases = integer_biases(plan, encoder)
         self._labels = dict(_labels(encoder))
         self._input_shapes = _input_shapes(encoder)
+
+    def label(self, path: str) -> str:
+        """Return what the names of a convolution's values begin with."""
+        return self._labels[path]
 
     def write(self, encoder: ImageEncoder) -> None:
         features: list[str] = []
@@ -144,7 +148,7 @@ class _Writer:
         return x
 
     def _conv_layer(self, layer: ConvLayer, path: str, x: str) -> str:
-        x = self._conv(layer.conv, f"{path}.conv", x)
+        x = self.conv(layer.conv, f"{path}.conv", x)
         if isinstance(layer.norm, nn.BatchNorm2d):
             x = self._site(f"{path}.norm_site", self._batch_norm(layer.norm, f"{path}.norm", x))
         if layer.act is not None:
@@ -152,7 +156,7 @@ class _Writer:
             x = self._site(f"{path}.act_site", x)
         return x
 
-    def _conv(self, conv: Conv2d, path: str, x: str) -> str:
+    def conv(self, conv: Conv2d, path: str, x: str) -> str:
         label = self._labels[path]
         inputs = [self._site(f"{path}.input_site", x), self._weight(conv, path, label)]
         if path in self._biases:
@@ -183,6 +187,9 @@ class _Writer:
         kind = storage_type(site)
         name = self.graph.tensor(codes_tensor(f"{site.key}:codes", _codes(codes), kind))
         scale, zero_point = self._grid(site)
+        if kind in WIDENED:
+            name = self.graph.add("Cast", [name], f"{site.key}:codes8", to=WIDENED[kind])
+            zero_point = self.graph.add("Cast", [zero_point], f"{site.key}:zero_point8", to=WIDENED[kind])
         return self.graph.add("DequantizeLinear", [name, scale, zero_point], site.key, **_axis(params))
 
     def _site(self, path: str, x: str) -> str:
@@ -234,7 +241,7 @@ class _Writer:
             y = qkv
             for name, conv in branch.named_children():
                 assert isinstance(conv, Conv2d)
-                y = self._conv(conv, f"{path}.aggreg.{index}.{name}", y)
+                y = self.conv(conv, f"{path}.aggreg.{index}.{name}", y)
             parts.append(y)
         joined = self.graph.add("Concat", parts, f"{path}.concat", axis=1)
         return self._conv_layer(module.proj, f"{path}.proj", self._core(module.core, f"{path}.core", joined))

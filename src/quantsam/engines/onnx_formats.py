@@ -21,6 +21,8 @@ TYPES = {
     "fp8_e4m3": TensorProto.FLOAT8E4M3FN,
     "fp8_e5m2": TensorProto.FLOAT8E5M2,
 }
+WIDENED = {TensorProto.INT4: TensorProto.INT8, TensorProto.UINT4: TensorProto.UINT8}
+"""In what type an engine computes with weights that the file keeps in 4 bits: it widens them while it loads the file."""
 
 
 def storage_type(site: PlanSite) -> int:

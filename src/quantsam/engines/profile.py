@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from quantsam.engines.encoder import check_runs
+from quantsam.engines.encoder import check_runs, open_plan
 from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 _ADDRESS = re.compile(r"(?:stage\d+|neck):\d+:\d+")
 
@@ -58,7 +58,8 @@ def layer_times(
     check_runs(plan, engine)
     side = model.variant.input_size
     options = SessionOptions(threads, shapes={INPUT: (1, 3, side, side)}, profile=True)
-    session: Any = open_session(engine, encoder_to_onnx(model, plan).SerializeToString(), options)
+    opened, _ = open_plan(plan, engine, encoder_to_onnx(model, plan).SerializeToString(), options)
+    session: Any = opened
     image = np.random.default_rng(0).standard_normal((1, 3, side, side)).astype(np.float32)
     found = [attribute(nodes) for nodes in session.profile({INPUT: image}, warm_up, rounds)]
     layers = {a: median(own.get(a, 0.0) for own, _ in found) for a in dict.fromkeys(k for own, _ in found for k in own)}

@@ -18,19 +18,20 @@ from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import scored_annotations
 from quantsam.evaluation.prompts import Prompt, answers, parse_prompt
 from quantsam.evaluation.runner import Progress
-from quantsam.evaluation.subject import plan_fields, sizes
+from quantsam.evaluation.subject import exactness, plan_fields, sizes
 from quantsam.metrics.iou import mask_iou
 from quantsam.metrics.summary import ObjectScore, PairedDifference, compare_paired
 from quantsam.models.encoder import Encoder
 from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.results.record import JsonValue, Record, environment
 from quantsam.results.store import ResultStore
 from quantsam.simulation.simulator import simulate
 
-FLOAT, SIMULATED, EXACT, ENGINE = "fp32", "simulated", "exact", "engine"
+FLOAT, SIMULATED, EXACT, SATURATING, ENGINE = "fp32", "simulated", "exact", "saturating", "engine"
 _CONFIDENCE_95 = 1.96
 
 
@@ -40,11 +41,13 @@ class Comparison:
 
     Attributes:
         gap: Points of mIoU, second less first, paired.
+        count: Objects.
         mask_iou_percent: Mean IoU of the masks of the two, 0..100, over objects.
         identical_percent: Of the masks, those equal in every pixel.
     """
 
     gap: PairedDifference
+    count: int
     mask_iou_percent: float
     identical_percent: float
 
@@ -88,8 +91,8 @@ def agree(
         dataset: What to score on.
         prompts: Kinds of prompts.
         exact: Simulate in exact integers too.
-        noise_images: On so many images, let simulation and engine run on one thread too: what they differ from
-            themselves is the noise floor.
+        noise_images: On so many images, compute the noise floor: simulation and engine on one thread too, and the
+            simulation in exact integers.
         store: Where the records are appended.
         progress: Wraps the iteration over the images.
         settings: Added to each record's settings.
@@ -98,8 +101,9 @@ def agree(
         A record of kind `agree` for each plan and prompt. Figures: `miou_fp32`, `miou_simulated`, `miou` (of the
         engine), `gap` (engine less simulation, in points) with `gap_standard_error` and the bounds of its 95 %
         interval `gap_low`, `gap_high`, `mask_iou` (mean IoU of the two masks) and `identical` (masks equal in
-        every pixel, in percent); of exact integers the same with `exact_` before them; the noise floor
-        `threads_simulated_...`, `threads_engine_...`; of another engine with the same scheme, `between_ENGINE_...`;
+        every pixel, in percent); of exact integers the same with `exact_` before them, and where sums saturate on this
+        processor, of their simulation `saturating_...`; the noise floor `threads_simulated_...`, `threads_engine_...`
+        and, of the simulation in floats and in integers, `rounding_...`; of another engine with the same scheme, `between_ENGINE_...`;
         and `convolutions`, `convolutions_quantized`, `convolutions_integer`, counted in the graph that ran.
 
     Raises:
@@ -134,17 +138,24 @@ class _Table:
         self.ran: dict[str, tuple[Executed, ...]] = {}
         for plan in plans:
             name = _name(plan)
-            engine = make_engine_encoder(model, plan, plan.placement)
+            target = get_placement(plan.placement).engine
+            engine = make_engine_encoder(model, plan, target)
             simulated = simulate(model, plan)
             self.ran[name] = executed(engine.graph, engine.session)
             self.columns[f"{name}/{SIMULATED}"] = _Column(simulated)
             self.columns[f"{name}/{ENGINE}"] = _Column(engine)
             self._meet(f"{name}/", f"{name}/{SIMULATED}", f"{name}/{ENGINE}")
+            if exact or noise_images:
+                most = None if exact else noise_images
+                self.columns[f"{name}/{EXACT}"] = _Column(simulate(model, plan, exact=True), most_images=most)
+                self._meet(f"{name}/rounding_", f"{name}/{SIMULATED}", f"{name}/{EXACT}")
             if exact:
-                self.columns[f"{name}/{EXACT}"] = _Column(simulate(model, plan, exact=True))
                 self._meet(f"{name}/exact_", f"{name}/{EXACT}", f"{name}/{ENGINE}")
+            if exact and not engine.exact:
+                self.columns[f"{name}/{SATURATING}"] = _Column(simulate(model, plan, saturate=True))
+                self._meet(f"{name}/saturating_", f"{name}/{SATURATING}", f"{name}/{ENGINE}")
             if noise_images:
-                single = make_engine_encoder(model, plan, plan.placement, threads=1)
+                single = make_engine_encoder(model, plan, target, threads=1)
                 self._noise(name, SIMULATED, _Column(simulated, 1, noise_images))
                 self._noise(name, ENGINE, _Column(single, 1, noise_images))
         for a, b in itertools.permutations(plans, 2):
@@ -207,7 +218,9 @@ class _Table:
         meeting = self.meetings[key]
         ious = np.asarray(meeting.ious[prompt])
         first, second = (self.columns[name].scores[prompt][: len(ious)] for name in (meeting.first, meeting.second))
-        return Comparison(compare_paired(first, second), 100 * float(ious.mean()), 100 * float((ious == 1).mean()))
+        return Comparison(
+            compare_paired(first, second), len(ious), 100 * float(ious.mean()), 100 * float((ious == 1).mean())
+        )
 
 
 def _record(
@@ -232,6 +245,7 @@ def _record(
     more: dict[str, JsonValue] = {
         "threads": torch.get_num_threads(),
         "silently_float": list(quantized_but_float(plan, ran)),
+        **exactness(engine.encoder),
         **settings,
     }
     return Record(
@@ -258,6 +272,7 @@ def _figures(found: Comparison) -> dict[str, float | int | None]:
         "gap_low": None if half is None else gap - half,
         "gap_high": None if half is None else gap + half,
         "mask_iou": found.mask_iou_percent,
+        "objects": found.count,
         "identical": found.identical_percent,
     }
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantsam.engines.encoder import check_runs
+from quantsam.engines.encoder import check_runs, open_plan
 from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
 from quantsam.errors import InputError
 from quantsam.evaluation.subject import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.results.record import JsonValue, Record, environment
-from quantsam.runtime.sessions import Precision, SessionOptions, open_session
+from quantsam.runtime.sessions import Precision, SessionOptions
 from quantsam.simulation.simulator import simulate
 
 PYTORCH = "pytorch"
@@ -156,7 +156,7 @@ def _encoder_task(
     check_runs(plan, engine)
     graph = encoder_to_onnx(model, plan).SerializeToString()
     used: Precision = precision if engine == "openvino" else "f32"
-    session = open_session(engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
+    session, _ = open_plan(plan, engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
     inputs = {INPUT: image.numpy()}
     return _Task("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs))
 

@@ -43,9 +43,22 @@ def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
     if roles:
         found = {"weights": "weight" in roles, "activations": "activation" in roles}
     encoder = model.image_encoder
-    if isinstance(encoder, EngineEncoder) and encoder.precision != "f32":
-        found["precision"] = encoder.precision
+    if isinstance(encoder, EngineEncoder):
+        if encoder.precision != "f32":
+            found["precision"] = encoder.precision
+        found |= exactness(encoder)
     return found
+
+
+def exactness(encoder: EngineEncoder) -> dict[str, JsonValue]:
+    """Return what a record says of an engine's integers where they are not exact on every processor.
+
+    `processors` is `vnni` for a plan that is exact on processors with VNNI alone, and `exact` is false if the one that
+    computed the record is not such a processor.
+    """
+    if encoder.plan.processors == "any":
+        return {}
+    return {"processors": encoder.plan.processors, **({} if encoder.exact else {"exact": False})}
 
 
 def plan_fields(model: EfficientViTSam) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class IntegerBias:
 def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     """Return the biases that a plan's placement keeps as int32, by the path of their convolution.
 
-    A bias is one where input and weight of its convolution are 8-bit integers of one scale a tensor and a scale a
+    A bias is one where input and weight of its convolution are integers of at most 8 bits of one scale a tensor and a scale a
     channel or tensor, as `QLinearConv` has them; it saturates.
 
     Args:
@@ -45,13 +45,13 @@ def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     """
     if not get_placement(plan.placement).integer_bias:
         return {}
-    weights = {s.path: s for s in plan.sites if s.role == "weight" and _is_8_bit(s)}
+    weights = {s.path: s for s in plan.sites if s.role == "weight" and _fits_8_bits(s)}
     inputs = {s.path.removesuffix(".input_site"): s for s in plan.sites if s.path.endswith(".input_site")}
     found = {}
     for path, weight in weights.items():
         bias = encoder.get_submodule(path).get_parameter("bias") if _has_bias(encoder, path) else None
         x = inputs.get(path)
-        if bias is None or x is None or not _is_8_bit(x) or _grid(x).axis is not None:
+        if bias is None or x is None or not _fits_8_bits(x) or _grid(x).axis is not None:
             continue
         scale = (_grid(x).scale.to(bias.device) * _grid(weight).scale.to(bias.device)).expand(len(bias)).contiguous()
         codes = torch.round(bias.detach().double() / scale.double()).clamp(-_LARGEST, _LARGEST)
@@ -68,5 +68,5 @@ def _grid(site: PlanSite) -> QParams:
     return site.params
 
 
-def _is_8_bit(site: PlanSite) -> bool:
-    return site.spec.quantizer == "uniform" and site.spec.fmt.num_bits == 8
+def _fits_8_bits(site: PlanSite) -> bool:
+    return site.spec.quantizer == "uniform" and site.spec.fmt.kind == "int" and site.spec.fmt.num_bits <= 8

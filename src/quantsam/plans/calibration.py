@@ -20,6 +20,7 @@ from quantsam.models.graph import with_modules
 from quantsam.models.transforms import preprocess
 from quantsam.quant.observers import Observer, make_observer
 from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.saturation import saturation_free_scale
 
 CalibrationImage = str | os.PathLike[str] | NDArray[np.uint8] | Tensor
 Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
@@ -69,7 +70,8 @@ def calibrate_weights(encoder: ImageEncoder, sites: _Sites) -> dict[str, QParams
         observer.observe(weight.unsqueeze(0))
         _check_finite(observer, key, "the weights are damaged, load them again")
         found = observer.params(spec)
-        params[key] = dataclasses.replace(found, axis=0 if spec.per_channel else None)
+        scale = saturation_free_scale(weight, found.scale, spec.fmt) if spec.saturation_free else found.scale
+        params[key] = dataclasses.replace(found, scale=scale, axis=0 if spec.per_channel else None)
     return params
 
 

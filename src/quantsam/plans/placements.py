@@ -12,6 +12,7 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
 from quantsam.plans.layers import Layer, LayerSite
 from quantsam.quant.params import TensorSpec
+from quantsam.quant.saturation import PairOrder
 from quantsam.schemes.scheme import Target
 
 _ALL = frozenset({"weight", "input", "conv", "norm", "act", "attention"})
@@ -35,6 +36,10 @@ class Placement:
         rounds_shifted: The zero point is added before rounding, so that ties go to even codes; otherwise to even
             multiples of the scale.
         integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
+        pairs: In which order the engine's x86 kernels without VNNI add pairs of products in 16 bits, which saturate; None
+            where there are no such kernels.
+        saturation_free: Scales of weights are so large that no such pair saturates, see `quant.saturation`: exact on any
+            processor.
     """
 
     name: str
@@ -47,6 +52,13 @@ class Placement:
     per_channel_depthwise: bool = False
     integer_bias: bool = False
     rounds_shifted: bool = False
+    pairs: PairOrder | None = None
+    saturation_free: bool = False
+
+    @property
+    def engine(self) -> str:
+        """The engine that it is for: its name without changes."""
+        return self.name.split("+")[0]
 
     def sites(self, layer: Layer) -> tuple[LayerSite, ...]:
         """Return the sites of a layer, in the order of the forward pass."""
@@ -101,6 +113,8 @@ PLACEMENTS: dict[str, Placement] = {
             unsigned=True,
             narrow=True,
             integer_bias=True,
+            pairs="running",
+            saturation_free=True,
         ),
         Placement(
             name="openvino",
@@ -113,6 +127,8 @@ PLACEMENTS: dict[str, Placement] = {
             narrow=True,
             per_channel_depthwise=True,
             rounds_shifted=True,
+            pairs="padded",
+            saturation_free=True,
         ),
         Placement(
             name="tensorrt",
@@ -135,8 +151,12 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "affine": {"unsigned": True},
     "per-channel-depthwise": {"per_channel_depthwise": True},
     "integer-bias": {"integer_bias": True},
+    "saturation-free": {"saturation_free": True},
+    "vnni": {"saturation_free": False},
 }
-"""What a name such as `thesis+fold+minmax` may change of a placement, to see what each choice is worth."""
+"""What a name such as `thesis+fold+minmax` may change of a placement, to see what each choice is worth.
+
+`vnni` makes a plan for processors with VNNI alone: `openvino+vnni`."""
 
 
 def get_placement(name: str) -> Placement:

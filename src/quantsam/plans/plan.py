@@ -21,6 +21,7 @@ from quantsam.plans.calibration import (
 )
 from quantsam.plans.layers import Role, discover_layers
 from quantsam.plans.placements import get_placement
+from quantsam.plans.processors import Processors, weights_in_pairs
 from quantsam.plans.resolve import resolve
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.schemes.load import load_scheme
@@ -92,6 +93,15 @@ class Plan:
     def is_calibrated(self) -> bool:
         """Whether every site has its grid."""
         return all(site.params is not None for site in self.sites)
+
+    @property
+    def processors(self) -> Processors:
+        """Where an engine's integer kernels compute it exactly: on `any` processor, or only on those with `vnni`."""
+        if get_placement(self.placement).pairs is None:
+            return "any"
+        in_pairs = weights_in_pairs((site.kind, site, site.spec) for site in self.sites)
+        exposed = any(s.path in in_pairs and s.role == "weight" and not s.spec.saturation_free for s in self.sites)
+        return "vnni" if exposed else "any"
 
     @property
     def digest(self) -> str:

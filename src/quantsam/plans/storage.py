@@ -21,7 +21,7 @@ from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import CalibrationInfo, Plan, PlanSite
 from quantsam.quant.params import QParams, TensorSpec
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 _JSON, _PARAMS = "plan.json", "params.safetensors"
 
 

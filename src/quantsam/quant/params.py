@@ -26,6 +26,8 @@ class TensorSpec:
         quantizer: `uniform`, `log2` or `float8`.
         narrow: A symmetric integer grid leaves out its lowest code, so that it has as many codes on
             either side of zero.
+        saturation_free: Of a weight: no pair of products with 8-bit activations overflows 16 bits, see
+            `quant.saturation`.
     """
 
     format: str
@@ -34,6 +36,7 @@ class TensorSpec:
     per_channel: bool
     quantizer: QuantizerName = "uniform"
     narrow: bool = False
+    saturation_free: bool = False
 
     @property
     def fmt(self) -> Format:

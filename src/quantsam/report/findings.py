@@ -8,13 +8,14 @@ from typing import Literal
 
 from quantsam.report.content import ModelResults
 from quantsam.report.tasks import Result, Task
+from quantsam.results.agreement import DIFFERS, UNDECIDED, agreement_verdict
 from quantsam.results.distributions import distributions_of
 from quantsam.results.record import Record
 from quantsam.results.sensitivity import rows_of
 
 Tone = Literal["good", "slight", "bad", "plain"]
 CONFIDENCE_95 = 1.96
-_UNNOTICED, _HELD, _PROMISED = 0.3, 1.0, 0.3  # points
+_UNNOTICED, _HELD = 0.3, 1.0  # points
 _STANDS_OUT = 4.0  # times as far as the median channel: two bits less for the others
 
 
@@ -137,18 +138,18 @@ def _of_engines(agreements: Sequence[Record]) -> Iterator[Finding]:
     compared = [record for record in agreements if record.figures.get("gap") is not None]
     if not compared:
         return
-    worst = max(compared, key=_beyond_promise)
-    gap, error = float(worst.figures["gap"] or 0.0), worst.figures.get("gap_standard_error")
-    which = f"{worst.label} on {worst.engine}, {worst.prompt} prompts on {worst.dataset}"
-    if _beyond_promise(worst) > 0:
-        text = f"An engine does not give what its simulation promised: {which} is {points(gap, error)} points off."
-        yield Finding("bad", text)
-    else:
+    verdicts = [(record, agreement_verdict(record)) for record in compared]
+    failing = [(record, said) for record, said in verdicts if said.answer == DIFFERS]
+    open_ones = [(record, said) for record, said in verdicts if said.answer == UNDECIDED]
+    for record, said in failing[:3]:
+        yield Finding("bad", f"{_compared(record)} does not agree with its simulation: {said.reason}.")
+    if not failing and open_ones:
+        record, said = open_ones[0]
+        yield Finding("plain", f"{_compared(record)} beside its simulation: {said}.")
+    elif not failing:
         engines = " and ".join(sorted({record.engine for record in compared}))
-        largest = max(compared, key=lambda r: abs(r.figures["gap"] or 0.0))
-        text = f"{engines}: each gives what a simulation of its own placement promised, at most "
-        text += f"{points(largest.figures['gap'] or 0.0, largest.figures.get('gap_standard_error'))} points off."
-        yield Finding("good", text)
+        margin = max(said.margin for _, said in verdicts)
+        yield Finding("good", f"{engines}: each agrees with its simulation, surely within {margin:.2g} points of mIoU.")
     for record in compared:
         planned, ran = (record.figures.get(f"convolutions_{what}") for what in ("quantized", "integer"))
         if planned is not None and ran is not None and ran < planned:
@@ -156,10 +157,8 @@ def _of_engines(agreements: Sequence[Record]) -> Iterator[Finding]:
             yield Finding("slight", text)
 
 
-def _beyond_promise(record: Record) -> float:
-    """Return by how many points a gap exceeds what is held for none: 0.3 points, or what chance may do."""
-    error = record.figures.get("gap_standard_error") or 0.0
-    return abs(record.figures["gap"] or 0.0) - max(_PROMISED, CONFIDENCE_95 * error)
+def _compared(record: Record) -> str:
+    return f"{record.label} on {record.engine}, {record.prompt} prompts on {record.dataset},"
 
 
 def _of_studies(studies: Sequence[Record]) -> Iterator[Finding]:

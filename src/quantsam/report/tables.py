@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from quantsam.report.content import ModelResults
 from quantsam.report.findings import Finding, Tone, points, smallest_that_holds, uniform_int8, verdict
 from quantsam.report.tasks import Result, Task
+from quantsam.results.agreement import MARGIN, WIDEST_MARGIN, agreement_verdict
 from quantsam.results.distributions import SiteDistribution
 from quantsam.results.record import Record
 from quantsam.results.search import FOUND, SearchEntry, dominating, entries_of
 from quantsam.results.sensitivity import rows_of
 
 MOST_ROWS = 100
+_AGREEMENT_TONES: dict[str, Tone] = {"agrees": "good", "does not agree": "bad", "too few objects to tell": "plain"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +104,17 @@ def agreement_table(records: Sequence[Record]) -> Table:
         ">engine": lambda r: _number(r.figures.get("miou")),
         ">gap": lambda r: points(r.figures.get("gap") or 0.0, r.figures.get("gap_standard_error")),
         ">IoU of masks %": lambda r: _number(r.figures.get("mask_iou")),
+        "verdict": lambda r: str(agreement_verdict(r).answer),
         ">in integers": lambda r: _of(r.figures.get("convolutions_integer"), r.figures.get("convolutions_quantized")),
     }
-    rows = tuple(TableRow(tuple(cell(record) for cell in columns.values())) for record in records)
+    compared = [record for record in records if record.figures.get("gap") is not None]
+    rows = tuple(
+        TableRow(tuple(cell(r) for cell in columns.values()), _AGREEMENT_TONES[agreement_verdict(r).answer])
+        for r in compared
+    )
     note = "Each engine beside a simulation that rounds where it does, so simulations differ too. Gap: ± one standard "
-    note += "error. In integers: convolutions that the engine really computed so, of those that the plan quantizes."
+    note += f"error. Agrees: the whole 95 % interval within {MARGIN} points (or twice the noise of rounding, at most "
+    note += f"{WIDEST_MARGIN}), and masks as alike as that noise lets them be. In integers: convolutions that the engine really computed so, of those that the plan quantizes."
     return Table("Simulation and engine, mask by mask", tuple(columns), rows, note)
 
 

@@ -154,11 +154,15 @@ class Record:
 
     @property
     def label(self) -> str:
-        """The scheme, marked where only its weights (W) or activations (A) are quantized, or the rest is not f32."""
+        """The scheme, and what is unusual about how it was run.
+
+        Only weights (W) or activations (A) quantized, a precision of the rest other than f32, weights for VNNI alone.
+        """
         kept = [role for role in ("weights", "activations") if self.settings.get(role, True)]
         label = self.scheme if len(kept) != 1 else f"{self.scheme} ({kept[0][0].upper()} only)"
         precision = self.settings.get("precision")
-        return f"{label}, {precision}" if precision else label
+        label = f"{label}, {precision}" if precision else label
+        return f"{label}, VNNI only" if self.settings.get("processors") == "vnni" else label
 
     def _check_texts(self) -> None:
         for name in (*_NAMES, *_TEXTS):

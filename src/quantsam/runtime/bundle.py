@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quantsam.data.images import check_image_array
-from quantsam.errors import BundleError, EngineError, InputError
+from quantsam.errors import BundleError, EngineError, InexactWarning, InputError
 from quantsam.models.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
-from quantsam.runtime.manifest import DECODER, ENCODER, FileEntry, Manifest, read_manifest, test_image
+from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_GRAPH, DECODER, ENCODER, FileEntry, Manifest, read_manifest
+from quantsam.runtime.processor import adds_in_32_bits, inexact_message
 from quantsam.runtime.sessions import Session, SessionOptions, open_session
+from quantsam.runtime.verify import read_arrays, verify_layers, verify_masks
 
 if TYPE_CHECKING:
     from quantsam.models.everything import Candidate, FoundMask
@@ -37,31 +41,45 @@ def load_bundle(
         folder: The bundle.
         engine: `onnxruntime` or `openvino`; the one it was exported for if None.
         threads: Of one inference; the engine's choice if None.
-        verify: Compare the files with their checksums, and what the encoder makes of the test image with what it
-            should.
+        verify: Compare the files with their checksums, and what the engine computes on this processor with exact
+            integers: a few layers, and the masks of a test image.
 
     Raises:
-        BundleError: It is no bundle, is damaged, or was changed.
+        BundleError: It is no bundle, is damaged, or was changed; the engine computes something else on this processor.
         EngineError: The engine is not installed or refuses a graph.
         InputError: There is no such engine.
     """
     path = Path(folder)
     manifest = read_manifest(path)
     engine = engine or manifest.engine
-    sessions = {}
-    side = manifest.input_size
-    for name, shapes in ((ENCODER, {"image": (1, 3, side, side)}), (DECODER, None)):
-        content = _read(path / name)
+    contents = {name: _read(path / name) for name in manifest.files}
+    for name, content in contents.items():
         if verify and FileEntry.of(content) != manifest.files[name]:
             raise BundleError(f"{name} of bundle {str(path)!r} is not the file that was exported: export it again")
+    options = _options(manifest, engine, threads, path, warn=not verify)
+    side = manifest.input_size
+    sessions = {}
+    for name, shapes in ((ENCODER, {"image": (1, 3, side, side)}), (DECODER, None)):
         try:
-            sessions[name] = open_session(engine, content, SessionOptions(threads, shapes=shapes))
+            sessions[name] = open_session(engine, contents[name], dataclasses.replace(options, shapes=shapes))
         except EngineError as error:
             raise EngineError(f"{name} of bundle {str(path)!r}: {error}") from error
     predictor = BundlePredictor(manifest, sessions[ENCODER], sessions[DECODER])
     if verify:
-        predictor.verify()
+        arrays = read_arrays(contents[CHECK_ARRAYS], str(path))
+        if manifest.check.layers:
+            verify_layers(engine, contents[CHECK_GRAPH], arrays, manifest.check, options)
+        verify_masks(predictor, arrays, manifest.check, engine)
+        predictor.forget_image()
     return predictor
+
+
+def _options(manifest: Manifest, engine: str, threads: int | None, path: Path, *, warn: bool) -> SessionOptions:
+    """Return how the encoder is run: ONNX Runtime adds in 32 bits where the plan needs it and the processor does not."""
+    saturates = manifest.processors == "vnni" and not adds_in_32_bits(engine)
+    if saturates and warn and engine != "onnxruntime":
+        warnings.warn(inexact_message(f"bundle {str(path)!r}"), InexactWarning, stacklevel=3)
+    return SessionOptions(threads, wide_sums=saturates and engine == "onnxruntime")
 
 
 def _read(path: Path) -> bytes:
@@ -175,19 +193,9 @@ class BundlePredictor:
 
         return find_masks((image.shape[0], image.shape[1]), settings or Settings(), open_crop, progress)
 
-    def verify(self) -> None:
-        """Make sure that the encoder makes of the test image what it should.
-
-        Raises:
-            BundleError: It does not.
-        """
-        check = self.manifest.check
-        off = check.distance(self.encode(test_image()))
-        if not off <= check.tolerance:
-            raise BundleError(
-                f"the encoder's embedding of the test image must be within {check.tolerance:g} of the exported one, "
-                f"got {off:.3g} on {self._encoder.engine}: this engine or processor computes something else"
-            )
+    def forget_image(self) -> None:
+        """Make it as it was before a picture was set."""
+        self._embedding = self.image_hw = None
 
     def _ready(self) -> tuple[Float32, tuple[int, int]]:
         if self._embedding is None or self.image_hw is None:

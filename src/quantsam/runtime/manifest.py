@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from quantsam.errors import BundleError
 
 MANIFEST, ENCODER, DECODER = "manifest.json", "encoder.onnx", "decoder.onnx"
-VERSION = 1
+CHECK_GRAPH, CHECK_ARRAYS = "check.onnx", "check.npz"
+VERSION = 2
+CHECK_BOXES = ((18.0, 28.0, 82.0, 92.0), (98.0, 18.0, 142.0, 102.0), (8.0, 8.0, 152.0, 112.0))
+"""Boxes on the test image whose masks are checked, x0 y0 x1 y1 in pixels."""
+
 _TEST_HW = (120, 160)
-_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +38,15 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What the encoder makes of `test_image`.
+    """How far what a bundle computes may be from the exact simulation, whose values are in `check.npz`.
 
     Attributes:
-        samples: Values of the embedding, evenly spaced over it.
-        norm: Euclidean norm of the whole embedding.
-        tolerance: How far the samples of a sound encoder may be from these: root of the mean square of the differences,
-            relative to that of the samples.
+        layers: Of each layer in `check.onnx` the largest allowed difference of an output, by its label.
+        least_mask_iou: Least mean IoU of the masks of `CHECK_BOXES` on the test image, 0..1.
     """
 
-    samples: tuple[float, ...]
-    norm: float
-    tolerance: float
-
-    @classmethod
-    def of(cls, embedding: NDArray[np.float32], tolerance: float) -> Check:
-        """Describe an embedding."""
-        return cls(tuple(_spaced(embedding).tolist()), float(np.linalg.norm(embedding)), tolerance)
-
-    def distance(self, embedding: NDArray[np.float32]) -> float:
-        """Return how far an embedding is from the one described, as `tolerance` counts."""
-        expected = np.asarray(self.samples)
-        off = float(np.sqrt(np.mean((_spaced(embedding) - expected) ** 2) / np.mean(expected**2)))
-        return max(off, abs(float(np.linalg.norm(embedding)) / self.norm - 1))
+    layers: dict[str, float]
+    least_mask_iou: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +68,11 @@ class Manifest:
         pixel_mean: Taken off 8-bit RGB.
         pixel_std: By which the difference is divided.
         mask_threshold: Logits above it are the mask.
-        files: `encoder.onnx` and `decoder.onnx`.
-        check: What the encoder makes of the test image.
+        files: `encoder.onnx`, `decoder.onnx`, `check.npz`, and `check.onnx` where layers are quantized.
+        check: How far what it computes may be from the exact simulation.
+        processors: `any`: the integer kernels are exact on every processor; `vnni`: only where products are added in
+            32 bits.
+        exported_on: Instruction sets of the processor that exported it.
     """
 
     version: int
@@ -99,6 +91,8 @@ class Manifest:
     mask_threshold: float
     files: dict[str, FileEntry]
     check: Check
+    processors: Literal["any", "vnni"]
+    exported_on: str
 
     def to_json(self) -> str:
         """Return the content of `manifest.json`."""
@@ -148,15 +142,12 @@ def _from_json(data: dict[str, Any]) -> Manifest:
     manifest = Manifest(
         **fields,
         files=files,
-        check=Check(tuple(float(v) for v in check["samples"]), float(check["norm"]), float(check["tolerance"])),
+        check=Check({str(k): float(v) for k, v in check["layers"].items()}, float(check["least_mask_iou"])),
     )
     sizes = (manifest.input_size, manifest.prompt_size, *manifest.embedding)
-    if set(files) != {ENCODER, DECODER} or len(sizes) != 5 or not all(type(s) is int and s > 0 for s in sizes):
+    expected = {ENCODER, DECODER, CHECK_ARRAYS, *([CHECK_GRAPH] if manifest.check.layers else [])}
+    if manifest.processors not in ("any", "vnni"):
+        raise ValueError(f"processors must be 'any' or 'vnni', got {manifest.processors!r}")
+    if set(files) != expected or len(sizes) != 5 or not all(type(s) is int and s > 0 for s in sizes):
         raise ValueError("files and sizes are not those of a bundle")
     return manifest
-
-
-def _spaced(embedding: NDArray[np.float32]) -> NDArray[np.float64]:
-    flat = embedding.reshape(-1)
-    picked: NDArray[np.float64] = flat[np.linspace(0, flat.size - 1, _SAMPLES).astype(np.int64)].astype(np.float64)
-    return picked

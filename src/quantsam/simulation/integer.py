@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.plans.biases import integer_biases
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.processors import weights_in_pairs
 from quantsam.quant.params import QParams
 from quantsam.quant.quantizers import quantize
+from quantsam.simulation.pairs import PairSaturation
 from quantsam.simulation.sites import FakeQuantize
 
 _EXACT = 2**24
@@ -48,7 +51,15 @@ class IntegerConv2d(nn.Module):
     `float32(acc) * float32(s_x * s_w) + bias`.
     """
 
-    def __init__(self, conv: Conv2d, codes: Tensor, x: QParams, w: QParams, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        conv: Conv2d,
+        codes: Tensor,
+        x: QParams,
+        w: QParams,
+        bias: Tensor | None,
+        saturation: PairSaturation | None = None,
+    ) -> None:
         """Take a convolution.
 
         Args:
@@ -57,8 +68,10 @@ class IntegerConv2d(nn.Module):
             x: Grid of the input, one scale a tensor or a channel.
             w: Grid of the weight.
             bias: (out,) int32 codes of scale `s_x * s_w`, instead of the float bias.
+            saturation: What the kernel's 16-bit sums lose; None for sums in 32 bits.
         """
         super().__init__()
+        self.saturation = saturation
         self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
         self.input_site, self.conv_site = conv.input_site, conv.conv_site
         float_bias = conv.bias if bias is None else None
@@ -76,10 +89,14 @@ class IntegerConv2d(nn.Module):
         for name, value in tensors.items():
             self.register_buffer(name, value, persistent=False)
 
+    def input_codes(self, x: Tensor) -> Tensor:
+        """Map rounded values (N, in, H, W) to their codes less the zero point, integers in float32."""
+        return torch.round(x / _by_channel(self.get_buffer("x_scale")))
+
     def accumulate(self, x: Tensor) -> Tensor:
         """Map rounded values (N, in, H, W) to the accumulator (N, out, H', W'), integers in float64."""
         weight, bias = self.get_buffer("codes"), self._buffers["integer_bias"]
-        codes = torch.round(x / _by_channel(self.get_buffer("x_scale")))  # less the zero point
+        codes = self.input_codes(x)
         if _LARGEST * weight[0].numel() <= _EXACT:
             acc = self._convolve(codes).double()
         elif _HALF * _LARGEST // 255 * weight[0].numel() > _EXACT:
@@ -87,6 +104,7 @@ class IntegerConv2d(nn.Module):
         else:
             high = torch.floor(codes / _HALF)
             acc = self._convolve(high).double() * _HALF + self._convolve(codes - _HALF * high).double()
+        acc = acc if self.saturation is None else acc - self.saturation(codes)
         return acc if bias is None else acc + _by_channel(bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,15 +121,18 @@ class IntegerConv2d(nn.Module):
         return F.conv2d(x, self.get_buffer("codes"), None, self.stride, self.padding, 1, self.groups)
 
 
-def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder) -> None:
+def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder, *, saturate: bool = False) -> None:
     """Replace, in place, the convolutions of a simulation whose weight and input are 8-bit integers.
 
     Args:
         encoder: The simulation, not fused.
         plan: Its plan.
         prepared: The float encoder that the plan was made on.
+        saturate: Add pairs of products in 16 bits, as the engine's x86 kernels do without VNNI.
     """
     biases = integer_biases(plan, prepared)
+    order = get_placement(plan.placement).pairs if saturate else None
+    in_pairs = weights_in_pairs((site.kind, site, site.spec) for site in plan.sites)
     inputs = {site.path.removesuffix(".input_site"): site for site in plan.sites if site.path.endswith(".input_site")}
     for site in plan.sites:
         x = inputs.get(site.path)
@@ -128,7 +149,11 @@ def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder) -> N
         codes = quantize(weight, site.spec, params) - params.broadcast(weight.ndim)[1]
         bias = biases[site.path].codes if site.path in biases else None
         x_params = QParams(x.params.scale.to(weight.device), x.params.zero_point, x.params.axis)
-        replaced = IntegerConv2d(conv, codes, x_params, params, bias)
+        saturation = None
+        if order is not None and site.path in in_pairs:
+            raw = codes + params.broadcast(weight.ndim)[1]
+            saturation = PairSaturation(conv, raw, x.params.zero_point.to(weight.device), order)
+        replaced = IntegerConv2d(conv, codes, x_params, params, bias, saturation)
         parent, _, name = site.path.rpartition(".")
         encoder.get_submodule(parent).register_module(name, replaced)
 

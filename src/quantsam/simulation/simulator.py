@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import set_parameter, with_modules
 from quantsam.models.sam import EfficientViTSam
@@ -34,7 +35,9 @@ class SimulatedEncoder(nn.Module):
         return y
 
 
-def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True, exact: bool = False) -> SimulatedEncoder:
+def simulate(
+    model: EfficientViTSam, plan: Plan, *, fused: bool = True, exact: bool = False, saturate: bool = False
+) -> SimulatedEncoder:
     """Return a new encoder that simulates a plan; `model` is unchanged.
 
     Args:
@@ -42,15 +45,22 @@ def simulate(model: EfficientViTSam, plan: Plan, *, fused: bool = True, exact: b
         plan: A calibrated plan.
         exact: Compute quantized convolutions in integers, with the requantization of the engine whose placement the
             plan has, see `simulation.integer`; not fused, and slower.
+        saturate: Compute in integers, and let sums saturate as the engine's x86 kernels do without VNNI: what a plan for
+            VNNI gives on another processor.
         fused: Replace what lies between two convolutions by table look-ups, see `simulation.fuse`.
 
     Raises:
-        PlanError: The plan is not calibrated or was made for another model.
+        PlanError: The plan is not calibrated or was made for another model; `saturate` with a placement of no x86 engine.
     """
+    if saturate and get_placement(plan.placement).pairs is None:
+        raise PlanError(
+            f"only plans for onnxruntime and openvino have sums that saturate, got placement {plan.placement!r}: "
+            "simulate without saturate=True"
+        )
     plan.check_fits(model)
     plan.check_calibrated()
     prepared = get_placement(plan.placement).prepare(model.float_encoder)
-    return SimulatedEncoder(plan, assemble(prepared, plan, fused=fused, exact=exact))
+    return SimulatedEncoder(plan, assemble(prepared, plan, fused=fused, exact=exact, saturate=saturate))
 
 
 def assemble(
@@ -59,6 +69,7 @@ def assemble(
     *,
     fused: bool = True,
     exact: bool = False,
+    saturate: bool = False,
     rounded: dict[tuple[str, TensorSpec], Tensor] | None = None,
 ) -> ImageEncoder:
     """Put the encoder of a simulation together.
@@ -68,10 +79,12 @@ def assemble(
         plan: Calibrated, and for this encoder: not checked here.
         fused: See `simulate`.
         exact: See `simulate`.
+        saturate: See `simulate`.
         rounded: Rounded weights by site and specification, taken from here and added to, so that plans share memory;
             for plans of one calibration.
     """
     placement = get_placement(plan.placement)
+    exact = exact or saturate
     rounding = ShiftedFakeQuantize if exact and placement.rounds_shifted else FakeQuantize
     rounded = {} if rounded is None else rounded
     device = next(prepared.parameters()).device
@@ -91,7 +104,7 @@ def assemble(
     for path, bias in integer_biases(plan, prepared).items():
         set_parameter(encoder, f"{path}.bias", bias.values)
     if exact:
-        use_integers(encoder, plan, prepared)
+        use_integers(encoder, plan, prepared, saturate=saturate)
     elif fused:
         fuse(encoder)
     return encoder

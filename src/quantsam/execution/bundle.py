@@ -1,4 +1,4 @@
-"""Write a bundle: encoder and decoder as ONNX, and a manifest, for use without PyTorch."""
+"""Write a bundle: encoder and decoder as ONNX, what they are checked by, and a manifest; for use without PyTorch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from pathlib import Path
 
 from quantsam.engines.encoder import check_runs
 from quantsam.engines.onnx_decoder import decoder_to_onnx
-from quantsam.engines.onnx_encoder import INPUT, OUTPUT, encoder_to_onnx
+from quantsam.engines.onnx_encoder import encoder_to_onnx
+from quantsam.execution.check import make_reference
 from quantsam.files import atomic_folder, check_replaceable
-from quantsam.models.geometry import PIXEL_MEAN, PIXEL_STD, encoder_input
+from quantsam.models.geometry import PIXEL_MEAN, PIXEL_STD
 from quantsam.models.predictor import MASK_THRESHOLD
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.results.record import environment
-from quantsam.runtime.manifest import DECODER, ENCODER, MANIFEST, VERSION, Check, FileEntry, Manifest, test_image
-from quantsam.runtime.sessions import SessionOptions, open_session
-
-TOLERANCE = 0.25
-"""Relative root-mean-square distance of a sound embedding. Codes at ties flip with the last bit of a float, and flips
-spread: two engines, or two processors, are a few percent apart; a wrong graph is about 1.4 apart."""
+from quantsam.runtime.manifest import (
+    CHECK_ARRAYS,
+    CHECK_GRAPH,
+    DECODER,
+    ENCODER,
+    MANIFEST,
+    VERSION,
+    FileEntry,
+    Manifest,
+)
+from quantsam.runtime.processor import processor_text
 
 
 def check_bundle_folder(folder: str | os.PathLike[str]) -> None:
@@ -44,17 +51,16 @@ def export_bundle(
 
     Raises:
         PlanError: The plan is not one for the engine.
-        EngineError: ONNX Runtime, which computes the embedding to check by, or the engine is not installed.
         OutputError: The folder holds something else, or cannot be written.
     """
-    engine = engine or plan.placement
+    engine = engine or get_placement(plan.placement).engine
     check_runs(plan, engine)
     check_bundle_folder(folder)
     encoder, decoder = encoder_to_onnx(model, plan).SerializeToString(), decoder_to_onnx(model).SerializeToString()
+    reference = make_reference(model, plan)
+    contents = {ENCODER: encoder, DECODER: decoder, CHECK_ARRAYS: reference.arrays}
+    contents |= {CHECK_GRAPH: reference.graph} if reference.check.layers else {}
     variant = model.variant
-    x = encoder_input(test_image(), variant.input_size)
-    by = "openvino" if engine == "openvino" else "onnxruntime"  # what TensorRT runs, ONNX Runtime can run too
-    session = open_session(by, encoder, SessionOptions(shapes={INPUT: x.shape}))
     manifest = Manifest(
         version=VERSION,
         quantsam=environment()["quantsam"],
@@ -70,11 +76,13 @@ def export_bundle(
         pixel_mean=tuple(PIXEL_MEAN.tolist()),
         pixel_std=tuple(PIXEL_STD.tolist()),
         mask_threshold=MASK_THRESHOLD,
-        files={ENCODER: FileEntry.of(encoder), DECODER: FileEntry.of(decoder)},
-        check=Check.of(session.run({INPUT: x})[OUTPUT], TOLERANCE),
+        files={name: FileEntry.of(content) for name, content in contents.items()},
+        check=reference.check,
+        processors=plan.processors,
+        exported_on=processor_text(),
     )
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:
-        (aside / ENCODER).write_bytes(encoder)
-        (aside / DECODER).write_bytes(decoder)
+        for name, content in contents.items():
+            (aside / name).write_bytes(content)
         (aside / MANIFEST).write_text(manifest.to_json(), "utf-8")
     return manifest

@@ -1,0 +1,49 @@
+"""Single convolutions of a plan as an ONNX graph, to see what an engine's kernels compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import torch
+
+from quantsam.engines.onnx_encoder import EncoderWriter
+from quantsam.engines.onnx_graph import FLOAT
+from quantsam.models.blocks import Conv2d
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.placements import get_placement
+from quantsam.plans.plan import Plan
+
+GIVEN, FOUND = "given", "found"
+
+
+def layers_to_onnx(model: EfficientViTSam, plan: Plan, sides: Mapping[str, tuple[int, int]]) -> onnx.ModelProto:
+    """Return some convolutions of a plan, each with an input and an output of its own.
+
+    Of the layer that is called `stage3:4:2/` the input is `stage3:4:2/given`, float32 (1, in, H, W), and the output
+    `stage3:4:2/found`, float32 (1, out, H', W'), both as wide as the plan rounds them.
+
+    Args:
+        model: The model the plan was made for.
+        plan: Calibrated.
+        sides: Height and width of the input, by path of the convolution in the encoder.
+
+    Raises:
+        PlanError: See `encoder_to_onnx`.
+    """
+    plan.check_fits(model)
+    plan.check_calibrated()
+    encoder = get_placement(plan.placement).prepare(model.float_encoder)
+    writer = EncoderWriter(encoder, plan)
+    inputs: dict[str, tuple[int, tuple[int | str, ...]]] = {}
+    outputs: dict[str, tuple[int, tuple[int | str, ...]]] = {}
+    with torch.inference_mode():
+        for path, hw in sides.items():
+            conv = encoder.get_submodule(path)
+            assert isinstance(conv, Conv2d)
+            label = writer.label(path)
+            inputs[f"{label}{GIVEN}"] = (FLOAT, (1, conv.in_channels, *hw))
+            writer.graph.add("Identity", [writer.conv(conv, path, f"{label}{GIVEN}")], f"{label}{FOUND}")
+            strided = tuple((side - 1) // conv.stride[0] + 1 for side in hw)
+            outputs[f"{label}{FOUND}"] = (FLOAT, (1, conv.out_channels, *strided))
+    return writer.graph.model("layers", inputs, outputs, {"quantsam.plan_digest": plan.digest})

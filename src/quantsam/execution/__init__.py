@@ -1,0 +1,1 @@
+"""Plans as something that runs: bundles, and the references that they are checked by."""

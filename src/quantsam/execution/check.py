@@ -1,0 +1,119 @@
+"""The reference that a bundle is checked by where it runs: the exact simulation's, of a few layers and of masks."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
+from quantsam.models.predictor import Predictor
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.quant.ranges import grid_range
+from quantsam.quant.saturation import LARGEST_PAIR, in_pairs, is_depthwise, one_signed_sums
+from quantsam.runtime.manifest import CHECK_BOXES, Check, test_image
+from quantsam.simulation.integer import IntegerConv2d, Requantize
+from quantsam.simulation.simulator import simulate
+from quantsam.simulation.sites import FakeQuantize
+
+_SIDE = 4
+_LEAST_MASK_IOU = 0.75
+_FLOAT_TOLERANCE = 1e-4  # of the largest value, where the output is not rounded
+_STEPS = 1.01  # of the output's grid: a tie may round either way
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What a bundle is checked by.
+
+    Attributes:
+        graph: The ONNX file of a few layers.
+        arrays: The content of `check.npz`: input and expected output of each, and the expected masks.
+        check: What the manifest says of it.
+    """
+
+    graph: bytes
+    arrays: bytes
+    check: Check
+
+
+def make_reference(model: EfficientViTSam, plan: Plan) -> Reference:
+    """Compute what a bundle must give, in exact integers.
+
+    The layers' inputs hold the largest codes, so that sums of 16 bits overflow if they can. The masks are those of three
+    boxes on `test_image`.
+
+    Args:
+        model: The model the plan was made for.
+        plan: Calibrated; without sites there are no layers to check.
+    """
+    exact = simulate(model, plan, exact=True)
+    layers = {
+        site: layer
+        for site in plan.sites
+        if site.role == "weight" and isinstance(layer := exact.encoder.get_submodule(site.path), IntegerConv2d)
+    }
+    arrays: dict[str, NDArray[Any]] = {}
+    tolerances: dict[str, float] = {}
+    sides: dict[str, tuple[int, int]] = {}
+    for site in _chosen(layers):
+        given = _largest_codes(layers[site])
+        with torch.inference_mode():
+            expected = layers[site](given)
+        label = f"{site.layer}/{site.name.removesuffix('weight')}"
+        arrays[f"{label}{GIVEN}"], arrays[f"{label}{FOUND}"] = given.cpu().numpy(), expected.cpu().numpy()
+        tolerances[label] = _tolerance(layers[site], expected)
+        sides[site.path] = (_SIDE, _SIDE)
+    arrays["masks"] = _masks(model.with_encoder(exact))
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    graph = layers_to_onnx(model, plan, sides).SerializeToString() if sides else b""
+    return Reference(graph, content.getvalue(), Check(tolerances, _LEAST_MASK_IOU))
+
+
+def _chosen(layers: dict[PlanSite, IntegerConv2d]) -> list[PlanSite]:
+    """Return the layers that are checked: of each kind the smallest one that could overflow, or else the smallest."""
+    best: dict[tuple[str, bool], tuple[bool, int, PlanSite]] = {}
+    for site, layer in layers.items():
+        codes = layer.get_buffer("codes")
+        key, rank = (site.kind, is_depthwise(codes)), (not _could_overflow(codes), codes.numel())
+        if key not in best or rank < best[key][:2]:
+            best[key] = (*rank, site)
+    return [site for *_, site in best.values()]
+
+
+def _could_overflow(codes: Tensor) -> bool:
+    if is_depthwise(codes):
+        return False
+    return bool((one_signed_sums(in_pairs(codes.permute(0, 2, 3, 1), "padded")) > LARGEST_PAIR).any())
+
+
+def _largest_codes(layer: IntegerConv2d) -> Tensor:
+    """Return a rounded input (1, in, side, side): half of its codes are the largest, the others are spread."""
+    site = layer.input_site
+    assert isinstance(site, FakeQuantize)
+    low, high = (end.reshape(-1, 1, 1) if end.ndim else end for end in grid_range(site.spec, site.params))
+    channels = layer.get_buffer("codes").shape[1] * layer.groups
+    places = torch.arange(channels * _SIDE * _SIDE, device=low.device).reshape(1, channels, _SIDE, _SIDE)
+    shares = (places * 97 % 512 / 255).clamp(max=1)
+    rounded: Tensor = site(low + shares * (high - low))
+    return rounded
+
+
+def _tolerance(layer: IntegerConv2d, expected: Tensor) -> float:
+    if isinstance(layer.conv_site, Requantize):
+        return _STEPS * float(layer.conv_site.site.params.scale)
+    return _FLOAT_TOLERANCE * float(expected.abs().max())
+
+
+def _masks(model: EfficientViTSam) -> NDArray[np.bool_]:
+    predictor = Predictor(model)
+    predictor.set_image(test_image())
+    masks, _, _ = predictor.predict_batch(boxes=torch.tensor(CHECK_BOXES, dtype=torch.float32), multimask=False)
+    return np.asarray(masks[:, 0].cpu().numpy(), np.bool_)

@@ -1,0 +1,91 @@
+"""Does an engine on this processor compute what a bundle's exporter computed in exact integers?"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsam.errors import BundleError
+from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_BOXES, CHECK_GRAPH, Check, test_image
+from quantsam.runtime.processor import processor_text
+from quantsam.runtime.sessions import SessionOptions, open_session
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Segmenter(Protocol):
+    """What of a bundle's predictor is checked."""
+
+    def set_image(self, image: NDArray[np.uint8]) -> None:
+        """Encode a picture (H, W, 3)."""
+        ...
+
+    def predict(self, *, boxes: Any, multimask: bool) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Segment boxes (B, 4): masks (B, M, H, W) bool."""
+        ...
+
+
+def read_arrays(content: bytes, where: str) -> Arrays:
+    """Read `check.npz`.
+
+    Args:
+        content: Of the file.
+        where: The bundle's folder, for the message.
+
+    Raises:
+        BundleError: It is damaged.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{CHECK_ARRAYS} of bundle {where!r} is damaged ({error}): export it again") from error
+
+
+def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, options: SessionOptions) -> None:
+    """Make sure that an engine computes a few layers as the exporter did, given the largest codes.
+
+    Args:
+        engine: The engine.
+        graph: `check.onnx`.
+        arrays: Of `check.npz`.
+        check: How far off an output may be.
+        options: As for the encoder, but for the shapes.
+
+    Raises:
+        BundleError: A layer is further off.
+    """
+    session = open_session(engine, graph, options)
+    found = session.run({f"{label}given": arrays[f"{label}given"] for label in check.layers})
+    for label, tolerance in check.layers.items():
+        off = float(np.abs(found[f"{label}found"] - arrays[f"{label}found"]).max())
+        if not off <= tolerance:
+            raise BundleError(
+                f"layer {label.rstrip('/.')} in {CHECK_GRAPH} must be within {tolerance:.3g} of exact integers, got "
+                f"{off:.3g} off on {processor_text(engine)}: this engine or processor computes something else; export "
+                "with --processors any, or run it on onnxruntime"
+            )
+
+
+def verify_masks(predictor: Segmenter, arrays: Arrays, check: Check, engine: str) -> None:
+    """Make sure that the whole gives the exporter's masks of the test image.
+
+    Raises:
+        BundleError: It does not.
+    """
+    predictor.set_image(test_image())
+    masks, _ = predictor.predict(boxes=np.asarray(CHECK_BOXES, np.float32), multimask=False)
+    expected = arrays["masks"]
+    both = (masks[:, 0] & expected).sum((1, 2))
+    either = (masks[:, 0] | expected).sum((1, 2))
+    iou = float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
+    if not iou >= check.least_mask_iou:
+        raise BundleError(
+            f"masks of the test image must have a mean IoU of at least {check.least_mask_iou:g} with the exporter's, got "
+            f"{iou:.2f} on {processor_text(engine)}: this engine or processor computes something else"
+        )
