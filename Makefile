@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COCO ?= ../shared/data/coco
 
-.PHONY: demo test test-slow lint format bench screenshots docs clean
+.PHONY: demo test test-slow arm64 lint format bench screenshots docs clean
 
 demo: $(READY)  ## quantize and score the shipped models, simulated and on real engines; writes quantsam-demo/report.html
 	$(BIN)/quantsam demo --out quantsam-demo
@@ -16,6 +16,9 @@ test: $(READY) lint  ## lint, types, layers and the tests
 
 test-slow: $(READY)  ## the long tests alone
 	$(BIN)/python -m pytest -m slow
+
+arm64: $(READY)  ## bring an Arm Python and its engines, for the slow tests under an emulator; Debian, root
+	tests/arm64.sh $(BIN)/python
 
 lint: $(READY)
 	$(BIN)/ruff check .

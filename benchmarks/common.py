@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 from quantsam.files import atomic_write
-from quantsam.results.record import environment, utc_now
+from quantsam.results.machine import environment
+from quantsam.results.record import utc_now
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import quantsam as qs
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.models.sam import EfficientViTSam
-from quantsam.results.record import environment
+from quantsam.results.machine import environment
 from quantsam.runtime.sessions import SessionOptions, open_session, require
 
 THREADS = 2

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from quantsam.files import atomic_write
-from quantsam.results.record import environment
+from quantsam.results.machine import environment
 
 
 def main() -> None:

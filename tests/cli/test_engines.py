@@ -117,3 +117,60 @@ def test_audit(run):
     found = run("audit", "--calibration", "scenes:2:1", "--json").json
     assert len(found["tensors"]) > 200
     assert found["tensors"][0]["largest"] >= found["tensors"][1]["largest"]
+
+
+def test_agree_says_what_it_compared_with_and_on_which_processor(run):
+    ran = run("agree", *FEW, "--data", "scenes:2:3", "--engine", "onnxruntime", "--noise-images", "1", "--no-store")
+    assert ran.code == 0, ran.err
+    for words in ("too few objects to tell: ", "at least 30 are needed", "processor: ", "itself in integers"):
+        assert words in ran.out
+
+
+def test_a_plan_for_vnni_is_named_in_every_result(run):
+    for_vnni = ("--processors", "vnni", "--engine", "onnxruntime", *FEW)
+    ran = run("evaluate", *for_vnni, "--scheme", "int8", "--data", "scenes:1:3", "--json")
+    (record,) = ran.json
+    assert record["placement"] == "onnxruntime+vnni"
+    assert record["settings"]["processors"] == "vnni"
+    ran = run("agree", *for_vnni, "--data", "scenes:1:3", "--noise-images", "0", "--no-store")
+    assert "int8, VNNI only" in ran.out
+
+
+def test_a_warning_is_one_line(run, monkeypatch):
+    from quantsam.engines import encoder
+
+    monkeypatch.setattr(encoder, "adds_in_32_bits", lambda engine: False)
+    ran = run(
+        "evaluate", "--processors", "vnni", "--engine", "openvino", *FEW, "--scheme", "int8", "--data", "scenes:1:3",
+        "--no-store", "--json",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert ran.err.startswith("quantsam: warning: plan int8/openvino+vnni is exact on processors with VNNI alone, got ")
+    assert ran.err.count("\n") == 1
+    assert "calibrate or export it with --processors any, or run it on onnxruntime" in ran.err
+    assert ran.json[0]["settings"]["exact"] is False
+
+
+def test_audit_counts_what_would_saturate(run):
+    images = ("--calibration", "scenes:1:1", "--top", "1")
+    ran = run("audit", "--scheme", "int8", "--processors", "vnni", *images)
+    assert ran.code == 0, ran.err
+    assert "Integer sums without VNNI" in ran.out
+    assert "take --processors any" in ran.out
+    found = run("audit", "--scheme", "int8", "--processors", "vnni", "--engine", "openvino", *images, "--json").json
+    layers = {entry["layer"]: entry for entry in found["saturation"]["layers"]}
+    assert len(layers) == 45
+    assert layers["stage3:0:1"]["can_saturate"] == 0  # depthwise
+    assert layers["stage3:0:0"]["channels"] >= layers["stage3:0:0"]["can_saturate"] > 100
+    assert 0 < layers["stage3:0:0"]["did_saturate"] < layers["stage3:0:0"]["can_saturate"]
+    assert layers["stage3:0:0"]["worst"] > 0.01
+    safe = run("audit", "--scheme", "int8", *images, "--json").json
+    assert {entry["can_saturate"] for entry in safe["saturation"]["layers"]} == {0}
+    assert "exact on every processor" in safe["saturation"]["conclusion"]
+
+
+def test_what_audit_refuses(run, plan):
+    both = run("audit", "--scheme", "int8", "--plan", plan)
+    both.complains(2, "--scheme and --plan exclude each other")
+    thesis = run("audit", "--plan", plan, "--calibration", "scenes:1:1")
+    thesis.complains(1, "only plans for onnxruntime and openvino have sums that saturate, got placement 'thesis'")

@@ -24,6 +24,7 @@ MODELS = ("nano", "nano-outlier")
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
 ENGINES = ("onnxruntime", "openvino")
 _FEW = 20  # scenes for what takes longer
+_NOISE_IMAGES = 5
 
 
 @click.command(name="demo")
@@ -42,7 +43,9 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     from quantsam.errors import OutputError
     from quantsam.files import unwritable
     from quantsam.models.zoo import load_model
+    from quantsam.results.agreement import agreement_verdict
     from quantsam.results.store import ResultStore
+    from quantsam.runtime.processor import processor_text
 
     problem = unwritable(out.absolute())
     if problem:
@@ -66,8 +69,9 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     if as_json:
         report(records, as_json)
     elif gaps:
-        engines = ", ".join(f"{r.engine} {r.figures['gap']:+.2f}" for r in gaps)
+        engines = ", ".join(f"{r.engine} {r.figures['gap']:+.2f} ({agreement_verdict(r).answer})" for r in gaps)
         click.echo(f"INT8 on real engines, points of mIoU off the simulation: {engines}")
+        click.echo(f"processor: {processor_text(gaps[0].engine)}")
     _write_page(out, store, as_json)
 
 
@@ -109,7 +113,9 @@ def _on_engines(
         for _ in score_plans(model, plans, dataset, engine=engine, store=store, progress=progress):
             pass
         int8.append(plans[1])
-    return agree(model, int8, few, store=store, progress=progress("simulation and engines")) if int8 else ()
+    if not int8:
+        return ()
+    return agree(model, int8, few, noise_images=_NOISE_IMAGES, store=store, progress=progress("simulation and engines"))
 
 
 def _write_page(out: Path, store: ResultStore, as_json: bool) -> None:

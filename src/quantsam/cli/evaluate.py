@@ -112,6 +112,7 @@ def command(
     from quantsam.models.zoo import load_model
     from quantsam.plans.storage import load_plan
     from quantsam.results.store import ResultStore
+    from quantsam.runtime.processor import processor_text
     from quantsam.schemes.load import load_scheme
 
     if plans:
@@ -152,5 +153,7 @@ def command(
     }
     records = list(score_plans(loaded, ready, dataset, store=results, progress=progress, **wanted))
     report(records, as_json)
+    if engine != PYTORCH and not as_json:
+        click.echo(f"processor: {processor_text(engine)}")
     if results is not None and not as_json:
         click.echo(f"\nkept in {results.path}: `quantsam results` lists them, `quantsam report` shows them")

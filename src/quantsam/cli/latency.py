@@ -70,8 +70,9 @@ def command(
     from quantsam.evaluation.latency import PYTORCH, latency_records, measure_latency
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.results.record import environment
+    from quantsam.results.machine import environment
     from quantsam.results.store import ResultStore
+    from quantsam.runtime.processor import processor_text
     from quantsam.schemes.load import load_scheme
 
     if device != "cpu":
@@ -123,6 +124,8 @@ def command(
         print_json({"model": name, "settings": settings, "environment": surroundings, "latencies": entries})
         return
     _print(f"{name}, {count} threads, {batch} image(s) a call, {rounds} rounds in turn", found)
+    for engine in dict.fromkeys(engine for engine in engines if engine != PYTORCH):
+        click.echo(f"processor: {processor_text(engine)}")
     if random_weights:
         click.echo("\nrandom weights: for latency and size only")
     if results is not None:

@@ -104,6 +104,7 @@ class EncoderWriter:
         return self._labels[path]
 
     def write(self, encoder: ImageEncoder) -> None:
+        """Write the whole encoder, from `image` to `embedding`."""
         features: list[str] = []
         x = INPUT
         for index, stage in enumerate(encoder.backbone.stages):
@@ -157,6 +158,7 @@ class EncoderWriter:
         return x
 
     def conv(self, conv: Conv2d, path: str, x: str) -> str:
+        """Write a convolution between its two sites and return the name of its output."""
         label = self._labels[path]
         inputs = [self._site(f"{path}.input_site", x), self._weight(conv, path, label)]
         if path in self._biases:
@@ -187,7 +189,7 @@ class EncoderWriter:
         kind = storage_type(site)
         name = self.graph.tensor(codes_tensor(f"{site.key}:codes", _codes(codes), kind))
         scale, zero_point = self._grid(site)
-        if kind in WIDENED:
+        if kind in WIDENED:  # 4 bits in the file, 8 in the kernel
             name = self.graph.add("Cast", [name], f"{site.key}:codes8", to=WIDENED[kind])
             zero_point = self.graph.add("Cast", [zero_point], f"{site.key}:zero_point8", to=WIDENED[kind])
         return self.graph.add("DequantizeLinear", [name, scale, zero_point], site.key, **_axis(params))

@@ -21,8 +21,10 @@ TYPES = {
     "fp8_e4m3": TensorProto.FLOAT8E4M3FN,
     "fp8_e5m2": TensorProto.FLOAT8E5M2,
 }
-WIDENED = {TensorProto.INT4: TensorProto.INT8, TensorProto.UINT4: TensorProto.UINT8}
-"""In what type an engine computes with weights that the file keeps in 4 bits: it widens them while it loads the file."""
+WIDENED: dict[int, int] = {TensorProto.INT4: TensorProto.INT8, TensorProto.UINT4: TensorProto.UINT8}
+"""Weights that the file keeps in 4 bits, and the type that an engine widens them to while it loads the file.
+
+Without, both engines would compute such convolutions in float."""
 
 
 def storage_type(site: PlanSite) -> int:
@@ -58,7 +60,10 @@ def _wider(fmt: Format) -> str | None:
 def codes_tensor(name: str, codes: NDArray[np.generic], onnx_type: int) -> onnx.TensorProto:
     """Return integer codes as a constant; 4-bit ones are packed two a byte."""
     if onnx_type in (TensorProto.INT4, TensorProto.UINT4):
-        return helper.make_tensor(name, onnx_type, codes.shape, codes.reshape(-1).astype(np.int64).tolist())
+        nibbles = codes.reshape(-1).astype(np.int64).astype(np.uint8) & 0xF
+        nibbles = np.pad(nibbles, (0, nibbles.size % 2))
+        packed = nibbles[0::2] | nibbles[1::2] << 4
+        return helper.make_tensor(name, onnx_type, codes.shape, packed.tobytes(), raw=True)
     if onnx_type in (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2):
         return helper.make_tensor(name, onnx_type, codes.shape, codes.view(np.uint8).tobytes(), raw=True)
     dtype = helper.tensor_dtype_to_np_dtype(onnx_type)

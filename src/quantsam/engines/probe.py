@@ -28,4 +28,5 @@ def probe_graph() -> bytes:
     graph.add("QuantizeLinear", ["convolution", out_scale, zero], "out:codes")
     graph.add("DequantizeLinear", ["out:codes", out_scale, zero], "out")
     shape = (1, channels, height, width)
-    return graph.model("probe", {"in": (FLOAT, shape)}, {"out": (FLOAT, shape)}, {}).SerializeToString()
+    content: bytes = graph.model("probe", {"in": (FLOAT, shape)}, {"out": (FLOAT, shape)}, {}).SerializeToString()
+    return content

@@ -27,7 +27,8 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
-from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.simulation.simulator import simulate
 
@@ -103,7 +104,8 @@ def agree(
         interval `gap_low`, `gap_high`, `mask_iou` (mean IoU of the two masks) and `identical` (masks equal in
         every pixel, in percent); of exact integers the same with `exact_` before them, and where sums saturate on this
         processor, of their simulation `saturating_...`; the noise floor `threads_simulated_...`, `threads_engine_...`
-        and, of the simulation in floats and in integers, `rounding_...`; of another engine with the same scheme, `between_ENGINE_...`;
+        and, of the simulation in floats and in integers, `rounding_...`; of another engine with the same scheme
+        `between_ENGINE_...`;
         and `convolutions`, `convolutions_quantized`, `convolutions_integer`, counted in the graph that ran.
 
     Raises:

@@ -14,7 +14,8 @@ from quantsam.plans.calibration import Progress
 from quantsam.plans.distributions import observe_distributions, save_histograms
 from quantsam.plans.plan import Plan
 from quantsam.results.distributions import KIND, SiteDistribution
-from quantsam.results.record import JsonValue, Record, environment, identity
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record, identity
 from quantsam.results.store import ResultStore
 
 

@@ -21,7 +21,8 @@ from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
 from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
-from quantsam.results.record import JsonValue, Record, environment, new_id
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record, new_id
 from quantsam.results.store import ResultStore
 
 

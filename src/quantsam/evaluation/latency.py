@@ -18,7 +18,8 @@ from quantsam.errors import InputError
 from quantsam.evaluation.subject import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
-from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record
 from quantsam.runtime.sessions import Precision, SessionOptions
 from quantsam.simulation.simulator import simulate
 

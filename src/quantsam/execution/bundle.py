@@ -15,7 +15,7 @@ from quantsam.models.predictor import MASK_THRESHOLD
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
-from quantsam.results.record import environment
+from quantsam.results.machine import environment
 from quantsam.runtime.manifest import (
     CHECK_ARRAYS,
     CHECK_GRAPH,

@@ -46,8 +46,8 @@ class Reference:
 def make_reference(model: EfficientViTSam, plan: Plan) -> Reference:
     """Compute what a bundle must give, in exact integers.
 
-    The layers' inputs hold the largest codes, so that sums of 16 bits overflow if they can. The masks are those of three
-    boxes on `test_image`.
+    The layers' inputs hold the largest codes, so that sums of 16 bits overflow if they can. The masks are those of
+    three boxes on `test_image`.
 
     Args:
         model: The model the plan was made for.

@@ -111,6 +111,6 @@ def saturation_conclusion(plan: Plan, found: Iterable[LayerSaturation]) -> str:
     did = [entry for entry in layers if entry.did_saturate]
     channels = sum(entry.channels for entry in layers)
     return (
-        f"{plan.scheme}, {plan.placement}: on x86 processors without VNNI {can} of {channels} output channels can saturate, "
+        f"{plan.scheme}, {plan.placement}: on x86 without VNNI {can} of {channels} output channels can saturate, "
         f"{sum(entry.did_saturate for entry in did)} in {len(did)} layers did on these images: take --processors any"
     )

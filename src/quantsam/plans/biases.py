@@ -36,8 +36,8 @@ class IntegerBias:
 def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     """Return the biases that a plan's placement keeps as int32, by the path of their convolution.
 
-    A bias is one where input and weight of its convolution are integers of at most 8 bits of one scale a tensor and a scale a
-    channel or tensor, as `QLinearConv` has them; it saturates.
+    A bias is one where input and weight of its convolution are integers of at most 8 bits, of one scale a tensor and a
+    scale a channel or tensor, as `QLinearConv` has them; it saturates.
 
     Args:
         plan: Calibrated.

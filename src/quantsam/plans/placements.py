@@ -36,10 +36,10 @@ class Placement:
         rounds_shifted: The zero point is added before rounding, so that ties go to even codes; otherwise to even
             multiples of the scale.
         integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
-        pairs: In which order the engine's x86 kernels without VNNI add pairs of products in 16 bits, which saturate; None
-            where there are no such kernels.
-        saturation_free: Scales of weights are so large that no such pair saturates, see `quant.saturation`: exact on any
-            processor.
+        pairs: How the engine's x86 kernels without VNNI pair the products that they add in 16 bits, which saturate;
+            None where it has no such kernels.
+        saturation_free: Scales of weights are so large that no such pair saturates, see `quant.saturation`: then the
+            kernels are exact on any processor.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """On which processors the integer kernels compute a plan exactly.
 
-x86 kernels without VNNI add pairs of products in 16 bits that saturate, see `quant.saturation`. Arm's and VNNI's add in 32.
+x86 kernels without VNNI add pairs of products in 16 bits, which saturate: see `quant.saturation`. Those with VNNI, and
+Arm's, add in 32 bits.
 """
 
 from __future__ import annotations

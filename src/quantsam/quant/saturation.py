@@ -1,12 +1,13 @@
 """Pairs of weights whose products overflow 16 bits on x86 processors without VNNI, and scales at which none does.
 
-Without VNNI, the 8-bit kernels of oneDNN (OpenVINO) and MLAS (ONNX Runtime) multiply uint8 activations with int8 weights
-by `vpmaddubsw`. It adds two neighbouring products in a signed 16-bit number that saturates. An activation code is at
-most 255, so a pair of weight codes is safe if the positive ones, and likewise the negative ones, add up to at most 128
-in magnitude: 128 * 255 = 32,640 < 2^15.
+Without VNNI, the 8-bit kernels of oneDNN (OpenVINO) and MLAS (ONNX Runtime) multiply uint8 activations with int8
+weights by `vpmaddubsw`. It adds two neighbouring products in a signed 16-bit number that saturates. An activation code
+is at most 255, so a pair of weight codes is safe if the positive ones, and likewise the negative ones, add up to at
+most 128 in magnitude: 128 * 255 = 32,640 < 2^15.
 
-Neighbours are two input channels, 2 j and 2 j + 1, at one position of the kernel. The engines differ where the number of
-channels is odd, as in a model's first convolution: see `PairOrder`. A depthwise convolution adds each product in 32 bits.
+Neighbours are two input channels, 2 j and 2 j + 1, at one position of the kernel. The engines differ where the number
+of channels is odd, as in a model's first convolution: see `PairOrder`. A depthwise convolution adds each product in 32
+bits.
 """
 
 from __future__ import annotations
@@ -44,10 +45,9 @@ def in_pairs(x: Tensor, order: PairOrder) -> Tensor:
     >>> in_pairs(torch.arange(1, 7).reshape(1, 2, 3), "running").tolist()
     [[1, 2], [3, 4], [5, 6]]
     """
-    if order == "padded":
-        return F.pad(x, (0, x.shape[-1] % 2)).flatten(-3).unflatten(-1, (-1, 2))
-    flat = x.flatten(-3)
-    return F.pad(flat, (0, flat.shape[-1] % 2)).unflatten(-1, (-1, 2))
+    flat = F.pad(x, (0, x.shape[-1] % 2)).flatten(-3) if order == "padded" else x.flatten(-3)
+    even = F.pad(flat, (0, flat.shape[-1] % 2))
+    return even.reshape(*even.shape[:-1], -1, 2)
 
 
 def is_depthwise(codes: Tensor) -> bool:

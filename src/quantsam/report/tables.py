@@ -114,7 +114,8 @@ def agreement_table(records: Sequence[Record]) -> Table:
     )
     note = "Each engine beside a simulation that rounds where it does, so simulations differ too. Gap: ± one standard "
     note += f"error. Agrees: the whole 95 % interval within {MARGIN} points (or twice the noise of rounding, at most "
-    note += f"{WIDEST_MARGIN}), and masks as alike as that noise lets them be. In integers: convolutions that the engine really computed so, of those that the plan quantizes."
+    note += f"{WIDEST_MARGIN}), and masks as alike as that noise lets them be. In integers: "
+    note += "convolutions that the engine really computed so, of those that the plan quantizes."
     return Table("Simulation and engine, mask by mask", tuple(columns), rows, note)
 
 
@@ -227,6 +228,7 @@ def provenance_table(model: ModelResults) -> Table:
     for record in model.records:
         versions = [f"{k} {v}" for k, v in record.environment.items() if k in _VERSIONS and v != "not installed"]
         place = f"{record.environment.get('cpu', '')}, {record.environment.get('cpu_count', '?')} processors"
+        place += f", {sets}" if (sets := record.environment.get("instruction_sets")) else ""
         seen[
             record.kind,
             record.placement or "",

@@ -9,8 +9,10 @@ from typing import Literal
 
 from quantsam.results.record import Record
 
-AGREES, DIFFERS, UNDECIDED = "agrees", "does not agree", "too few objects to tell"
 Answer = Literal["agrees", "does not agree", "too few objects to tell"]
+AGREES: Answer = "agrees"
+DIFFERS: Answer = "does not agree"
+UNDECIDED: Answer = "too few objects to tell"
 
 MARGIN = 0.1
 """Points of mIoU within which the whole 95 % interval of the gap must lie."""
@@ -50,8 +52,8 @@ class Verdict:
 def agreement_verdict(record: Record) -> Verdict:
     """Judge a record of kind `agree`.
 
-    The margin is 0.1 points. Where the noise of rounding alone may move the mean over as many objects by more than half of
-    that, it is twice that noise, but at most 0.3 points.
+    The margin is 0.1 points. Where the noise of rounding alone may move the mean over as many objects by more than half
+    of that, it is twice that noise, but at most 0.3 points.
 
     Raises:
         KeyError: The record has no gap.

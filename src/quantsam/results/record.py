@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import platform
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from quantsam.errors import InputError, StoreError
 from quantsam.metrics.summary import ObjectScore
+from quantsam.results.machine import environment
 
 T = TypeVar("T")
 JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
@@ -41,40 +38,6 @@ def identity(subject: Mapping[str, JsonValue]) -> str:
 def utc_now() -> str:
     """Return the present time in UTC as ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def environment(*packages: str) -> dict[str, str]:
-    """Describe the machine and the versions that a result depends on; imports none of them.
-
-    Args:
-        packages: Further distributions to name, such as the engine's `onnxruntime`.
-
-    Returns:
-        `python`, `platform`, `machine`, `cpu`, `cpu_count`, and each package's version or
-        `not installed`; always `quantsam`, `torch` and `numpy`.
-    """
-    found = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": _cpu_name(),
-        "cpu_count": str(os.cpu_count() or "unknown"),
-    }
-    for package in ("quantsam", "torch", "numpy", *packages):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _cpu_name() -> str:
-    try:
-        described = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
-    except OSError:  # not Linux
-        described = ""
-    match = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
-    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

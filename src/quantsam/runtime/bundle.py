@@ -75,7 +75,7 @@ def load_bundle(
 
 
 def _options(manifest: Manifest, engine: str, threads: int | None, path: Path, *, warn: bool) -> SessionOptions:
-    """Return how the encoder is run: ONNX Runtime adds in 32 bits where the plan needs it and the processor does not."""
+    """Return how the encoder is run: ONNX Runtime is told to add in 32 bits where the plan needs it."""
     saturates = manifest.processors == "vnni" and not adds_in_32_bits(engine)
     if saturates and warn and engine != "onnxruntime":
         warnings.warn(inexact_message(f"bundle {str(path)!r}"), InexactWarning, stacklevel=3)

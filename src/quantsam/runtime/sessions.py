@@ -29,8 +29,8 @@ class SessionOptions:
         precision: What is not quantized runs in float32, or where the engine can in bfloat16.
         optimize: Let the engine rewrite the graph; without, it runs node by node as written (ONNX Runtime alone).
         profile: Let the engine note what each node takes, for `Session.profile`; slows it down.
-        wide_sums: Let ONNX Runtime add products in 32 bits on x86 processors without VNNI too; slower. Elsewhere it changes
-            nothing but the time.
+        wide_sums: Let ONNX Runtime add products in 32 bits on x86 processors without VNNI too; slower, also where it
+            changes nothing.
         shapes: Fixed shapes of inputs whose dimensions vary in the file, by name; faster on OpenVINO.
     """
 

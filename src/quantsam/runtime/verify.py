@@ -86,6 +86,6 @@ def verify_masks(predictor: Segmenter, arrays: Arrays, check: Check, engine: str
     iou = float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
     if not iou >= check.least_mask_iou:
         raise BundleError(
-            f"masks of the test image must have a mean IoU of at least {check.least_mask_iou:g} with the exporter's, got "
-            f"{iou:.2f} on {processor_text(engine)}: this engine or processor computes something else"
+            f"masks of the test image must have a mean IoU of at least {check.least_mask_iou:g} with the exporter's, "
+            f"got {iou:.2f} on {processor_text(engine)}: this engine or processor computes something else"
         )

@@ -13,7 +13,8 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import resolve_sites
 from quantsam.plans.sizes import account
-from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record
 from quantsam.results.search import FOUND, KIND, SearchEntry
 from quantsam.schemes.load import FLOAT, load_scheme
 from quantsam.search.costs import encoder_ms

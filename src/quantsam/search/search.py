@@ -15,7 +15,8 @@ from quantsam.evaluation.journal import Outcomes, open_journal
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
-from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record
 from quantsam.results.sensitivity import rows_of
 from quantsam.results.store import ResultStore
 from quantsam.search.confirm import confirm, known_choices

@@ -21,7 +21,8 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
-from quantsam.results.record import JsonValue, Record, environment, identity
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record, identity
 from quantsam.results.sensitivity import KIND, RowScore
 from quantsam.results.store import ResultStore
 from quantsam.sensitivity.gradient import gradient_noise

@@ -36,7 +36,7 @@ class PairSaturation(nn.Module):
         self.order: PairOrder = order
         weights = in_pairs(codes.float().permute(0, 2, 3, 1), order)  # (out, pairs, 2)
         out, pair = torch.nonzero(one_signed_sums(weights) > LARGEST_PAIR, as_tuple=True)
-        self.channels = out.unique()
+        self.channels = torch.unique(out)
         self.register_buffer("zero_point", zero_point.float(), persistent=False)
         self.register_buffer("out", out, persistent=False)
         self.register_buffer("pair", pair, persistent=False)
@@ -58,10 +58,10 @@ class PairSaturation(nn.Module):
         out, pair, weights = (self.get_buffer(name) for name in ("out", "pair", "weights"))
         group = out // (self.out_channels // self.groups)
         step = max(1, _VALUES_AT_ONCE // (images * height * width))
-        for part in torch.arange(len(out), device=out.device).split(step):
+        for part in torch.split(torch.arange(len(out), device=out.device), step):
             sums = (windows[:, group[part], pair[part]] * weights[part, :, None]).sum(2)  # (N, part, H' * W')
             excess.index_add_(1, out[part], sums - sums.clamp(_LOWEST, _HIGHEST))
-        return excess.unflatten(2, (height, width))
+        return excess.reshape(images, self.out_channels, height, width)
 
     def _pairs(self, codes: Tensor) -> Tensor:
         """Return the kernel's windows of raw codes, padding included, in pairs."""
@@ -70,7 +70,7 @@ class PairSaturation(nn.Module):
         raw = F.pad(raw, (pad, pad, pad, pad), value=float(self.get_buffer("zero_point")))
         windows = F.unfold(raw, self.kernel, stride=self.stride)  # (N, C * k * k, L)
         per_group = codes.shape[1] // self.groups
-        windows = windows.unflatten(1, (self.groups, per_group, *self.kernel))  # (N, G, C / G, k, k, L)
+        windows = windows.reshape(len(codes), self.groups, per_group, *self.kernel, -1)  # (N, G, C / G, k, k, L)
         last = windows.permute(0, 1, 5, 3, 4, 2)  # (N, G, L, k, k, C / G)
         return in_pairs(last, self.order).permute(0, 1, 3, 4, 2)
 

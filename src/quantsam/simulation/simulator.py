@@ -45,12 +45,13 @@ def simulate(
         plan: A calibrated plan.
         exact: Compute quantized convolutions in integers, with the requantization of the engine whose placement the
             plan has, see `simulation.integer`; not fused, and slower.
-        saturate: Compute in integers, and let sums saturate as the engine's x86 kernels do without VNNI: what a plan for
-            VNNI gives on another processor.
+        saturate: Compute in integers, and let sums saturate as the engine's x86 kernels do without VNNI: what a plan
+            for VNNI gives on another processor.
         fused: Replace what lies between two convolutions by table look-ups, see `simulation.fuse`.
 
     Raises:
-        PlanError: The plan is not calibrated or was made for another model; `saturate` with a placement of no x86 engine.
+        PlanError: The plan is not calibrated or was made for another model; `saturate` with a placement of no x86
+            engine.
     """
     if saturate and get_placement(plan.placement).pairs is None:
         raise PlanError(

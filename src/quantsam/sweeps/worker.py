@@ -23,7 +23,8 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.zoo import load_model
 from quantsam.plans.calibration import Observations
 from quantsam.plans.plan import Plan
-from quantsam.results.record import JsonValue, Record, environment
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.sensitivity.study import StudySettings, study
 from quantsam.sweeps.point import Point

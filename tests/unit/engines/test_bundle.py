@@ -8,11 +8,13 @@ import torch
 
 import quantsam as qs
 from quantsam.engines.onnx_decoder import decoder_to_onnx
-from quantsam.errors import BundleError, EngineError, InputError, OutputError, PlanError
+from quantsam.errors import BundleError, EngineError, InexactWarning, InputError, OutputError, PlanError
 from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.metrics.iou import mask_iou
 from quantsam.models.grid import GridSettings
+from quantsam.runtime import bundle, processor, sessions, verify
 from quantsam.runtime.manifest import test_image as check_image
+from quantsam.runtime.processor import processor_text
 from quantsam.runtime.sessions import SessionOptions, open_session
 
 
@@ -120,11 +122,78 @@ def test_the_manifest(bundles, nano):
     folder, _ = bundles["openvino"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["model"], manifest["scheme"], manifest["placement"]) == ("nano", "int8", "openvino")
-    assert sorted(manifest["files"]) == sorted(p.name for p in folder.iterdir() if p.suffix == ".onnx")
+    assert sorted([*manifest["files"], "manifest.json"]) == sorted(p.name for p in folder.iterdir())
+    assert manifest["processors"] == "any"
+    assert manifest["exported_on"] == processor_text()
+    assert len(manifest["check"]["layers"]) == 12  # one of each kind, and one depthwise of the branches
     for name, entry in manifest["files"].items():
         assert entry["size_bytes"] == (folder / name).stat().st_size
     assert check_image().shape == (120, 160, 3)
     assert len(np.unique(check_image())) > 200
+
+
+@pytest.fixture(scope="module")
+def unsafe(nano, tmp_path_factory):
+    """Bundles whose sums saturate on processors without VNNI."""
+    made = {}
+    for engine in ("onnxruntime", "openvino"):
+        plan = qs.make_plan(nano, "int8", f"{engine}+vnni").calibrate(qs.open_images("scenes:2:1"))
+        made[engine] = tmp_path_factory.mktemp("unsafe") / engine
+        assert qs.export_bundle(nano, plan, made[engine]).processors == "vnni"
+    return made
+
+
+def saturating(monkeypatch, engine, *, codes=True):
+    """Make an engine compute as it does without VNNI: layers that are checked lose what saturates."""
+    monkeypatch.setattr(bundle, "adds_in_32_bits", lambda name: False)
+    monkeypatch.setattr(processor, "adds_in_32_bits", lambda name: False)
+    opened = []
+
+    def open_session(name, content, options):
+        opened.append(options)
+        return (
+            Losing(sessions.open_session(name, content, options))
+            if codes and not options.wide_sums
+            else (sessions.open_session(name, content, options))
+        )
+
+    monkeypatch.setattr(verify, "open_session", open_session)
+    return opened
+
+
+class Losing:
+    """A session whose outputs are a little too small."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def run(self, inputs):
+        return {name: value * 0.9 for name, value in self.session.run(inputs).items()}
+
+
+def test_a_bundle_for_vnni_is_refused_where_openvino_saturates(unsafe, monkeypatch):
+    saturating(monkeypatch, "openvino")
+    with pytest.raises(BundleError, match=r"layer .* in check.onnx must be within .* of exact integers, got") as caught:
+        qs.load_bundle(unsafe["openvino"], threads=1)
+    assert str(caught.value).endswith("export with --processors any, or run it on onnxruntime")
+
+
+def test_a_bundle_for_vnni_that_is_not_verified_is_warned_of(unsafe, monkeypatch):
+    saturating(monkeypatch, "openvino")
+    with pytest.warns(
+        InexactWarning, match="bundle .* is exact on processors with VNNI alone, got .* --processors any"
+    ):
+        qs.load_bundle(unsafe["openvino"], threads=1, verify=False)
+
+
+def test_onnx_runtime_is_told_to_add_in_32_bits_where_a_bundle_needs_it(unsafe, bundles, monkeypatch):
+    opened = saturating(monkeypatch, "onnxruntime")
+    qs.load_bundle(unsafe["onnxruntime"], threads=1)
+    assert opened[0].wide_sums
+    opened.clear()
+    with pytest.raises(BundleError, match="exact integers"):  # safe, so not told to; and `Losing` loses something
+        qs.load_bundle(bundles["onnxruntime"][0], threads=1)
+    assert not opened[0].wide_sums
 
 
 def edited(folder, target, name, change):
@@ -146,18 +215,26 @@ def manifest_with(**changes):
         ("encoder.onnx", lambda c: c[:-1], BundleError, "encoder.onnx of bundle .* is not the file that was exported"),
         ("manifest.json", lambda c: c[:-9], BundleError, "manifest.json of bundle .* is damaged"),
         ("manifest.json", lambda c: b"[]", BundleError, "manifest.json of bundle .* is damaged"),
-        ("manifest.json", manifest_with(version=9), BundleError, "must have version 1, got 9: export it again"),
+        ("manifest.json", manifest_with(version=9), BundleError, "must have version 2, got 9: export it again"),
         ("manifest.json", manifest_with(input_size=-1), BundleError, "is damaged"),
         ("manifest.json", manifest_with(files={}), BundleError, "is damaged"),
         ("manifest.json", manifest_with(engine="abacus"), InputError, "engine must be one of onnxruntime, openvino"),
         (
             "manifest.json",
-            lambda c: json.dumps((m := json.loads(c)) | {"check": m["check"] | {"norm": 1.0}}).encode(),
+            lambda c: json.dumps((m := json.loads(c)) | {"check": m["check"] | {"least_mask_iou": 1.1}}).encode(),
             BundleError,
-            "the encoder's embedding of the test image must be within 0.25",
+            "masks of the test image must have a mean IoU of at least 1.1 with the exporter's, got ",
         ),
+        (
+            "manifest.json",
+            manifest_with(processors="avx9"),
+            BundleError,
+            "is damaged .*processors must be 'any' or 'vnni'",
+        ),
+        ("check.npz", lambda c: c[:-9], BundleError, "check.npz of bundle .* is not the file that was exported"),
+        ("check.onnx", lambda c: c + b"0", BundleError, "check.onnx of bundle .* is not the file that was exported"),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_a_damaged_bundle(bundles, tmp_path, name, change, error, message):
     folder = edited(bundles["openvino"][0], tmp_path / "copy", name, change)

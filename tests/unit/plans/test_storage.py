@@ -160,9 +160,9 @@ def test_a_missing_tensor(folder, tiny, ending):
         "[]",
         "null",
         "{}",
-        '{"quantsam_plan": 2}',
+        '{"quantsam_plan": 3}',
         "[" * 100_000,
-        '{"quantsam_plan": 2, "sites": 3, "checksum": 0}',
+        '{"quantsam_plan": 3, "sites": 3, "checksum": 0}',
     ],
 )
 def test_a_damaged_json(folder, tiny, content):
@@ -182,7 +182,7 @@ def test_bytes_that_are_no_text_and_tensors_that_are_none(folder, tiny):
 
 def test_another_version(folder, tiny):
     edit(folder, lambda d: d.update(quantsam_plan=99))
-    refused(folder, tiny, "must have version 2, got 99")
+    refused(folder, tiny, "must have version 3, got 99")
 
 
 def test_what_is_no_plan(tmp_path, tiny):

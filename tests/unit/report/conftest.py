@@ -78,8 +78,14 @@ def make_search(**changes: Any) -> Record:
 
 
 def make_agreement(gap: float = 0.05, engine: str = "openvino", **changes: Any) -> Record:
-    figures = {"miou_simulated": 70.0, "miou": 70.0 + gap, "gap": gap, "gap_low": gap - 0.1, "gap_high": gap + 0.1}
-    figures |= {"gap_standard_error": 0.05, "mask_iou": 99.5, "convolutions_quantized": 45, "convolutions_integer": 45}
+    figures = {"miou_simulated": 70.0, "miou": 70.0 + gap, "gap": gap, "gap_low": gap - 0.04, "gap_high": gap + 0.04}
+    figures |= {
+        "count": 500,
+        "gap_standard_error": 0.02,
+        "mask_iou": 99.5,
+        "convolutions_quantized": 45,
+        "convolutions_integer": 45,
+    }
     return make_record(kind="agree", engine=engine, figures=figures, **changes)
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantsam.errors import InputError, StoreError
-from quantsam.results.record import RECORD_FIELDS, Record, environment
+from quantsam.results.machine import environment
+from quantsam.results.record import RECORD_FIELDS, Record
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -1,0 +1,33 @@
+"""Run every graph of a folder in its engine; started under an emulator of another processor, without PyTorch.
+
+NAME.onnx is given the arrays of NAME.npz as NAME.json says (`engine`, `wide_sums`); its outputs go to NAME.out.npz.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from quantsam.runtime.processor import adds_in_32_bits
+from quantsam.runtime.sessions import SessionOptions, open_session
+
+
+def main(folder: Path) -> None:
+    for described in sorted(folder.glob("*.json")):
+        told = json.loads(described.read_text())
+        session = open_session(
+            told["engine"],
+            described.with_suffix(".onnx").read_bytes(),
+            SessionOptions(1, wide_sums=told.get("wide_sums", False), shapes=told.get("shapes")),
+        )
+        with np.load(described.with_suffix(".npz")) as inputs:
+            outputs = [session.run({told["input"]: image[None]}) for image in inputs["images"]]
+        found = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        np.savez(described.with_suffix(".out.npz"), **found)
+    for engine in sys.argv[2:]:
+        sys.stdout.write(f"{engine} {adds_in_32_bits(engine)}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,50 @@
+"""Weights of fewer than 8 bits: engines compute them in integers, exactly."""
+
+import pytest
+import torch
+
+from quantsam.engines.encoder import make_engine_encoder
+from quantsam.engines.executed import executed
+from quantsam.engines.onnx_encoder import encoder_to_onnx
+from quantsam.plans.plan import make_plan
+from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.schemes.load import parse_scheme
+from quantsam.simulation.simulator import simulate
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 7])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_narrow_weights_run_in_integers_as_the_exact_simulation_says(tiny, images, engine, bits):
+    scheme = parse_scheme(f'[[rules]]\nweight = "int{bits}"\nactivation = "int8"', default_name=f"w{bits}a8")
+    plan = make_plan(tiny, scheme, engine).calibrate(images)
+    encoder = make_engine_encoder(tiny, plan, engine)
+    assert all(entry.is_integer for entry in executed(encoder.graph, encoder.session))
+    with torch.inference_mode():
+        exact = simulate(tiny, plan, exact=True)(images[0])
+    off = (encoder(images[0]) - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert off < (0.02 if engine == "onnxruntime" else 0.5)  # the last bit of a GELU moves codes at ties
+
+
+def test_four_bits_stay_four_bits_in_the_file(tiny, images):
+    sizes = {}
+    for scheme in ("int8", "w4a8"):
+        plan = make_plan(tiny, scheme, "onnxruntime").calibrate(images)
+        sizes[scheme] = encoder_to_onnx(tiny, plan).ByteSize()
+    weights = sum(p.numel() for p in tiny.float_encoder.parameters() if p.ndim == 4)
+    assert sizes["int8"] - sizes["w4a8"] > 0.45 * weights
+
+
+def test_the_optimized_and_the_plain_graph_of_narrow_weights_are_near(tiny, images):
+    plan = make_plan(tiny, "w4a8", "onnxruntime").calibrate(images)
+    graph = encoder_to_onnx(tiny, plan).SerializeToString()
+    outputs = [
+        open_session("onnxruntime", graph, SessionOptions(1, optimize=optimize)).run({"image": images[0].numpy()})
+        for optimize in (True, False)
+    ]
+    first, second = (torch.from_numpy(output["embedding"]) for output in outputs)
+    assert (first - second).square().mean() < 0.1 * second.square().mean()
