@@ -3,12 +3,17 @@
     python benchmarks/causes.py [--scenes 200] [--coco COCO_FOLDER]
 
 Scheme int8, box prompts. At every step the simulation's mIoU, and its distance from what OpenVINO gives with the
-engine's own placement, object by object; the last step is the placement that is deployed.
+engine's own placement, object by object; the last step is the placement that is deployed. Then what OpenVINO gives on a
+processor without VNNI where the weights were made for VNNI: a child process limits its kernels to AVX2.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +33,36 @@ STEPS = (
     ("symmetric grids divide by 127, not 127.5", "+narrow"),
     ("activations affine in 8 bits, not symmetric", "+affine"),
     ("a scale a channel before depthwise convolutions", "+per-channel-depthwise"),
+    ("weights whose products cannot saturate", "+saturation-free"),
 )
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
 
 
-def walk(name: str, dataset: Dataset) -> dict[str, Any]:
-    """Return the records' figures of all steps, the engine's and FP32's."""
+def without_vnni(name: str, data: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a plan for VNNI gives on a processor with AVX2 alone, and how far its simulation is off."""
+    arguments = ("agree", "--model", name, "--engine", ENGINE, "--processors", "vnni", "--noise-images", "0", *data)
+    command = "import sys; from quantsam.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    ran = subprocess.run(
+        [sys.executable, "-c", command, *arguments, "--calibration", CALIBRATION, "--no-store", "--json"],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    (record,) = json.loads(ran.stdout)["records"]
+    figures = record["figures"]
+    print(f"{name}: without VNNI {figures['miou']:.2f}, off by {-figures['gap']:+.3f}", flush=True)
+    return {"miou": figures["miou"], "off": -figures["gap"], "off_standard_error": figures["gap_standard_error"]}
+
+
+def walk(name: str, dataset: Dataset, data: tuple[str, ...]) -> dict[str, Any]:
+    """Return the records' figures of all steps, the engine's and FP32's.
+
+    Args:
+        name: Of the model.
+        dataset: What to score on.
+        data: The same as options of the command line.
+    """
     model = qs.load_model(name)
     scheme, images = qs.load_scheme("int8"), qs.open_images(CALIBRATION)
 
@@ -60,7 +88,13 @@ def walk(name: str, dataset: Dataset) -> dict[str, Any]:
         miou = record.figures["miou"]
         print(f"{name} on {dataset.name}: {title}: {miou:.2f}, off by {gap.mean_difference:+.3f}", flush=True)
     count = deployed.figures["count"]
-    return {"fp32": whole.figures["miou"], "engine": deployed.figures["miou"], "count": count, "steps": steps}
+    return {
+        "fp32": whole.figures["miou"],
+        "engine": deployed.figures["miou"],
+        "count": count,
+        "steps": steps,
+        "without_vnni": without_vnni(name, data),
+    }
 
 
 def main() -> None:
@@ -70,11 +104,14 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
     args = parser.parse_args()
     qs.keep_freed_memory()
-    sets: dict[str, Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)}
+    scenes = ("--data", f"scenes:{args.scenes}:{HELD_OUT_SEED}")
+    sets: dict[str, tuple[Dataset, tuple[str, ...]]] = {
+        "scenes": (qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED), scenes)
+    }
     if args.coco:
-        sets["photographs"] = qs.CocoDataset(args.coco)
-    for kind, dataset in sets.items():
-        save(f"causes_{kind}", {name: walk(name, dataset) for name in ("nano", "nano-outlier")})
+        sets["photographs"] = (qs.CocoDataset(args.coco), ("--data", str(args.coco)))
+    for kind, (dataset, data) in sets.items():
+        save(f"causes_{kind}", {name: walk(name, dataset, data) for name in ("nano", "nano-outlier")})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""Agreement on a processor without VNNI: engines as on Intel's Haswell (AVX2), simulated and deployed.
+
+    apt-get install qemu-user
+    python benchmarks/processors.py [--scenes 60] [--models nano nano-outlier] [--schemes int8 mix-mbc-neck]
+
+ONNX Runtime runs in QEMU's user emulation (`qemu-x86_64 -cpu Haswell-v1`), a second or two an image. OpenVINO runs on
+this processor with its kernels limited to AVX2 (ONEDNN_MAX_CPU_ISA); it gives the same bits in the emulator. Each
+scheme is deployed as it is by default, and made for VNNI alone.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # before OpenVINO is loaded
+
+import argparse
+import io
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import save
+
+import quantsam as qs
+from quantsam.engines import encoder
+from quantsam.errors import InexactWarning
+from quantsam.evaluation.agreement import agree
+from quantsam.evaluation.experiment import Switches, calibrated_plans
+from quantsam.results.agreement import agreement_verdict
+from quantsam.runtime.sessions import Array, Session, SessionOptions, open_session
+
+CALIBRATION = "scenes:32:1"
+HELD_OUT_SEED = 3
+PLACEMENTS = ("onnxruntime", "openvino", "onnxruntime+vnni", "openvino+vnni")
+QEMU = ("qemu-x86_64", "-cpu", "Haswell-v1")
+CHILD = """
+import io, sys
+import numpy as np
+from quantsam.runtime.processor import adds_in_32_bits
+from quantsam.runtime.sessions import SessionOptions, open_session
+
+def read():
+    size = int(sys.stdin.buffer.readline())
+    return sys.stdin.buffer.read(size)
+
+session = open_session(sys.argv[1], read(), SessionOptions(1, wide_sums=sys.argv[2] == "True"))
+assert not adds_in_32_bits(sys.argv[1])
+while True:
+    with np.load(io.BytesIO(read())) as inputs:
+        found = session.run(dict(inputs))
+    out = io.BytesIO()
+    np.savez(out, **found)
+    content = out.getvalue()
+    sys.stdout.buffer.write(b"%d\\n" % len(content) + content)
+    sys.stdout.buffer.flush()
+"""
+
+
+class EmulatedSession:
+    """A graph in an engine on an emulated processor; `handle` is the engine's own object on this one."""
+
+    def __init__(self, native: Session, graph: bytes, options: SessionOptions) -> None:
+        self.engine, self.handle = native.engine, native.handle
+        self._child = subprocess.Popen(
+            [*QEMU, sys.executable, "-c", CHILD, native.engine, str(options.wide_sums)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(Path(qs.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        )
+        self._send(graph)
+
+    def _send(self, content: bytes) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.write(b"%d\n" % len(content) + content)
+        self._child.stdin.flush()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name."""
+        given = io.BytesIO()
+        np.savez(given, **inputs)  # type: ignore[arg-type]
+        self._send(given.getvalue())
+        assert self._child.stdout is not None
+        content = self._child.stdout.read(int(self._child.stdout.readline()))
+        with np.load(io.BytesIO(content)) as found:
+            return dict(found)
+
+
+def open_elsewhere(engine: str, model: bytes | Path, options: SessionOptions) -> Session:
+    """Open a graph as on a processor without VNNI."""
+    native = open_session(engine, model, options)
+    assert isinstance(model, bytes)
+    return native if engine == "openvino" else EmulatedSession(native, model, options)
+
+
+def main() -> None:
+    """Compare everything that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier"])
+    parser.add_argument("--schemes", nargs="+", default=["int8", "mix-mbc-neck"])
+    args = parser.parse_args()
+    if shutil.which(QEMU[0]) is None:
+        parser.error(f"{QEMU[0]} is needed, it is not installed: apt-get install qemu-user")
+    qs.keep_freed_memory()
+    for name, replaced in (("open_session", open_elsewhere), ("adds_in_32_bits", lambda engine: False)):
+        setattr(encoder, name, replaced)
+    warnings.simplefilter("ignore", InexactWarning)
+    dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
+    started = time.perf_counter()
+    records: list[dict[str, Any]] = []
+    for name in args.models:
+        model = qs.load_model(name)
+        for scheme in args.schemes:
+            images = qs.open_images(CALIBRATION)
+            plans = [calibrated_plans(model, [qs.load_scheme(scheme)], images, Switches(p))[0] for p in PLACEMENTS]
+            for record in agree(model, plans, dataset, exact=True):
+                records.append(record.to_json_dict())
+                said, f = agreement_verdict(record), record.figures
+                print(
+                    f"{name} {record.label} {record.engine}: {f['gap']:+.3f}, {f['mask_iou']:.2f}: {said}", flush=True
+                )
+    save("processors", {"seconds": time.perf_counter() - started, "scenes": args.scenes, "records": records})
+
+
+if __name__ == "__main__":
+    main()
