@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import quantsam as qs
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.models.sam import EfficientViTSam
-from quantsam.results.machine import environment
+from quantsam.results.machine import environment, instruction_sets
 from quantsam.runtime.sessions import SessionOptions, open_session, require
 
 THREADS = 2
@@ -119,7 +119,11 @@ def main() -> None:
     for name, value in medians.items():
         print(f"{name}: {value:.1f} ms")
     found: dict[str, Any] = {"model": args.model, "rounds": args.rounds, "threads": THREADS, "median_ms": medians}
-    found |= {"size_bytes": sizes, "engines": environment("onnxruntime", "openvino", "onnx") | versions, "isa": _isa()}
+    found |= {
+        "size_bytes": sizes,
+        "engines": environment("onnxruntime", "openvino", "onnx") | versions,
+        "isa": list(instruction_sets()),
+    }
     save(f"engines_{args.model}", found)
 
 
@@ -141,12 +145,6 @@ def _static(folder: Path, images: list[NDArray[np.float32]]) -> Callable[[NDArra
     )
     session = open_session("onnxruntime", target, SessionOptions(THREADS))
     return lambda x: session.run({"image": x})
-
-
-def _isa() -> list[str]:
-    """Return which of the instructions that matter here the processor has."""
-    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].split()
-    return [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16") if flag in flags]
 
 
 if __name__ == "__main__":

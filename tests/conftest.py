@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 settings.register_profile("patient", deadline=None)  # the first call may compile a kernel
 settings.load_profile("patient")
 
+PATIENCE_S = 300
+"""How long a test waits for another process, on a machine that may be busy."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -130,7 +130,7 @@ def hold(page: Page, pattern: str) -> list[Route]:
 
 
 def wait_until(page: Page, condition: Callable[[], object]) -> None:
-    for _ in range(200):
+    for _ in range(WAIT_MS // 50):
         if condition():
             return
         page.wait_for_timeout(50)

@@ -11,6 +11,8 @@ import urllib.request
 
 import pytest
 
+from ..conftest import PATIENCE_S
+
 
 def address(process):
     line = process.stdout.readline()
@@ -20,32 +22,34 @@ def address(process):
 
 def test_it_listens_says_where_and_ends_on_ctrl_c(start):
     process = start("app", "--port", "0", "--model", "nano", "--engine", "pytorch", "--max-mb", "1.5")
-    with urllib.request.urlopen(address(process) + "api/options", timeout=60) as answer:
+    with urllib.request.urlopen(address(process) + "api/options", timeout=PATIENCE_S) as answer:
         options = json.load(answer)
     assert [model["name"] for model in options["models"]] == ["nano"]
     assert [scheme["name"] for scheme in options["schemes"]] == ["int8", "mix-dwsc", "mix-mbc-neck"]
     assert [engine["name"] for engine in options["engines"]] == ["pytorch"]
     assert options["upload_bytes"] == 1_500_000
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out, err) == (0, "", "stopped\n")
 
 
 def test_ctrl_c_ends_an_answer_under_way(start):
     process = start("app", "--port", "0", "--model", "nano", "--engine", "pytorch", "--calibration", "scenes:5000")
     url = address(process)
-    with urllib.request.urlopen(urllib.request.Request(url + "api/examples/1", method="POST"), timeout=60) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url + "api/examples/1", method="POST"), timeout=PATIENCE_S
+    ) as answer:
         token = json.load(answer)["picture"]
     asked = {"picture": token, "model": "nano", "engine": "pytorch", "schemes": ["int8"], "boxes": [[9, 9, 99, 99]]}
     body = json.dumps(asked).encode()
     request = urllib.request.Request(url + "api/masks", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as lines:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as lines:
         while b"calibrating" not in lines.readline():
             pass
         process.send_signal(signal.SIGINT)
         *_, last = lines
     assert json.loads(last) == {"event": "error", "error": "the server is stopping"}
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "stopped\n")
 
 
@@ -54,7 +58,7 @@ def test_others_may_come_only_with_a_warning(start):
     line = process.stdout.readline()
     assert line.startswith("quantsam app at http://localhost:")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     warning, stopped = err.splitlines()
     assert warning.startswith("quantsam: warning: on 0.0.0.0 everyone")
     assert stopped == "stopped"

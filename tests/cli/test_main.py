@@ -9,6 +9,8 @@ import pytest
 from quantsam.cli.main import COMMANDS, main
 from quantsam.errors import QuantsamError
 
+from ..conftest import PATIENCE_S
+
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "scenes"]])
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -94,7 +96,7 @@ def test_missing_data_is_one_line_and_exit_code_1(run, line, words, tmp_path, mo
 
 def test_weights_that_cannot_be_had(start, tmp_path):
     process = start("evaluate", "--model", "l0", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("quantsam: weights of 'l0'")
     assert err.count("\n") == 1
@@ -155,7 +157,7 @@ def test_a_reader_that_leaves_early_is_no_error(start):
     process = start("schemes", "int8")
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE_S)
     process.stderr.close()
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from quantsam.evaluation.evaluator import journals_of
 from quantsam.results.store import ResultStore
+
+from ..conftest import PATIENCE_S
 
 ONE = ("--calibration", "scenes:1:1")
 
@@ -127,9 +130,11 @@ def test_interrupted_while_storing(run, own_store, monkeypatch):
 def test_a_real_signal_while_evaluating(start, run, tmp_path, own_store):
     run("evaluate", "--data", "scenes:1")
     process = start("evaluate", "--data", "scenes:100000", "--scheme", "int8", *ONE)
-    time.sleep(4)  # somewhere between importing torch and scoring the last of many scenes
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and not any(journals_of(ResultStore(own_store)).glob("*")):
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (130, ""), err
     assert (
         err
@@ -140,12 +145,12 @@ def test_a_real_signal_while_evaluating(start, run, tmp_path, own_store):
 
 def test_a_real_signal_while_writing_scenes(start, tmp_path, left):
     process = start("data", "scenes", tmp_path / "toy", "--count", "100000")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and not any(tmp_path.rglob("*.png")):
         time.sleep(0.05)
     assert any(tmp_path.rglob("*.png"))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err.count("\n")) == (130, 1), err
     assert left(tmp_path) == []
 

@@ -15,6 +15,8 @@ from quantsam.metrics.summary import ObjectScore
 from quantsam.results.record import Record
 from quantsam.results.store import ResultStore
 
+from ...conftest import PATIENCE_S
+
 PRELUDE = """
 import functools, os, signal, sqlite3, sys
 from quantsam.metrics.summary import ObjectScore
@@ -83,7 +85,7 @@ def test_two_processes_append_at_the_same_time(tmp_path):
         worker.stdin.write("go\n")
         worker.stdin.flush()
     for worker in workers:
-        worker.communicate(timeout=60)
+        worker.communicate(timeout=PATIENCE_S)
         assert worker.returncode == 0
     store = ResultStore(path)
     for name in "ab":
