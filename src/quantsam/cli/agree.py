@@ -51,6 +51,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: tuple[str, ...],
     calibration: str | None,
@@ -84,7 +86,15 @@ def command(
     for prompt in prompts:
         parse_prompt(prompt)
     declared = [load_scheme(scheme) for scheme in schemes]
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     source = open_images(calibration_source(get_variant(model).name, calibration), limit=limit, seed=seed)
     results = None if no_store else ResultStore(store)
     if results is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -15,6 +16,7 @@ import click
 
 from quantsam.errors import QuantsamError, nearest
 from quantsam.memory import keep_freed_memory
+from quantsam.notices import shown_by
 
 COMMANDS = {
     "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
@@ -89,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given  # wherever it stands
     given = [argument for argument in given if argument != "--debug"]
     try:
-        code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
+        with shown_by(lambda text: click.echo(f"quantsam: note: {text}", err=True)):
+            code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -115,4 +118,7 @@ def _complain(message: str, exit_code: int, debug: bool) -> int:
 def run() -> None:
     """Entry point of the installed command."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

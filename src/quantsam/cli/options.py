@@ -62,13 +62,21 @@ def calibration_source(model: str, calibration: str | None) -> str:
 
 
 def data_options(function: F) -> F:
-    """Add --data, --annotations, --image-root, --images."""
+    """Add --data, --annotations, --image-root, --no-crowds, --strict, --images."""
     limit = click.option("--images", type=click.IntRange(min=1), help="Score at most this many images.")
     return dataset_options(limit(function))
 
 
 def dataset_options(function: F) -> F:
-    """Add --data, --annotations, --image-root."""
+    """Add --data, --annotations, --image-root, --no-crowds, --strict."""
+    function = click.option(
+        "--strict",
+        is_flag=True,
+        help="Refuse annotations that are never scored, and boxes that do not fit their masks.",
+    )(function)
+    function = click.option(
+        "--no-crowds", is_flag=True, help="Leave out crowds (iscrowd), which the authors' evaluation scores."
+    )(function)
     function = click.option(
         "--image-root",
         type=click.Path(),
@@ -78,7 +86,10 @@ def dataset_options(function: F) -> F:
         function
     )
     return click.option(
-        "--data", default="scenes:300", show_default=True, help="A COCO or LVIS folder, coco, lvis, scenes:COUNT:SEED."
+        "--data",
+        default="scenes:300",
+        show_default=True,
+        help="A folder of COCO, LVIS or an annotation tool; coco, lvis; scenes:COUNT:SEED.",
     )(function)
 
 

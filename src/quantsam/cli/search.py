@@ -57,6 +57,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     prompts: str,
     first: int,
     images: int,
@@ -101,7 +103,7 @@ def command(
     if out is not None:
         _check_out(out)
     name = get_variant(model).name
-    dataset = open_dataset(data, annotations=annotations, images=image_root)
+    dataset = open_dataset(data, annotations=annotations, images=image_root, crowds=not no_crowds, strict=strict)
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     results = None if no_store else ResultStore(store)
     if results is not None:

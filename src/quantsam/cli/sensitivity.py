@@ -53,6 +53,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: str,
     engine: str,
@@ -84,7 +86,15 @@ def command(
     check_engine(engine)
     scheme = uniform_scheme(format_name)
     name = get_variant(model).name
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     results = None if no_store else ResultStore(store)
     if results is not None:
