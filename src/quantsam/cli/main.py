@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
 import io
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from quantsam.errors import QuantsamError, nearest
+from quantsam.files import shown
 from quantsam.memory import keep_freed_memory
 from quantsam.notices import shown_by
 
@@ -108,6 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    r"""Write bytes of a name that are no text as `\xff`, and letters that the encoding lacks as `\u2265`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = shown(error.object[error.start : error.end])
+    return letters.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+codecs.register_error("quantsam.shown", _shown)
+
+
 def _complain(message: str, exit_code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
@@ -120,5 +133,5 @@ def run() -> None:
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="quantsam.shown")
     sys.exit(main())

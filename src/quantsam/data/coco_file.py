@@ -138,7 +138,7 @@ def parse_annotations(
             if not _is_never_scored(entry):
                 raise
             name = f"annotation {reprlib.repr(entry.get('id'))} of image {image_id}"
-            left_out.take("with an area below 1 and no usable mask", name, str(error))
+            left_out.take("malformed with an area below 1", name, str(error))
     parsed = {key: tuple(sorted(items, key=lambda item: item.id)) for key, items in found.items()}
     return Parsed(parsed, left_out.words())
 

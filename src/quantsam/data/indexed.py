@@ -18,6 +18,7 @@ from quantsam.data.images import image_size, load_image
 from quantsam.data.layouts import names_in, place
 from quantsam.data.subset import stable_subset
 from quantsam.errors import DatasetError, InputError
+from quantsam.files import shown
 from quantsam.notices import notice
 
 
@@ -67,6 +68,7 @@ class IndexedDataset:
         self.folder, self.annotation_file = folder, annotation_file
         self.category_names = parse_categories(document, annotation_file)
         self.image_hw = {image_id: image.image_hw for image_id, image in images.items()}
+        name = shown(name)
         self._name = name if limit is None else f"{name}[{limit}:{seed}]"
         chosen = stable_subset(list(images), limit, seed, f"images of {name}")
         self._image_ids = tuple(chosen)

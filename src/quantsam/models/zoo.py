@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from quantsam.errors import InputError
+from quantsam.files import expanded
 from quantsam.models.outliers import with_outlier_channels
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
@@ -47,7 +48,7 @@ def load_model(
     variant = get_variant(name)
     target = _device(device)
     if weights is not None:
-        path = Path(weights)
+        path = expanded(weights)
     elif variant.name in ("nano", "nano-outlier"):
         path = Path(str(resources.files("quantsam.models") / "weights" / "nano.safetensors"))
     else:
