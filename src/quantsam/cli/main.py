@@ -89,6 +89,9 @@ def cli(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of the user become one line each."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="quantsam.shown")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # wherever it stands
     given = [argument for argument in given if argument != "--debug"]
@@ -131,7 +134,4 @@ def _complain(message: str, exit_code: int, debug: bool) -> int:
 def run() -> None:
     """Entry point of the installed command."""
     keep_freed_memory()
-    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="quantsam.shown")
     sys.exit(main())
