@@ -98,7 +98,11 @@ def test_what_is_never_scored_is_told_of_and_the_figures_stand(run, coco, own_co
     assert figures(ran) == expected
     assert ran.err.startswith("quantsam: note: ")
     assert ran.err.count("\n") == 1
-    for word in ("1 malformed with an area below 1", "1 of images that the file does not list", "--strict"):
+    for word in (
+        "malformed annotations with an area below 1: 1",
+        "annotations of images that the file does not list: 1",
+        "--strict",
+    ):
         assert word in ran.err
     run("evaluate", "--data", own_coco, "--strict").complains(1, "annotation 999 of image 1", "empty segmentation")
 

@@ -73,6 +73,9 @@ def _check_lists(document: Any, path: Path, kind: Kind) -> None:
                 f"{path} is {_ARTICLE[kind]} {kind} results file (detections with a score), not annotations: "
                 f"give the {_FILES[kind]} that it was made for"
             )
+    tool = _tool_of(document)
+    if tool is not None:
+        raise DatasetError(f"{path} is {tool}, not {_ARTICLE[kind]} {kind} annotation file: export it in COCO's format")
     which = f"{path} is not {_ARTICLE[kind]} {kind} annotation file"
     if not isinstance(document, dict):
         raise DatasetError(
@@ -83,6 +86,28 @@ def _check_lists(document: Any, path: Path, kind: Kind) -> None:
             raise DatasetError(f"{which}: it has no list `{key}`")
     if not document["images"]:
         raise DatasetError(f"{path} lists no images: download it again")
+
+
+def _tool_of(document: Any) -> str | None:
+    """Return what wrote a JSON file of another form, as far as it is known."""
+    if isinstance(document, list):
+        first = document[0] if document and isinstance(document[0], dict) else {}
+        if "data" in first and ("annotations" in first or "completions" in first):
+            return "Label Studio's own JSON"
+        return "a file of Create ML" if "image" in first and "annotations" in first else None
+    if not isinstance(document, dict) or isinstance(document.get("images"), list):
+        return None
+    if "shapes" in document and "imagePath" in document:
+        return "labelme's file of one image"
+    if any(key.startswith("_via_") for key in document) or _has_regions(document):
+        return "a file of the VGG Image Annotator"
+    if isinstance(document.get("image"), dict) and "annotations" in document:
+        return "SA-1B's file of one image"
+    return None
+
+
+def _has_regions(document: dict[str, Any]) -> bool:
+    return bool(document) and all(isinstance(entry, dict) and "regions" in entry for entry in document.values())
 
 
 def _check_kind(document: dict[str, Any], path: Path, kind: Kind) -> None:

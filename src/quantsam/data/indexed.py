@@ -76,8 +76,8 @@ class IndexedDataset:
         parsed = parse_annotations(document, annotation_file, images, self._images, strict=strict)
         self._annotations = parsed.annotations
         if parsed.left_out:
-            what = " and ".join(parsed.left_out)
-            notice(f"{annotation_file}: annotations that are never scored are left out, {what}: --strict refuses them")
+            what = "; ".join(parsed.left_out)
+            notice(f"{annotation_file}: what is never scored is left out: {what}: --strict refuses it")
 
     def _check_files(self, way_out: str) -> None:
         """Make sure that all evaluated images are there; listing folders is quicker than asking for each file."""

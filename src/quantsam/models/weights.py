@@ -100,6 +100,9 @@ def _read_pt(path: Path, choose: Choose) -> dict[str, Tensor]:
     except Exception as error:  # hostile files make the unpickler raise nearly anything
         raise WeightsError(f"weights file {str(path)!r} is truncated or damaged: download it again") from error
     content = _state_dict(content)
+    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
+        # an epoch beside the weights is none of them
+        content = {key: value for key, value in content.items() if not isinstance(value, int | float | str | None)}
     if not isinstance(content, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items()):
         raise WeightsError(
             f"weights file {str(path)!r} must hold a state dict of plain tensors, got another "

@@ -55,13 +55,17 @@ NEVER_SCORED: dict[str, tuple[dict[str, Any], str]] = {
     "an empty segmentation of area 0": (annotation(9, segmentation=[], area=0, bbox=[0, 0, 0, 0]), "an area below 1"),
     "no segmentation of area 0": (
         {k: v for k, v in annotation(9, area=0).items() if k != "segmentation"},
-        "an area below",
+        "an area below 1",
     ),
     "a null segmentation": (annotation(9, area=0.0, segmentation=None), "an area below 1"),
     "a degenerate polygon": (annotation(9, area=0.5, segmentation=[[1, 2, 3, 4]]), "an area below 1"),
-    "coordinates that are no numbers": (annotation(9, area=0, segmentation=[[1, 2, float("nan"), 4, 5, 6]]), "an area"),
+    "coordinates that are no numbers": (
+        annotation(9, area=0, segmentation=[[1, 2, float("nan"), 4, 5, 6]]),
+        "an area below 1",
+    ),
     "a damaged RLE": (annotation(9, area=0, segmentation={"size": [HEIGHT, WIDTH], "counts": "o"}), "an area below 1"),
     "a box of three numbers": (annotation(9, area=0, bbox=[1, 2, 3]), "an area below 1"),
+    "a negative area": (annotation(9, area=-5), "an area below 1"),
     "a repeated id": (annotation(1, area=0), "an area below 1"),
     "an image that is not listed": (annotation(9, image_id=99), "images that the file does not list"),
     "a malformed one of such an image": ({"image_id": 99}, "images that the file does not list"),
@@ -73,7 +77,7 @@ def test_what_is_never_scored_is_left_out_and_counted(tmp_path: Path, what: str)
     entry, reason = NEVER_SCORED[what]
     folder = make(tmp_path / "set", [*GOOD, entry])
     with pytest.warns(
-        Notice, match=rf"never scored are left out, 1 .*{reason}.* \(the first: annotation .*--strict"
+        Notice, match=rf"never scored is left out: .*{reason}: 1 \(the first: annotation .*--strict"
     ) as told:
         dataset = open_dataset(folder)
     assert len(told) == 1
@@ -89,8 +93,8 @@ def test_all_reasons_come_in_one_line(tmp_path: Path) -> None:
     with pytest.warns(Notice) as told:
         open_dataset(make(tmp_path / "set", [*GOOD, *entries]))
     assert len(told) == 1
-    assert "8 malformed with an area below 1" in str(told[0].message)
-    assert "and 2 of images that the file does not list" in str(told[0].message)
+    assert "malformed annotations with an area below 1: 9" in str(told[0].message)
+    assert "annotations of images that the file does not list: 2" in str(told[0].message)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,26 @@ def test_all_reasons_come_in_one_line(tmp_path: Path) -> None:
 def test_what_would_be_scored_is_still_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(DatasetError, match=r"instances_val2017.json: annotation"):
         open_dataset(make(tmp_path / "set", [*GOOD, annotation(9, **changes)]))
+
+
+def test_parts_of_polygons_that_cover_no_pixel_are_left_out(tmp_path: Path) -> None:
+    entry = GOOD[0] | {"segmentation": [[1, 1, 5, 5], [], *GOOD[0]["segmentation"]]}
+    folder = make(tmp_path / "set", [entry, *GOOD[1:]])
+    with pytest.warns(
+        Notice, match=r"parts of polygons with fewer than 3 points, in annotations: 1 \(the first: annotation 1"
+    ):
+        dataset = open_dataset(folder)
+    assert dataset.digest == open_dataset(make(tmp_path / "clean" / "set", GOOD)).digest
+    with pytest.raises(DatasetError, match=r"annotation 1 of image 2 has a polygon of fewer than 3 points"):
+        open_dataset(folder, strict=True)
+
+
+def test_no_crowd_and_no_categories_may_be_written_as_null(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", [entry | {"iscrowd": None} for entry in GOOD])
+    path = folder / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": None}))
+    dataset = open_dataset(folder, strict=True)
+    assert not any(a.is_crowd for i in dataset.image_ids for a in dataset.annotations(i))
 
 
 def test_a_good_annotation_below_an_area_of_1_stays(tmp_path: Path) -> None:
