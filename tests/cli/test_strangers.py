@@ -267,7 +267,7 @@ def test_a_picture_of_12_bits_is_told_of_and_segmented(run, tmp_path):
     Image.fromarray(grey).save(tmp_path / "a.png")
     ran = run("segment", tmp_path / "a.png", "--box", "5,5,40,40", "--out", tmp_path / "o.png")
     assert ran.code == 0
-    assert "a.png: samples of 16 bits of which 12 are used" in ran.err
+    assert "a.png: of the bits of a sample only 12 are used" in ran.err
     Image.fromarray((grey >> 4).astype(np.uint8)).save(tmp_path / "b.png")
     again = run("segment", tmp_path / "b.png", "--box", "5,5,40,40", "--out", tmp_path / "p.png")
     assert again.err == ""

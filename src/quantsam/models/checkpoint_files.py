@@ -56,6 +56,8 @@ def _kind(start: bytes) -> tuple[str, str]:
         return "a tar archive", _UNPACK
     if start.lstrip()[:1] == b"<":
         return "an HTML page", "download it again"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return "a JSON file, e.g. a list of shards", "give the .safetensors or .pt file itself"
     if b"pytorch" in start and start[:1] == b"\x08":  # the producer that an ONNX model names first
         return "an ONNX model", "give the checkpoint that it was exported from"
     return "something else", "download it again"

@@ -76,7 +76,7 @@ def test_grey_of_16_bits_is_read_by_the_bits_that_it_uses(tmp_path: Path, suffix
     Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
     top = (1 << bits) - 1
     with pytest.warns(
-        Notice, match=rf"a.{suffix}: samples of 16 bits of which {bits} are used \(the largest is {top}\)"
+        Notice, match=rf"a.{suffix}: of the bits of a sample only {bits} are used \(the largest is {top}\)"
     ):
         found = load_image(tmp_path / f"a.{suffix}")
     np.testing.assert_array_equal(found, np.repeat((grey >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2))
@@ -93,7 +93,7 @@ def test_colour_of_16_bits_likewise(kind: str, bits: int) -> None:
         "TIFF": tiff(colour),
         "TIFF, big-endian": tiff(colour, ">"),
     }[kind]
-    with pytest.warns(Notice, match=rf"the upload: samples of 16 bits of which {bits} are used"):
+    with pytest.warns(Notice, match=rf"the upload: of the bits of a sample only {bits} are used"):
         found = decode_image(content, "the upload")
     np.testing.assert_array_equal(found, (colour >> (bits - 8)).astype(np.uint8))
 
@@ -107,10 +107,19 @@ def test_whole_ranges_and_black_pictures_need_no_word(content: bytes) -> None:
         decode_image(content)
 
 
+def test_numbers_of_32_bits_are_not_called_16(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 5), 200, np.int32)).save(tmp_path / "a.tif")
+    with pytest.warns(Notice, match=r"a.tif: of the bits of a sample only 8 are used \(the largest is 200\)"):
+        assert load_image(tmp_path / "a.tif").max() == 200
+    Image.fromarray(np.full((4, 5), -3, np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(ImageError, match=r"b.tif has samples from -3 to -3: only 0 to 65535 are supported"):
+        load_image(tmp_path / "b.tif")
+
+
 def test_what_cannot_be_scaled_is_told_of() -> None:
-    with pytest.warns(
-        Notice, match="the picture: samples of 16 bits of which few are used: it is read as nearly black"
-    ):
+    with pytest.warns(Notice, match="the picture: of the bits of a sample few are used"):
+        decode_image(b"P6 5 4 65535\n" + np.full((4, 5, 3), 200, ">u2").tobytes())
+    with pytest.warns(Notice, match="the picture: of the bits of a sample few are used: it is read as nearly black"):
         decode_image(png(samples(8, 2)))
 
 
@@ -159,7 +168,12 @@ def test_nothing_of_pillow_s_own_is_printed(capfd: pytest.CaptureFixture[str]) -
         (b"PK\x03\x04", "a zip archive: unpack it"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video: export a frame"),
         (b"\x93NUMPY\1\0", "a NumPy array: save it as PNG"),
-        (b"\xff\xd8\xff\xc9", "a JPEG of a kind that is not read"),
+        (b"\xff\xd8\xff\xe0\0\x04ab\xff\xc1\0\x11\x0c" + b"\0" * 40, r"a JPEG of a kind that is not read \(12 bits\)"),
+        (b"\xff\xd8\xff\xc3\0\x11\x08" + b"\0" * 40, r"a JPEG of a kind that is not read \(lossless or arith"),
+        (b"\xff\xd8\xff\xe0\0\x10JF", "damaged .*: copy or download it again"),
+        (b"\x89PNG\r\n", "damaged, a PNG that is cut off"),
+        (b"II*\0\xff\xff\xff\x7f", "damaged, a TIFF that is cut off"),
+        (b"MM\0+\0\x08\0\0", "damaged, a TIFF that is cut off"),
     ],
 )
 def test_other_files_are_named(tmp_path: Path, content: bytes, words: str) -> None:

@@ -351,6 +351,7 @@ def test_other_archives_are_named(tmp_path):
     ("content", "words"),
     [
         (b"\x1f\x8b\x08\0", "a gzip-compressed file: unpack it"),
+        (b'{"weight_map": {}}', "a JSON file, e.g. a list of shards: give the .safetensors"),
         (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive: unpack it"),
         (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
