@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -167,7 +168,12 @@ def unwritable(folder: Path) -> str | None:
     above = next(place for place in (folder, *folder.parents) if _exists(place))
     if not above.is_dir():
         return f"{above} is a file, not a folder"
-    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is not writable"
+    try:
+        # Tried, not asked: mode bits say nothing of root, of read-only mounts, or of /proc.
+        with tempfile.TemporaryFile(prefix=".quantsam-", dir=above):
+            return None
+    except OSError:
+        return f"{above} is not writable"
 
 
 def _exists(place: Path) -> bool:

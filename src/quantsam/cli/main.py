@@ -7,13 +7,15 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from quantsam.errors import QuantsamError, nearest
+from quantsam.errors import QuantsamError, QuantsamWarning, nearest
 from quantsam.memory import keep_freed_memory
 
 COMMANDS = {
@@ -89,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given  # wherever it stands
     given = [argument for argument in given if argument != "--debug"]
     try:
-        code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
+        with _warnings_shown():
+            code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -103,6 +106,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return _complain(f"cannot print: {error.strerror}", 1, debug)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Show each warning of ours as one line, once; those of other packages as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", QuantsamWarning)
+        others, shown = warnings.showwarning, set()
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if not issubclass(category, QuantsamWarning):
+                others(message, category, *rest, **more)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                click.echo(f"quantsam: warning: {' '.join(str(message).split())}", err=True)
+
+        warnings.showwarning = show
+        yield
 
 
 def _complain(message: str, exit_code: int, debug: bool) -> int:

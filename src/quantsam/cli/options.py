@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from quantsam.data.defaults import NANO_CALIBRATION, default_calibration
+
+if TYPE_CHECKING:
+    from quantsam.results.store import ResultStore
 
 DRAWING = ("altair", "vl_convert", "jinja2")
 """Packages that a report needs."""
@@ -128,6 +132,57 @@ def need_extra(extra: str, *packages: str) -> None:
 def missing_package(*packages: str) -> str | None:
     """Return the first of some packages that is not installed, None if all are."""
     return next((package for package in packages if importlib.util.find_spec(package) is None), None)
+
+
+def open_store(store: Path | None, no_store: bool = False) -> ResultStore | None:
+    """Return where a command keeps its results, which was made sure to be writable; None if nowhere.
+
+    Where the user named no place and the usual one cannot be written, it is a temporary one, or none; a line says so.
+
+    Raises:
+        StoreError: The place that was named cannot be written.
+    """
+    import os
+
+    from quantsam.errors import StoreError
+    from quantsam.results.store import STORE_VARIABLE, ResultStore, spare_store_path
+
+    if no_store:
+        return None
+    results = ResultStore(store)
+    usual = results.path
+    spare = spare_store_path()
+    try:
+        results.check_writable()
+    except StoreError:
+        if store is not None or os.environ.get(STORE_VARIABLE):
+            raise
+        if spare is None:
+            _warn(f"results are not kept: neither {usual} nor a temporary place can be written; name one with --store")
+            return None
+        results = ResultStore(spare)
+        results.check_writable()
+    if results.path == spare and store is None and not os.environ.get(STORE_VARIABLE):
+        _warn(
+            f"results go to {spare}, which does not outlast this machine's temporary files: the user's data folder "
+            "cannot be written; name a place with --store or QUANTSAM_STORE"
+        )
+    return results
+
+
+def store_flag(results: ResultStore) -> str:
+    """Return what a command needs, behind a space, to use this store; empty if it would anyway."""
+    from quantsam.results.store import default_store_path
+
+    return "" if results.path == default_store_path() else f" --store {shlex.quote(str(results.path))}"
+
+
+def _warn(message: str) -> None:
+    import warnings
+
+    from quantsam.errors import QuantsamWarning
+
+    warnings.warn(message, QuantsamWarning, stacklevel=3)
 
 
 def store_options(function: F) -> F:
