@@ -11,10 +11,14 @@ from quantsam.cli.evaluation_table import report
 from quantsam.cli.options import (
     calibration_options,
     calibration_source,
+    command_line,
     data_options,
     model_options,
+    open_store,
     refuse_beside_plan,
     store_options,
+    threads_option,
+    use_threads,
 )
 from quantsam.cli.output import json_option, progress
 
@@ -60,6 +64,7 @@ _HELD = ("schemes", "calibration", "limit", "placement", "no_weights", "no_activ
     show_default=True,
     help="Keep pictures of so many of the worst, median and best objects, for `quantsam report`; 0: none.",
 )
+@threads_option
 @store_options
 @json_option
 @click.pass_context
@@ -86,6 +91,7 @@ def command(
     engine: str,
     precision: str,
     gallery: int,
+    threads: int | None,
     store: Path | None,
     no_store: bool,
     as_json: bool,
@@ -107,7 +113,6 @@ def command(
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.storage import load_plan
-    from quantsam.results.store import ResultStore
     from quantsam.schemes.load import load_scheme
 
     if plans:
@@ -116,6 +121,7 @@ def command(
         raise click.UsageError(f"--precision {precision} is of --engine openvino, got --engine {engine}")
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
+    use_threads(threads)
     parse_prompt(prompts)
     check_engine(engine)
     name = get_variant(model).name
@@ -126,9 +132,7 @@ def command(
         detector = open_detections(detections, dataset, skip_unknown_images=skip_unknown_images)
     needs_images = not no_activations and any(scheme.rules for scheme in declared)
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needs_images else ()
-    results = None if no_store else ResultStore(store)
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store)
     loaded = load_model(model, weights, device=device)
     if plans:
         ready = [load_plan(plan, loaded) for plan in plans]
@@ -149,4 +153,5 @@ def command(
     records = list(score_plans(loaded, ready, dataset, store=results, progress=progress, **wanted))
     report(records, as_json)
     if results is not None and not as_json:
-        click.echo(f"\nkept in {results.path}: `quantsam results` lists them, `quantsam report` shows them")
+        lists, shows = (command_line(f"quantsam {name}", results) for name in ("results", "report"))
+        click.echo(f"\nkept in {results.path}: {lists} lists them, {shows} shows them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -17,6 +18,7 @@ import click
 
 from quantsam.errors import QuantsamError, QuantsamWarning, nearest
 from quantsam.memory import keep_freed_memory
+from quantsam.places import expanded
 
 COMMANDS = {
     "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
@@ -89,10 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of the user become one line each."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # wherever it stands
-    given = [argument for argument in given if argument != "--debug"]
     try:
+        given = [_at_home(argument) for argument in given if argument != "--debug"]
         with _warnings_shown():
-            code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
+            known = {"debug": debug, "arguments": given}
+            code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj=known)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -108,11 +111,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _at_home(argument: str) -> str:
+    """Replace a leading `~` also where no shell does: behind `--option=`, within quotes, from another program."""
+    option, home, path = re.fullmatch(r"(--[a-z-]+=)?(~)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    return (option or "") + str(expanded(home + path)) if home else argument
+
+
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
     """Show each warning of ours as one line, once; those of other packages as ever."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", QuantsamWarning)
+        # Numba's, four lines long, where /dev/shm cannot be written; nothing here forks while kernels start.
+        warnings.filterwarnings("ignore", "Could not obtain multiprocessing lock")
         others, shown = warnings.showwarning, set()
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DRAWING = ("altair", "vl_convert", "jinja2")
 """Packages that a report needs."""
 
+STORE_HELP = "Where results are kept [$QUANTSAM_STORE, or a file in the user's data folder]."
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -170,11 +172,40 @@ def open_store(store: Path | None, no_store: bool = False) -> ResultStore | None
     return results
 
 
-def store_flag(results: ResultStore) -> str:
-    """Return what a command needs, behind a space, to use this store; empty if it would anyway."""
+def command_line(text: str, results: ResultStore | None = None) -> str:
+    """Return a command to be pasted into a shell, in backquotes; with `--store` where another one would be used.
+
+    Args:
+        text: The command without it, paths in it quoted.
+        results: The store that it is to use.
+    """
     from quantsam.results.store import default_store_path
 
-    return "" if results.path == default_store_path() else f" --store {shlex.quote(str(results.path))}"
+    needed = results is not None and results.path.absolute() != default_store_path().absolute()
+    return f"`{text} --store {quoted(results.path)}`" if needed and results is not None else f"`{text}`"
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as a word of a shell's line."""
+    return shlex.quote(str(path))
+
+
+def threads_option(function: F) -> F:
+    """Add --threads."""
+    return click.option(
+        "--threads", type=click.IntRange(min=1), help="Threads to compute with. [as many as PyTorch takes]"
+    )(function)
+
+
+def use_threads(threads: int | None) -> None:
+    """Let PyTorch, and the engines that follow it, use so many threads until the command ends."""
+    if threads is None:
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    click.get_current_context().call_on_close(lambda: torch.set_num_threads(before))
 
 
 def _warn(message: str) -> None:
@@ -188,6 +219,4 @@ def _warn(message: str) -> None:
 def store_options(function: F) -> F:
     """Add --store, --no-store."""
     function = click.option("--no-store", is_flag=True, help="Do not keep the results.")(function)
-    return click.option(
-        "--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder]."
-    )(function)
+    return click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)(function)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import record_filters
+from quantsam.cli.options import STORE_HELP, record_filters
 from quantsam.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="Write them to a .csv, .parquet, .md or .json.",
 )
 @click.option("--compare", nargs=2, metavar="ID ID", help="Compare two results object by object (second minus first).")
-@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
+@click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @json_option
 def command(
     target: Path | None,

@@ -14,7 +14,6 @@ from quantsam.errors import WeightsError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import VARIANTS, Variant
 
-HUB_REPOSITORY = "mit-han-lab/efficientvit-sam"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -154,26 +153,3 @@ def _check_shapes(found: Mapping[str, tuple[int, ...]], path: Path, variant: Var
     raise WeightsError(
         f"weights file {str(path)!r} must fit model {variant.name!r}, got {detail}: no EfficientViT-SAM variant fits it"
     )
-
-
-def download_checkpoint(variant: Variant) -> Path:
-    """Return the official checkpoint from the Hugging Face hub, downloaded once and then cached.
-
-    Raises:
-        WeightsError: Nothing is cached, and the hub cannot be reached or does not give the file.
-    """
-    from huggingface_hub import hf_hub_download  # slow to import, needed only here
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    name = variant.checkpoint_file
-    remedy = f"download {name} from huggingface.co/{HUB_REPOSITORY} elsewhere and pass it with --weights {name}"
-    try:
-        return Path(hf_hub_download(HUB_REPOSITORY, name))
-    except LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"weights of {variant.name!r} are not cached and the hub cannot be reached: {remedy}"
-        ) from error
-    except Exception as error:  # what the network raises differs from one version of the hub's client to the next
-        raise WeightsError(
-            f"weights of {variant.name!r} cannot be had from the hub ({_first_line(error)}): {remedy}"
-        ) from error

@@ -15,9 +15,9 @@ from typing import Any, Self, TypedDict, Unpack
 from quantsam.errors import InputError, StoreError, nearest
 from quantsam.files import unwritable
 from quantsam.metrics.summary import ObjectScore
+from quantsam.places import expanded, temporary_folder, user_data
 from quantsam.results.database import Database
 from quantsam.results.gallery import GalleryEntry, parse_entry
-from quantsam.places import expanded, temporary_folder, user_data
 from quantsam.results.record import Record
 
 

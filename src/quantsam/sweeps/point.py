@@ -11,6 +11,7 @@ from typing import Any
 from quantsam.data.defaults import default_calibration
 from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
+from quantsam.places import expanded
 from quantsam.schemes.load import scheme_names
 
 KINDS = ("evaluate", "sensitivity")
@@ -147,6 +148,10 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
     point = dataclasses.replace(point, model=point.model.lower())
     if point.weights is not None:
         point = dataclasses.replace(point, weights=point.weights.replace("{model}", point.model))
+    at_home: dict[str, Any] = {
+        name: str(expanded(value)) for name in _PATHS if str(value := getattr(point, name)).startswith("~")
+    }
+    point = dataclasses.replace(point, **at_home)
     absolute: dict[str, Any] = {name: str(Path(v).absolute()) for name in _PATHS if _is_path(v := getattr(point, name))}
     for name in ("weights", "detections"):
         if getattr(point, name) is not None and name not in absolute:
