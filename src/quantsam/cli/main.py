@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,7 @@ def cli(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of the user become one line each."""
+    _need_no_temporary_folder()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # wherever it stands
     try:
@@ -103,12 +105,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         return _complain(message, error.exit_code, debug)
     except OSError as error:
+        if error.filename is not None and _is_temporary(error.filename):
+            where = f"cannot write the temporary file {os.fsdecode(error.filename)}: {error.strerror}"
+            return _complain(f"{where}: set TMPDIR to a folder that can be written", 1, debug)
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         # Standard output: what is still in its buffer must not be tried again on leaving.
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return _complain(f"cannot print: {error.strerror}", 1, debug)
     return code if isinstance(code, int) else 0
+
+
+def _need_no_temporary_folder() -> None:
+    """Let a machine without a temporary folder fail where one is used, not where a package asks for its name."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = "/tmp"  # PyTorch wants to know it when it is imported
+
+
+def _is_temporary(name: str | bytes) -> bool:
+    return Path(os.fsdecode(name)).absolute().is_relative_to(tempfile.gettempdir())
 
 
 def _at_home(argument: str) -> str:

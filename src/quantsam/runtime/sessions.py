@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ def require(package: str) -> Any:
         raise EngineError(
             f"engine {package!r} needs the package {package}, which is not installed: pip install 'quantsam[{package}]'"
         )
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's; it complains where it cannot write, too
     return importlib.import_module(package)
 
 
