@@ -17,10 +17,6 @@ class QuantsamError(Exception):
     exit_code = 1
 
 
-class QuantsamWarning(UserWarning):
-    """Something that the user should know, though the work goes on; the command line shows it as one line."""
-
-
 class InputError(QuantsamError):
     """A value given by the user is outside what is allowed (a name, a number, a shape)."""
 

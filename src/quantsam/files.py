@@ -163,6 +163,18 @@ def check_holds_only(path: str | os.PathLike[str], names: Collection[str], what:
         )
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` at its beginning replaced by the home folder, as a shell does it for bare words.
+
+    >>> expanded("a/~b").as_posix()
+    'a/~b'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # the home of an unknown user: a file of that name, then
+        return Path(path)
+
+
 def unwritable(folder: Path) -> str | None:
     """Say why nothing can be written into a folder, which need not exist yet; None when it seems possible."""
     above = next(place for place in (folder, *folder.parents) if _exists(place))

@@ -9,33 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from quantsam.errors import InputError
 from quantsam.files import unwritable
-
-
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with a leading `~` or `~user` replaced by that home.
-
-    A shell does this too, but not behind an equals sign, and nobody does it in files and variables. What exists under
-    its literal name keeps it.
-
-    Raises:
-        InputError: There is no such home.
-    """
-    literal = Path(path)
-    if not str(literal).startswith("~") or _exists(literal):
-        return literal
-    try:
-        return literal.expanduser()
-    except RuntimeError:
-        raise InputError(f"{str(literal)!r} names a home that this machine does not know: write the path out") from None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def user_data() -> Path | None:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from quantsam import places
-from quantsam.errors import InputError
-from quantsam.files import unwritable
-from quantsam.places import cache_folder, expanded, temporary_folder, user_cache, user_data
+from quantsam.files import expanded, unwritable
+from quantsam.places import cache_folder, temporary_folder, user_cache, user_data
 from quantsam.results.store import default_store_path
 
 
@@ -96,12 +95,7 @@ def test_a_folder_is_tried_not_asked():
 
 def test_a_tilde_is_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
     assert expanded("~/a/b.pt") == tmp_path / "a" / "b.pt"
     assert expanded("~") == tmp_path
     assert expanded("a~b") == Path("a~b")
-    Path("~").mkdir()
-    Path("~/a").touch()
-    assert expanded("~/a") == Path("~/a")  # a file of this very name
-    with pytest.raises(InputError, match="'~no-such-user/x' names a home that this machine does not know"):
-        expanded("~no-such-user/x")
+    assert expanded("~no-such-user/x") == Path("~no-such-user/x")

@@ -58,6 +58,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: tuple[str, ...],
     calibration: str | None,
@@ -90,7 +92,15 @@ def command(
     for prompt in prompts:
         parse_prompt(prompt)
     declared = [load_scheme(scheme) for scheme in schemes]
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     source = open_images(calibration_source(get_variant(model).name, calibration), limit=limit, seed=seed)
     results = open_store(store, no_store)
     loaded = load_model(model, weights, device=device)

@@ -78,6 +78,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: str,
     detections: str | None,
@@ -121,12 +123,22 @@ def command(
         raise click.UsageError(f"--precision {precision} is of --engine openvino, got --engine {engine}")
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
+    if detections is not None and no_crowds:
+        raise click.UsageError("--no-crowds is of prompts made from the ground truth: --detections has COCO's own rule")
     use_threads(threads)
     parse_prompt(prompts)
     check_engine(engine)
     name = get_variant(model).name
     declared = [] if plans else [load_scheme(scheme) for scheme in schemes]
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     detector = None
     if detections is not None:
         detector = open_detections(detections, dataset, skip_unknown_images=skip_unknown_images)

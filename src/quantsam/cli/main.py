@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import re
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from quantsam.errors import QuantsamError, QuantsamWarning, nearest
+from quantsam.errors import QuantsamError, nearest
+from quantsam.files import expanded
 from quantsam.memory import keep_freed_memory
-from quantsam.places import expanded
+from quantsam.notices import shown_by
 
 COMMANDS = {
     "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
@@ -95,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given  # wherever it stands
     try:
         given = [_at_home(argument) for argument in given if argument != "--debug"]
-        with _warnings_shown():
+        with shown_by(lambda text: click.echo(f"quantsam: note: {text}", err=True)):
+            # Numba's, four lines long, where /dev/shm cannot be written; nothing here forks while kernels start.
+            warnings.filterwarnings("ignore", "Could not obtain multiprocessing lock")
             known = {"debug": debug, "arguments": given}
             code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj=known)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -134,26 +137,6 @@ def _at_home(argument: str) -> str:
     return (option or "") + str(expanded(home + path)) if home else argument
 
 
-@contextmanager
-def _warnings_shown() -> Iterator[None]:
-    """Show each warning of ours as one line, once; those of other packages as ever."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", QuantsamWarning)
-        # Numba's, four lines long, where /dev/shm cannot be written; nothing here forks while kernels start.
-        warnings.filterwarnings("ignore", "Could not obtain multiprocessing lock")
-        others, shown = warnings.showwarning, set()
-
-        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if not issubclass(category, QuantsamWarning):
-                others(message, category, *rest, **more)
-            elif str(message) not in shown:
-                shown.add(str(message))
-                click.echo(f"quantsam: warning: {' '.join(str(message).split())}", err=True)
-
-        warnings.showwarning = show
-        yield
-
-
 def _complain(message: str, exit_code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
@@ -164,4 +147,7 @@ def _complain(message: str, exit_code: int, debug: bool) -> int:
 def run() -> None:
     """Entry point of the installed command."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

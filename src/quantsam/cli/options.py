@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quantsam.data.defaults import NANO_CALIBRATION, default_calibration
+from quantsam.notices import notice
 
 if TYPE_CHECKING:
     from quantsam.results.store import ResultStore
@@ -68,13 +69,21 @@ def calibration_source(model: str, calibration: str | None) -> str:
 
 
 def data_options(function: F) -> F:
-    """Add --data, --annotations, --image-root, --images."""
+    """Add --data, --annotations, --image-root, --no-crowds, --strict, --images."""
     limit = click.option("--images", type=click.IntRange(min=1), help="Score at most this many images.")
     return dataset_options(limit(function))
 
 
 def dataset_options(function: F) -> F:
-    """Add --data, --annotations, --image-root."""
+    """Add --data, --annotations, --image-root, --no-crowds, --strict."""
+    function = click.option(
+        "--strict",
+        is_flag=True,
+        help="Refuse annotations that are never scored, and boxes that do not fit their masks.",
+    )(function)
+    function = click.option(
+        "--no-crowds", is_flag=True, help="Leave out crowds (iscrowd), which the authors' evaluation scores."
+    )(function)
     function = click.option(
         "--image-root",
         type=click.Path(),
@@ -84,7 +93,10 @@ def dataset_options(function: F) -> F:
         function
     )
     return click.option(
-        "--data", default="scenes:300", show_default=True, help="A COCO or LVIS folder, coco, lvis, scenes:COUNT:SEED."
+        "--data",
+        default="scenes:300",
+        show_default=True,
+        help="A folder of COCO, LVIS or an annotation tool; coco, lvis; scenes:COUNT:SEED.",
     )(function)
 
 
@@ -160,12 +172,12 @@ def open_store(store: Path | None, no_store: bool = False) -> ResultStore | None
         if store is not None or os.environ.get(STORE_VARIABLE):
             raise
         if spare is None:
-            _warn(f"results are not kept: neither {usual} nor a temporary place can be written; name one with --store")
+            notice(f"results are not kept: neither {usual} nor a temporary place can be written; name one with --store")
             return None
         results = ResultStore(spare)
         results.check_writable()
     if results.path == spare and store is None and not os.environ.get(STORE_VARIABLE):
-        _warn(
+        notice(
             f"results go to {spare}, which does not outlast this machine's temporary files: the user's data folder "
             "cannot be written; name a place with --store or QUANTSAM_STORE"
         )
@@ -206,14 +218,6 @@ def use_threads(threads: int | None) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     click.get_current_context().call_on_close(lambda: torch.set_num_threads(before))
-
-
-def _warn(message: str) -> None:
-    import warnings
-
-    from quantsam.errors import QuantsamWarning
-
-    warnings.warn(message, QuantsamWarning, stacklevel=3)
 
 
 def store_options(function: F) -> F:

@@ -70,6 +70,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     prompts: str,
     first: int,
     images: int,
@@ -115,7 +117,7 @@ def command(
     if out is not None:
         _check_out(out)
     name = get_variant(model).name
-    dataset = open_dataset(data, annotations=annotations, images=image_root)
+    dataset = open_dataset(data, annotations=annotations, images=image_root, crowds=not no_crowds, strict=strict)
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     results = open_store(store, no_store)
     loaded = load_model(name, weights, device=device)

@@ -63,6 +63,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: str,
     engine: str,
@@ -95,7 +97,15 @@ def command(
     check_engine(engine)
     scheme = uniform_scheme(format_name)
     name = get_variant(model).name
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     results = open_store(store, no_store)
     loaded = load_model(name, weights, device=device)

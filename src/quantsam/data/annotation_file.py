@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mmap
 import reprlib
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from quantsam.data.json_file import read_json
+from quantsam.data.packed import is_packed, start_of, unpacked
 from quantsam.errors import DatasetError
 
 Kind = Literal["COCO", "LVIS"]
@@ -15,6 +17,7 @@ _EXPECTED = {
     "COCO": "expected FOLDER/annotations/instances_SPLIT.json beside the images in FOLDER/SPLIT/",
     "LVIS": "check the path",
 }
+_EXACT = 2.0**53  # beyond it, floating-point numbers leave out whole numbers
 _ARTICLE = {"COCO": "a", "LVIS": "an"}
 _FILES = {"COCO": "instances_*.json", "LVIS": "lvis_*.json"}
 
@@ -45,13 +48,21 @@ def is_lvis_file(path: Path) -> bool:
     Args:
         path: Any file; one that cannot be read is not LVIS's, and whoever reads it says why.
     """
+    if is_packed(start_of(path)):
+        with suppress(OSError, DatasetError):
+            return _looks_like_lvis(unpacked(path.read_bytes(), str(path)))
+        return False
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(b'"neg_category_ids"') >= 0:
-                return True
-            return content.find(b'"coco_url"') >= 0 and content.find(b'"file_name"') < 0
+            return _looks_like_lvis(content)
     except (OSError, ValueError):  # ValueError: an empty file
         return False
+
+
+def _looks_like_lvis(content: bytes | mmap.mmap) -> bool:
+    if content.find(b'"neg_category_ids"') >= 0:
+        return True
+    return content.find(b'"coco_url"') >= 0 and content.find(b'"file_name"') < 0
 
 
 def _check_lists(document: Any, path: Path, kind: Kind) -> None:
@@ -112,12 +123,14 @@ def field(entry: Any, key: str, where: str) -> Any:
 
 
 def whole_number(entry: Any, key: str, where: str) -> int:
-    """Return a field that must be a whole number.
+    """Return a field that must be a whole number, of any size; `30.0`, as some tools write it, is one.
 
     Raises:
         DatasetError: It is missing or anything else.
     """
     value = field(entry, key, where)
+    if type(value) is float and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
     if type(value) is not int:
         raise DatasetError(f"{where}: `{key}` must be a whole number, got {reprlib.repr(value)}")
     return value
@@ -136,17 +149,17 @@ def text(entry: Any, key: str, where: str) -> str:
 
 
 def inside(path: PurePosixPath, name: str, key: str, where: str) -> PurePosixPath:
-    """Return a path relative to the image folder; one that leaves it is refused.
+    """Return a path; one that leaves the image folder, or that no file can have, is refused.
 
     Args:
         path: The path.
-        name: What the file says, for the message.
+        name: What the file says.
         key: The field that says it.
         where: Which file and entry it is.
 
     Raises:
-        DatasetError: The path is absolute, or has `..`, a backslash or a NUL in it.
+        DatasetError: The path has `..` or a NUL in it, with `/` or Windows' backslash between its folders.
     """
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+    if ".." in path.parts or ".." in name.replace("\\", "/").split("/") or "\0" in name:
         raise DatasetError(f"{where}: `{key}` must stay in the image folder, got {reprlib.repr(name)}")
     return path

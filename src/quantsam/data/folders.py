@@ -14,7 +14,7 @@ from quantsam.data.images import load_image
 from quantsam.data.subset import stable_subset
 from quantsam.errors import DatasetError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"))
 
 
 class ImageFolder:

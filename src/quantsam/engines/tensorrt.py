@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from quantsam.engines.half import with_half_precision
-from quantsam.errors import EngineError, OutputError, QuantsamWarning
+from quantsam.errors import EngineError, OutputError
 from quantsam.files import atomic_write
+from quantsam.notices import notice
 from quantsam.places import cache_folder
 from quantsam.runtime.sessions import require
 
@@ -88,11 +88,9 @@ def open_tensorrt(model: onnx.ModelProto, *, half: bool = True, cache: Path | No
         except (OutputError, OSError) as error:
             if cache is not None:  # of the user's own choice
                 raise
-            warnings.warn(
+            notice(
                 f"the built engine is not kept ({error}), each process builds it anew: set XDG_CACHE_HOME to a folder "
-                "that can be written",
-                QuantsamWarning,
-                stacklevel=2,
+                "that can be written"
             )
     return TensorRtSession(trt, engine)
 

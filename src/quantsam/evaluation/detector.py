@@ -11,7 +11,8 @@ from quantsam.data.dataset import Dataset
 from quantsam.data.detections import Detection, DetectionFile, load_detections
 from quantsam.data.indexed import IndexedDataset
 from quantsam.data.lvis import LvisDataset
-from quantsam.errors import DatasetError
+from quantsam.data.subset import WithoutCrowds
+from quantsam.errors import DatasetError, InputError
 from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer, answer_boxes
 from quantsam.metrics.average_precision import coco_precision
@@ -30,6 +31,7 @@ def open_detections(path: str | Path, dataset: Dataset, *, skip_unknown_images: 
 
     Raises:
         DatasetError: The dataset has no categories to score, or the file does not fit it.
+        InputError: The dataset leaves crowds out.
     """
     known = _indexed(dataset)
     per_image = MAX_DETECTIONS if isinstance(known, LvisDataset) else None
@@ -108,6 +110,8 @@ def _ground_truth(dataset: IndexedDataset) -> dict[str, Any]:
 
 
 def _indexed(dataset: Dataset) -> IndexedDataset:
+    if isinstance(dataset, WithoutCrowds):
+        raise InputError(f"average precision has COCO's own rule for crowds, got {dataset.name}: open it with crowds")
     if not isinstance(dataset, IndexedDataset):
         raise DatasetError(
             f"a detector's boxes need COCO's or LVIS's annotations to be scored, got {dataset.name}: give a COCO "

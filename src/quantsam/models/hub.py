@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quantsam.errors import QuantsamWarning, WeightsError
+from quantsam.errors import WeightsError
 from quantsam.files import unwritable
 from quantsam.models.variants import Variant
+from quantsam.notices import notice
 from quantsam.places import temporary_folder
 
 HUB_REPOSITORY = "mit-han-lab/efficientvit-sam"
@@ -54,11 +54,9 @@ def download_checkpoint(variant: Variant) -> Path:
                 f"{remedy}"
             ) from error
         if writable != places[0]:
-            warnings.warn(
+            notice(
                 f"weights are downloaded to {writable}, since {places[0]} cannot be written: set HF_HOME to keep them "
-                "elsewhere",
-                QuantsamWarning,
-                stacklevel=2,
+                "elsewhere"
             )
         try:
             return Path(hf_hub_download(HUB_REPOSITORY, name, cache_dir=writable))

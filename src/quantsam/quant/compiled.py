@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numba
 
-from quantsam.errors import QuantsamWarning
+from quantsam.notices import notice
 from quantsam.places import cache_folder
 
 
@@ -70,11 +69,9 @@ class Kernel:
     def _lose(self, why: str) -> None:
         self._is_kept = False
         self._compiled = numba.njit(**self._options)(self._function)
-        warnings.warn(
+        notice(
             f"compiled kernels cannot be kept ({why}): each process spends seconds on compiling them; "
-            "name a writable folder with NUMBA_CACHE_DIR",
-            QuantsamWarning,
-            stacklevel=4,
+            "name a writable folder with NUMBA_CACHE_DIR"
         )
 
 

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from quantsam.errors import InputError, StoreError, nearest
-from quantsam.files import unwritable
+from quantsam.files import expanded, unwritable
 from quantsam.metrics.summary import ObjectScore
-from quantsam.places import expanded, temporary_folder, user_data
+from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
 from quantsam.results.gallery import GalleryEntry, parse_entry
 from quantsam.results.record import Record

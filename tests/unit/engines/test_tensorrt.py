@@ -14,7 +14,8 @@ from quantsam.engines import tensorrt
 from quantsam.engines.encoder import check_engine
 from quantsam.engines.half import with_half_precision
 from quantsam.engines.onnx_encoder import encoder_to_onnx
-from quantsam.errors import EngineError, OutputError, QuantsamWarning
+from quantsam.errors import EngineError, OutputError
+from quantsam.notices import Notice
 from quantsam.runtime.sessions import SessionOptions, open_session
 
 
@@ -188,7 +189,7 @@ def test_a_cache_folder_that_cannot_be_made(fake, graph, tmp_path, monkeypatch):
     # not ours to insist on: built again next time
     for usual in (tmp_path / "file" / "engines", None):
         monkeypatch.setattr(tensorrt, "cache_folder", lambda name, usual=usual: usual)
-        with pytest.warns(QuantsamWarning, match="the built engine is not kept .*: set XDG_CACHE_HOME"):
+        with pytest.warns(Notice, match="the built engine is not kept .*: set XDG_CACHE_HOME"):
             assert tensorrt.open_tensorrt(graph).engine == "tensorrt"
 
 

@@ -8,11 +8,12 @@ import time
 import pytest
 import torch
 
-from quantsam.errors import QuantsamWarning, WeightsError
+from quantsam.errors import WeightsError
 from quantsam.models import hub
 from quantsam.models.hub import HUB_REPOSITORY, download_checkpoint
 from quantsam.models.variants import VARIANTS
 from quantsam.models.zoo import create_model, load_model
+from quantsam.notices import Notice
 
 L0, FILE = VARIANTS["l0"], "efficientvit_sam_l0.pt"
 
@@ -99,7 +100,7 @@ def test_what_was_fetched_once_needs_no_hub(monkeypatch, cache):
 def test_where_the_cache_cannot_be_written_a_temporary_one_is_used_and_told_of(monkeypatch, cache, tmp_path):
     cache.touch()  # a file: no folder can be made
     asked = answer(monkeypatch, download=tmp_path / FILE)
-    with pytest.warns(QuantsamWarning, match=rf"^weights are downloaded to {tmp_path}/spare/hub, since {cache} cannot"):
+    with pytest.warns(Notice, match=rf"^weights are downloaded to {tmp_path}/spare/hub, since {cache} cannot"):
         assert download_checkpoint(L0) == tmp_path / FILE
     assert asked == [tmp_path / "spare" / "hub"]
     monkeypatch.setattr(hub, "temporary_folder", lambda: None)

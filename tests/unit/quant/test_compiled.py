@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from quantsam.errors import QuantsamWarning
+from quantsam.notices import Notice
 from quantsam.quant import compiled
 
 SOURCE = "def double(x):\n    for i in range(x.size):\n        x[i] *= 2\n"
@@ -64,7 +64,7 @@ def test_a_damaged_cache_is_made_anew(double, tmp_path):
 def test_without_a_place_each_process_compiles_anew_and_says_so(double, monkeypatch):
     monkeypatch.setattr(compiled, "cache_folder", lambda _: None)
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    with pytest.warns(QuantsamWarning, match=r"cannot be kept \(no folder can be written\).*NUMBA_CACHE_DIR"):
+    with pytest.warns(Notice, match=r"cannot be kept \(no folder can be written\).*NUMBA_CACHE_DIR"):
         kernel = double()
     assert works(kernel)
 
@@ -86,7 +86,7 @@ def test_a_full_disk_stops_nothing(double, monkeypatch, tmp_path):
 
     kernel = double()
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
-    with pytest.warns(QuantsamWarning, match="cannot be kept .*No space left on device"):
+    with pytest.warns(Notice, match="cannot be kept .*No space left on device"):
         assert works(kernel)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
