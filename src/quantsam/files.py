@@ -56,6 +56,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Make sure, before long work, that `atomic_write` may put a file at `path`.
+
+    Raises:
+        OutputError: It is no place for a file, or its folder cannot be written.
+    """
+    shown = os.fspath(path)
+    problem = unwritable(_target(shown).parent)
+    if problem:
+        raise OutputError(f"cannot write {shown}: {problem}, choose another place")
+
+
 def _target(shown: str) -> Path:
     """Return the real path to replace, or say why there is none."""
     try:

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from quantsam.cli.words import in_options
 from quantsam.errors import QuantsamError, nearest
 from quantsam.files import expanded
 from quantsam.memory import keep_freed_memory
@@ -68,6 +69,8 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"quantsam.cli.{cmd_name}").command
+        if isinstance(ctx.obj, dict):
+            ctx.obj["command"] = command
         return command
 
     def resolve_command(
@@ -92,6 +95,7 @@ def cli(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of the user become one line each."""
     _need_no_temporary_folder()
+    known: dict[str, Any] = {}
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # wherever it stands
     try:
@@ -99,13 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with shown_by(lambda text: click.echo(f"quantsam: note: {text}", err=True)):
             # Numba's, four lines long, where /dev/shm cannot be written; nothing here forks while kernels start.
             warnings.filterwarnings("ignore", "Could not obtain multiprocessing lock")
-            known = {"debug": debug, "arguments": given}
+            known |= {"debug": debug, "arguments": given}
             code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj=known)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except (click.ClickException, QuantsamError) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        command = known.get("command")
+        message = error.format_message() if isinstance(error, click.ClickException) else in_options(str(error), command)
         return _complain(message, error.exit_code, debug)
     except OSError as error:
         if error.filename is not None and _is_temporary(error.filename):
