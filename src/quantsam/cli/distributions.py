@@ -188,7 +188,7 @@ def _report(record: Record, chosen: Sequence[SiteDistribution], count: int, sort
         f"({which}): {len(chosen)} of {count} sites, {_ORDERS[sort]}"
     )
     columns = ["site", "kind", "format", ">range", ">grid", ">clipped %", ">SQNR dB", ">outliers", "channels"]
-    print_table(title, columns, [_cells(site) for site in chosen])
+    print_table(title, columns, [_cells(site) for site in chosen], spare=("kind", ">range", "channels", "format"))
     clipped = figures["clipped_percent"]
     if clipped is not None:
         click.echo(f"\n{clipped:.4f} % of all values of quantized activations are clipped")

@@ -108,12 +108,13 @@ def command(
     --calibration sa-1b --limit 4500
     """
     from quantsam.data.open import open_dataset, open_images
-    from quantsam.engines.encoder import check_engine
+    from quantsam.engines.encoder import check_engine, check_formats
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.experiment import PYTORCH, Switches, calibrated_plans, score_plans
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
+    from quantsam.plans.plan import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.schemes.load import load_scheme
 
@@ -151,6 +152,8 @@ def command(
     else:
         if engine != PYTORCH and ctx.get_parameter_source("placement") is click.core.ParameterSource.DEFAULT:
             placement = engine
+        for scheme in declared if engine != PYTORCH and placement == engine else ():
+            check_formats(make_plan(loaded, scheme, placement).sites, engine)
         switches = Switches(placement, not no_weights, not no_activations)
         ready = calibrated_plans(loaded, declared, source, switches, progress("calibrating"))
     settings: dict[str, JsonValue] = {"seed": seed, "limit": limit, "images": images}

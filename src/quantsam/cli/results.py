@@ -84,7 +84,8 @@ def _print(records: Sequence[Record], title: str) -> None:
     }
     for name in (name for name, is_silent in silent.items() if is_silent):  # it would only make the table wider
         del columns[name]
-    print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])
+    spare = ("when (UTC)", "placement", ">objects", ">± SE")
+    print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records], spare=spare)
 
 
 def _shown(value: float | int | None) -> str:

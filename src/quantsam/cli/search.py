@@ -189,12 +189,13 @@ def _report(record: Record) -> None:
     unit = record.settings["unit"]
     seen, unseen = record.settings["searched_pictures"], record.settings["held_out_pictures"]
     title = f"{record.model} on {record.dataset}: {seen} pictures searched, {unseen} held out"
-    columns = ["scheme", "", f">{record.settings['cost']}", ">of float", ">mask loss", ">mIoU drop"]
+    columns = ["scheme", "role", f">{record.settings['cost']}", ">of float", ">mask loss", ">mIoU drop"]
     columns += [">± SE", ">held out: mask loss", ">mIoU drop", ">± SE"]
     if record.engine != "pytorch":
         columns += [">on the engine", ">ms"]
     whole = float(record.figures["float_cost"] or 1)
-    print_table(title, columns, [_cells(e, str(unit), whole, len(columns), record.scheme) for e in entries])
+    rows = [_cells(e, str(unit), whole, len(columns), record.scheme) for e in entries]
+    print_table(title, columns, rows, spare=(">± SE", ">of float", ">mask loss"))
     click.echo(
         "\ndrop: points of mIoU lost against FP32, paired; mask loss: 100 less the mean IoU of the masks with FP32's"
     )

@@ -250,11 +250,12 @@ def _bundled(bundle: Path, engine: str | None) -> dict[str, Segmenter]:
     from quantsam.runtime.manifest import read_manifest
 
     manifest = read_manifest(bundle)
-    if engine is None and manifest.engine == "tensorrt":
-        # What TensorRT runs, ONNX Runtime can run too; TensorRT itself needs the engine that trtexec builds.
+    if (engine or manifest.engine) == "tensorrt":
+        # What TensorRT runs, the others can run too; TensorRT itself needs the engine that trtexec builds.
+        others = "--engine onnxruntime or --engine openvino"
         raise click.UsageError(
-            f"bundle {str(bundle)!r} is for tensorrt, which `segment` does not run: add --engine onnxruntime or "
-            "--engine openvino, which run the same graph on the processor"
+            f"`segment` does not run tensorrt, got {'--engine tensorrt' if engine else f'its bundle {str(bundle)!r}'}: "
+            f"give {others}, which run the same graph on the processor"
         )
     return {manifest.scheme: load_bundle(bundle, engine=engine)}
 

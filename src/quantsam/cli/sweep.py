@@ -66,7 +66,7 @@ def command(
             )
             return
         rows = [(o.identity[:8], o.point.label, "done" if k else "") for o, k in zip(opened, known, strict=True)]
-        print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", ""], rows)
+        print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", "state"], rows)
         return
     devices = {point.device for point in sweep.points}
     device = next((d for d in devices if d != "cpu"), "cpu")
@@ -146,7 +146,7 @@ def _report(sweep: Sweep, progress: SweepProgress, store: ResultStore, as_json: 
         return
     rows: list[tuple[object, ...]] = [(r.id[:8], p.label, _figure(r), w) for p, r, w in done]
     rows += [("", point.label, cause, "failed") for point, cause in progress.failed]
-    print_table(f"{sweep.name}: {len(done)} of {len(sweep.points)} runs done", ["id", "run", "figure", ""], rows)
+    print_table(f"{sweep.name}: {len(done)} of {len(sweep.points)} runs done", ["id", "run", "figure", "when"], rows)
     click.echo(f"\nkept in {store.path}: {command_line('quantsam results', store)} lists them")
 
 

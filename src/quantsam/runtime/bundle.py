@@ -58,11 +58,21 @@ def load_bundle(
         try:
             sessions[name] = open_session(engine, content, SessionOptions(threads, shapes=shapes))
         except EngineError as error:
-            raise EngineError(f"{name} of bundle {str(path)!r}: {error}") from error
+            raise _refused(f"{name} of bundle {str(path)!r}", manifest, engine, error) from error
     predictor = BundlePredictor(manifest, sessions[ENCODER], sessions[DECODER])
     if verify:
-        predictor.verify()
+        try:
+            predictor.verify()
+        except EngineError as error:
+            raise _refused(f"bundle {str(path)!r}", manifest, engine, error) from error
     return predictor
+
+
+def _refused(what: str, manifest: Manifest, engine: str, error: EngineError) -> EngineError:
+    """Say that an engine cannot run a bundle; that it was made for another one is the likeliest cause."""
+    if engine == manifest.engine or "not installed" in str(error):
+        return EngineError(f"{what}: {error}")
+    return EngineError(f"{what} was exported for {manifest.engine}, and {error}; or open it with {manifest.engine}")
 
 
 def _read(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def open_session(engine: str, model: bytes | Path, options: SessionOptions = Ses
         raise
     except Exception as error:  # each engine has errors of its own
         what = repr(str(model)) if isinstance(model, Path) else "the graph"
-        raise EngineError(f"{engine} cannot run {what} ({_first_line(error)}): export it again") from error
+        raise EngineError(f"{engine} cannot run {what} ({_reason(error)}): export it for {engine}") from error
 
 
 class OnnxRuntimeSession:
@@ -122,7 +123,7 @@ class OnnxRuntimeSession:
             found = self.handle.run(self._outputs, dict(inputs))
         except Exception as error:  # a kernel that finds only now that it cannot, such as a scale a channel
             raise EngineError(
-                f"onnxruntime cannot run the graph ({_last_line(error)}): was it exported for it?"
+                f"onnxruntime cannot run the graph ({_reason(error)}): export it for onnxruntime"
             ) from error
         return dict(zip(self._outputs, found, strict=True))
 
@@ -195,11 +196,13 @@ def engine_version(engine: str) -> str:
     return str(require(engine).__version__)
 
 
-def _last_line(error: Exception) -> str:
-    """Return the end of the last line: ONNX Runtime begins with its own source's paths."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][-160:] if lines else type(error).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """Return why an engine refuses, in its own words but without its source's paths, types and conditions."""
+    text = " ".join(str(error).split())
+    # the most telling part stands last; behind a condition of C++ that failed stands what it means
+    for mark in ("Status Message: ", " was false. ", "Check '", "NOT_IMPLEMENTED : "):
+        text = text.rpartition(mark)[2]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"\S*/\S+\.(?:cc|cpp|h|hpp):\d+:?\s*", "", text)
+    text = re.sub(r"^[\w:<>~]*\([^)]*\)(?: \[with [^]]*\])?\s*", "", text)  # a function's signature
+    return text[:200].strip(" .:") or type(error).__name__
