@@ -22,6 +22,7 @@ from quantsam.errors import QuantsamError, nearest
 from quantsam.files import expanded
 from quantsam.memory import keep_freed_memory
 from quantsam.notices import shown_by
+from quantsam.versions import outdated
 
 COMMANDS = {
     "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
@@ -121,6 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Standard output: what is still in its buffer must not be tried again on leaving.
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return _complain(f"cannot print: {error.strerror}", 1, debug)
+    except Exception as error:
+        problems = outdated()
+        if not problems:
+            raise  # a defect of ours
+        return _complain(f"{type(error).__name__}, and a package is too old: {problems[0]}", 1, debug)
     return code if isinstance(code, int) else 0
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsam.errors import EngineError, InputError, nearest
+from quantsam.versions import check_version
 
 Array = NDArray[Any]
 Precision = Literal["f32", "bf16"]
@@ -62,11 +63,13 @@ def require(package: str) -> Any:
 
     Raises:
         EngineError: It is not installed; the message says which extra brings it.
+        VersionError: It is too old; the message says what it must be.
     """
     if find_spec(package) is None:
         raise EngineError(
             f"engine {package!r} needs the package {package}, which is not installed: pip install 'quantsam[{package}]'"
         )
+    check_version(package)
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's; it complains where it cannot write, too
     return importlib.import_module(package)
 
@@ -199,9 +202,9 @@ def engine_version(engine: str) -> str:
 def _reason(error: Exception) -> str:
     """Return why an engine refuses, in its own words but without its source's paths, types and conditions."""
     text = " ".join(str(error).split())
-    # the most telling part stands last; behind a condition of C++ that failed stands what it means
-    for mark in ("Status Message: ", " was false. ", "Check '", "NOT_IMPLEMENTED : "):
+    for mark in ("Status Message: ", " was false. ", "NOT_IMPLEMENTED : "):  # what it means stands behind the condition
         text = text.rpartition(mark)[2]
+    text = re.sub(r"Exception from \S+\s*|Check '[^']*' failed at \S+\s*|FrontEnd API failed with \w+:\s*", "", text)
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"\S*/\S+\.(?:cc|cpp|h|hpp):\d+:?\s*", "", text)
     text = re.sub(r"^[\w:<>~]*\([^)]*\)(?: \[with [^]]*\])?\s*", "", text)  # a function's signature

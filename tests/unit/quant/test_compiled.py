@@ -7,10 +7,14 @@ import warnings
 
 import numpy as np
 import pytest
+from numba.core import caching
 
 from quantsam.notices import Notice
 from quantsam.quant import compiled
 
+# Private, and renamed between versions of Numba.
+IMPLEMENTATION = getattr(caching, "CacheImpl", None) or caching._CacheImpl
+LOCATOR = getattr(caching, "UserProvidedCacheLocator", None) or caching._UserProvidedCacheLocator
 SOURCE = "def double(x):\n    for i in range(x.size):\n        x[i] *= 2\n"
 
 
@@ -63,18 +67,16 @@ def test_a_damaged_cache_is_made_anew(double, tmp_path):
 
 def test_without_a_place_each_process_compiles_anew_and_says_so(double, monkeypatch):
     monkeypatch.setattr(compiled, "cache_folder", lambda _: None)
-    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    monkeypatch.setattr(IMPLEMENTATION, "_locator_classes", [])
     with pytest.warns(Notice, match=r"cannot be kept \(no folder can be written\).*NUMBA_CACHE_DIR"):
         kernel = double()
     assert works(kernel)
 
 
 def test_a_spare_place_is_as_good_as_the_usual_one(double, monkeypatch, tmp_path):
-    from numba.core.caching import UserProvidedCacheLocator
-
     monkeypatch.setattr(compiled.numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(compiled, "cache_folder", lambda name: tmp_path / "cache" / name)
-    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [UserProvidedCacheLocator])
+    monkeypatch.setattr(IMPLEMENTATION, "_locator_classes", [LOCATOR])
     assert works(double())
     assert {path.relative_to(tmp_path).parts[1] for path in kept(tmp_path)} == {"kernels"}
     assert compiled.numba.config.CACHE_DIR == ""  # other functions of this process keep their place
