@@ -6,6 +6,7 @@ import codecs
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Make sure, before long work, that `atomic_write` may put a file at `path`.
+
+    Raises:
+        OutputError: It is no place for a file, or its folder cannot be written.
+    """
+    shown = os.fspath(path)
+    problem = unwritable(_target(shown).parent)
+    if problem:
+        raise OutputError(f"cannot write {shown}: {problem}, choose another place")
 
 
 def _target(shown: str) -> Path:
@@ -217,7 +230,12 @@ def unwritable(folder: Path) -> str | None:
     above = next(place for place in (folder, *folder.parents) if _exists(place))
     if not above.is_dir():
         return f"{above} is a file, not a folder"
-    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is not writable"
+    try:
+        # Tried, not asked: mode bits say nothing of root, of read-only mounts, or of /proc.
+        with tempfile.TemporaryFile(prefix=".quantsam-", dir=above):
+            return None
+    except OSError:
+        return f"{above} is not writable"
 
 
 def _exists(place: Path) -> bool:

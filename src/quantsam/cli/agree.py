@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source, data_options, model_options, store_options
+from quantsam.cli.options import (
+    calibration_source,
+    command_line,
+    data_options,
+    model_options,
+    open_store,
+    store_options,
+)
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -75,7 +82,6 @@ def command(
     from quantsam.models.transforms import preprocess
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.results.store import ResultStore
     from quantsam.schemes.load import load_scheme
     from quantsam.simulation.simulator import simulate
 
@@ -96,9 +102,7 @@ def command(
         strict=strict,
     )
     source = open_images(calibration_source(get_variant(model).name, calibration), limit=limit, seed=seed)
-    results = None if no_store else ResultStore(store)
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store)
     loaded = load_model(model, weights, device=device)
     plans = [
         plan
@@ -132,7 +136,8 @@ def command(
     for title, entries in reports:
         _print_layers(title, entries)
     if results is not None:
-        click.echo(f"\nkept in {results.path}: `quantsam results --kind agree` lists them")
+        lists = command_line("quantsam results --kind agree", results)
+        click.echo(f"\nkept in {results.path}: {lists} lists them")
 
 
 def _print_records(records: Sequence[Record]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import calibration_source, model_options
+from quantsam.cli.options import calibration_source, model_options, quoted
 from quantsam.cli.output import json_option, print_json, progress
 
 
@@ -42,7 +42,7 @@ def command(
     """
     from quantsam.data.open import open_images
     from quantsam.engines.bundle import check_bundle_folder, export_bundle
-    from quantsam.engines.encoder import ENGINES
+    from quantsam.engines.encoder import ENGINES, check_formats
     from quantsam.engines.tensorrt import trtexec_command
     from quantsam.errors import InputError, nearest
     from quantsam.models.variants import get_variant
@@ -67,7 +67,9 @@ def command(
     if plan is not None:
         ready = load_plan(plan, loaded)
     else:
-        ready = make_plan(loaded, declared, engine).calibrate(images, progress=progress("calibrating"))
+        uncalibrated = make_plan(loaded, declared, engine)
+        check_formats(uncalibrated.sites, engine)
+        ready = uncalibrated.calibrate(images, progress=progress("calibrating"))
     manifest = export_bundle(loaded, ready, out, engine=engine)
     line = trtexec_command(out / ENCODER) if engine == "tensorrt" else None
     if as_json:
@@ -76,8 +78,11 @@ def command(
         return
     for name, entry in manifest.files.items():
         click.echo(f"{out / name}: {entry.size_bytes / 2**20:.2f} MiB")
-    click.echo(f"{manifest.model}, {manifest.scheme}, for {engine}; checked on the test image")
+    by = "no TensorRT has run it yet, ONNX Runtime has: its" if engine == "tensorrt" else f"{engine} has run it: its"
+    click.echo(
+        f"{manifest.model}, {manifest.scheme}, for {engine}; {by} embedding of the test image is in the manifest"
+    )
     if line is not None:
         click.echo(f"build the engine where TensorRT is:\n{line}")
     else:
-        click.echo(f"try it: quantsam segment PICTURE --everything --bundle {out}")
+        click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")

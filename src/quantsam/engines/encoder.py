@@ -94,6 +94,11 @@ def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
                 f"{site.key} must have a format of {engine} ({', '.join(known)}), got {site.spec.format!r} "
                 f"with quantizer {site.spec.quantizer!r}: change the scheme, or simulate the plan"
             )
+        if engine == "onnxruntime" and site.role == "activation" and site.spec.per_channel:
+            raise PlanError(
+                f"{site.key} must have one scale on onnxruntime, got one a channel with observer "
+                f"{site.spec.observer!r}: take another observer and per_channel = false, or openvino"
+            )
 
 
 def make_engine_encoder(

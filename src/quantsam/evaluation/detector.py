@@ -19,6 +19,7 @@ from quantsam.metrics.average_precision import coco_precision
 from quantsam.metrics.lvis_precision import MAX_DETECTIONS, lvis_precision
 from quantsam.models.predictor import Predictor
 from quantsam.results.record import JsonValue
+from quantsam.versions import check_version
 
 
 def open_detections(path: str | Path, dataset: Dataset, *, skip_unknown_images: bool = False) -> DetectionFile:
@@ -32,7 +33,9 @@ def open_detections(path: str | Path, dataset: Dataset, *, skip_unknown_images: 
     Raises:
         DatasetError: The dataset has no categories to score, or the file does not fit it.
         InputError: The dataset leaves crowds out.
+        VersionError: What scores them is too old.
     """
+    check_version("faster-coco-eval")
     known = _indexed(dataset)
     per_image = MAX_DETECTIONS if isinstance(known, LvisDataset) else None
     return load_detections(

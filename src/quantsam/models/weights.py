@@ -17,7 +17,6 @@ from quantsam.models.checkpoint_entries import COUNTER, Shapes, entries_of, expe
 from quantsam.models.checkpoint_files import is_torch_file
 from quantsam.models.variants import Variant
 
-HUB_REPOSITORY = "mit-han-lab/efficientvit-sam"
 _NESTED = ("state_dict", "model_state_dict", "model", "ema", "network", "net", "weights", "params")
 Choose = Callable[[Shapes], dict[str, str]]
 
@@ -126,26 +125,3 @@ def _is_plain(value: object) -> bool:
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def download_checkpoint(variant: Variant) -> Path:
-    """Return the official checkpoint from the Hugging Face hub, downloaded once and then cached.
-
-    Raises:
-        WeightsError: Nothing is cached, and the hub cannot be reached or does not give the file.
-    """
-    from huggingface_hub import hf_hub_download  # slow to import, needed only here
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    name = variant.checkpoint_file
-    remedy = f"download {name} from huggingface.co/{HUB_REPOSITORY} elsewhere and pass it with --weights {name}"
-    try:
-        return Path(hf_hub_download(HUB_REPOSITORY, name))
-    except LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"weights of {variant.name!r} are not cached and the hub cannot be reached: {remedy}"
-        ) from error
-    except Exception as error:  # what the network raises differs from one version of the hub's client to the next
-        raise WeightsError(
-            f"weights of {variant.name!r} cannot be had from the hub ({_first_line(error)}): {remedy}"
-        ) from error

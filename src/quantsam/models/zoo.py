@@ -10,10 +10,11 @@ import torch
 
 from quantsam.errors import InputError
 from quantsam.files import expanded
+from quantsam.models.hub import download_checkpoint
 from quantsam.models.outliers import with_outlier_channels
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
-from quantsam.models.weights import download_checkpoint, read_checkpoint
+from quantsam.models.weights import read_checkpoint
 
 
 def create_model(name: str, *, device: str | torch.device = "cpu") -> EfficientViTSam:

@@ -12,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
-import platformdirs
-
 from quantsam.errors import InputError, StoreError, nearest
-from quantsam.files import shown, unwritable
+from quantsam.files import expanded, shown, unwritable
 from quantsam.metrics.summary import ObjectScore
+from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
 from quantsam.results.gallery import GalleryEntry, parse_entry
 from quantsam.results.record import Record
@@ -34,6 +33,8 @@ class RecordFilter(TypedDict, total=False):
     prompt: str | None
 
 
+STORE_VARIABLE = "QUANTSAM_STORE"
+_NAME = "results.sqlite"
 _COLUMNS = tuple(RecordFilter.__annotations__)
 _SUBJECT = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
 _SUBJECT_SETTINGS = (
@@ -42,9 +43,24 @@ _SUBJECT_SETTINGS = (
 
 
 def default_store_path() -> Path:
-    """Return `$QUANTSAM_STORE`, or `results.sqlite` in the user's data folder."""
-    given = os.environ.get("QUANTSAM_STORE")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("quantsam") / "results.sqlite"
+    """Return `$QUANTSAM_STORE`, or `results.sqlite` in the user's data folder.
+
+    Where there is none yet and none can be made, e.g. in a container of a user without a home, it is `results.sqlite`
+    in a temporary folder of this user's.
+    """
+    given = os.environ.get(STORE_VARIABLE)
+    if given:
+        return expanded(given)
+    folder = user_data()
+    if folder is not None and ((folder / _NAME).exists() or unwritable(folder) is None):
+        return folder / _NAME
+    return spare_store_path() or (folder or Path.cwd()) / _NAME
+
+
+def spare_store_path() -> Path | None:
+    """Return where results go if the usual place cannot be written; None if there is no such place either."""
+    folder = temporary_folder()
+    return None if folder is None else folder / _NAME
 
 
 class ResultStore:
@@ -79,6 +95,8 @@ class ResultStore:
         """
         with self._file.reading():
             problem = unwritable(self.path.absolute().parent)
+            if problem is None and self.path.exists() and not os.access(self.path, os.W_OK):
+                problem = "the file is read-only"
         if problem:
             raise StoreError(f"result store {self.path} cannot be written: {problem}; give another path")
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
-import re
-import shutil
 import zipfile
 
 import pytest
@@ -213,49 +210,6 @@ def test_a_file_that_may_not_be_read(tmp_path, state, monkeypatch):
 
     monkeypatch.setattr(type(path), "open", denied)
     refused(path, "must be readable, got: Permission denied")
-
-
-def hub(monkeypatch, outcome):
-    def download(repository, name):
-        assert (repository, name) == ("mit-han-lab/efficientvit-sam", "efficientvit_sam_l0.pt")
-        if isinstance(outcome, Exception):
-            raise outcome
-        return str(outcome)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-
-
-def hub_errors():
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    http = HfHubHTTPError.__new__(HfHubHTTPError)  # its arguments differ between versions
-    http.args = ("\n404 Client Error\n\nEntry Not Found",)
-    yield LocalEntryNotFoundError("offline"), "are not cached and the hub cannot be reached"
-    yield http, "cannot be had from the hub ("
-    yield OSError(28, "No space left on device"), "No space left on device"
-    yield RuntimeError(), "(RuntimeError)"
-
-
-@pytest.mark.parametrize("index", range(4))
-def test_a_hub_that_gives_nothing(monkeypatch, index):
-    error, words = list(hub_errors())[index]
-    hub(monkeypatch, error)
-    way_out = (
-        r"download efficientvit_sam_l0\.pt from huggingface\.co/.* and pass it with --weights efficientvit_sam_l0\.pt$"
-    )
-    with pytest.raises(WeightsError, match=rf"^weights of 'l0' .*{re.escape(words)}.*{way_out}"):
-        load_model("l0")
-
-
-def test_what_the_hub_gives_is_checked_like_any_file(monkeypatch, tmp_path, state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    path = tmp_path / "efficientvit_sam_l0.pt"
-    path.write_bytes(buffer.getvalue())
-    hub(monkeypatch, path)
-    with pytest.raises(WeightsError, match="got the weights of 'nano'"):
-        load_model("l0")
-    shutil.rmtree(tmp_path)
 
 
 WRAPPED = {
