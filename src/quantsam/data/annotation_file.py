@@ -48,6 +48,8 @@ def is_lvis_file(path: Path) -> bool:
     Args:
         path: Any file; one that cannot be read is not LVIS's, and whoever reads it says why.
     """
+    if not _is_regular(path):  # looking into a pipe would take from it what is read later
+        return False
     if is_packed(start_of(path)):
         with suppress(OSError, DatasetError):
             return _looks_like_lvis(unpacked(path.read_bytes(), str(path)))
@@ -56,6 +58,13 @@ def is_lvis_file(path: Path) -> bool:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _looks_like_lvis(content)
     except (OSError, ValueError):  # ValueError: an empty file
+        return False
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
         return False
 
 

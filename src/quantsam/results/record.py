@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from quantsam.errors import InputError, StoreError
-from quantsam.files import shown
+from quantsam.files import storable
 from quantsam.metrics.summary import ObjectScore
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class Record:
         for name in (*_NAMES, *_TEXTS, *_OPTIONAL_TEXTS):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, shown(value))
+                object.__setattr__(self, name, storable(value))
         for name, clean in (
             ("figures", {key: _number(key, value) for key, value in _items("figures", self.figures)}),
             ("times", {key: float(_required(key, value)) for key, value in _items("times", self.times)}),
@@ -238,10 +238,10 @@ def parsed_items(record: Record, kind: str, key: str, make: Callable[[Any], T]) 
 def _shown_all(value: Any) -> Any:
     """Return JSON values whose texts any encoding takes."""
     if isinstance(value, dict):
-        return {shown(key): _shown_all(item) for key, item in value.items()}
+        return {storable(key): _shown_all(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_shown_all(item) for item in value]
-    return shown(value) if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value
 
 
 def _items(name: str, values: Any) -> list[tuple[str, Any]]:

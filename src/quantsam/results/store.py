@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from quantsam.errors import InputError, StoreError, nearest
-from quantsam.files import expanded, shown, unwritable
+from quantsam.files import expanded, storable, unwritable
 from quantsam.metrics.summary import ObjectScore
 from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
@@ -267,7 +267,7 @@ class ResultStore:
                 raise StoreError(f"result store {self.path}: scores of {record_id} are damaged: {error}") from error
 
     def _find(self, connection: sqlite3.Connection | None, prefix: str) -> tuple[int, str]:
-        prefix, found = shown(prefix), list[tuple[str, int, str]]()
+        prefix, found = storable(prefix), list[tuple[str, int, str]]()
         if connection is not None and prefix:
             found = connection.execute(
                 "SELECT id, seq, body FROM records WHERE substr(id, 1, ?) = ? ORDER BY seq",
@@ -304,7 +304,7 @@ def _where(filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     for name in filters:
         if name not in _COLUMNS:
             raise InputError(f"records have no filter {name!r}: {nearest(name, _COLUMNS)}")
-    chosen = {name: shown(value) for name, value in filters.items() if value is not None}
+    chosen = {name: storable(value) for name, value in filters.items() if value is not None}
     return " AND ".join(f"matches({name}, :{name})" for name in chosen) or "TRUE", chosen
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import threading
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,35 @@ def test_pictures_of_exports(tmp_path: Path) -> None:
     assert open_images(tmp_path / "cvat").name == "cvat:images/default"
     pictures(tmp_path / "plain", "train/a.png", "other/b.png")  # no data set: all of it
     assert len(open_images(tmp_path / "plain")) == 2
+
+
+def test_a_name_of_several_lines_is_shown_in_one(tmp_path: Path) -> None:
+    root = tmp_path / "two\nlines \x1b[31m"
+    write(root / "mine.json", document("a.png"))
+    pictures(root, "a.png")
+    assert open_dataset(root).name == "two\\nlines \\x1b[31m:mine"
+    assert open_images(root).name == "two\\nlines \\x1b[31m"
+
+
+def test_a_folder_that_is_called_like_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(tmp_path / "~" / "set" / "mine.json", document("a.png"))
+    pictures(tmp_path / "~" / "set", "a.png")
+    assert red(open_dataset("./~/set")) == [40]
+    assert len(open_images("./~/set")) == 1
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """As a shell makes it of `--annotations <(zcat a.json.gz)`."""
+    write(tmp_path / "set" / "mine.json", document("a.png"))
+    pictures(tmp_path / "set", "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    content = json.dumps(document("a.png"))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(content,), daemon=True)
+    writer.start()
+    assert red(open_dataset(tmp_path / "set", annotations=tmp_path / "pipe")) == [40]
+    writer.join(10)
 
 
 def test_a_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

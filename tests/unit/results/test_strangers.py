@@ -49,7 +49,15 @@ def test_a_store_that_holds_such_a_name_is_read():
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("日本 é", "日本 é"), (ODD, "caf\\xe9"), ("\ud800x", "\\ud800x"), ("", "")]
+    ("name", "expected"),
+    [
+        ("日本 é", "日本 é"),
+        (ODD, "caf\\xe9"),
+        ("\ud800x", "\\ud800x"),
+        ("", ""),
+        ("a\nb\x1b[31m\tc", "a\\nb\\x1b[31m\\tc"),
+        ("a\u2028", "a\\u2028"),
+    ],
 )
 def test_shown(name, expected):
     assert shown(name) == expected
