@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COCO ?= ../shared/data/coco
 
-.PHONY: demo test test-slow arm64 lint format bench screenshots docs clean
+FLOOR_TESTS ?= tests/unit tests/cli
+FLOOR_EXTRAS := onnxruntime,openvino,search,ray,report,app
+
+.PHONY: demo test test-slow test-floors arm64 lint format bench screenshots docs clean
 
 demo: $(READY)  ## quantize and score the shipped models, simulated and on real engines; writes quantsam-demo/report.html
 	$(BIN)/quantsam demo --out quantsam-demo
@@ -19,6 +22,9 @@ test-slow: $(READY)  ## the long tests alone
 
 arm64: $(READY)  ## bring an Arm Python and its engines, for the slow tests under an emulator; Debian, root
 	tests/arm64.sh $(BIN)/python
+
+test-floors: .venv-floors/.ready  ## the tests of what other packages do for us, with the lowest versions declared
+	.venv-floors/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(FLOOR_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -58,5 +64,12 @@ $(READY): pyproject.toml constraints.txt Makefile
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+.venv-floors/.ready: pyproject.toml constraints-floors.txt Makefile
+	rm -rf .venv-floors
+	$(PYTHON) -m venv .venv-floors
+	PIP_CONSTRAINT=constraints-floors.txt .venv-floors/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[$(FLOOR_EXTRAS)]' pytest pytest-timeout pytest-xdist hypothesis httpx2
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist quantsam-demo src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-floors build dist quantsam-demo src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -30,9 +30,9 @@ from common import save
 
 import quantsam as qs
 from quantsam.engines import encoder
-from quantsam.errors import InexactWarning
 from quantsam.evaluation.agreement import agree
 from quantsam.evaluation.experiment import Switches, calibrated_plans
+from quantsam.notices import InexactWarning
 from quantsam.results.agreement import agreement_verdict
 from quantsam.runtime.sessions import Array, Session, SessionOptions, open_session
 

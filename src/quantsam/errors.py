@@ -63,10 +63,6 @@ class OutputError(QuantsamError):
     """Something cannot be written where the user asked for it."""
 
 
-class InexactWarning(UserWarning):
-    """An engine on this processor does not compute exactly what a plan says."""
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a ready-made hint naming the known names closest to `name`.
 

@@ -246,7 +246,10 @@ def test_folders_that_cannot_be_put_there_are_refused_before_the_work(tmp_path, 
 
 
 def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    def refused(*, dir, prefix):  # noqa: A002
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("quantsam.files.tempfile.TemporaryFile", refused)  # root may write everywhere
     assert unwritable(tmp_path / "deep" / "er") == f"{tmp_path} is not writable"
     with pytest.raises(OutputError, match=f"{tmp_path} is not writable, choose another place"):
         check_replaceable(tmp_path / "deep" / "plan", "plan.json")

@@ -23,6 +23,7 @@ from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.models.everything import FoundMask, Progress
 from quantsam.models.grid import GridSettings
 from quantsam.models.sam import EfficientViTSam
+from quantsam.models.tally import Tally
 from quantsam.models.transforms import preprocess
 from quantsam.runtime.picture import Float32, PictureMask, PicturePrompts, agreements, segment_picture
 
@@ -95,11 +96,11 @@ class _TimedSegmenter:
         return answer
 
     def segment_everything(
-        self, image: UInt8Image, settings: GridSettings, progress: Progress | None
+        self, image: UInt8Image, settings: GridSettings | None, progress: Progress | None, tally: Tally | None = None
     ) -> list[FoundMask]:
         """Find the masks of the picture without a prompt, at the resolution of `image`."""
         start = time.perf_counter()
-        found = self._segmenter.segment_everything(image, settings, progress)
+        found = self._segmenter.segment_everything(image, settings, progress, tally)
         self.decoder_ms += 1e3 * (time.perf_counter() - start)
         self.left_out = max(0, len(found) - self.most_masks)
         return found[: self.most_masks]  # they come by descending predicted IoU

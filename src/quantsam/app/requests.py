@@ -15,12 +15,11 @@ from quantsam.app.catalogue import Catalogue
 from quantsam.app.limits import Limits
 from quantsam.app.pictures import Picture
 from quantsam.errors import InputError, nearest
-from quantsam.models.grid import GridSettings
+from quantsam.models.grid import GridSettings, usual_settings
 from quantsam.runtime.picture import PicturePrompts
 
 MAX_POINTS_PER_SIDE = 64
-_GRID = GridSettings(points_per_side=16)  # a quarter of SAM's points: the page shall answer soon
-_GRID_NANO = GridSettings(points_per_side=16, iou_threshold=0.7, stability_threshold=0.85)  # less sure of its masks
+_POINTS_PER_SIDE = 16  # a quarter of SAM's points: the page shall answer soon
 _MAX_COORDINATE = 1e6
 _KEYS = {"picture", "model", "schemes", "engine", "boxes", "points", "labels", "everything", "grid"}
 _GRID_KEYS = {"points_per_side", "min_iou", "min_stability"}
@@ -28,7 +27,7 @@ _GRID_KEYS = {"points_per_side", "min_iou", "min_stability"}
 
 def usual_grid(model: str) -> dict[str, float]:
     """Return what a request's `grid` is where it does not say, for a model's name."""
-    usual = _GRID_NANO if model.startswith("nano") else _GRID
+    usual = usual_settings(model, points_per_side=_POINTS_PER_SIDE)
     return {
         "points_per_side": usual.points_per_side,
         "min_iou": usual.iou_threshold,

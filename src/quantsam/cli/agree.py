@@ -10,9 +10,11 @@ import click
 
 from quantsam.cli.options import (
     calibration_source,
+    command_line,
     data_options,
     engine_placement,
     model_options,
+    open_store,
     processors_option,
     store_options,
 )
@@ -59,6 +61,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: tuple[str, ...],
     processors: str,
@@ -82,7 +86,6 @@ def command(
     from quantsam.models.transforms import preprocess
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.results.store import ResultStore
     from quantsam.schemes.load import load_scheme
     from quantsam.simulation.simulator import simulate
 
@@ -93,11 +96,17 @@ def command(
     for prompt in prompts:
         parse_prompt(prompt)
     declared = [load_scheme(scheme) for scheme in schemes]
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     source = open_images(calibration_source(get_variant(model).name, calibration), limit=limit, seed=seed)
-    results = None if no_store else ResultStore(store)
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store)
     loaded = load_model(model, weights, device=device)
     plans = [
         plan
@@ -137,7 +146,8 @@ def command(
     for title, entries in reports:
         _print_layers(title, entries)
     if results is not None:
-        click.echo(f"\nkept in {results.path}: `quantsam results --kind agree` lists them")
+        lists = command_line("quantsam results --kind agree", results)
+        click.echo(f"\nkept in {results.path}: {lists} lists them")
 
 
 def _print_records(records: Sequence[Record]) -> None:

@@ -75,7 +75,7 @@ def command(
         for e in found[:top]
     ]
     title = f"{name}: the largest {len(rows)} of {len(found)} tensors; FP16 ends at 65,504"
-    print_table(title, ["tensor", "kind", ">largest", ">headroom", ""], rows)
+    print_table(title, ["tensor", "kind", ">largest", ">headroom", "in FP16"], rows)
     click.echo(f"\n{conclusion(found)}")
     if counted is not None:
         _print_saturation(*counted[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantsam.cli.evaluation_table import report
-from quantsam.cli.options import DRAWING, missing_package
+from quantsam.cli.options import DRAWING, command_line, missing_package
 from quantsam.cli.output import json_option, progress
 from quantsam.data.defaults import NANO_CALIBRATION
 
@@ -50,6 +50,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     problem = unwritable(out.absolute())
     if problem:
         raise OutputError(f"cannot write to {out}: {problem}; choose another folder with --out")
+    tell = _Steps()
     dataset, few = open_dataset(f"scenes:{scenes}:2"), open_dataset(f"scenes:{min(scenes, _FEW)}:2")
     images = open_images(NANO_CALIBRATION)
     store = ResultStore(out / "results.sqlite")
@@ -58,13 +59,16 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     gaps: Sequence[Record] = ()
     for name in MODELS:
         model = load_model(name)
+        tell(f"{name}: {', '.join(SCHEMES)} on {scenes} scenes")
         found = _simulated(model, images, dataset, store)
         if not as_json:
             report(found, as_json=False)
             click.echo()
         records += found
+        tell(f"{name}: which layers hurt, on {len(few.image_ids)} scenes")
         _study(model, images, few, store)
         if name == MODELS[0]:
+            tell(f"{name}: FP32 and INT8 on real engines, {', '.join(ENGINES)}")
             gaps = _on_engines(model, images, dataset, few, store)
     if as_json:
         report(records, as_json)
@@ -72,7 +76,19 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
         engines = ", ".join(f"{r.engine} {r.figures['gap']:+.2f} ({agreement_verdict(r).answer})" for r in gaps)
         click.echo(f"INT8 on real engines, points of mIoU off the simulation: {engines}")
         click.echo(f"processor: {processor_text(gaps[0].engine)}")
+    tell("the report")
     _write_page(out, store, as_json)
+
+
+class _Steps:
+    """Says on standard error what is under way: all of it takes minutes."""
+
+    def __init__(self) -> None:
+        self._done, self._all = 0, 2 * len(MODELS) + 2  # two of each model, the engines, the report
+
+    def __call__(self, what: str) -> None:
+        self._done += 1
+        click.echo(f"{self._done}/{self._all} {what}", err=True)
 
 
 def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, store: ResultStore) -> list[Record]:
@@ -121,10 +137,13 @@ def _on_engines(
 def _write_page(out: Path, store: ResultStore, as_json: bool) -> None:
     """Write the report, where what draws it is installed."""
     if missing_package(*DRAWING) is not None:
-        click.echo(f"results: {store.path}; for a report of them: pip install 'quantsam[report]'", err=as_json)
+        click.echo(f"results: {command_line('quantsam results', store)}", err=as_json)
+        click.echo("for a report of them: pip install 'quantsam[report]'", err=as_json)
         return
     from quantsam.report.page import write_report
 
     page = out / "report.html"
     write_report(page, store)
-    click.echo(f"results: {store.path}\nreport: {page}   open it in a browser", err=as_json)
+    lists, shows = (command_line(f"quantsam {name}", store) for name in ("results", "report"))
+    click.echo(f"results: {store.path}: {lists} lists them, {shows} makes a report of them", err=as_json)
+    click.echo(f"report: {page}   open it in a browser", err=as_json)

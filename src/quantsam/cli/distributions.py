@@ -14,7 +14,9 @@ import click
 from quantsam.cli.options import (
     calibration_options,
     calibration_source,
+    command_line,
     model_options,
+    open_store,
     refuse_beside_plan,
     store_options,
 )
@@ -90,7 +92,6 @@ def command(
     from quantsam.plans.plan import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.results.distributions import distributions_of
-    from quantsam.results.store import ResultStore
     from quantsam.schemes.load import load_scheme
 
     if plan_folder is not None:
@@ -100,9 +101,7 @@ def command(
     name, declared = get_variant(model).name, load_scheme(scheme)
     looked_at = images or _calibration_images(name, calibration, plan_folder)
     source = open_images(looked_at, limit=images_limit or (None if images else limit), seed=seed)
-    results = None if no_store else ResultStore(store)
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store)
     with atomic_write(out) if out is not None else nullcontext() as aside:  # first: can it be written?
         loaded = load_model(model, weights, device=device)
         if plan_folder is not None:
@@ -127,7 +126,8 @@ def command(
     if out is not None:
         click.echo(f"{out}: the histogram of every channel")
     if results is not None:
-        click.echo(f"kept in {results.path}: `quantsam results --kind distributions` lists it")
+        lists = command_line("quantsam results --kind distributions", results)
+        click.echo(f"kept in {results.path}: {lists} lists it")
 
 
 def _calibration_images(model: str, calibration: str | None, plan_folder: str | None) -> str:
@@ -188,7 +188,7 @@ def _report(record: Record, chosen: Sequence[SiteDistribution], count: int, sort
         f"({which}): {len(chosen)} of {count} sites, {_ORDERS[sort]}"
     )
     columns = ["site", "kind", "format", ">range", ">grid", ">clipped %", ">SQNR dB", ">outliers", "channels"]
-    print_table(title, columns, [_cells(site) for site in chosen])
+    print_table(title, columns, [_cells(site) for site in chosen], spare=("kind", ">range", "channels", "format"))
     clipped = figures["clipped_percent"]
     if clipped is not None:
         click.echo(f"\n{clipped:.4f} % of all values of quantized activations are clipped")

@@ -11,12 +11,16 @@ from quantsam.cli.evaluation_table import report
 from quantsam.cli.options import (
     calibration_options,
     calibration_source,
+    command_line,
     data_options,
     engine_placement,
     model_options,
+    open_store,
     processors_option,
     refuse_beside_plan,
     store_options,
+    threads_option,
+    use_threads,
 )
 from quantsam.cli.output import json_option, progress
 
@@ -63,6 +67,7 @@ _HELD = ("schemes", "calibration", "limit", "placement", "processors", "no_weigh
     show_default=True,
     help="Keep pictures of so many of the worst, median and best objects, for `quantsam report`; 0: none.",
 )
+@threads_option
 @store_options
 @json_option
 @click.pass_context
@@ -76,6 +81,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: str,
     detections: str | None,
@@ -90,6 +97,7 @@ def command(
     processors: str,
     precision: str,
     gallery: int,
+    threads: int | None,
     store: Path | None,
     no_store: bool,
     as_json: bool,
@@ -104,14 +112,15 @@ def command(
     --calibration sa-1b --limit 4500
     """
     from quantsam.data.open import open_dataset, open_images
-    from quantsam.engines.encoder import check_engine
+    from quantsam.engines.encoder import check_engine, check_formats
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.experiment import PYTORCH, Switches, calibrated_plans, score_plans
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
+    from quantsam.plans.placements import get_placement
+    from quantsam.plans.plan import make_plan
     from quantsam.plans.storage import load_plan
-    from quantsam.results.store import ResultStore
     from quantsam.runtime.processor import processor_text
     from quantsam.schemes.load import load_scheme
 
@@ -121,25 +130,36 @@ def command(
         raise click.UsageError(f"--precision {precision} is of --engine openvino, got --engine {engine}")
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
+    if detections is not None and no_crowds:
+        raise click.UsageError("--no-crowds is of prompts made from the ground truth: --detections has COCO's own rule")
+    use_threads(threads)
     parse_prompt(prompts)
     check_engine(engine)
     name = get_variant(model).name
     declared = [] if plans else [load_scheme(scheme) for scheme in schemes]
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     detector = None
     if detections is not None:
         detector = open_detections(detections, dataset, skip_unknown_images=skip_unknown_images)
     needs_images = not no_activations and any(scheme.rules for scheme in declared)
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needs_images else ()
-    results = None if no_store else ResultStore(store)
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store)
     loaded = load_model(model, weights, device=device)
     if plans:
         ready = [load_plan(plan, loaded) for plan in plans]
     else:
         if engine != PYTORCH and ctx.get_parameter_source("placement") is click.core.ParameterSource.DEFAULT:
             placement = engine_placement(engine, processors)
+        for scheme in declared if engine != PYTORCH and get_placement(placement).engine == engine else ():
+            check_formats(make_plan(loaded, scheme, placement).sites, engine)
         switches = Switches(placement, not no_weights, not no_activations)
         ready = calibrated_plans(loaded, declared, source, switches, progress("calibrating"))
     settings: dict[str, JsonValue] = {"seed": seed, "limit": limit, "images": images}
@@ -156,4 +176,5 @@ def command(
     if engine != PYTORCH and not as_json:
         click.echo(f"processor: {processor_text(engine)}")
     if results is not None and not as_json:
-        click.echo(f"\nkept in {results.path}: `quantsam results` lists them, `quantsam report` shows them")
+        lists, shows = (command_line(f"quantsam {name}", results) for name in ("results", "report"))
+        click.echo(f"\nkept in {results.path}: {lists} lists them, {shows} shows them")

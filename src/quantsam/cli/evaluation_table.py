@@ -47,17 +47,18 @@ def report(records: Sequence[Record], as_json: bool) -> None:
         ">small",
         ">medium",
         ">large",
-        f">vs {first.label}" if len(records) > 1 else "",
+        *([f">vs {first.label}"] if len(records) > 1 else []),
         ">saved MiB",
         ">encoder MiB",
     ]
-    rows: list[list[object]] = [_cells(r, d) for r, d in zip(records, differences, strict=True)]
+    alone = len(records) == 1
+    rows: list[list[object]] = [_cells(r, d, alone) for r, d in zip(records, differences, strict=True)]
     figures = first.figures
     fills = [_points(figures[f"box_fill_miou{size}"]) for size in ("", "_small", "_medium", "_large")]
-    rows.append(["(filled box)", fills[0], "", *fills[1:], "", "", ""])
+    rows.append(["(filled box)", fills[0], "", *fills[1:], *([] if alone else [""]), "", ""])
     counts = ", ".join(f"{figures[f'count_{size}']} {size}" for size in ("small", "medium", "large"))
     title = f"{first.model} on {first.dataset}, {first.prompt} prompts: {figures['count']} objects ({counts})"
-    print_table(title, columns, rows)
+    print_table(title, columns, rows, spare=(">saved MiB", ">± SE"))
     _print_calibration(records)
 
 
@@ -68,19 +69,26 @@ def _report_precision(records: Sequence[Record], as_json: bool) -> None:
         print_json([record.to_json_dict() for record in records])
         return
     shown = {name: title for name, title in _PRECISION.items() if name in first.figures}
-    columns = ["scheme", *(f">{title}" for title in shown.values()), ">vs first", ">saved MiB", ">encoder MiB"]
+    alone = len(records) == 1
+    columns = ["scheme", *(f">{title}" for title in shown.values()), *([] if alone else [">vs first"])]
+    columns += [">saved MiB", ">encoder MiB"]
     rows: list[list[object]] = [
         [
             record.label,
             *(_points(record.figures[name]) for name in shown),
-            "" if record is first else f"{_number(record.figures['ap']) - _number(first.figures['ap']):+.2f}",
+            *([] if alone else [_versus(record, first)]),
             *_size_cells(record),
         ]
         for record in records
     ]
     boxes = f"{first.figures['count']} boxes of {first.settings['detections']}"
-    print_table(f"{first.model} on {first.dataset}, {boxes}: average precision of masks", columns, rows)
+    title = f"{first.model} on {first.dataset}, {boxes}: average precision of masks"
+    print_table(title, columns, rows, spare=(">saved MiB", ">AR300", ">AR100", ">AP75", ">encoder MiB", ">AP50"))
     _print_calibration(records)
+
+
+def _versus(record: Record, first: Record) -> str:
+    return "" if record is first else f"{_number(record.figures['ap']) - _number(first.figures['ap']):+.2f}"
 
 
 def _print_calibration(records: Sequence[Record]) -> None:
@@ -93,7 +101,7 @@ def _points(value: Any) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _cells(record: Record, difference: PairedDifference | None) -> list[object]:
+def _cells(record: Record, difference: PairedDifference | None, alone: bool) -> list[object]:
     figures = record.figures
     paired = ""
     if difference is not None:
@@ -105,7 +113,7 @@ def _cells(record: Record, difference: PairedDifference | None) -> list[object]:
         _points(figures["miou"]),
         _points(figures["standard_error"]),
         *by_size,
-        paired,
+        *([] if alone else [paired]),
         *_size_cells(record),
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import calibration_source, engine_placement, model_options, processors_option
+from quantsam.cli.options import calibration_source, engine_placement, model_options, processors_option, quoted
 from quantsam.cli.output import json_option, print_json, progress
 
 
@@ -43,7 +43,7 @@ def command(
     PyTorch.
     """
     from quantsam.data.open import open_images
-    from quantsam.engines.encoder import ENGINES
+    from quantsam.engines.encoder import ENGINES, check_formats
     from quantsam.engines.tensorrt import trtexec_command
     from quantsam.errors import InputError, nearest
     from quantsam.execution.bundle import check_bundle_folder, export_bundle
@@ -69,9 +69,9 @@ def command(
     if plan is not None:
         ready = load_plan(plan, loaded)
     else:
-        ready = make_plan(loaded, declared, engine_placement(engine, processors)).calibrate(
-            images, progress=progress("calibrating")
-        )
+        uncalibrated = make_plan(loaded, declared, engine_placement(engine, processors))
+        check_formats(uncalibrated.sites, engine)
+        ready = uncalibrated.calibrate(images, progress=progress("calibrating"))
     manifest = export_bundle(loaded, ready, out, engine=engine)
     line = trtexec_command(out / ENCODER) if engine == "tensorrt" else None
     if as_json:
@@ -80,8 +80,11 @@ def command(
         return
     for name, entry in manifest.files.items():
         click.echo(f"{out / name}: {entry.size_bytes / 2**20:.2f} MiB")
-    click.echo(f"{manifest.model}, {manifest.scheme}, for {engine}; checked on the test image")
+    by = "no TensorRT has run it yet, ONNX Runtime has: its" if engine == "tensorrt" else f"{engine} has run it: its"
+    click.echo(
+        f"{manifest.model}, {manifest.scheme}, for {engine}; {by} embedding of the test image is in the manifest"
+    )
     if line is not None:
         click.echo(f"build the engine where TensorRT is:\n{line}")
     else:
-        click.echo(f"try it: quantsam segment PICTURE --everything --bundle {out}")
+        click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")

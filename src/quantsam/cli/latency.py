@@ -12,8 +12,10 @@ import click
 
 from quantsam.cli.options import (
     calibration_source,
+    command_line,
     engine_placement,
     model_options,
+    open_store,
     processors_option,
     store_options,
 )
@@ -71,7 +73,6 @@ def command(
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.results.machine import environment
-    from quantsam.results.store import ResultStore
     from quantsam.runtime.processor import processor_text
     from quantsam.schemes.load import load_scheme
 
@@ -82,9 +83,7 @@ def command(
     declared = [load_scheme(scheme) for scheme in schemes]
     name = get_variant(model).name
     needs_images = any(scheme.rules for scheme in declared)
-    results = None if no_store or random_weights else ResultStore(store)  # of no accuracy that it could stand beside
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store or random_weights)  # of no accuracy that it could stand beside
     if random_weights:
         loaded = _random(name)
         images: Any = [_noise(loaded.variant.input_size)]
@@ -129,7 +128,9 @@ def command(
     if random_weights:
         click.echo("\nrandom weights: for latency and size only")
     if results is not None:
-        click.echo(f"\nkept in {results.path}: `quantsam report` shows them beside the accuracy")
+        click.echo(
+            f"\nkept in {results.path}: {command_line('quantsam report', results)} shows them beside the accuracy"
+        )
 
 
 def _print(title: str, found: Sequence[Latency]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
+import io
 import os
+import re
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -14,8 +18,12 @@ from typing import Any
 
 import click
 
-from quantsam.errors import InexactWarning, QuantsamError, nearest
+from quantsam.cli.words import in_options
+from quantsam.errors import QuantsamError, nearest
+from quantsam.files import expanded, shown
 from quantsam.memory import keep_freed_memory
+from quantsam.notices import shown_by
+from quantsam.versions import outdated
 
 COMMANDS = {
     "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
@@ -63,6 +71,8 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"quantsam.cli.{cmd_name}").command
+        if isinstance(ctx.obj, dict):
+            ctx.obj["command"] = command
         return command
 
     def resolve_command(
@@ -86,41 +96,71 @@ def cli(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of the user become one line each."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="quantsam.shown")
+    _need_no_temporary_folder()
+    known: dict[str, Any] = {}
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # wherever it stands
-    given = [argument for argument in given if argument != "--debug"]
     try:
-        with warnings.catch_warnings():
-            _show_in_a_line()
-            code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj={"debug": debug})
+        given = [_at_home(argument) for argument in given if argument != "--debug"]
+        with shown_by(lambda text: click.echo(f"quantsam: note: {text}", err=True)):
+            # Numba's, four lines long, where /dev/shm cannot be written; nothing here forks while kernels start.
+            warnings.filterwarnings("ignore", "Could not obtain multiprocessing lock")
+            known |= {"debug": debug, "arguments": given}
+            code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj=known)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except (click.ClickException, QuantsamError) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        command = known.get("command")
+        message = error.format_message() if isinstance(error, click.ClickException) else in_options(str(error), command)
         return _complain(message, error.exit_code, debug)
     except OSError as error:
+        if error.filename is not None and _is_temporary(error.filename):
+            where = f"cannot write the temporary file {os.fsdecode(error.filename)}: {error.strerror}"
+            return _complain(f"{where}: set TMPDIR to a folder that can be written", 1, debug)
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         # Standard output: what is still in its buffer must not be tried again on leaving.
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return _complain(f"cannot print: {error.strerror}", 1, debug)
+    except Exception as error:
+        problems = outdated()
+        if not problems:
+            raise  # a defect of ours
+        return _complain(f"{type(error).__name__}, and a package is too old: {problems[0]}", 1, debug)
     return code if isinstance(code, int) else 0
 
 
-def _show_in_a_line() -> None:
-    """Show our own warnings like errors, once each."""
-    warnings.simplefilter("always", InexactWarning)
-    usual, shown = warnings.showwarning, set[str]()
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    r"""Write bytes of a name that are no text as `\xff`, and letters that the encoding lacks as `\u2265`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = shown(error.object[error.start : error.end])
+    return letters.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if not issubclass(category, InexactWarning):
-            usual(message, category, *where, **more)
-        elif str(message) not in shown:
-            shown.add(str(message))
-            click.echo(f"quantsam: warning: {message}", err=True)
 
-    warnings.showwarning = show
+codecs.register_error("quantsam.shown", _shown)
+
+
+def _need_no_temporary_folder() -> None:
+    """Let a machine without a temporary folder fail where one is used, not where a package asks for its name."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = "/tmp"  # PyTorch wants to know it when it is imported
+
+
+def _is_temporary(name: str | bytes) -> bool:
+    return Path(os.fsdecode(name)).absolute().is_relative_to(tempfile.gettempdir())
+
+
+def _at_home(argument: str) -> str:
+    """Replace a leading `~` also where no shell does: behind `--option=`, within quotes, from another program."""
+    option, home, path = re.fullmatch(r"(--[a-z-]+=)?(~)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    return (option or "") + str(expanded(home + path)) if home else argument
 
 
 def _complain(message: str, exit_code: int, debug: bool) -> int:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from quantsam.data.defaults import NANO_CALIBRATION, default_calibration
+from quantsam.notices import notice
+
+if TYPE_CHECKING:
+    from quantsam.results.store import ResultStore
 
 DRAWING = ("altair", "vl_convert", "jinja2")
 """Packages that a report needs."""
+
+STORE_HELP = "Where results are kept [$QUANTSAM_STORE, or a file in the user's data folder]."
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,13 +86,21 @@ def calibration_source(model: str, calibration: str | None) -> str:
 
 
 def data_options(function: F) -> F:
-    """Add --data, --annotations, --image-root, --images."""
+    """Add --data, --annotations, --image-root, --no-crowds, --strict, --images."""
     limit = click.option("--images", type=click.IntRange(min=1), help="Score at most this many images.")
     return dataset_options(limit(function))
 
 
 def dataset_options(function: F) -> F:
-    """Add --data, --annotations, --image-root."""
+    """Add --data, --annotations, --image-root, --no-crowds, --strict."""
+    function = click.option(
+        "--strict",
+        is_flag=True,
+        help="Refuse annotations that are never scored, and boxes that do not fit their masks.",
+    )(function)
+    function = click.option(
+        "--no-crowds", is_flag=True, help="Leave out crowds (iscrowd), which the authors' evaluation scores."
+    )(function)
     function = click.option(
         "--image-root",
         type=click.Path(),
@@ -95,7 +110,10 @@ def dataset_options(function: F) -> F:
         function
     )
     return click.option(
-        "--data", default="scenes:300", show_default=True, help="A COCO or LVIS folder, coco, lvis, scenes:COUNT:SEED."
+        "--data",
+        default="scenes:300",
+        show_default=True,
+        help="A folder of COCO, LVIS or an annotation tool; coco, lvis; scenes:COUNT:SEED.",
     )(function)
 
 
@@ -147,9 +165,79 @@ def missing_package(*packages: str) -> str | None:
     return next((package for package in packages if importlib.util.find_spec(package) is None), None)
 
 
+def open_store(store: Path | None, no_store: bool = False) -> ResultStore | None:
+    """Return where a command keeps its results, which was made sure to be writable; None if nowhere.
+
+    Where the user named no place and the usual one cannot be written, it is a temporary one, or none; a line says so.
+
+    Raises:
+        StoreError: The place that was named cannot be written.
+    """
+    import os
+
+    from quantsam.errors import StoreError
+    from quantsam.results.store import STORE_VARIABLE, ResultStore, spare_store_path
+
+    if no_store:
+        return None
+    results = ResultStore(store)
+    usual = results.path
+    spare = spare_store_path()
+    try:
+        results.check_writable()
+    except StoreError:
+        if store is not None or os.environ.get(STORE_VARIABLE):
+            raise
+        if spare is None:
+            notice(f"results are not kept: neither {usual} nor a temporary place can be written; name one with --store")
+            return None
+        results = ResultStore(spare)
+        results.check_writable()
+    if results.path == spare and store is None and not os.environ.get(STORE_VARIABLE):
+        notice(
+            f"results go to {spare}, which does not outlast this machine's temporary files: the user's data folder "
+            "cannot be written; name a place with --store or QUANTSAM_STORE"
+        )
+    return results
+
+
+def command_line(text: str, results: ResultStore | None = None) -> str:
+    """Return a command to be pasted into a shell, in backquotes; with `--store` where another one would be used.
+
+    Args:
+        text: The command without it, paths in it quoted.
+        results: The store that it is to use.
+    """
+    from quantsam.results.store import default_store_path
+
+    needed = results is not None and results.path.absolute() != default_store_path().absolute()
+    return f"`{text} --store {quoted(results.path)}`" if needed and results is not None else f"`{text}`"
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as a word of a shell's line."""
+    return shlex.quote(str(path))
+
+
+def threads_option(function: F) -> F:
+    """Add --threads."""
+    return click.option(
+        "--threads", type=click.IntRange(min=1), help="Threads to compute with. [as many as PyTorch takes]"
+    )(function)
+
+
+def use_threads(threads: int | None) -> None:
+    """Let PyTorch, and the engines that follow it, use so many threads until the command ends."""
+    if threads is None:
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    click.get_current_context().call_on_close(lambda: torch.set_num_threads(before))
+
+
 def store_options(function: F) -> F:
     """Add --store, --no-store."""
     function = click.option("--no-store", is_flag=True, help="Do not keep the results.")(function)
-    return click.option(
-        "--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder]."
-    )(function)
+    return click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)(function)

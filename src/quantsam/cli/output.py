@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+LINE_EVERY_S = 30.0
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -28,17 +33,63 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on standard output; columns whose title starts with `>` are set to the right."""
-    console = Console(width=None if Console().is_terminal else 160, highlight=False)
-    # Text everywhere: a plain string is searched for markup, and a folder may well be called [old].
-    table = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold", show_edge=False)
-    for column in columns:
-        justify: JustifyMethod = "right" if column.startswith(">") else "left"
-        table.add_column(Text(column.removeprefix(">")), justify=justify)
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()
+) -> None:
+    """Print a table on standard output; columns whose title starts with `>` are set to the right.
+
+    Where it is wider than the terminal, it is set closer, columns that can be spared are left out, and then names are
+    wrapped, but never numbers.
+
+    Args:
+        title: Stands above it.
+        columns: Titles.
+        rows: Cells, as many as columns.
+        spare: Titles of columns to leave out first, in this order.
+    """
+    console = _console()
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    kept, is_close = list(range(len(columns))), False
+    order = [number for name in dict.fromkeys(spare) for number, title in enumerate(columns) if title == name]
+    while _width(console, table := _table(columns, cells, kept, is_close)) > console.width:
+        if not is_close:
+            is_close = True
+        elif order:
+            kept.remove(order.pop(0))
+        else:
+            break
+    console.print(Text(title, style="bold"), soft_wrap=not console.is_terminal)
     console.print(table)
+    left_out = [name.removeprefix(">") for number, name in enumerate(columns) if number not in kept]
+    if left_out:
+        console.print(Text(f"left out for want of width: {', '.join(left_out)}; --json has all", style="dim"))
+
+
+def _console() -> Console:
+    """Return what prints to standard output: as wide as the terminal, or as COLUMNS says, or wide."""
+    console = Console(highlight=False)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    return Console(width=160, highlight=False)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int], is_close: bool) -> Table:
+    table = Table(header_style="bold", show_edge=False, box=SIMPLE_HEAD if is_close else HEAVY_HEAD)
+    table.padding = (0, 1, 0, 0) if is_close else (0, 1)
+    for number in kept:
+        title = columns[number].removeprefix(">")
+        is_number = columns[number].startswith(">")
+        justify: JustifyMethod = "right" if is_number else "left"
+        # Text everywhere: a plain string is searched for markup, and a folder may well be called [old].
+        head = Text(title.replace(" ", "\n") if is_close and is_number else title)
+        table.add_column(head, justify=justify, no_wrap=is_number, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[number]) for number in kept))
+    return table
+
+
+def _width(console: Console, table: Table) -> int:
+    return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
 class _Rate(ProgressColumn):
@@ -52,10 +103,13 @@ class _Rate(ProgressColumn):
 
 
 def progress(label: str) -> Callable[[Iterable[Any], int | None], Iterable[Any]]:
-    """Return a wrapper that shows a bar with rate and time left; silent when standard error is no terminal."""
+    """Return a wrapper that shows a bar with rate and time left; where there is no terminal, a line now and then."""
 
     def wrap(items: Iterable[Any], total: int | None) -> Iterator[Any]:
         console = Console(stderr=True)
+        if not console.is_terminal:
+            yield from _told(items, total, label)
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -63,7 +117,19 @@ def progress(label: str) -> Callable[[Iterable[Any], int | None], Iterable[Any]]
             _Rate(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        with Progress(*columns, console=console, transient=True) as bar:
             yield from bar.track(items, total=total, description=label)
 
     return wrap
+
+
+def _told(items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
+    """Yield the items, and say every half minute on standard error how far they are: for logs."""
+    started = told = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - told >= LINE_EVERY_S and done:
+            told = now
+            left = "" if total is None else f" of {total}, {(now - started) / done * (total - done):.0f} s left"
+            click.echo(f"{label}: {done}{left}", err=True)
+        yield item

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import DRAWING, need_extra, record_filters
+from quantsam.cli.options import DRAWING, STORE_HELP, need_extra, record_filters
 from quantsam.cli.output import json_option, print_json
 
 
@@ -15,7 +15,7 @@ from quantsam.cli.output import json_option, print_json
     "--out", type=click.Path(path_type=Path), default=Path("quantsam-report.html"), show_default=True, help="The page."
 )
 @click.option("--figures", type=click.Path(path_type=Path), help="Also write each chart as SVG, PNG and PDF in here.")
-@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
+@click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @record_filters
 @json_option
 def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, **filters: str | None) -> None:

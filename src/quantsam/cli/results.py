@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import record_filters
+from quantsam.cli.options import STORE_HELP, record_filters
 from quantsam.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="Write them to a .csv, .parquet, .md or .json.",
 )
 @click.option("--compare", nargs=2, metavar="ID ID", help="Compare two results object by object (second minus first).")
-@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
+@click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @json_option
 def command(
     target: Path | None,
@@ -84,7 +84,8 @@ def _print(records: Sequence[Record], title: str) -> None:
     }
     for name in (name for name, is_silent in silent.items() if is_silent):  # it would only make the table wider
         del columns[name]
-    print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])
+    spare = ("when (UTC)", "placement", ">objects", ">± SE")
+    print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records], spare=spare)
 
 
 def _shown(value: float | int | None) -> str:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source, dataset_options, store_options
+from quantsam.cli.options import (
+    calibration_source,
+    command_line,
+    dataset_options,
+    open_store,
+    quoted,
+    store_options,
+    threads_option,
+    use_threads,
+)
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -41,10 +51,13 @@ _INDEX = "front.json"
 @click.option("--calibration", help="Calibration images: a folder, sa-1b, or scenes:COUNT:SEED.")
 @click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
 @click.option("--seed", default=0, show_default=True, help="Which images a limit takes, order of pictures, trials.")
+@threads_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the schemes (TOML) and front.json.")
 @store_options
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     weights: str | None,
     device: str,
@@ -57,6 +70,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     prompts: str,
     first: int,
     images: int,
@@ -66,6 +81,7 @@ def command(
     calibration: str | None,
     limit: int | None,
     seed: int,
+    threads: int | None,
     out: Path | None,
     store: Path | None,
     no_store: bool,
@@ -80,12 +96,12 @@ def command(
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.plan import make_plan
-    from quantsam.results.store import ResultStore
     from quantsam.search import palette as palettes
     from quantsam.search.budget import parse_budget
     from quantsam.search.search import search_schemes
     from quantsam.search.settings import SearchSettings, check_settings
 
+    use_threads(threads)
     chosen = SearchSettings(cost, None, max_drop, engine, prompts, first, images, held_out, points, trials, seed)
     check_settings(chosen)
     if budget is not None:
@@ -101,17 +117,17 @@ def command(
     if out is not None:
         _check_out(out)
     name = get_variant(model).name
-    dataset = open_dataset(data, annotations=annotations, images=image_root)
+    dataset = open_dataset(data, annotations=annotations, images=image_root, crowds=not no_crowds, strict=strict)
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
-    results = None if no_store else ResultStore(store)
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store)
     loaded = load_model(name, weights, device=device)
     for one in names if engine is not None else ():
         check_formats(make_plan(loaded, palettes.format_scheme(one), placed).sites, str(engine))
     palette = palettes.make_palette(loaded, names, source, placement=placed, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit}
-    record = search_schemes(loaded, palette, dataset, chosen, store=results, progress=progress, notes=notes)
+    record = search_schemes(
+        loaded, palette, dataset, chosen, store=results, progress=progress, notes=notes, workers=threads
+    )
     if out is not None:
         _write(out, record, palette)
     if as_json:
@@ -119,9 +135,14 @@ def command(
         return
     _report(record)
     if out is not None:
-        click.echo(f"\nwritten to {out}: score one with `quantsam evaluate --scheme {out}/NAME.toml`")
+        score = command_line(f"quantsam evaluate --scheme {quoted(out / _an_entry(record))}", results)
+        click.echo(f"\nwritten to {out}: {score} scores one")
+    else:
+        again = shlex.join(["quantsam", *ctx.obj["arguments"], "--out", f"{record.model}-{cost}"])
+        click.echo(f"\nno scheme was written: `{again}` does it; layers that the store holds are not measured again")
     if results is not None:
-        click.echo(f"\nkept in {results.path}: `quantsam results --kind search` lists it")
+        lists = command_line("quantsam results --kind search", results)
+        click.echo(f"\nkept in {results.path}: {lists} lists it")
 
 
 def _check_out(out: Path) -> None:
@@ -152,6 +173,15 @@ def _write(out: Path, record: Record, palette: Palette) -> None:
         (folder / _INDEX).write_text(json.dumps(record.to_json_dict(), indent=1), "utf-8")
 
 
+def _an_entry(record: Record) -> str:
+    """Return the file's name of the chosen scheme if it was found by this search, else of any that was."""
+    from quantsam.results.search import FOUND, entries_of
+
+    names = [entry.name for entry in entries_of(record) if entry.origin == FOUND]
+    chosen = record.scheme if record.scheme in names else names[0] if names else "NAME"
+    return f"{chosen}.toml"
+
+
 def _report(record: Record) -> None:
     from quantsam.results.search import dominating, entries_of
 
@@ -159,12 +189,13 @@ def _report(record: Record) -> None:
     unit = record.settings["unit"]
     seen, unseen = record.settings["searched_pictures"], record.settings["held_out_pictures"]
     title = f"{record.model} on {record.dataset}: {seen} pictures searched, {unseen} held out"
-    columns = ["scheme", "", f">{record.settings['cost']}", ">of float", ">mask loss", ">mIoU drop"]
+    columns = ["scheme", "role", f">{record.settings['cost']}", ">of float", ">mask loss", ">mIoU drop"]
     columns += [">± SE", ">held out: mask loss", ">mIoU drop", ">± SE"]
     if record.engine != "pytorch":
         columns += [">on the engine", ">ms"]
     whole = float(record.figures["float_cost"] or 1)
-    print_table(title, columns, [_cells(e, str(unit), whole, len(columns), record.scheme) for e in entries])
+    rows = [_cells(e, str(unit), whole, len(columns), record.scheme) for e in entries]
+    print_table(title, columns, rows, spare=(">± SE", ">of float", ">mask loss"))
     click.echo(
         "\ndrop: points of mIoU lost against FP32, paired; mask loss: 100 less the mean IoU of the masks with FP32's"
     )

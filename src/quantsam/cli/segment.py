@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +11,14 @@ import click
 
 from quantsam.cli.options import calibration_source, model_options
 from quantsam.cli.output import json_option, print_json, progress
+from quantsam.cli.written import PICTURES, check_not_read, check_suffix, save_picture
+from quantsam.notices import notice
 
 if TYPE_CHECKING:
+    from quantsam.data.dataset import UInt8Image
+    from quantsam.models.grid import GridSettings
     from quantsam.models.sam import EfficientViTSam
+    from quantsam.models.tally import Tally
     from quantsam.runtime.picture import PictureMask, PicturePrompts, Segmenter
 
 
@@ -43,16 +50,22 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in th
 )
 @click.option("--everything", is_flag=True, help="Masks for all that can be found.")
 @click.option("--points-per-side", default=32, show_default=True, help="--everything: the grid's density.")
-@click.option("--min-iou", default=0.88, show_default=True, help="--everything: least predicted IoU of a mask.")
-@click.option("--min-stability", default=0.95, show_default=True, help="--everything: least stability of a mask.")
+@click.option("--min-iou", type=float, help="--everything: least predicted IoU of a mask. [0.88; nano: 0.5]")
+@click.option("--min-stability", type=float, help="--everything: least stability of a mask. [0.95; nano: 0.4]")
 @click.option("--crop-layers", default=0, show_default=True, help="--everything: also look at crops, for small things.")
 @model_options
 @click.option("--scheme", help="Show beside FP32 what this scheme makes of it: a name, a TOML file, int8@stage3:4:2.")
 @click.option("--calibration", help="Calibration images for the scheme [nano: scenes].")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Use a bundle of `quantsam export`; needs no PyTorch.")
 @click.option("--engine", help="--bundle: onnxruntime or openvino [the one it was exported for].")
-@click.option("--out", type=click.Path(path_type=Path), help="The picture with masks [IMAGE-masks.png here].")
-@click.option("--masks", "masks_file", type=click.Path(path_type=Path), help="Also write the masks here, as COCO RLEs.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The picture with masks: .png, .jpg, .webp, .tif or .bmp [IMAGE-masks.png here].",
+)
+@click.option(
+    "--masks", "masks_file", type=click.Path(path_type=Path), help="Also write the masks here, as COCO RLEs: .json."
+)
 @json_option
 @click.pass_context
 def command(
@@ -62,8 +75,8 @@ def command(
     points: tuple[tuple[float, ...], ...],
     everything: bool,
     points_per_side: int,
-    min_iou: float,
-    min_stability: float,
+    min_iou: float | None,
+    min_stability: float | None,
     crop_layers: int,
     model: str,
     weights: str | None,
@@ -81,21 +94,18 @@ def command(
     With --scheme the quantized model's masks are drawn beside the float model's, and their IoU is printed.
     """
     from quantsam.data.images import load_image
-    from quantsam.files import atomic_write
-    from quantsam.models.grid import GridSettings
-    from quantsam.report.overlay import overlay, side_by_side
+    from quantsam.models.tally import Tally
     from quantsam.runtime.picture import agreements, segment_picture
 
     prompts = _prompts(boxes, points, everything)
-    grid = GridSettings(
-        points_per_side=points_per_side,
-        iou_threshold=min_iou,
-        stability_threshold=min_stability,
-        crop_layers=crop_layers,
-    )
-    pixels = load_image(image, apply_exif=True)
-    prompts.check((pixels.shape[0], pixels.shape[1]))
+    thresholds = {"iou_threshold": min_iou, "stability_threshold": min_stability}
+    grid = {"points_per_side": points_per_side, "crop_layers": crop_layers}
+    grid |= {name: value for name, value in thresholds.items() if value is not None}  # type: ignore[misc]
+    _check_grid(ctx, grid, everything)
     out = out or Path(f"{image.stem}-masks.png")
+    _check_outputs(out, masks_file, [image, weights, scheme, bundle])
+    pixels = load_image(image, apply_exif=True)
+    prompts = _fitted(prompts, (pixels.shape[0], pixels.shape[1]))
     if bundle is not None:
         _refuse_beside_bundle(ctx)
         subjects = _bundled(bundle, engine)
@@ -103,31 +113,94 @@ def command(
         raise click.UsageError("--engine is of --bundle, got no bundle: make one with `quantsam export`")
     else:
         subjects = _loaded(model, weights, device, scheme, calibration)
+    settings = _grid_of(bundle, model, grid)
+    tallies = {name: Tally() for name in subjects}
     found = {
-        name: segment_picture(subject, pixels, prompts, grid=grid, progress=progress(name))
+        name: segment_picture(subject, pixels, prompts, grid=settings, progress=progress(name), tally=tallies[name])
         for name, subject in subjects.items()
     }
-    panels = [
-        overlay(pixels, [m.mask for m in masks], prompts.boxes_xyxy, prompts.points_xy, prompts.labels)
-        for masks in found.values()
-    ]
     reference, *others = found.values()
     ious = agreements(reference, others[0], paired=not prompts.everything) if others else []
-    with atomic_write(out) as aside:
-        (panels[0] if len(panels) == 1 else side_by_side(panels, list(found))).save(aside, format="PNG")
+    _draw(out, pixels, found, prompts)
     described: dict[str, list[dict[str, Any]]] = {}
     if masks_file is not None or as_json:
         described = {name: [mask.to_json_dict() for mask in masks] for name, masks in found.items()}
     if masks_file is not None:
-        import json
-
-        with atomic_write(masks_file) as aside:
-            aside.write_text(json.dumps(described if others else described[next(iter(found))]), encoding="utf-8")
+        _write_masks(masks_file, described if others else described[next(iter(found))])
     if as_json:
         print_json({"picture": str(out), "masks": described, "iou_with_fp32": ious})
         return
-    _print(found, ious, prompts)
+    _print(found, ious, prompts, {name: (tally, settings) for name, tally in tallies.items()})
     click.echo(f"picture: {out}" + (f"   masks: {masks_file}" if masks_file else ""))
+
+
+def _check_grid(ctx: click.Context, grid: Mapping[str, float], everything: bool) -> None:
+    """Make sure that options of --everything are given with it, and are in range."""
+    from quantsam.models.grid import usual_settings
+
+    options = {
+        "points_per_side": "--points-per-side",
+        "crop_layers": "--crop-layers",
+        "iou_threshold": "--min-iou",
+        "stability_threshold": "--min-stability",
+    }
+    if not everything:
+        for option in options.values():
+            given = ctx.get_parameter_source(option.removeprefix("--").replace("-", "_"))
+            if given is not click.core.ParameterSource.DEFAULT:
+                raise click.UsageError(f"{option} is of --everything: leave it out, or the boxes and points")
+    usual_settings("nano", **grid)
+
+
+def _grid_of(bundle: Path | None, model: str, grid: Mapping[str, float]) -> GridSettings:
+    """Return how everything is looked for: as is usual for the model, but for what was given."""
+    from quantsam.models.grid import usual_settings
+    from quantsam.runtime.manifest import read_manifest
+
+    return usual_settings(model.lower() if bundle is None else read_manifest(bundle).model, **grid)
+
+
+def _check_outputs(out: Path, masks_file: Path | None, inputs: Sequence[Path | str | None]) -> None:
+    """Make sure, before long work, that what is to be written can be, and replaces nothing that is read."""
+    from quantsam.files import check_file
+
+    written = {"--out": (out, tuple(PICTURES)), "--masks": (masks_file, (".json",))}
+    for option, (path, suffixes) in written.items():
+        if path is not None:
+            check_suffix(option, path, suffixes)
+            check_not_read(option, path, inputs)
+            check_file(path)
+
+
+def _fitted(prompts: PicturePrompts, image_hw: tuple[int, int]) -> PicturePrompts:
+    """Return prompts within the picture; a line tells of boxes that reached beyond it by more than a pixel."""
+    prompts.check(image_hw)
+    cut = prompts.within(image_hw)
+    for given, box in zip(prompts.boxes_xyxy, cut.boxes_xyxy, strict=True):
+        if max(abs(a - b) for a, b in zip(given, box, strict=True)) > 1:
+            shown, left = (",".join(f"{value:g}" for value in values) for values in (given, box))
+            notice(
+                f"the box {shown} reaches beyond the picture, {image_hw[1]} x {image_hw[0]} pixels, and is cut to "
+                f"{left}: was it meant for a picture of another size?"
+            )
+    return cut
+
+
+def _draw(out: Path, pixels: UInt8Image, found: dict[str, list[PictureMask]], prompts: PicturePrompts) -> None:
+    from quantsam.report.overlay import overlay, side_by_side
+
+    panels = [
+        overlay(pixels, [m.mask for m in masks], prompts.boxes_xyxy, prompts.points_xy, prompts.labels)
+        for masks in found.values()
+    ]
+    save_picture(panels[0] if len(panels) == 1 else side_by_side(panels, list(found)), out)
+
+
+def _write_masks(path: Path, described: Any) -> None:
+    from quantsam.files import atomic_write
+
+    with atomic_write(path) as aside:
+        aside.write_text(json.dumps(described), encoding="utf-8")
 
 
 def _prompts(
@@ -174,9 +247,17 @@ def _loaded(
 
 def _bundled(bundle: Path, engine: str | None) -> dict[str, Segmenter]:
     from quantsam.runtime.bundle import load_bundle
+    from quantsam.runtime.manifest import read_manifest
 
-    predictor = load_bundle(bundle, engine=engine)
-    return {predictor.manifest.scheme: predictor}
+    manifest = read_manifest(bundle)
+    if (engine or manifest.engine) == "tensorrt":
+        # What TensorRT runs, the others can run too; TensorRT itself needs the engine that trtexec builds.
+        others = "--engine onnxruntime or --engine openvino"
+        raise click.UsageError(
+            f"`segment` does not run tensorrt, got {'--engine tensorrt' if engine else f'its bundle {str(bundle)!r}'}: "
+            f"give {others}, which run the same graph on the processor"
+        )
+    return {manifest.scheme: load_bundle(bundle, engine=engine)}
 
 
 def _refuse_beside_bundle(ctx: click.Context) -> None:
@@ -186,11 +267,18 @@ def _refuse_beside_bundle(ctx: click.Context) -> None:
             raise click.UsageError(f"--bundle and --{name} exclude each other: a bundle already holds all of that")
 
 
-def _print(found: dict[str, list[PictureMask]], ious: list[float], prompts: PicturePrompts) -> None:
+def _print(
+    found: dict[str, list[PictureMask]],
+    ious: list[float],
+    prompts: PicturePrompts,
+    left_out: Mapping[str, tuple[Tally, GridSettings]],
+) -> None:
     """Say in a few lines what was found."""
     if prompts.everything:
         for name, masks in found.items():
-            click.echo(f"{name}: {len(masks)} masks")
+            tally, settings = left_out[name]
+            way_out = "" if masks else f"; {tally.way_out()}"
+            click.echo(f"{name}: {len(masks)} masks; {tally.sentence(settings)}{way_out}")
         if ious:
             mean = 100 * sum(ious) / len(ious)
             click.echo(f"IoU of each FP32 mask with the nearest quantized one: {mean:.1f} % on average")

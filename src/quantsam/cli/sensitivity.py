@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source, data_options, store_options
+from quantsam.cli.options import (
+    calibration_source,
+    command_line,
+    data_options,
+    open_store,
+    store_options,
+    threads_option,
+    use_threads,
+)
 from quantsam.cli.output import json_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue, Record
     from quantsam.results.sensitivity import RowScore
+    from quantsam.results.store import ResultStore
 
 
 @click.command(name="sensitivity")
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--calibration", help="Calibration images: a folder, sa-1b, or scenes:COUNT:SEED.")
 @click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
 @click.option("--seed", default=0, show_default=True, help="Which images a limit takes, and their order in a race.")
+@threads_option
 @store_options
 @json_option
 def command(
@@ -53,6 +63,8 @@ def command(
     data: str,
     annotations: str | None,
     image_root: str | None,
+    no_crowds: bool,
+    strict: bool,
     images: int | None,
     prompts: str,
     engine: str,
@@ -60,6 +72,7 @@ def command(
     calibration: str | None,
     limit: int | None,
     seed: int,
+    threads: int | None,
     store: Path | None,
     no_store: bool,
     as_json: bool,
@@ -75,33 +88,40 @@ def command(
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.plan import make_plan
-    from quantsam.results.store import ResultStore
     from quantsam.schemes.load import uniform_scheme
     from quantsam.sensitivity.study import StudySettings, check_settings, study
 
+    use_threads(threads)
     settings = StudySettings(by, mode, part, method, prompts, engine, first, seed=seed)
     check_settings(settings)
     check_engine(engine)
     scheme = uniform_scheme(format_name)
     name = get_variant(model).name
-    dataset = open_dataset(data, annotations=annotations, images=image_root, limit=images, seed=seed)
+    dataset = open_dataset(
+        data,
+        annotations=annotations,
+        images=image_root,
+        limit=images,
+        seed=seed,
+        crowds=not no_crowds,
+        strict=strict,
+    )
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
-    results = None if no_store else ResultStore(store)
-    if results is not None:
-        results.check_writable()
+    results = open_store(store, no_store)
     loaded = load_model(name, weights, device=device)
     placed = placement or ("thesis" if engine == PYTORCH else engine)
     plan = make_plan(loaded, scheme, placed, weights=part != "activations", activations=part != "weights")
     plan = plan.calibrate(source, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit, "images": images}
-    record = study(loaded, plan, dataset, settings, store=results, progress=progress, notes=notes)
+    record = study(loaded, plan, dataset, settings, store=results, progress=progress, notes=notes, workers=threads)
     if as_json:
         print_json(record.to_json_dict())
         return
     _report(record)
     if results is not None:
         _compare(record, results)
-        click.echo(f"\nkept in {results.path}: `quantsam results --kind sensitivity` lists it")
+        lists = command_line("quantsam results --kind sensitivity", results)
+        click.echo(f"\nkept in {results.path}: {lists} lists it")
 
 
 def _report(record: Record) -> None:
@@ -121,12 +141,10 @@ def _cells(row: RowScore) -> Sequence[object]:
     return [row.name, row.kind, *("-" if n is None else f"{n:.2f}" for n in numbers), sqnr, row.images]
 
 
-def _compare(record: Record, store: object) -> None:
+def _compare(record: Record, store: ResultStore) -> None:
     """Where the store holds an exact study of the same rows, say how well this one ranks."""
     from quantsam.results.sensitivity import KIND, compare_ranks, rows_of
-    from quantsam.results.store import ResultStore
 
-    assert isinstance(store, ResultStore)
     same = ("by", "mode", "part")
     for other in reversed(store.records(kind=KIND, model=record.model, engine=record.engine)):
         if (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantsam.cli.options import STORE_HELP, command_line, open_store
 from quantsam.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.command(name="sweep")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, help="Instead of a file: key=value,value; may be repeated.")
-@click.option("--store", type=click.Path(path_type=Path), help="Where results are kept [the user's data folder].")
+@click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @click.option("--retry", is_flag=True, help="Try again what failed before.")
 @click.option("--dry-run", is_flag=True, help="Check every run and list them; start none.")
 @click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
@@ -46,7 +47,6 @@ def command(
 
     quantsam sweep --set model=nano,nano-outlier --set scheme=fp32,int8,mix-dwsc --set prompts=box,click
     """
-    from quantsam.results.store import ResultStore
     from quantsam.sweeps.driver import run_sweep
     from quantsam.sweeps.opened import open_points
     from quantsam.sweeps.worker import Shelf
@@ -54,9 +54,10 @@ def command(
     sweep = _sweep(file, settings, threads)
     if runner == "local" and address is not None:
         raise click.UsageError("--address is of --runner ray")
-    results = ResultStore(store)
+    results = open_store(store)
+    if results is None:
+        raise click.UsageError("a sweep needs a store that can be written: name one with --store")
     if dry_run:
-        results.check_writable()
         opened = open_points(sweep.points, Shelf(), sweep.threads)
         known = [results.find(one.identity) is not None for one in opened]
         if as_json:
@@ -65,7 +66,7 @@ def command(
             )
             return
         rows = [(o.identity[:8], o.point.label, "done" if k else "") for o, k in zip(opened, known, strict=True)]
-        print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", ""], rows)
+        print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", "state"], rows)
         return
     devices = {point.device for point in sweep.points}
     device = next((d for d in devices if d != "cpu"), "cpu")
@@ -145,8 +146,8 @@ def _report(sweep: Sweep, progress: SweepProgress, store: ResultStore, as_json: 
         return
     rows: list[tuple[object, ...]] = [(r.id[:8], p.label, _figure(r), w) for p, r, w in done]
     rows += [("", point.label, cause, "failed") for point, cause in progress.failed]
-    print_table(f"{sweep.name}: {len(done)} of {len(sweep.points)} runs done", ["id", "run", "figure", ""], rows)
-    click.echo(f"\nkept in {store.path}: `quantsam results` lists them")
+    print_table(f"{sweep.name}: {len(done)} of {len(sweep.points)} runs done", ["id", "run", "figure", "when"], rows)
+    click.echo(f"\nkept in {store.path}: {command_line('quantsam results', store)} lists them")
 
 
 def _figure(record: Record) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from quantsam.data.annotation_file import read_document
 from quantsam.data.coco_file import parse_images
 from quantsam.data.indexed import IndexedDataset, existing_folder
+from quantsam.data.layouts import coco_file, image_folders
 
 
 class CocoDataset(IndexedDataset):
@@ -30,33 +31,38 @@ class CocoDataset(IndexedDataset):
         images: Path | None = None,
         limit: int | None = None,
         seed: int = 0,
+        strict: bool = False,
     ) -> None:
         """Parse the annotations and make sure that the images are there.
 
         Args:
             folder: The dataset's folder.
             split: Which part of it.
-            annotations: The annotation file; `FOLDER/annotations/instances_SPLIT.json` if left out.
-            images: The folder of the images; `FOLDER/SPLIT` if left out.
+            annotations: The annotation file; `FOLDER/annotations/instances_SPLIT.json`, packed or not, if left out.
+            images: The folder of the images; if left out, `FOLDER/SPLIT`, or where annotation tools put them.
             limit: How many images to evaluate; `None` takes all.
             seed: Which images a limit takes; see `stable_subset`.
+            strict: Refuse what is never scored or looks wrong, instead of a notice.
 
         Raises:
             DatasetError: Something is missing, or the annotation file is not what its format says.
             InputError: `limit` is below 1 or above the number of images.
         """
         folder = existing_folder(folder, "COCO")
-        annotation_file = annotations or folder / "annotations" / f"instances_{split}.json"
+        annotation_file = annotations or coco_file(folder, split)
         document = read_document(annotation_file, "COCO")
         super().__init__(
             name=f"{folder.resolve().name}:{split}",
             folder=folder,
-            image_folder=images or folder / split,
+            image_folders=[images] if images else image_folders(folder, annotation_file, split) or [folder / split],
             annotation_file=annotation_file,
             document=document,
             images=parse_images(document, annotation_file),
             limit=limit,
             seed=seed,
-            crowd_required=True,
+            strict=strict,
         )
-        self._check_files("complete the download, or give an annotation file that lists only the images you have")
+        self._check_files(
+            "complete the download, name the folder of the images with --image-root, or give an annotation file that "
+            "lists only the images you have"
+        )

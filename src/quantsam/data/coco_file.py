@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ from quantsam.data.dataset import Annotation
 from quantsam.data.images import MAX_PIXELS
 from quantsam.errors import DatasetError
 
+_LEAST_NUMBERS = 6  # of a polygon: x and y of 3 points
 _MAX_NUMBER = 1e12  # for finite numbers: compares safely with any integer or float that JSON can hold
 
 
@@ -23,7 +24,7 @@ class CocoImage:
 
     Attributes:
         id: The image's id.
-        file_name: Its path relative to the image folder.
+        file_name: Its path relative to the image folder, with `/` between folders once `layouts.place` found it.
         image_hw: Height and width in pixels of the stored grid, before any EXIF rotation.
     """
 
@@ -33,17 +34,17 @@ class CocoImage:
 
 
 def file_name(entry: Any, where: str) -> str:
-    """Return the path of an image relative to the image folder, as COCO gives it.
+    """Return the path of an image as COCO gives it: relative to the image folder, as far as the file tells.
 
     Args:
         entry: One of the document's `images`.
         where: Which file and entry it is, to begin the message with.
 
     Raises:
-        DatasetError: `file_name` is missing, no text, or leaves the folder.
+        DatasetError: `file_name` is missing, no text, or has `..` in it.
     """
     name = text(entry, "file_name", where)
-    return str(inside(PurePosixPath(name), name, "file_name", where))
+    return str(inside(PurePosixPath(name), name, "file_name", where))  # a NUL or `..` is nobody's picture
 
 
 def parse_images(
@@ -75,43 +76,103 @@ def parse_images(
     return dict(sorted(images.items()))
 
 
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a file says of the evaluated images' objects.
+
+    Attributes:
+        annotations: By image id, for each evaluated image; within an image by ascending id.
+        left_out: What is never scored and was left out, in words with its count; empty where nothing was.
+    """
+
+    annotations: dict[int, tuple[Annotation, ...]]
+    left_out: tuple[str, ...]
+
+
 def parse_annotations(
     document: dict[str, Any],
     path: Path,
-    images: Collection[int],
+    images: Mapping[int, CocoImage],
     evaluated: Collection[int],
     *,
-    crowd_required: bool = True,
-) -> dict[int, tuple[Annotation, ...]]:
+    strict: bool = False,
+) -> Parsed:
     """Index the annotations of the evaluated images by image id; within an image by ascending id.
+
+    What is never scored is no reason to refuse a file: annotations of images that it does not list, and those of an
+    area below 1 that are otherwise malformed, are left out, as the COCO API and the official evaluation do.
 
     Args:
         document: What `read_document` returned.
         path: Its file, for messages.
-        images: The ids of all images; an annotation of any other is an error.
+        images: All of its images.
         evaluated: The ids of the images wanted; annotations of others are only checked for their ids.
-        crowd_required: Whether each must have `iscrowd`; if not, one without it is no crowd.
-
-    Returns:
-        An entry for each evaluated image, empty for one without objects.
+        strict: Refuse what would be left out.
 
     Raises:
-        DatasetError: An entry lacks a field, has a value out of range, repeats an id or has no image.
+        DatasetError: An entry lacks a field, has a value out of range or repeats an id; in strict mode also where it
+            would be left out.
     """
     found: dict[int, list[Annotation]] = {image_id: [] for image_id in evaluated}
     seen: set[int] = set()
+    left_out = _LeftOut(strict)
     for index, entry in enumerate(document["annotations"]):
         where = f"{path}: annotations[{index}]"
-        annotation_id, image_id = whole_number(entry, "id", where), whole_number(entry, "image_id", where)
-        where = f"{path}: annotation {annotation_id} of image {image_id}"
+        image_id = whole_number(entry, "image_id", where)
         if image_id not in images:
-            raise DatasetError(f"{where} refers to an image that the file does not list")
-        if annotation_id in seen:
-            raise DatasetError(f"{where} repeats an annotation id: ids must be unique")
-        seen.add(annotation_id)
-        if image_id in found:
-            found[image_id].append(_annotation(entry, annotation_id, image_id, where, crowd_required))
-    return {key: tuple(sorted(items, key=lambda item: item.id)) for key, items in found.items()}
+            left_out.take(
+                "annotations of images that the file does not list",
+                f"annotation {reprlib.repr(entry.get('id'))} of image {image_id}",
+                f"{path}: annotation {reprlib.repr(entry.get('id'))} of image {image_id} refers to an image that the "
+                "file does not list: remove it, or leave out --strict",
+            )
+            continue
+        try:
+            annotation_id = whole_number(entry, "id", where)
+            where = f"{path}: annotation {annotation_id} of image {image_id}"
+            if annotation_id in seen:
+                raise DatasetError(f"{where} repeats an annotation id: ids must be unique")
+            if image_id in found:
+                found[image_id].append(_annotation(entry, annotation_id, images[image_id], where))
+                if _has_lines(entry["segmentation"]):
+                    left_out.take(
+                        "parts of polygons with fewer than 3 points, in annotations",
+                        f"annotation {annotation_id} of image {image_id}",
+                        f"{where} has a polygon of fewer than 3 points: remove it, or leave out --strict",
+                    )
+            seen.add(annotation_id)
+        except DatasetError as error:
+            if not _is_never_scored(entry):
+                raise
+            name = f"annotation {reprlib.repr(entry.get('id'))} of image {image_id}"
+            left_out.take("malformed annotations with an area below 1", name, str(error))
+    parsed = {key: tuple(sorted(items, key=lambda item: item.id)) for key, items in found.items()}
+    return Parsed(parsed, left_out.words())
+
+
+class _LeftOut:
+    """Counts what is left out, by reason; in strict mode refuses it."""
+
+    def __init__(self, strict: bool) -> None:
+        self._strict = strict
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, str] = {}
+
+    def take(self, reason: str, name: str, refusal: str) -> None:
+        if self._strict:
+            raise DatasetError(refusal)
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        self._first.setdefault(reason, name)
+
+    def words(self) -> tuple[str, ...]:
+        return tuple(
+            f"{reason}: {count:,} (the first: {self._first[reason]})" for reason, count in self._counts.items()
+        )
+
+
+def _is_never_scored(entry: dict[str, Any]) -> bool:
+    area: Any = entry.get("area")
+    return _is_finite(area) and area < 1
 
 
 def parse_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
@@ -120,7 +181,7 @@ def parse_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
     Raises:
         DatasetError: An entry lacks its id or name, or repeats an id.
     """
-    entries = document.get("categories", [])
+    entries = document.get("categories") or []
     if not isinstance(entries, list):
         raise DatasetError(f"{path}: `categories` must be a list, got {reprlib.repr(entries)}")
     names: dict[int, str] = {}
@@ -133,10 +194,13 @@ def parse_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _annotation(entry: Any, annotation_id: int, image_id: int, where: str, crowd_required: bool) -> Annotation:
+def _annotation(entry: Any, annotation_id: int, image: CocoImage, where: str) -> Annotation:
     segmentation = field(entry, "segmentation", where)
-    check_segmentation(segmentation, where)
-    is_crowd = field(entry, "iscrowd", where) if crowd_required else entry.get("iscrowd", 0)
+    if _has_lines(segmentation):
+        segmentation = [polygon for polygon in segmentation if len(polygon) >= _LEAST_NUMBERS]
+    check_segmentation(segmentation, image.image_hw, where)
+    is_crowd = entry.get("iscrowd")
+    is_crowd = 0 if is_crowd is None else is_crowd  # as the COCO API, which takes none for no crowd
     if is_crowd not in (0, 1):
         raise DatasetError(f"{where}: `iscrowd` must be 0 or 1, got {reprlib.repr(is_crowd)}")
     area = field(entry, "area", where)
@@ -144,13 +208,21 @@ def _annotation(entry: Any, annotation_id: int, image_id: int, where: str, crowd
         raise DatasetError(f"{where}: `area` must be a finite number >= 0, got {reprlib.repr(area)}")
     return Annotation(
         id=annotation_id,
-        image_id=image_id,
+        image_id=image.id,
         category_id=whole_number(entry, "category_id", where),
         box_xyxy=_box_xyxy(entry, where),
         area=float(area),
         is_crowd=bool(is_crowd),
         segmentation=segmentation,
     )
+
+
+def _has_lines(segmentation: Any) -> bool:
+    """Return whether polygons have points or lines among them, which cover no pixel; not if there is nothing else."""
+    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+        return False
+    lengths = [len(polygon) for polygon in segmentation]
+    return bool(lengths) and min(lengths) < _LEAST_NUMBERS <= max(lengths)
 
 
 def _box_xyxy(entry: Any, where: str) -> tuple[float, float, float, float]:

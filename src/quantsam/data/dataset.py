@@ -23,7 +23,8 @@ class Annotation:
         category_id: The id of its category.
         box_xyxy: Left, top, right, bottom in pixels of the image; right and bottom exclusive.
         area: Area in square pixels *as annotated* (COCO's `area`, which decides small, medium, large).
-        is_crowd: Whether it stands for a group; the box evaluation leaves crowds out.
+        is_crowd: Whether it stands for a group. Prompts from the ground truth count it like any object; average
+            precision has COCO's rule for it.
         segmentation: What `Dataset.mask` decodes: polygons or an RLE of either form.
     """
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import logging
 import stat
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from quantsam.data.dataset import UInt8Image
+from quantsam.data.picture_kinds import brand, unread_kind
+from quantsam.data.rgb import read_rgb
 from quantsam.errors import ImageError, InputError
+from quantsam.notices import notice
 
 MAX_PIXELS = 512_000_000
 # A closed list: some of Pillow's other readers start external programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _pillow_lock = threading.Lock()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Pillow prints lines of its own beside our errors
 
 
 def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
@@ -30,10 +36,12 @@ def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
     Whatever the file holds becomes RGB: grey is repeated, a palette is looked up, CMYK is converted
     without a colour profile, 1 bit becomes 0 and 255. Transparency is dropped, not composited: a
     pixel keeps the colour stored for it, as Pillow's `convert("RGB")` gives it. Samples of 16 bits
-    keep their upper 8 (`>> 8`), they are not clipped. Of several frames the first is taken.
+    keep their upper 8 (`>> 8`), they are not clipped; where the picture uses but 8, 10, 12 or 14 of the 16 bits, as
+    cameras and microscopes write them, the upper 8 of those, with a notice. Of several frames the first is taken.
 
     Args:
-        path: A JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file of at most 512 million pixels.
+        path: A JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file of at most 512 million pixels; AVIF and HEIC where
+            Pillow or its plug-ins `pillow-avif-plugin` and `pillow-heif` read them.
         apply_exif: Whether to turn the picture upright as its EXIF orientation says. Leave it off for
             datasets: COCO's annotations mean the stored pixel grid. TIFF is the exception: its
             orientation belongs to the format and Pillow always applies it.
@@ -71,17 +79,42 @@ def decode_image(
     return _read(io.BytesIO(content), name, apply_exif, max_pixels)
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return the height and width that a picture's header says, without decoding it.
+
+    Raises:
+        ImageError: As `load_image`, but for damage behind the header.
+    """
+    path = Path(path)
+    _check_file(path)
+    with _opened(path, str(path), MAX_PIXELS) as image:
+        if image.format == "TIFF":
+            image.load()  # turns it as its orientation says, some versions only now
+        width, height = image.size
+    return height, width
+
+
 def _read(source: Path | io.BytesIO, name: str, apply_exif: bool, max_pixels: int) -> UInt8Image:
+    with _opened(source, name, max_pixels) as image:
+        array, word = read_rgb(image, name, lambda: Image.open(source, formats=(image.format or "",)))
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if apply_exif else 1
+    if word:
+        notice(word)
+    return _upright(array, orientation)
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a picture, and turn whatever Pillow raises within the block into one line."""
     with _guarded_pillow():
         try:
-            with Image.open(source, formats=FORMATS) as image:
+            with Image.open(source, formats=_formats(source)) as image:
                 _check_size(image.size, name, max_pixels)
-                array = _rgb(image, name)
-                orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if apply_exif else 1
+                yield image
         except ImageError:
             raise
         except UnidentifiedImageError:
-            raise ImageError(f"{name} is not a picture: expected one of {', '.join(FORMATS)}") from None
+            raise ImageError(_unknown(source, name)) from None
         except PermissionError:
             raise ImageError(_unreadable(name)) from None
         except Exception as error:  # hostile files make Pillow's readers raise nearly anything
@@ -89,7 +122,48 @@ def _read(source: Path | io.BytesIO, name: str, apply_exif: bool, max_pixels: in
             raise ImageError(
                 f"{name} is damaged and does not decode completely ({problem}): copy or download it again, or remove it"
             ) from error
-    return _upright(array, orientation)
+
+
+def _formats(source: Path | io.BytesIO) -> tuple[str, ...]:
+    """Return the formats to try; AVIF and HEIF only for such a file, and where a plug-in reads it."""
+    with _stream(source) as file:
+        kind = brand(file.read(64))
+    if kind == "AVIF" and (features.check("avif") or _plug_in("pillow_avif")):
+        return (*FORMATS, "AVIF")
+    if kind == "HEIF":
+        plug_in = _plug_in("pillow_heif")
+        if plug_in is not None:
+            plug_in.register_heif_opener()
+            return (*FORMATS, "HEIF")
+    return FORMATS
+
+
+def _plug_in(name: str) -> Any:
+    """Return a plug-in of Pillow's, None if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+@contextmanager
+def _stream(source: Path | io.BytesIO) -> Iterator[IO[bytes]]:
+    """Give the source as a file, and leave one in memory at its beginning."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield file
+    else:
+        source.seek(0)
+        yield source
+        source.seek(0)
+
+
+def _unknown(source: Path | io.BytesIO, name: str) -> str:
+    with _stream(source) as file:
+        kind = unread_kind(file)
+    if kind is not None:
+        return f"{name} is {kind[0]}: {kind[1]}"
+    return f"{name} is not a picture: expected one of {', '.join(FORMATS)}, AVIF, HEIC"
 
 
 def check_image_array(array: Any, name: str = "image") -> UInt8Image:
@@ -192,24 +266,6 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
             f"{name} says it is {width} x {height} pixels: a picture may have at most {max_pixels:,} pixels; "
             "make it smaller first"
         )
-
-
-def _rgb(image: Image.Image, name: str) -> UInt8Image:
-    """Decode and convert to (height, width, 3) uint8."""
-    image.load()
-    if image.mode == "F":
-        raise ImageError(f"{name} has floating-point pixels, whose range is unknown: save it with 8 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ImageError(
-                f"{name} has samples from {grey.min()} to {grey.max()}: more than 16 bits are not supported; "
-                "save it with 8 or 16 bits"
-            )
-        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    # A transparent colour says nothing about RGB, and Pillow warns about some forms of it.
-    image.info.pop("transparency", None)
-    return np.array(image.convert("RGB"))
 
 
 def _upright(array: UInt8Image, orientation: Any) -> UInt8Image:

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from quantsam.data.box_check import wrong_boxes
 from quantsam.data.coco_file import CocoImage, parse_annotations, parse_categories
 from quantsam.data.coco_masks import decode_mask
 from quantsam.data.dataset import Annotation, BoolMask, UInt8Image
-from quantsam.data.folders import file_size, is_folder, list_folder
-from quantsam.data.images import load_image
+from quantsam.data.folders import file_size, is_folder
+from quantsam.data.images import image_size, load_image
+from quantsam.data.layouts import names_in, place
 from quantsam.data.subset import stable_subset
 from quantsam.errors import DatasetError, InputError
+from quantsam.files import shown
+from quantsam.notices import notice
 
 
 class IndexedDataset:
@@ -36,51 +40,90 @@ class IndexedDataset:
         *,
         name: str,
         folder: Path,
-        image_folder: Path,
+        image_folders: Sequence[Path],
         annotation_file: Path,
         document: dict[str, Any],
         images: dict[int, CocoImage],
         limit: int | None,
         seed: int,
-        crowd_required: bool,
+        strict: bool,
     ) -> None:
         """Choose the images and parse their annotations; nothing of the rest of the document is kept.
 
         Args:
             name: What to call the whole.
             folder: The dataset's folder.
-            image_folder: The folder that the images' names are relative to.
+            image_folders: Where the images may be, at least one; see `layouts.place`.
             annotation_file: The annotation file.
             document: What `read_document` made of it.
             images: All of its images, ascending.
             limit: How many images to evaluate; `None` takes all.
             seed: Which images a limit takes; see `stable_subset`.
-            crowd_required: Whether each annotation must have `iscrowd`.
+            strict: Refuse what would be left out or told as a notice.
 
         Raises:
-            DatasetError: The annotation file is not what its format says.
+            DatasetError: The annotation file is not what its format says, or a folder is missing.
             InputError: `limit` is below 1 or above the number of images.
         """
-        self.folder, self.image_folder, self.annotation_file = folder, image_folder, annotation_file
+        self.folder, self.annotation_file = folder, annotation_file
         self.category_names = parse_categories(document, annotation_file)
         self.image_hw = {image_id: image.image_hw for image_id, image in images.items()}
+        name = shown(name)
         self._name = name if limit is None else f"{name}[{limit}:{seed}]"
         chosen = stable_subset(list(images), limit, seed, f"images of {name}")
-        self._images = {image_id: images[image_id] for image_id in chosen}
         self._image_ids = tuple(chosen)
-        self._annotations = parse_annotations(
-            document, annotation_file, images, self._images, crowd_required=crowd_required
-        )
+        self.image_folder, self._images = place({image_id: images[image_id] for image_id in chosen}, image_folders)
+        parsed = parse_annotations(document, annotation_file, images, self._images, strict=strict)
+        self._annotations = parsed.annotations
+        if parsed.left_out:
+            what = "; ".join(parsed.left_out)
+            notice(f"{annotation_file}: what is never scored is left out: {what}: --strict refuses it")
 
     def _check_files(self, way_out: str) -> None:
         """Make sure that all evaluated images are there; listing folders is quicker than asking for each file."""
         names = [image.file_name for image in self._images.values()]
+        for image in self._images.values():
+            if image.file_name.startswith("/"):
+                raise DatasetError(
+                    f"{self.annotation_file}: image {image.id}: `file_name` must stay in the image folder, got "
+                    f"{image.file_name!r}, and {self.image_folder} has no file of that name: {way_out}"
+                )
         there = names_in(self.image_folder, {str(PurePosixPath(name).parent) for name in names})
         missing = [name for name in names if name not in there]
         if missing:
             raise DatasetError(
                 f"{len(missing)} of the {len(names)} images are not in {self.image_folder}, "
                 f"the first is {missing[0]!r}: {way_out}"
+            )
+
+    def check(self, *, strict: bool = False) -> None:
+        """Make sure, before long work, that the images are of the size that the file says, and tell of bad boxes.
+
+        Of an image with objects the header is read, in a fifth of a millisecond.
+
+        Args:
+            strict: Refuse boxes that do not fit their masks, instead of a notice.
+
+        Raises:
+            ImageError: A file is none that can be read.
+            DatasetError: One is of another size; in strict mode, boxes do not fit their masks.
+        """
+        problem = wrong_boxes(self._annotations, self.image_hw)
+        if problem and strict:
+            raise DatasetError(f"{self.annotation_file}: {problem}, or leave out --strict")
+        if problem:
+            notice(f"{self.annotation_file}: {problem}; as they are, the figures mean little (--strict refuses them)")
+        for image_id, image in self._images.items():
+            if self._annotations[image_id]:
+                self._check_size(image, image_size(self.image_folder / image.file_name))
+
+    def _check_size(self, image: CocoImage, found: tuple[int, int]) -> None:
+        if found != image.image_hw:
+            (height, width), (expected_height, expected_width) = found, image.image_hw
+            raise DatasetError(
+                f"{self.image_folder / image.file_name} is {width} x {height} pixels but {self.annotation_file.name} "
+                f"says {expected_width} x {expected_height}: annotations mean the stored pixels, so restore "
+                "the original file if it was resized or its EXIF rotation was applied"
             )
 
     @property
@@ -96,6 +139,8 @@ class IndexedDataset:
             DatasetError: An image file vanished since the dataset was opened.
         """
         state = hashlib.sha256()
+        if any(a.is_crowd for objects in self._annotations.values() for a in objects):
+            state.update(b"crowds are scored\n")  # earlier versions left them out, under the digest without this line
         for image_id in self._image_ids:
             content = self._digested(image_id)
             state.update(json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n")
@@ -129,15 +174,8 @@ class IndexedDataset:
             DatasetError: The file is not of the size that the annotation file says.
         """
         image = self._described(image_id)
-        path = self.image_folder / image.file_name
-        array = load_image(path)
-        if array.shape[:2] != image.image_hw:
-            (height, width), (expected_height, expected_width) = array.shape[:2], image.image_hw
-            raise DatasetError(
-                f"{path} is {width} x {height} pixels but {self.annotation_file.name} says "
-                f"{expected_width} x {expected_height}: annotations mean the stored pixels, so restore "
-                "the original file if it was resized or its EXIF rotation was applied"
-            )
+        array = load_image(self.image_folder / image.file_name)
+        self._check_size(image, (array.shape[0], array.shape[1]))
         return array
 
     def annotations(self, image_id: int) -> Sequence[Annotation]:
@@ -193,20 +231,3 @@ def existing_folder(folder: str | Path, kind: str) -> Path:
     if not is_folder(Path(folder)):
         raise DatasetError(f"the {kind} folder {folder} does not exist: check the path")
     return Path(folder)
-
-
-def names_in(root: Path, folders: set[str]) -> set[str]:
-    """Return the names, relative to `root`, of all that lies in it and in those of its folders that are there.
-
-    Args:
-        root: The folder of the images.
-        folders: Paths relative to it, with `/`; `.` is itself.
-
-    Raises:
-        DatasetError: `root` is missing, or a folder may not be read.
-    """
-    found = {entry.name for entry in list_folder(root)}
-    for folder in folders - {"."}:
-        if is_folder(root / folder):
-            found |= {f"{folder}/{entry.name}" for entry in list_folder(root / folder)}
-    return found

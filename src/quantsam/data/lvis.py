@@ -10,7 +10,8 @@ from typing import Any
 from quantsam.data.annotation_file import read_document
 from quantsam.data.coco_file import CocoImage, parse_images
 from quantsam.data.folders import list_folder
-from quantsam.data.indexed import IndexedDataset, existing_folder, names_in
+from quantsam.data.indexed import IndexedDataset, existing_folder
+from quantsam.data.layouts import names_in
 from quantsam.data.lvis_file import IMAGE_FOLDERS, image_path, parse_category_ids, parse_frequencies
 from quantsam.errors import DatasetError, nearest
 
@@ -41,6 +42,7 @@ class LvisDataset(IndexedDataset):
         images: Path | None = None,
         limit: int | None = None,
         seed: int = 0,
+        strict: bool = False,
     ) -> None:
         """Parse the annotations and make sure that the images are there.
 
@@ -53,6 +55,7 @@ class LvisDataset(IndexedDataset):
                 left out.
             limit: How many images to evaluate; `None` takes all.
             seed: Which images a limit takes; see `stable_subset`.
+            strict: Refuse what is never scored or looks wrong, instead of a notice.
 
         Raises:
             DatasetError: Something is missing, or the annotation file is not what its format says.
@@ -66,13 +69,13 @@ class LvisDataset(IndexedDataset):
         super().__init__(
             name=f"{folder_name}:{annotation_file.stem.removeprefix(f'{folder_name}_')}",
             folder=folder,
-            image_folder=image_folder,
+            image_folders=[image_folder],
             annotation_file=annotation_file,
             document=document,
             images=_placed(parse_images(document, annotation_file, image_path), image_folder),
             limit=limit,
             seed=seed,
-            crowd_required=False,
+            strict=strict,
         )
         self.category_frequency = parse_frequencies(document, annotation_file)
         self._negative, self._not_exhaustive = (

@@ -7,21 +7,23 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from quantsam.data.annotation_file import is_lvis_file
 from quantsam.data.coco import CocoDataset
 from quantsam.data.dataset import Dataset, UInt8Image
 from quantsam.data.folders import ImageFolder, is_folder, list_folder
+from quantsam.data.indexed import IndexedDataset
+from quantsam.data.layouts import COCO_FILE, coco_file, find_annotations, picture_folder
 from quantsam.data.lvis import LvisDataset
-from quantsam.data.subset import DatasetSubset
+from quantsam.data.subset import DatasetSubset, without_crowds
 from quantsam.errors import DatasetError, InputError, nearest
+from quantsam.files import expanded
 
 DATA_VARIABLE = "QUANTSAM_DATA"
 BARE_NAMES = ("coco", "lvis", "sa-1b")
 DEFAULT_SCENES = 300
 _SCENES = re.compile(r"scenes(?::(?P<count>\d{1,9})(?::(?P<seed>\d{1,9}))?)?", re.ASCII)
-_COCO_FILE = re.compile(r"instances_(?P<split>.+)\.json")
 _WAY_OUT = "scenes:300 needs no download and works everywhere"
 
 
@@ -91,6 +93,8 @@ def open_dataset(
     images: str | Path | None = None,
     limit: int | None = None,
     seed: int = 0,
+    crowds: bool = True,
+    strict: bool = False,
 ) -> Dataset:
     """Open what a user named as a dataset to evaluate on.
 
@@ -106,9 +110,13 @@ def open_dataset(
             COCO folder for example; `FOLDER` if left out.
         limit: How many images to evaluate; `None` takes all.
         seed: Which images a limit takes; it does not change what is chosen from.
+        crowds: Whether annotations of groups, COCO's `iscrowd`, are among what prompts are made from, as in the
+            authors' evaluation.
+        strict: Refuse what is never scored or looks wrong, instead of a notice.
 
     Returns:
-        The dataset.
+        The dataset. Of a folder without these files, what annotation tools export is found: CVAT, Roboflow, Label
+        Studio, FiftyOne.
 
     Raises:
         DatasetError: Nothing is known or found by that name, or the dataset is damaged.
@@ -121,15 +129,23 @@ def open_dataset(
                 f"{spec!r} takes neither `annotations` nor `images`, as scenes have no files: leave them out, "
                 "or name the folder that they belong to"
             )
-        return scenes if limit is None else DatasetSubset(scenes, limit, seed)
+        return scenes if limit is None else DatasetSubset(scenes, limit, seed)  # without crowds anyway
     folder = _find_folder(spec)
-    file = None if annotations is None else Path(annotations)
-    pictures = None if images is None else Path(images)
+    file = None if annotations is None else expanded(annotations)
+    pictures = None if images is None else expanded(images)
+    chosen: dict[str, Any] = {"images": pictures, "limit": limit, "seed": seed, "strict": strict}
+    dataset: IndexedDataset
     if _is_lvis(spec, folder, file):
-        return LvisDataset(folder, annotations=file, images=pictures, limit=limit, seed=seed)
-    named = _COCO_FILE.fullmatch(file.name) if file else None
-    split = named["split"] if named else "val2017"
-    return CocoDataset(folder, split=split, annotations=file, images=pictures, limit=limit, seed=seed)
+        dataset = LvisDataset(folder, annotations=file, **chosen)
+    else:
+        named = COCO_FILE.fullmatch(file.name) if file else None
+        split = named["split"] if named else "val2017"
+        if file is None and not coco_file(folder, split).is_file():
+            found = find_annotations(folder)
+            file, split = found.path, found.split
+        dataset = CocoDataset(folder, split=split, annotations=file, **chosen)
+    dataset.check(strict=strict)
+    return dataset if crowds else without_crowds(dataset)
 
 
 def _is_lvis(spec: str | Path, folder: Path, file: Path | None) -> bool:
@@ -137,10 +153,7 @@ def _is_lvis(spec: str | Path, folder: Path, file: Path | None) -> bool:
     if file is not None:
         return is_lvis_file(file)
     if not is_folder(folder / "annotations"):
-        raise DatasetError(
-            f"{folder} has no folder `annotations`, so there is nothing to score against: give a COCO folder "
-            f"(annotations/instances_val2017.json and val2017/) or LVIS's annotations/lvis_v1_val.json; {_WAY_OUT}"
-        )
+        return spec == "lvis"
     names = [entry.name for entry in list_folder(folder / "annotations") if entry.name.endswith(".json")]
     only_lvis = any(n.startswith("lvis_") for n in names) and not any(n.startswith("instances_") for n in names)
     return spec == "lvis" or only_lvis
@@ -173,6 +186,10 @@ def open_images(spec: str | Path, *, limit: int | None = None, seed: int = 0) ->
             if is_folder(folder / split):
                 name = f"{folder.resolve().name}:{split}"
                 return ImageFolder(folder / split, limit=limit, seed=seed, name=name)
+    laid_out = picture_folder(folder)
+    if laid_out is not None:
+        name = f"{folder.resolve().name}:{laid_out.relative_to(folder)}"
+        return ImageFolder(laid_out, limit=limit, seed=seed, name=name)
     return ImageFolder(folder, limit=limit, seed=seed)
 
 
@@ -195,7 +212,7 @@ def _find_folder(spec: str | Path) -> Path:
     """Return the folder that a bare name or a path means."""
     if isinstance(spec, str) and spec in BARE_NAMES:
         root = os.environ.get(DATA_VARIABLE)
-        places = [Path(root) / spec] if root else [Path(spec), Path("data") / spec]
+        places = [expanded(root) / spec] if root else [Path(spec), Path("data") / spec]
         for place in places:
             if is_folder(place):
                 return place
@@ -205,7 +222,7 @@ def _find_folder(spec: str | Path) -> Path:
             f"holds {spec}/, or give its path; {_WAY_OUT}"
         )
     with contextlib.suppress(RuntimeError, OSError):  # the home of an unknown user; a name too long
-        folder = Path(spec).expanduser()
+        folder = expanded(spec)
         if spec != "" and is_folder(folder):
             return folder
         if folder.is_file():

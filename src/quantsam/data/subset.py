@@ -98,3 +98,43 @@ class DatasetSubset:
     def mask(self, annotation: Annotation) -> BoolMask:
         """Return an annotation's mask, (height, width) bool."""
         return self._dataset.mask(annotation)
+
+
+def without_crowds(dataset: Dataset) -> Dataset:
+    """Return a dataset less the annotations of groups, COCO's crowds; itself where it has none."""
+    ids = dataset.image_ids
+    return WithoutCrowds(dataset) if any(a.is_crowd for i in ids for a in dataset.annotations(i)) else dataset
+
+
+class WithoutCrowds:
+    """A dataset less its crowds, itself a dataset; its name and digest say so."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    @property
+    def name(self) -> str:
+        """`NAME without crowds`."""
+        return f"{self._dataset.name} without crowds"
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of the whole dataset's digest and the rule."""
+        return hashlib.sha256(f"{self._dataset.digest}:without crowds".encode()).hexdigest()
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """Ids of all images, ascending."""
+        return self._dataset.image_ids
+
+    def image(self, image_id: int) -> UInt8Image:
+        """Return an image of the dataset, (height, width, 3) uint8 RGB."""
+        return self._dataset.image(image_id)
+
+    def annotations(self, image_id: int) -> Sequence[Annotation]:
+        """Return the annotations of an image that are no crowds."""
+        return [a for a in self._dataset.annotations(image_id) if not a.is_crowd]
+
+    def mask(self, annotation: Annotation) -> BoolMask:
+        """Return an annotation's mask, (height, width) bool."""
+        return self._dataset.mask(annotation)

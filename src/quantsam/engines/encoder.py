@@ -12,8 +12,9 @@ from torch import Tensor
 
 from quantsam.engines.onnx_encoder import INPUT, OUTPUT, encoder_to_onnx
 from quantsam.engines.tensorrt import check_tensorrt, open_tensorrt
-from quantsam.errors import InexactWarning, InputError, PlanError, nearest
+from quantsam.errors import InputError, PlanError, nearest
 from quantsam.models.sam import EfficientViTSam
+from quantsam.notices import InexactWarning
 from quantsam.plans.layers import Role
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
@@ -101,6 +102,11 @@ def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
             raise PlanError(
                 f"{site.key} must have a format of {engine} ({', '.join(known)}), got {site.spec.format!r} "
                 f"with quantizer {site.spec.quantizer!r}: change the scheme, or simulate the plan"
+            )
+        if engine == "onnxruntime" and site.role == "activation" and site.spec.per_channel:
+            raise PlanError(
+                f"{site.key} must have one scale on onnxruntime, got one a channel with observer "
+                f"{site.spec.observer!r}: take another observer and per_channel = false, or openvino"
             )
 
 

@@ -6,7 +6,6 @@ converted graph in other engines and check the calls against a stand-in.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shlex
 from collections.abc import Mapping
@@ -15,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import platformdirs
 import torch
 from numpy.typing import NDArray
 
 from quantsam.engines.half import with_half_precision
 from quantsam.errors import EngineError, OutputError
 from quantsam.files import atomic_write
+from quantsam.notices import notice
+from quantsam.places import cache_folder
 from quantsam.runtime.sessions import require
 
 ENCODER = "encoder.onnx"
@@ -70,9 +70,9 @@ def open_tensorrt(model: onnx.ModelProto, *, half: bool = True, cache: Path | No
     """
     trt = check_tensorrt()
     graph = (with_half_precision(model) if half else model).SerializeToString()
-    folder = cache or Path(platformdirs.user_cache_dir("quantsam")) / "tensorrt"
+    folder = cache or cache_folder("tensorrt")
     name = hashlib.sha256(graph + f"{trt.__version__}{torch.cuda.get_device_name()}".encode()).hexdigest()
-    path = folder / f"{name}.engine"
+    path = (folder or Path()) / f"{name}.engine"
     logger = trt.Logger(trt.Logger.ERROR)
     plan = path.read_bytes() if path.is_file() else _build(trt, logger, graph)
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
@@ -81,9 +81,17 @@ def open_tensorrt(model: onnx.ModelProto, *, half: bool = True, cache: Path | No
             f"TensorRT {trt.__version__} cannot load the engine {str(path)!r}: delete it, it is built again"
         )
     if not path.is_file():
-        # a folder of the user's own choice must be writable; without the usual one the engine is only built again
-        with contextlib.nullcontext() if cache else contextlib.suppress(OutputError, OSError):
+        try:
+            if folder is None:
+                raise OutputError("no folder can be written")
             _keep(path, plan)
+        except (OutputError, OSError) as error:
+            if cache is not None:  # of the user's own choice
+                raise
+            notice(
+                f"the built engine is not kept ({error}), each process builds it anew: set XDG_CACHE_HOME to a folder "
+                "that can be written"
+            )
     return TensorRtSession(trt, engine)
 
 

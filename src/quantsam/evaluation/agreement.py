@@ -177,7 +177,7 @@ class _Table:
         ids = [image_id for image_id, annotations in objects.items() if annotations]
         if not ids:
             raise DatasetError(
-                f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
+                f"dataset {dataset.name} must have an object to score, got none: an annotated area must be at least 1"
             )
         pictures = images_ahead(dataset, ids)
         for number, (image_id, picture) in enumerate(progress(pictures, len(ids)) if progress else pictures):

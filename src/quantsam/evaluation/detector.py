@@ -11,13 +11,15 @@ from quantsam.data.dataset import Dataset
 from quantsam.data.detections import Detection, DetectionFile, load_detections
 from quantsam.data.indexed import IndexedDataset
 from quantsam.data.lvis import LvisDataset
-from quantsam.errors import DatasetError
+from quantsam.data.subset import WithoutCrowds
+from quantsam.errors import DatasetError, InputError
 from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer, answer_boxes
 from quantsam.metrics.average_precision import coco_precision
 from quantsam.metrics.lvis_precision import MAX_DETECTIONS, lvis_precision
 from quantsam.models.predictor import Predictor
 from quantsam.results.record import JsonValue
+from quantsam.versions import check_version
 
 
 def open_detections(path: str | Path, dataset: Dataset, *, skip_unknown_images: bool = False) -> DetectionFile:
@@ -30,7 +32,10 @@ def open_detections(path: str | Path, dataset: Dataset, *, skip_unknown_images: 
 
     Raises:
         DatasetError: The dataset has no categories to score, or the file does not fit it.
+        InputError: The dataset leaves crowds out.
+        VersionError: What scores them is too old.
     """
+    check_version("faster-coco-eval")
     known = _indexed(dataset)
     per_image = MAX_DETECTIONS if isinstance(known, LvisDataset) else None
     return load_detections(
@@ -47,6 +52,10 @@ class DetectorTask:
 
     def __init__(self, detections: DetectionFile) -> None:
         self._detections = detections
+
+    def asks(self, image_id: int) -> bool:
+        """Return whether the detector found anything in the image."""
+        return bool(self._detections.detections(image_id))
 
     def questions(self, image_id: int) -> Sequence[Detection]:
         """Return the image's detections."""
@@ -108,6 +117,8 @@ def _ground_truth(dataset: IndexedDataset) -> dict[str, Any]:
 
 
 def _indexed(dataset: Dataset) -> IndexedDataset:
+    if isinstance(dataset, WithoutCrowds):
+        raise InputError(f"average precision has COCO's own rule for crowds, got {dataset.name}: open it with crowds")
     if not isinstance(dataset, IndexedDataset):
         raise DatasetError(
             f"a detector's boxes need COCO's or LVIS's annotations to be scored, got {dataset.name}: give a COCO "

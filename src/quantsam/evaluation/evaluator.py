@@ -11,6 +11,7 @@ import torch
 
 from quantsam.data.dataset import Annotation, BoolMask, Dataset
 from quantsam.data.detections import DetectionFile
+from quantsam.data.subset import WithoutCrowds
 from quantsam.errors import DatasetError
 from quantsam.evaluation.detector import DetectorTask, detection_figures
 from quantsam.evaluation.journal import Outcome, Outcomes, open_journal
@@ -38,10 +39,10 @@ def evaluate(
 ) -> Record:
     """Score a model with prompts made from the ground truth, or with a detector's boxes.
 
-    From the ground truth: for each object that is no crowd and has an annotated area of at least one square
-    pixel, the model gives three masks; the one of highest predicted IoU is compared with the annotation, at
+    From the ground truth: for each object that has an annotated area of at least one square pixel, crowds
+    included, the model gives three masks; the one of highest predicted IoU is compared with the annotation, at
     the picture's resolution (the protocol of the EfficientViT-SAM authors). The record holds the mean IoU and
-    the score of every object.
+    the score of every object. `data.subset.without_crowds` leaves crowds out; the record's dataset then says so.
 
     With detections: each box becomes a mask of the box's category and score, and the record holds the average
     precision as COCO or LVIS defines it.
@@ -106,6 +107,7 @@ class Evaluation:
             "threads": torch.get_num_threads(),
             "device": str(self._predictor.device),
             **switches(model),
+            **({"crowds": not isinstance(dataset, WithoutCrowds)} if detections is None else {}),
             **({} if detections is None else {"detections": detections.name, "detections_digest": detections.digest}),
         }
         self.subject: dict[str, JsonValue] = self._fields | self._more | self._environment
@@ -150,8 +152,11 @@ def journals_of(store: ResultStore) -> Path:
 
 
 def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:
-    """Return the objects of an image that are scored: no crowds, annotated area at least 1."""
-    return [a for a in dataset.annotations(image_id) if not a.is_crowd and a.area >= 1]
+    """Return the objects of an image that are scored: annotated area at least 1, crowds too.
+
+    That is the rule of the authors' `eval_efficientvit_sam_model.py`, which never reads `iscrowd`.
+    """
+    return [a for a in dataset.annotations(image_id) if a.area >= 1]
 
 
 class _PromptTask:
@@ -159,6 +164,9 @@ class _PromptTask:
 
     def __init__(self, dataset: Dataset, prompt: Prompt) -> None:
         self._dataset, self._prompt = dataset, prompt
+
+    def asks(self, image_id: int) -> bool:
+        return bool(scored_annotations(self._dataset, image_id))
 
     def questions(self, image_id: int) -> Sequence[tuple[Annotation, BoolMask]]:
         return [(a, self._dataset.mask(a)) for a in scored_annotations(self._dataset, image_id)]
@@ -184,7 +192,7 @@ def _figures(
             filled.append(ObjectScore(outcome["image_id"], annotation_id, area, fill, None))
     if not scores:
         raise DatasetError(
-            f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
+            f"dataset {dataset.name} must have an object to score, got none: an annotated area must be at least 1"
         )
     summary, baseline = summarize(scores), summarize(filled)
     figures: dict[str, float | int | None] = {}

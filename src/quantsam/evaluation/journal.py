@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 from quantsam.errors import StoreError
 from quantsam.results.record import JsonValue
 
+_TRIES = 100  # at opening; each time another process must have removed the file just then
+
 Outcome = dict[str, Any]
 """What came of one image, in JSON values; `image_id` is its image."""
 
@@ -129,26 +131,51 @@ def _head(subject: Mapping[str, JsonValue]) -> bytes:
 
 def _open_locked(folder: Path, path: Path) -> BinaryIO:
     """Open a journal for this process alone."""
-    while True:
+    for _ in range(_TRIES):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the folder {folder} cannot be made: {error.strerror}; choose another store") from error
+        try:
             # Windows has no fcntl; this program runs on Linux and macOS.
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         except FileNotFoundError:  # another evaluation has just removed the folder
             continue
         except OSError as error:
             raise StoreError(f"the journal {path} cannot be opened: {error.strerror}; choose another store") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise StoreError(
-                f"another process is at this very evaluation (it holds {path}): wait for it, or stop it"
-            ) from None
+        lock(file, path, "at this very evaluation")
         with suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
         file.close()  # whoever held it has just finished and removed it
+    raise StoreError(
+        f"the journal {path} vanished {_TRIES} times while it was opened: choose a store on another file system"
+    )
+
+
+def lock(file: BinaryIO, path: Path, what: str) -> None:
+    """Lock a file for this process; close it and say why where that cannot be.
+
+    Args:
+        file: It.
+        path: Its name.
+        what: What a process that holds it does, for the message.
+
+    Raises:
+        StoreError: Another process holds it, or its file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StoreError(
+            f"another process is {what} (it holds {path}): wait for it, stop it, or give another --store"
+        ) from None
+    except OSError as error:
+        file.close()
+        raise StoreError(
+            f"{path} cannot be locked ({error.strerror}): choose a store on a file system that has locks"
+        ) from error
 
 
 def _recover(file: BinaryIO, head: bytes) -> dict[int, int]:

@@ -13,6 +13,7 @@ from quantsam.models.everything import FoundMask, Progress
 from quantsam.models.grid import GridSettings
 from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
+from quantsam.models.tally import Tally
 
 Float32 = NDArray[np.float32]
 
@@ -46,7 +47,7 @@ class ModelSegmenter:
         return masks, iou
 
     def segment_everything(
-        self, image: UInt8Image, settings: GridSettings, progress: Progress | None
+        self, image: UInt8Image, settings: GridSettings | None, progress: Progress | None, tally: Tally | None = None
     ) -> list[FoundMask]:
         """Find the masks of a picture without a prompt."""
-        return segment_everything(self._predictor.model, image, settings, progress)
+        return segment_everything(self._predictor.model, image, settings, progress, tally)

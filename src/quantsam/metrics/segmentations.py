@@ -45,12 +45,12 @@ def check_rle(rle: Any, image_hw: tuple[int, int], where: str) -> dict[str, Any]
     counts = rle["counts"]
     if isinstance(counts, str):
         counts = counts.encode("ascii", "replace")
-    runs = _decompressed(counts) if isinstance(counts, bytes) else _whole_numbers(counts, size[0] * size[1])
-    if runs is None or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+    whole = _whole_numbers(counts, where) if isinstance(counts, list) else _decompressed(counts)
+    if not whole or min(whole) < 0 or sum(whole) != size[0] * size[1]:
         raise DatasetError(f"{where}: the RLE's runs do not fill its {size[0]} x {size[1]} pixels: it is damaged")
     if isinstance(counts, bytes):
         return {"size": size, "counts": counts}
-    compressed: dict[str, Any] = coco_api.frPyObjects({"size": size, "counts": counts}, *size)
+    compressed: dict[str, Any] = coco_api.frPyObjects({"size": size, "counts": whole}, *size)
     return compressed
 
 
@@ -87,14 +87,19 @@ def check_polygons(polygons: Any, where: str) -> list[list[float]]:
     return polygons
 
 
-def _whole_numbers(runs: list[Any], area: int) -> NDArray[np.int64] | None:
-    if any(type(run) is not int or not 0 <= run <= area for run in runs):
-        return None
-    return np.array(runs, np.int64)
+def _whole_numbers(runs: list[Any], where: str) -> list[int]:
+    """Return the runs as integers; `40.0`, as some tools write it, is one."""
+    found = [int(run) if type(run) is float and run.is_integer() else run for run in runs]
+    for run in found:
+        if type(run) is not int:
+            raise DatasetError(
+                f"{where}: the RLE's `counts` must be whole numbers, got {reprlib.repr(run)}: correct it"
+            )
+    return found
 
 
-def _decompressed(counts: bytes) -> NDArray[np.int64] | None:
-    """Return the runs of COCO's compressed string, or `None` if it is damaged.
+def _decompressed(counts: bytes) -> list[int]:
+    """Return the runs of COCO's compressed string; none if it is damaged.
 
     Each character carries 5 bits of a number, low bits first, plus 48; 32 says that more follow, and the last one's
     16 is the sign. From the fourth on, a number is the difference from the run two before (`rleFrString` in
@@ -102,15 +107,16 @@ def _decompressed(counts: bytes) -> NDArray[np.int64] | None:
     """
     codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        return None
+        return []
     ends = np.flatnonzero((codes & 32) == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
     if lengths.max() > 7:  # 35 bits: more than any run of an image
-        return None
+        return []
     places = np.arange(codes.size) - np.repeat(starts, lengths)
     runs: NDArray[np.int64] = np.add.reduceat((codes & 31) << (5 * places), starts)
     runs -= np.where(codes[ends] & 16, 1 << (5 * lengths), 0)
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+    found: list[int] = runs.tolist()
+    return found

@@ -17,10 +17,11 @@ from quantsam.data.coco_masks import Rle
 from quantsam.data.dataset import UInt8Image
 from quantsam.data.images import check_image_array
 from quantsam.models.everything import Candidate, FoundMask, Progress, find_masks
-from quantsam.models.grid import Box, GridSettings
+from quantsam.models.grid import Box, GridSettings, usual_settings
 from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.predictor import MASK_THRESHOLD
 from quantsam.models.sam import EfficientViTSam
+from quantsam.models.tally import Tally
 from quantsam.models.transforms import MaskResize, mask_resize, preprocess, scale_coordinates
 
 __all__ = ["FoundMask", "GridSettings", "Progress", "Rle", "segment_everything"]
@@ -28,14 +29,12 @@ __all__ = ["FoundMask", "GridSettings", "Progress", "Rle", "segment_everything"]
 _LOGITS_AT_ONCE = 2**24  # up-sampled at a time: 64 MiB in float32, whatever points_per_batch; at least one mask
 
 
-DEFAULT_SETTINGS = GridSettings()
-
-
 def segment_everything(
     model: EfficientViTSam,
     image: UInt8Image,
-    settings: GridSettings = DEFAULT_SETTINGS,
+    settings: GridSettings | None = None,
     progress: Progress | None = None,
+    tally: Tally | None = None,
 ) -> list[FoundMask]:
     """Find the masks of a picture without a prompt.
 
@@ -47,8 +46,9 @@ def segment_everything(
     Args:
         model: A model in eval mode; any encoder will do.
         image: (H, W, 3) uint8 RGB.
-        settings: The grid and the thresholds.
+        settings: The grid and the thresholds; `usual_settings` of the model if None.
         progress: Wraps the iteration over batches of points, given their number.
+        tally: Counts what is left out.
 
     Returns:
         The masks by descending predicted IoU, equal ones in the order of their points; perhaps none.
@@ -63,7 +63,7 @@ def segment_everything(
         x0, y0, x1, y1 = crop
         return _View(model.prepare(_encode(model, image, crop)), model.variant.prompt_size, (y1 - y0, x1 - x0))
 
-    return find_masks(image_hw, settings, open_crop, progress)
+    return find_masks(image_hw, settings or usual_settings(model.name), open_crop, progress, tally)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,13 +80,15 @@ class _View:
         return mask_resize(self.crop_hw, self.decoder.low_size, self.prompt_size)
 
     @torch.inference_mode()
-    def candidates(self, points: NDArray[np.float64], settings: GridSettings) -> list[Candidate]:
+    def candidates(self, points: NDArray[np.float64], settings: GridSettings, tally: Tally) -> list[Candidate]:
         """Return the masks of a batch of points (B, 2) that are good and stable, in order."""
         low_res, predicted_iou = self._decode(points)
         # Up-sampling is what takes time: masks that cannot pass are dropped before it. It mixes neighbours
         # with weights >= 0, so a mask that is empty before it is so after it.
         lowest = settings.iou_threshold or -math.inf
-        promising = (predicted_iou > lowest) & (low_res.amax((1, 2)) > MASK_THRESHOLD)
+        is_full = low_res.amax((1, 2)) > MASK_THRESHOLD
+        tally.note_quality(predicted_iou.cpu().numpy(), ~is_full.cpu().numpy(), lowest)
+        promising = (predicted_iou > lowest) & is_full
         indices = promising.nonzero()[:, 0]
         at_once = max(1, _LOGITS_AT_ONCE // math.prod(self.crop_hw))
         found: list[Candidate] = []
@@ -94,6 +96,7 @@ class _View:
             chunk = indices[start : start + at_once]
             logits = self.resize(low_res[chunk])  # (K, H, W) of the crop
             stability = _stability(logits, settings.stability_offset)
+            tally.note_stability(stability.cpu().numpy(), settings.stability_threshold)
             stable = stability >= settings.stability_threshold
             masks = (logits[stable] > MASK_THRESHOLD).cpu().numpy()
             for index, score, mask in zip(chunk[stable].tolist(), stability[stable].tolist(), masks, strict=True):

@@ -20,6 +20,7 @@ from quantsam.data.dataset import BoolMask
 from quantsam.models.grid import Box, GridSettings, crop_boxes, point_grid
 from quantsam.models.nms import nms
 from quantsam.models.regions import remove_small_regions, tight_box
+from quantsam.models.tally import Tally
 
 Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
 
@@ -46,8 +47,11 @@ class Candidate:
 class CropDecoder(Protocol):
     """A crop of a picture, encoded, that can be asked at points."""
 
-    def candidates(self, points: NDArray[np.float64], settings: GridSettings) -> Iterable[Candidate]:
-        """Yield the good masks at points (B, 2), x y in pixels of the crop, three or fewer a point, in order."""
+    def candidates(self, points: NDArray[np.float64], settings: GridSettings, tally: Tally) -> Iterable[Candidate]:
+        """Yield the good masks at points (B, 2), x y in pixels of the crop, three or fewer a point, in order.
+
+        The others are counted in `tally`.
+        """
         ...
 
 
@@ -100,6 +104,7 @@ def find_masks(
     settings: GridSettings,
     open_crop: Callable[[Box], CropDecoder],
     progress: Progress | None = None,
+    tally: Tally | None = None,
 ) -> list[FoundMask]:
     """Find the masks of a picture without a prompt; see `segment_everything`.
 
@@ -108,7 +113,9 @@ def find_masks(
         settings: The grid and the thresholds.
         open_crop: Encodes a crop, given as x0 y0 x1 y1.
         progress: Wraps the iteration over batches of points, given their number.
+        tally: Counts what is left out.
     """
+    tally = Tally() if tally is None else tally
     crops = crop_boxes(image_hw, settings.crop_layers, settings.crop_overlap_ratio)
     counts = [math.ceil(settings.points_in_layer(layer) ** 2 / settings.points_per_batch) for _, layer in crops]
     batches: Iterable[tuple[Box, NDArray[np.float64]]] = _batches(crops, settings)
@@ -117,17 +124,17 @@ def find_masks(
     found: list[FoundMask] = []
     for crop, group in itertools.groupby(batches, key=lambda batch: batch[0]):
         decoder = open_crop(crop)
-        in_crop = [
-            mask
-            for _, points in group
-            for candidate in decoder.candidates(points, settings)
-            if (mask := _found(crop, image_hw, points, candidate)) is not None
-        ]
+        candidates = [(points, c) for _, points in group for c in decoder.candidates(points, settings, tally)]
+        in_crop = [m for points, c in candidates if (m := _found(crop, image_hw, points, c)) is not None]
+        tally.cut += len(candidates) - len(in_crop)
         found += _unique(in_crop, [mask.predicted_iou for mask in in_crop], settings.box_nms_threshold)
+        tally.repeated += len(in_crop)
     if len(crops) > 1:  # masks of small crops are the finer ones
         found = _unique(found, [-_box_area(mask.crop_box_xyxy) for mask in found], settings.crop_nms_threshold)
     found.sort(key=lambda mask: -mask.predicted_iou)
-    return _without_small_regions(found, settings)
+    found = _without_small_regions(found, settings)
+    tally.repeated -= len(found)
+    return found
 
 
 def _batches(crops: list[tuple[Box, int]], settings: GridSettings) -> Iterator[tuple[Box, NDArray[np.float64]]]:

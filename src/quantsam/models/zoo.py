@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from quantsam.errors import InputError
+from quantsam.files import expanded
+from quantsam.models.hub import download_checkpoint
 from quantsam.models.outliers import with_outlier_channels
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
-from quantsam.models.weights import download_checkpoint, read_checkpoint
+from quantsam.models.weights import read_checkpoint
 
 
 def create_model(name: str, *, device: str | torch.device = "cpu") -> EfficientViTSam:
@@ -47,7 +49,7 @@ def load_model(
     variant = get_variant(name)
     target = _device(device)
     if weights is not None:
-        path = Path(weights)
+        path = expanded(weights)
     elif variant.name in ("nano", "nano-outlier"):
         path = Path(str(resources.files("quantsam.models") / "weights" / "nano.safetensors"))
     else:

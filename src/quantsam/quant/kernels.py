@@ -1,6 +1,6 @@
 """Compiled elementwise kernels for the processor: one pass over memory instead of five.
 
-Numba compiles them at first use and keeps the result in its cache. They take contiguous float32 and
+Numba compiles them at first use and keeps the result in its cache (`quant.compiled`). They take contiguous float32 and
 round exactly as `torch.round(x / scale)` does. On other devices PyTorch's own operations are used.
 """
 
@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quantsam.quant.compiled import kernel
+
 _MOST_THREADS = numba.get_num_threads()  # asked before anyone changes it: the most there can be
 _WORTH_THREADS = 1 << 17  # values; one thread rounds them in about 0.1 ms
 _BLOCK = 1 << 13  # values a task: large enough to amortize the call, small enough to stay in the cache
@@ -24,7 +26,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def _fake_quantize(  # pragma: no cover - compiled
     x: Float32, out: Float32, scales: Float32, zero_points: Float32, inner: int, qmin: float, qmax: float
 ) -> None:
@@ -45,7 +47,7 @@ def _fake_quantize(  # pragma: no cover - compiled
             target[i] = (code - zero) * scale
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def _lookup(  # pragma: no cover - compiled
     x: Float32, out: Float32, table: Float32, inner: int, scale: float, zero: float, qmin: float
 ) -> None:
@@ -70,7 +72,7 @@ def _lookup(  # pragma: no cover - compiled
             target[i] = entries[codes[i]] if value == value else value
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def _count(x: Float32, counts: Int64, bins_per_unit: Float64) -> None:  # pragma: no cover - compiled
     """Add row r of `x` to row r of `counts`; a task is a row, so no two write to the same counts."""
     half = counts.shape[1] // 2
@@ -85,7 +87,7 @@ def _count(x: Float32, counts: Int64, bins_per_unit: Float64) -> None:  # pragma
                 entries[places[i]] += 1
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+@kernel(parallel=True, error_model="numpy", fastmath={"reassoc"})
 def _compare(  # pragma: no cover - compiled
     x: Float32, rounded: Float32, lows: Float32, highs: Float32, sums: Float64, beyond: Int64
 ) -> None:

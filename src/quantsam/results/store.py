@@ -12,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
-import platformdirs
-
 from quantsam.errors import InputError, StoreError, nearest
-from quantsam.files import unwritable
+from quantsam.files import expanded, storable, unwritable
 from quantsam.metrics.summary import ObjectScore
+from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
 from quantsam.results.gallery import GalleryEntry, parse_entry
 from quantsam.results.record import Record
@@ -34,6 +33,8 @@ class RecordFilter(TypedDict, total=False):
     prompt: str | None
 
 
+STORE_VARIABLE = "QUANTSAM_STORE"
+_NAME = "results.sqlite"
 _COLUMNS = tuple(RecordFilter.__annotations__)
 _SUBJECT = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
 _SUBJECT_SETTINGS = (
@@ -42,9 +43,24 @@ _SUBJECT_SETTINGS = (
 
 
 def default_store_path() -> Path:
-    """Return `$QUANTSAM_STORE`, or `results.sqlite` in the user's data folder."""
-    given = os.environ.get("QUANTSAM_STORE")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("quantsam") / "results.sqlite"
+    """Return `$QUANTSAM_STORE`, or `results.sqlite` in the user's data folder.
+
+    Where there is none yet and none can be made, e.g. in a container of a user without a home, it is `results.sqlite`
+    in a temporary folder of this user's.
+    """
+    given = os.environ.get(STORE_VARIABLE)
+    if given:
+        return expanded(given)
+    folder = user_data()
+    if folder is not None and ((folder / _NAME).exists() or unwritable(folder) is None):
+        return folder / _NAME
+    return spare_store_path() or (folder or Path.cwd()) / _NAME
+
+
+def spare_store_path() -> Path | None:
+    """Return where results go if the usual place cannot be written; None if there is no such place either."""
+    folder = temporary_folder()
+    return None if folder is None else folder / _NAME
 
 
 class ResultStore:
@@ -79,6 +95,8 @@ class ResultStore:
         """
         with self._file.reading():
             problem = unwritable(self.path.absolute().parent)
+            if problem is None and self.path.exists() and not os.access(self.path, os.W_OK):
+                problem = "the file is read-only"
         if problem:
             raise StoreError(f"result store {self.path} cannot be written: {problem}; give another path")
 
@@ -243,12 +261,13 @@ class ResultStore:
                 (seq,),
             )
             try:
-                return [ObjectScore(*row) for row in found]
+                scores = [ObjectScore(_wide(image_id), _wide(key), *row) for image_id, key, *row in found]
+                return sorted(scores, key=lambda score: score.annotation_id)
             except (InputError, TypeError) as error:
                 raise StoreError(f"result store {self.path}: scores of {record_id} are damaged: {error}") from error
 
     def _find(self, connection: sqlite3.Connection | None, prefix: str) -> tuple[int, str]:
-        found: list[tuple[str, int, str]] = []
+        prefix, found = storable(prefix), list[tuple[str, int, str]]()
         if connection is not None and prefix:
             found = connection.execute(
                 "SELECT id, seq, body FROM records WHERE substr(id, 1, ?) = ? ORDER BY seq",
@@ -285,7 +304,7 @@ def _where(filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     for name in filters:
         if name not in _COLUMNS:
             raise InputError(f"records have no filter {name!r}: {nearest(name, _COLUMNS)}")
-    chosen = {name: value for name, value in filters.items() if value is not None}
+    chosen = {name: storable(value) for name, value in filters.items() if value is not None}
     return " AND ".join(f"matches({name}, :{name})" for name in chosen) or "TRUE", chosen
 
 
@@ -294,7 +313,22 @@ def _matches(value: str | None, wanted: str) -> bool:
     return value is not None and (value == wanted or fnmatchcase(value, wanted))
 
 
-def _score_row(score: ObjectScore) -> tuple[int, int, float, float, float | None]:
+def _narrow(key: int) -> int | bytes:
+    """Return an id as SQLite can keep it: one beyond 64 bits as its digits, in a blob, which no column converts."""
+    return key if -(2**63) <= key < 2**63 else str(key).encode()
+
+
+def _wide(key: int | bytes) -> int:
+    return int(key)
+
+
+def _score_row(score: ObjectScore) -> tuple[int | bytes, int | bytes, float, float, float | None]:
     """Return a score in table order and in Python's types: SQLite knows none of numpy's. NaN becomes NULL."""
     predicted = None if score.predicted_iou is None else float(score.predicted_iou)
-    return int(score.annotation_id), int(score.image_id), float(score.area), float(score.iou), predicted
+    return (
+        _narrow(int(score.annotation_id)),
+        _narrow(int(score.image_id)),
+        float(score.area),
+        float(score.iou),
+        predicted,
+    )

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quantsam.data.images import check_image_array
-from quantsam.errors import BundleError, EngineError, InexactWarning, InputError
+from quantsam.errors import BundleError, EngineError, InputError
 from quantsam.models.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
+from quantsam.notices import InexactWarning
 from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_GRAPH, DECODER, ENCODER, FileEntry, Manifest, read_manifest
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
 from quantsam.runtime.sessions import Session, SessionOptions, open_session
@@ -23,6 +24,7 @@ from quantsam.runtime.verify import read_arrays, verify_layers, verify_masks
 if TYPE_CHECKING:
     from quantsam.models.everything import Candidate, FoundMask
     from quantsam.models.grid import Box, GridSettings
+    from quantsam.models.tally import Tally
 
 PROMPTS_AT_ONCE = 8
 SINGLE, MULTI = slice(0, 1), slice(1, 4)
@@ -63,13 +65,16 @@ def load_bundle(
         try:
             sessions[name] = open_session(engine, contents[name], dataclasses.replace(options, shapes=shapes))
         except EngineError as error:
-            raise EngineError(f"{name} of bundle {str(path)!r}: {error}") from error
+            raise _refused(f"{name} of bundle {str(path)!r}", manifest, engine, error) from error
     predictor = BundlePredictor(manifest, sessions[ENCODER], sessions[DECODER])
     if verify:
         arrays = read_arrays(contents[CHECK_ARRAYS], str(path))
-        if manifest.check.layers:
-            verify_layers(engine, contents[CHECK_GRAPH], arrays, manifest.check, options)
-        verify_masks(predictor, arrays, manifest.check, engine)
+        try:
+            if manifest.check.layers:
+                verify_layers(engine, contents[CHECK_GRAPH], arrays, manifest.check, options)
+            verify_masks(predictor, arrays, manifest.check, engine)
+        except EngineError as error:
+            raise _refused(f"bundle {str(path)!r}", manifest, engine, error) from error
         predictor.forget_image()
     return predictor
 
@@ -80,6 +85,13 @@ def _options(manifest: Manifest, engine: str, threads: int | None, path: Path, *
     if saturates and warn and engine != "onnxruntime":
         warnings.warn(inexact_message(f"bundle {str(path)!r}"), InexactWarning, stacklevel=3)
     return SessionOptions(threads, wide_sums=saturates and engine == "onnxruntime")
+
+
+def _refused(what: str, manifest: Manifest, engine: str, error: EngineError) -> EngineError:
+    """Say that an engine cannot run a bundle; that it was made for another one is the likeliest cause."""
+    if engine == manifest.engine or "not installed" in str(error):
+        return EngineError(f"{what}: {error}")
+    return EngineError(f"{what} was exported for {manifest.engine}, and {error}; or open it with {manifest.engine}")
 
 
 def _read(path: Path) -> bytes:
@@ -171,6 +183,7 @@ class BundlePredictor:
         image: NDArray[np.uint8],
         settings: GridSettings | None = None,
         progress: Callable[[Iterable[Any], int | None], Iterable[Any]] | None = None,
+        tally: Tally | None = None,
     ) -> list[FoundMask]:
         """Find the masks of a picture without a prompt, as `quantsam.segment_everything` does.
 
@@ -178,11 +191,12 @@ class BundlePredictor:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            settings: The grid and the thresholds.
+            settings: The grid and the thresholds; `usual_settings` of the model if None.
             progress: Wraps the iteration over batches of points, given their number.
+            tally: Counts what is left out.
         """
         from quantsam.models.everything import find_masks
-        from quantsam.models.grid import GridSettings as Settings
+        from quantsam.models.grid import usual_settings
 
         check_image_array(image)
 
@@ -191,7 +205,8 @@ class BundlePredictor:
             self.set_image(np.ascontiguousarray(image[y0:y1, x0:x1]))
             return _Crop(self)
 
-        return find_masks((image.shape[0], image.shape[1]), settings or Settings(), open_crop, progress)
+        grid = settings or usual_settings(self.manifest.model)
+        return find_masks((image.shape[0], image.shape[1]), grid, open_crop, progress, tally)
 
     def forget_image(self) -> None:
         """Make it as it was before a picture was set."""
@@ -228,7 +243,7 @@ class _Crop:
     def __init__(self, predictor: BundlePredictor) -> None:
         self._predictor = predictor
 
-    def candidates(self, points: NDArray[np.float64], settings: GridSettings) -> Iterable[Candidate]:
+    def candidates(self, points: NDArray[np.float64], settings: GridSettings, tally: Tally) -> Iterable[Candidate]:
         """Yield the masks of a batch of points (B, 2) that are good and stable, in order."""
         from quantsam.models.everything import Candidate
 
@@ -239,11 +254,14 @@ class _Crop:
         arrays = _prompt_arrays(points[:, None], np.ones((len(points), 1)), None)
         low_res, iou = predictor._low_res(*arrays, multimask=True)
         lowest = settings.iou_threshold or -np.inf
-        promising = (iou > lowest) & (low_res.max((2, 3)) > threshold)
+        is_full = low_res.max((2, 3)) > threshold
+        tally.note_quality(iou, ~is_full, lowest)
+        promising = (iou > lowest) & is_full
         for point, mask in np.argwhere(promising).tolist():
             logits = rows @ low_res[point, mask, : rows.shape[1], : columns.shape[0]] @ columns
             inner, outer = (int((logits > threshold + s * settings.stability_offset).sum()) for s in (1, -1))
             stability = inner / max(outer, 1)
+            tally.note_stability(np.array([stability]), settings.stability_threshold)
             if stability >= settings.stability_threshold:
                 yield Candidate(point, float(iou[point, mask]), stability, logits > threshold)
 

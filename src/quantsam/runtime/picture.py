@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from quantsam.metrics.iou import mask_iou
 from quantsam.models.everything import FoundMask
 from quantsam.models.grid import Box, GridSettings
 from quantsam.models.regions import tight_box
+from quantsam.models.tally import Tally
 
 BoxXyxy = tuple[float, float, float, float]
 Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
@@ -36,7 +38,7 @@ class Segmenter(Protocol):
         ...
 
     def segment_everything(
-        self, image: UInt8Image, settings: GridSettings, progress: Progress | None
+        self, image: UInt8Image, settings: GridSettings | None, progress: Progress | None, tally: Tally | None = None
     ) -> list[FoundMask]:
         """Find the masks of a picture without a prompt."""
         ...
@@ -68,16 +70,18 @@ class PicturePrompts:
         """Make sure that the prompts mean something on a picture of this height and width.
 
         Raises:
-            InputError: A point or box lies outside the picture, a box has no area, there are points and
-                several boxes, or no point lies on the object.
+            InputError: A point or box lies outside the picture, a box has no area, coordinates are shares of the
+                picture's sides, there are points and several boxes, or no point lies on the object.
         """
         height, width = image_hw
         size = f"the picture, {width} x {height} pixels"
         for x, y in self.points_xy:
+            _check_pixels("a point", (x, y), image_hw)
             if not (0 <= x < width and 0 <= y < height):
                 raise InputError(f"a point must lie in {size}, got {x:g},{y:g}: x counts from the left, y from the top")
         for box in self.boxes_xyxy:
             left, top, right, bottom = box
+            _check_pixels("a box", box, image_hw)
             shown = ",".join(f"{value:g}" for value in box)
             if not (left < right and top < bottom):
                 raise InputError(f"a box must have left < right and top < bottom, got {shown}: give x0,y0,x1,y1")
@@ -89,6 +93,32 @@ class PicturePrompts:
             )
         if self.points_xy and not self.boxes_xyxy and 1 not in self.labels:
             raise InputError("at least one point must lie on the object, got only label 0: add a point with label 1")
+
+    def within(self, image_hw: tuple[int, int]) -> PicturePrompts:
+        """Return the prompts with boxes cut to a picture of this height and width; `check` them first.
+
+        A box that reaches beyond the picture is unlike all that the model was trained on: its masks are often empty.
+        """
+        height, width = image_hw
+        boxes = tuple(
+            (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+            for left, top, right, bottom in self.boxes_xyxy
+        )
+        return dataclasses.replace(self, boxes_xyxy=boxes)
+
+
+def _check_pixels(name: str, values: tuple[float, ...], image_hw: tuple[int, int]) -> None:
+    """Refuse coordinates that are shares of the picture's sides, as some tools and models give them."""
+    height, width = image_hw
+    is_share = all(0 <= value <= 1 for value in values) and any(value != int(value) for value in values)
+    if is_share and min(height, width) > 2:
+        sides = (width, height) * (len(values) // 2)
+        pixels = ",".join(f"{value * side:g}" for value, side in zip(values, sides, strict=True))
+        shown = ",".join(f"{value:g}" for value in values)
+        raise InputError(
+            f"{name} must be in pixels of the picture, {width} x {height}, got {shown}: if these are shares of its "
+            f"sides, give {pixels}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,6 +165,7 @@ def segment_picture(
     *,
     grid: GridSettings | None = None,
     progress: Progress | None = None,
+    tally: Tally | None = None,
 ) -> list[PictureMask]:
     """Segment a picture: for each prompt the mask of highest predicted IoU, or everything.
 
@@ -142,15 +173,18 @@ def segment_picture(
         segmenter: What answers.
         image: (H, W, 3) uint8 RGB.
         prompts: What to segment.
-        grid: How everything is looked for, where there is no prompt.
+        grid: How everything is looked for, where there is no prompt; as is usual for the model if None.
         progress: Wraps the work on everything.
+        tally: Counts what is left out of everything.
 
     Raises:
         InputError: The prompts do not fit the picture.
     """
-    prompts.check((image.shape[0], image.shape[1]))
+    image_hw = (image.shape[0], image.shape[1])
+    prompts.check(image_hw)
+    prompts = prompts.within(image_hw)
     if prompts.everything:
-        found = segmenter.segment_everything(image, grid or GridSettings(), progress)
+        found = segmenter.segment_everything(image, grid, progress, tally)
         return [PictureMask(m.mask(), m.area, m.box_xyxy, m.predicted_iou, found=m) for m in found]
     segmenter.set_image(image)
     boxes = np.asarray(prompts.boxes_xyxy, np.float32) if prompts.boxes_xyxy else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsam.errors import EngineError, InputError, nearest
+from quantsam.versions import check_version
 
 Array = NDArray[Any]
 Precision = Literal["f32", "bf16"]
@@ -63,11 +66,14 @@ def require(package: str) -> Any:
 
     Raises:
         EngineError: It is not installed; the message says which extra brings it.
+        VersionError: It is too old; the message says what it must be.
     """
     if find_spec(package) is None:
         raise EngineError(
             f"engine {package!r} needs the package {package}, which is not installed: pip install 'quantsam[{package}]'"
         )
+    check_version(package)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's; it complains where it cannot write, too
     return importlib.import_module(package)
 
 
@@ -92,7 +98,7 @@ def open_session(engine: str, model: bytes | Path, options: SessionOptions = Ses
         raise
     except Exception as error:  # each engine has errors of its own
         what = repr(str(model)) if isinstance(model, Path) else "the graph"
-        raise EngineError(f"{engine} cannot run {what} ({_first_line(error)}): export it again") from error
+        raise EngineError(f"{engine} cannot run {what} ({_reason(error)}): export it for {engine}") from error
 
 
 class OnnxRuntimeSession:
@@ -125,7 +131,7 @@ class OnnxRuntimeSession:
             found = self.handle.run(self._outputs, dict(inputs))
         except Exception as error:  # a kernel that finds only now that it cannot, such as a scale a channel
             raise EngineError(
-                f"onnxruntime cannot run the graph ({_last_line(error)}): was it exported for it?"
+                f"onnxruntime cannot run the graph ({_reason(error)}): export it for onnxruntime"
             ) from error
         return dict(zip(self._outputs, found, strict=True))
 
@@ -198,11 +204,13 @@ def engine_version(engine: str) -> str:
     return str(require(engine).__version__)
 
 
-def _last_line(error: Exception) -> str:
-    """Return the end of the last line: ONNX Runtime begins with its own source's paths."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][-160:] if lines else type(error).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """Return why an engine refuses, in its own words but without its source's paths, types and conditions."""
+    text = " ".join(str(error).split())
+    for mark in ("Status Message: ", " was false. ", "NOT_IMPLEMENTED : "):  # what it means stands behind the condition
+        text = text.rpartition(mark)[2]
+    text = re.sub(r"Exception from \S+\s*|Check '[^']*' failed at \S+\s*|FrontEnd API failed with \w+:\s*", "", text)
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"\S*/\S+\.(?:cc|cpp|h|hpp):\d+:?\s*", "", text)
+    text = re.sub(r"^[\w:<>~]*\([^)]*\)(?: \[with [^]]*\])?\s*", "", text)  # a function's signature
+    return text[:200].strip(" .:") or type(error).__name__

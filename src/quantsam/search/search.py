@@ -40,6 +40,7 @@ def search_schemes(
     store: ResultStore | None = None,
     progress: Callable[[str], Progress] | None = None,
     notes: dict[str, JsonValue] | None = None,
+    workers: int | None = None,
 ) -> Record:
     """Find formats for all layers.
 
@@ -56,6 +57,7 @@ def search_schemes(
             an interrupted one goes on where it was.
         progress: Given a label, returns what wraps the iteration over pictures.
         notes: Added to the record's settings.
+        workers: Schemes that are computed side by side; as many as there are processors if None.
 
     Returns:
         A record of kind `search`; `results.search.entries_of` gives its schemes, `palette.scheme` makes them anew.
@@ -73,7 +75,7 @@ def search_schemes(
     ids = pictures_with_objects(dataset)
     random.Random(settings.seed).shuffle(ids)
     mine, held_out = ids[: settings.images], ids[settings.images : settings.images + settings.held_out]
-    losses = _layer_losses(model, palette, dataset, settings, store, progress)
+    losses = _layer_losses(model, palette, dataset, settings, store, progress, workers)
     subject: dict[str, JsonValue] = {
         "search": [plan.digest for plan in palette.plans],
         "weights_digest": model.weights_digest(),
@@ -88,7 +90,9 @@ def search_schemes(
         prompt = parse_prompt(settings.prompts)
 
         def verifier(label: str, ids: Sequence[int], engine: str = PYTORCH) -> Verifier:
-            return Verifier(model, palette, dataset, ids, prompt, outcomes, progress, label=label, engine=engine)
+            return Verifier(
+                model, palette, dataset, ids, prompt, outcomes, progress, label=label, engine=engine, workers=workers
+            )
 
         finder = Finder(palette, table, losses, verifier("verifying", mine), settings, budget)
         finder.find(named := known_choices(model, palette))
@@ -113,6 +117,7 @@ def _layer_losses(
     settings: SearchSettings,
     store: ResultStore | None,
     progress: Callable[[str], Progress] | None,
+    workers: int | None,
 ) -> list[list[list[float]]]:
     """Return two tables of losses by layer and format: the masks' loss, and the root of the embedding's noise.
 
@@ -127,7 +132,7 @@ def _layer_losses(
         if not plan.sites:
             continue
         wrap = (lambda _, f=palette.formats[number]: progress(f"layers in {f}")) if progress else None
-        for row in rows_of(study(model, plan, dataset, wanted, store=store, progress=wrap)):
+        for row in rows_of(study(model, plan, dataset, wanted, store=store, progress=wrap, workers=workers)):
             layer = palette.layers.index(row.unit)
             masks[layer, number] = row.mask_loss or 0.0
             noise[layer, number] = 0.0 if row.sqnr_db is None else 10 ** (-row.sqnr_db / 20)

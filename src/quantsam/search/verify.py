@@ -39,6 +39,7 @@ class Verifier:
         *,
         label: str = "verifying",
         engine: str = PYTORCH,
+        workers: int | None = None,
     ) -> None:
         """Make ready; what `outcomes` holds of an earlier, interrupted run is not measured again.
 
@@ -52,10 +53,11 @@ class Verifier:
             progress: Given a label, returns what wraps the iteration over the pictures.
             label: What progress is called.
             engine: What computes: `pytorch` simulates.
+            workers: Choices side by side; as many as there are processors if None.
         """
         self._model, self._palette, self._dataset, self._ids = model, palette, dataset, list(image_ids)
         self._prompt, self._outcomes, self._progress = prompt, outcomes, progress
-        self._label, self._engine = label, engine
+        self._label, self._engine, self._workers = label, engine, workers
         self.scores: dict[Choice, RowScore] = {}
 
     def score(self, choices: Sequence[Choice]) -> Mapping[Choice, RowScore]:
@@ -69,7 +71,8 @@ class Verifier:
         rows = [_row(self._palette, choice, str(number)) for number, choice in enumerate(choices)]
         base = dataclasses.replace(self._palette.plans[0], sites=())
         part = identity({"label": self._label, "choices": choices})
-        with RowMeter(self._model, base, rows, engine=self._engine, prompt=self._prompt) as meter:
+        engine, prompt = self._engine, self._prompt
+        with RowMeter(self._model, base, rows, engine=engine, prompt=prompt, workers=self._workers) as meter:
             todo = RowPass(meter, rows, self._dataset, self._outcomes, part)
             todo.visit(
                 self._ids, progress=self._progress(f"{self._label} {len(self.scores) + 1}") if self._progress else None

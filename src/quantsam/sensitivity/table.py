@@ -113,6 +113,6 @@ def pictures_with_objects(dataset: Dataset) -> list[int]:
     ids = [image_id for image_id in dataset.image_ids if scored_annotations(dataset, image_id)]
     if not ids:
         raise DatasetError(
-            f"dataset {dataset.name} must have an object to score, got none (crowds and areas below 1 are left out)"
+            f"dataset {dataset.name} must have an object to score, got none: an annotated area must be at least 1"
         )
     return ids

@@ -21,7 +21,7 @@ from quantsam.schemes.load import load_scheme, uniform_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.sensitivity.study import check_settings
 from quantsam.sensitivity.table import pictures_with_objects
-from quantsam.sweeps.point import QUANTIZE, Point
+from quantsam.sweeps.point import CROWDS, QUANTIZE, Point
 from quantsam.sweeps.worker import Shelf, study_settings, versions
 
 
@@ -73,6 +73,12 @@ def check_point(point: Point) -> None:
         raise InputError(
             f"quantize must be one of {', '.join(QUANTIZE)}, got {point.quantize!r}: "
             f"{nearest(point.quantize, QUANTIZE)}"
+        )
+    if point.crowds not in CROWDS:
+        raise InputError(f"crowds must be yes or no, got {point.crowds!r}: {nearest(point.crowds, CROWDS)}")
+    if point.crowds == "no" and point.detections is not None:
+        raise InputError(
+            "crowds is of prompts made from the ground truth: detections have COCO's own rule, leave it out"
         )
     if point.precision not in ("f32", "bf16") or (point.precision == "bf16" and point.engine != "openvino"):
         raise InputError(f"precision must be f32, or bf16 on openvino, got {point.precision} on {point.engine}")

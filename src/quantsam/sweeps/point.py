@@ -11,10 +11,12 @@ from typing import Any
 from quantsam.data.defaults import default_calibration
 from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
+from quantsam.files import expanded
 from quantsam.schemes.load import scheme_names
 
 KINDS = ("evaluate", "sensitivity")
 QUANTIZE = ("both", "weights", "activations")
+CROWDS = ("yes", "no")
 _OF_ONE_KIND = {
     "evaluate": ("quantize", "detections", "precision"),
     "sensitivity": ("by", "mode", "part", "method", "first"),
@@ -40,6 +42,7 @@ class Point:
         data: As `quantsam evaluate` takes it.
         annotations: See `open_dataset`.
         image_root: See `open_dataset`.
+        crowds: `yes`, or `no`: whether crowds are scored too, as in the authors' evaluation.
         images: How many images are scored; all if None.
         prompts: Which prompts.
         detections: A detector's results file, instead of prompts.
@@ -65,6 +68,7 @@ class Point:
     data: str = "scenes:300"
     annotations: str | None = None
     image_root: str | None = None
+    crowds: str = "yes"
     images: int | None = None
     prompts: str = "box"
     detections: str | None = None
@@ -147,7 +151,9 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
     point = dataclasses.replace(point, model=point.model.lower())
     if point.weights is not None:
         point = dataclasses.replace(point, weights=point.weights.replace("{model}", point.model))
-    absolute: dict[str, Any] = {name: str(Path(v).absolute()) for name in _PATHS if _is_path(v := getattr(point, name))}
+    absolute: dict[str, Any] = {
+        name: str(expanded(v).absolute()) for name in _PATHS if _is_path(v := getattr(point, name))
+    }
     for name in ("weights", "detections"):
         if getattr(point, name) is not None and name not in absolute:
             raise InputError(f"{where}: {name} must be a file, got {getattr(point, name)!r}: check the path")
@@ -155,4 +161,4 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
 
 
 def _is_path(value: str | None) -> bool:
-    return value is not None and value not in _BARE and Path(value).exists()
+    return value is not None and value not in _BARE and expanded(value).exists()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from quantsam.errors import OutputError, PlanError, StoreError
+from quantsam.evaluation.journal import lock
 from quantsam.files import atomic_write
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
@@ -43,13 +43,7 @@ class SweepState:
                 f"the folder {self.folder} cannot be used ({error.strerror}): choose another store"
             ) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(
-                    f"another process sweeps into this store (it holds {self.folder / 'lock'}): wait for it, stop it, "
-                    "or give another --store"
-                ) from None
+            lock(file, self.folder / "lock", "sweeping into this store")
             yield
 
     def failures(self) -> dict[str, dict[str, str]]:

@@ -59,7 +59,7 @@ class Shelf:
 
     def dataset(self, point: Point) -> Dataset:
         """Return what a point is scored on."""
-        key = (point.data, point.annotations, point.image_root, point.images, point.seed)
+        key = (point.data, point.annotations, point.image_root, point.images, point.seed, point.crowds)
 
         def make() -> Dataset:
             return open_dataset(
@@ -68,6 +68,7 @@ class Shelf:
                 images=point.image_root,
                 limit=point.images,
                 seed=point.seed,
+                crowds=point.crowds == "yes",
             )
 
         return self._get("dataset", key, make)

@@ -262,8 +262,9 @@ def rle(counts: Any, height: int = HEIGHT, width: int = WIDTH) -> Document:
         (rle([100, -20]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
         (rle([-20, 100]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
         (rle([2**32, 80]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
-        (rle([40.0, 40.0]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
-        (rle(["40", 40]), r"runs do not fill its 8 x 10 pixels: it is damaged"),
+        (rle([40.5, 39.5]), r"`counts` must be whole numbers, got 40.5"),
+        (rle([float("nan"), 40]), r"`counts` must be whole numbers, got nan"),
+        (rle(["40", 40]), r"`counts` must be whole numbers, got '40'"),
         (rle(""), r"runs do not fill its 8 x 10 pixels: it is damaged"),
         (rle("`"), r"runs do not fill its 8 x 10 pixels: it is damaged"),
         (rle("`" * 50), r"runs do not fill its 8 x 10 pixels: it is damaged"),
@@ -272,10 +273,18 @@ def rle(counts: Any, height: int = HEIGHT, width: int = WIDTH) -> Document:
         (rle("@"), r"runs do not fill its 8 x 10 pixels: it is damaged"),
     ],
 )
-def test_masks_that_cannot_be_decoded(folder: Path, segmentation: Any, message: str) -> None:
-    dataset = CocoDataset(edited(folder, with_object(segmentation=segmentation)))
+def test_masks_that_cannot_be_decoded_are_found_at_once(folder: Path, segmentation: Any, message: str) -> None:
+    edited(folder, with_object(segmentation=segmentation))
     with pytest.raises(DatasetError, match=rf"instances_val2017.json: annotation 3 of image 10.*{message}"):
-        dataset.mask(dataset.annotations(10)[1])
+        CocoDataset(folder)
+
+
+def test_counts_of_an_rle_may_be_written_as_floats(folder: Path) -> None:
+    whole = CocoDataset(edited(folder, with_object(segmentation=rle([8, 8, 64]))))
+    expected = whole.mask(whole.annotations(10)[1])
+    floats = CocoDataset(edited(folder, with_object(segmentation=rle([8.0, 8.0, 64.0]))))
+    np.testing.assert_array_equal(floats.mask(floats.annotations(10)[1]), expected)
+    assert expected.sum() == 8
 
 
 @pytest.mark.parametrize(
@@ -337,6 +346,15 @@ def test_missing_folder_and_file(folder: Path, tmp_path: Path) -> None:
         (b'{"images": [{}], "annotations": {}}', r"not a COCO annotation file: it has no list `annotations`"),
         (b'{"images": [], "annotations": []}', r"lists no images"),
         (
+            b'{"shapes": [], "imagePath": "1.png"}',
+            r"is labelme's file of one image, not .*: export it in COCO's format",
+        ),
+        (b'{"1.png99": {"filename": "1.png", "regions": []}}', r"is a file of the VGG Image Annotator, not"),
+        (b'{"_via_settings": {}, "_via_img_metadata": {}}', r"is a file of the VGG Image Annotator, not"),
+        (b'{"image": {"image_id": 1}, "annotations": []}', r"is SA-1B's file of one image, not"),
+        (b'[{"id": 1, "data": {}, "annotations": []}]', r"is Label Studio's own JSON, not"),
+        (b'[{"image": "1.png", "annotations": []}]', r"is a file of Create ML, not"),
+        (
             b'{"images": [{"id": 1, "coco_url": "http://x"}], "annotations": []}',
             r"is an LVIS annotation file",
         ),
@@ -363,10 +381,13 @@ def test_annotation_files_of_another_format(folder: Path, content: bytes, messag
         (lambda d: d["images"][1].pop("file_name"), r"images\[1\] has no `file_name`"),
         (with_image(file_name=""), r"images\[0\]: `file_name` must be a text, got ''"),
         (with_image(file_name="../a"), r"images\[0\]: `file_name` must stay in the image"),
-        (with_image(file_name="/etc/a"), r"images\[0\]: `file_name` must stay in the image"),
+        (with_image(file_name="..\\a"), r"images\[0\]: `file_name` must stay in the image"),
+        (with_image(file_name="a\0b"), r"images\[0\]: `file_name` must stay in the image"),
+        (with_image(file_name="/etc/a"), r"image 30: `file_name` must stay in the image"),
+        (with_image(height=8.5), r"images\[0\]: `height` must be a whole number, got 8.5"),
         (lambda d: d["annotations"].append([]), r"annotations\[3\] must be an object, got \[\]"),
         (lambda d: d["annotations"][0].pop("image_id"), r"annotations\[0\] has no `image_id`"),
-        (with_object(image_id=99), r"annotation 3 of image 99 refers to an image that"),
+        (with_object(image_id="10"), r"`image_id` must be a whole number, got '10'"),
         (with_object(id=2), r"annotation 2 of image 10 repeats an annotation id"),
         (lambda d: d["annotations"][0].pop("bbox"), r"annotation 3 of image 10 has no `bbox`"),
         (with_object(bbox=[1, 2, 3]), r"`bbox` must be 4 finite numbers .* \[1, 2, 3\]"),
@@ -374,12 +395,11 @@ def test_annotation_files_of_another_format(folder: Path, content: bytes, messag
         (with_object(bbox=[1, 2, 3, "4"]), r"`bbox` must be 4 finite .* '4'\]"),
         (with_object(bbox=[1, 2, -3, 4]), r"`bbox` must have a width and height >= 0"),
         (lambda d: d["annotations"][0].pop("segmentation"), r"has no `segmentation`"),
-        (lambda d: d["annotations"][0].pop("iscrowd"), r"has no `iscrowd`"),
         (with_object(iscrowd=2), r"`iscrowd` must be 0 or 1, got 2"),
-        (with_object(area=-1), r"`area` must be a finite number >= 0, got -1"),
+        (with_object(area=float("nan")), r"`area` must be a finite number >= 0, got nan"),
         (with_object(area=10**400), r"`area` must be a finite number >= 0, got 1000"),
         (with_object(category_id=None), r"`category_id` must be a whole number, got None"),
-        (lambda d: d.update(categories={}), r"`categories` must be a list, got {}"),
+        (lambda d: d.update(categories={"1": "cat"}), r"`categories` must be a list, got {'1'"),
         (lambda d: d["categories"][0].update(id=1), r"categories\[1\] repeats the category id 1"),
         (lambda d: d["categories"][0].pop("name"), r"categories\[0\] has no `name`"),
     ],

@@ -131,7 +131,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"file is a file: give the folder that holds the pictures"):
         ImageFolder(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"empty has no pictures: expected files ending in .bmp, .jpeg, .jpg"):
+    with pytest.raises(DatasetError, match=r"empty has no pictures: expected files ending in .avif, .bmp, .heic"):
         ImageFolder(tmp_path / "empty")
     with pytest.raises(DatasetError, match=r"cannot be read .*null"):
         ImageFolder("a\0b")

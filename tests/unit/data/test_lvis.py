@@ -347,7 +347,6 @@ def test_an_lvis_file_for_coco_names_the_way_out(v1: Path) -> None:
             r"annotation 3 of image 10 is of category 9, which is none of the file's 3: .*download",
         ),
         (lambda d: d.pop("categories"), r"must hold ids of the file's 0 categories"),
-        (lambda d: d["annotations"][0].update(image_id=99), r"refers to an image that the file does not list"),
         (lambda d: d["annotations"][0].update(iscrowd=2), r"`iscrowd` must be 0 or 1, got 2"),
         (with_category(frequency="often"), r"categories\[0\]: `frequency` must be r, c or f .* got 'often'"),
         (with_category(frequency=None), r"categories\[0\]: `frequency` must be r, c or f .* got None"),
@@ -368,10 +367,10 @@ def test_bad_values_are_named(v1: Path, edit: Edit, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a\\b.jpg", "a\0.jpg"])
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a\\..\\b.jpg", "a\0.jpg"])
 def test_file_names_of_v05_stay_in_the_folder(v05: Path, name: str) -> None:
     edited(v05, lambda d: d["images"][1].update(file_name=name), V05)
-    with pytest.raises(DatasetError, match=r"images\[1\]: `file_name` must stay in the image folder"):
+    with pytest.raises(DatasetError, match=r"image.*: `file_name` must stay in the image folder"):
         LvisDataset(v05)
 
 

@@ -233,7 +233,7 @@ def test_pictures_of_a_plain_folder(tmp_path: Path) -> None:
 
 def test_folder_without_annotations_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(
-        DatasetError, match=r"has no folder `annotations`.*lvis_v1_val.json; scenes:300 needs no download"
+        DatasetError, match=r"has no folder `annotations`.*it holds here/: name the file with --annotations.*scenes:300"
     ):
         open_dataset(tmp_path)
 

@@ -8,10 +8,11 @@ import torch
 
 import quantsam as qs
 from quantsam.engines.onnx_decoder import decoder_to_onnx
-from quantsam.errors import BundleError, EngineError, InexactWarning, InputError, OutputError, PlanError
+from quantsam.errors import BundleError, EngineError, InputError, OutputError, PlanError
 from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.metrics.iou import mask_iou
 from quantsam.models.grid import GridSettings
+from quantsam.notices import InexactWarning
 from quantsam.runtime import bundle, processor, sessions, verify
 from quantsam.runtime.manifest import test_image as check_image
 from quantsam.runtime.processor import processor_text

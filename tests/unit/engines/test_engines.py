@@ -3,12 +3,13 @@ import pytest
 import torch
 
 from quantsam.engines.departures import report_layers
-from quantsam.engines.encoder import check_engine, check_runs, make_engine_encoder
+from quantsam.engines.encoder import check_engine, check_formats, check_runs, make_engine_encoder
 from quantsam.engines.executed import executed, quantized_but_float
 from quantsam.errors import EngineError, InputError, PlanError
 from quantsam.plans.plan import make_plan
 from quantsam.runtime import sessions
 from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
 
 ENGINES = ("onnxruntime", "openvino")
@@ -116,13 +117,20 @@ def test_an_engine_that_is_not_installed(tiny, placed, monkeypatch):
         make_engine_encoder(tiny, placed("int8", "openvino"), "openvino")
 
 
+PTF = """
+[[rules]]
+weight = "int8"
+activation = { format = "int8", observer = "ptf", per_channel = true }
+"""
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08\x0a" * 50])
 def test_a_file_that_is_no_graph(engine, content, tmp_path):
     path = tmp_path / "encoder.onnx"
     path.write_bytes(content)
     for source in (content, path):
-        with pytest.raises(EngineError, match=f"{engine} cannot run .*: export it again") as caught:
+        with pytest.raises(EngineError, match=f"{engine} cannot run .*: export it for {engine}") as caught:
             open_session(engine, source)
         assert "\n" not in str(caught.value)
 
@@ -142,5 +150,15 @@ def test_a_graph_that_fails_only_when_it_runs(tiny, placed, images):
 
     graph = encoder_to_onnx(tiny, placed("int8", "openvino")).SerializeToString()
     session = open_session("onnxruntime", graph)
-    with pytest.raises(EngineError, match="onnxruntime cannot run the graph"):
+    with pytest.raises(EngineError, match="onnxruntime cannot run the graph") as caught:
         session.run({"image": images[0].numpy()})
+    words = "input zero point must be a scalar or 1D tensor of size 1"
+    assert words in str(caught.value)
+    assert [scrap for scrap in ("ctType", "with ActType", "::", "/", "false") if scrap in str(caught.value)] == []
+
+
+def test_a_scale_a_channel_is_refused_before_anything_is_calibrated(tiny):
+    scheme = parse_scheme(PTF, "ptf")
+    with pytest.raises(PlanError, match="/input must have one scale on onnxruntime, got one a channel with observer"):
+        check_formats(make_plan(tiny, scheme, "onnxruntime").sites, "onnxruntime")
+    check_formats(make_plan(tiny, scheme, "openvino").sites, "openvino")

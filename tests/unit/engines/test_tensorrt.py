@@ -15,6 +15,7 @@ from quantsam.engines.encoder import check_engine
 from quantsam.engines.half import with_half_precision
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import EngineError, OutputError
+from quantsam.notices import Notice
 from quantsam.runtime.sessions import SessionOptions, open_session
 
 
@@ -185,8 +186,11 @@ def test_a_cache_folder_that_cannot_be_made(fake, graph, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match=r"cannot make the folder .*: Not a directory: name another"):
         tensorrt.open_tensorrt(graph, cache=tmp_path / "file" / "engines")
-    monkeypatch.setattr(tensorrt.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "file"))
-    assert tensorrt.open_tensorrt(graph).engine == "tensorrt"  # not ours to insist on: built again next time
+    # not ours to insist on: built again next time
+    for usual in (tmp_path / "file" / "engines", None):
+        monkeypatch.setattr(tensorrt, "cache_folder", lambda name, usual=usual: usual)
+        with pytest.warns(Notice, match="the built engine is not kept .*: set XDG_CACHE_HOME"):
+            assert tensorrt.open_tensorrt(graph).engine == "tensorrt"
 
 
 def test_the_package_is_not_needed_to_import():

@@ -1,13 +1,18 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from quantsam.data.scenes import SceneDataset
+from quantsam.data.subset import without_crowds
 from quantsam.errors import DatasetError, InputError
-from quantsam.evaluation.evaluator import evaluate, scored_annotations
+from quantsam.evaluation.evaluator import Evaluation, evaluate, scored_annotations
+from quantsam.evaluation.journal import journal_path
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.models.predictor import Predictor
 from quantsam.plans.plan import make_plan
+from quantsam.results.compare import compare
 from quantsam.simulation.simulator import simulate
 
 SCENES = SceneDataset(2, size=64)
@@ -27,20 +32,41 @@ def test_the_same_call_gives_the_same_figures_and_scores(tiny, prompts):
     assert one.id != two.id
 
 
-def test_crowds_and_areas_below_one_are_left_out(tiny, hand_made, make_square):
+@pytest.mark.parametrize("prompts", ["box", "click"])
+def test_areas_below_one_are_left_out_and_crowds_only_on_request(tiny, hand_made, make_square, prompts):
     mask = make_square(8, 8, 24, 24)
     objects = [(mask, {}), (mask, {"is_crowd": True}), (mask, {"area": 0.99}), (mask, {"area": 1.0})]
     dataset = hand_made(objects, [(mask, {"is_crowd": True})])
-    assert [a.id for a in scored_annotations(dataset, 1)] == [1, 4]
-    found = evaluate(tiny, dataset)
-    assert [(s.image_id, s.annotation_id) for s in found.scores] == [(1, 1), (1, 4)]
-    assert found.figures["count"] == 2
+    assert [a.id for a in scored_annotations(dataset, 1)] == [1, 2, 4]
+    found = evaluate(tiny, dataset, prompts=prompts)
+    assert [(s.image_id, s.annotation_id) for s in found.scores] == [(1, 1), (1, 2), (1, 4), (2, 5)]
+    assert (found.figures["count"], found.dataset, found.settings["crowds"]) == (4, "hand-made", True)
+    less = evaluate(tiny, without_crowds(dataset), prompts=prompts)
+    assert [s.annotation_id for s in less.scores] == [1, 4]
+    assert (less.figures["count"], less.dataset, less.settings["crowds"]) == (2, "hand-made without crowds", False)
+    assert less.dataset_digest != found.dataset_digest
+    with pytest.raises(InputError, match="must be of the same data"):
+        compare(found, less)
+
+
+def test_a_run_with_crowds_is_not_taken_up_by_one_without(tiny, hand_made, make_square):
+    mask = make_square(8, 8, 24, 24)
+    dataset = hand_made([(mask, {}), (mask, {"is_crowd": True})])
+    subjects = [Evaluation(tiny, part).subject for part in (dataset, without_crowds(dataset))]
+    assert journal_path(Path(), subjects[0]) != journal_path(Path(), subjects[1])
+
+
+def test_a_dataset_without_crowds_is_itself_without_them():
+    assert without_crowds(SCENES) is SCENES
 
 
 def test_nothing_to_score_is_one_clear_line(tiny, hand_made, make_square):
-    dataset = hand_made([(make_square(8, 8, 24, 24), {"is_crowd": True})], [])
+    dataset = hand_made([(make_square(8, 8, 24, 24), {"area": 0.5})], [])
     with pytest.raises(DatasetError, match="hand-made must have an object to score, got none"):
         evaluate(tiny, dataset)
+    crowds = without_crowds(hand_made([(make_square(8, 8, 24, 24), {"is_crowd": True})], []))
+    with pytest.raises(DatasetError, match="hand-made without crowds must have an object to score, got none"):
+        evaluate(tiny, crowds)
 
 
 def test_sizes_are_those_annotated(tiny, hand_made, make_square):
@@ -134,7 +160,7 @@ def test_the_record_of_the_float_model(tiny, record):
     assert (record.dataset, record.dataset_digest) == (SCENES.name, SCENES.digest)
     assert record.plan_digest is record.placement is record.calibration is record.scheme_digest is None
     assert record.figures["saved_mib"] == record.figures["quantized_parameters"] == 0
-    assert record.settings == {"threads": torch.get_num_threads(), "device": "cpu"}
+    assert record.settings == {"threads": torch.get_num_threads(), "device": "cpu", "crowds": True}
     assert set(record.times) == {"encoder_ms_median", "prompt_ms_median", "wall_s"}
     assert all(time > 0 for time in record.times.values())
 

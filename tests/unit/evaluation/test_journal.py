@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import random
@@ -10,12 +12,14 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quantsam.data.scenes import SceneDataset
 from quantsam.errors import StoreError
+from quantsam.evaluation import journal as journal_module
 from quantsam.evaluation.evaluator import evaluate, journals_of
 from quantsam.evaluation.journal import open_journal
 from quantsam.results.store import ResultStore
@@ -88,8 +92,34 @@ def test_two_processes_at_one_evaluation_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(StoreError, match=r"the journal .* cannot be opened: .*choose another store"),
+        pytest.raises(StoreError, match=r"the folder .* cannot be made: File exists; choose another store"),
         open_journal(tmp_path / "file", {}),
+    ):
+        pass
+
+
+def test_opening_never_tries_for_ever(tmp_path, monkeypatch):
+    """Whatever a file system says of a file that should be there, there is an end to it."""
+    with pytest.raises(StoreError, match=r"the folder /proc/journals cannot be made: .*choose another store"):
+        journal_module._open_locked(Path("/proc/journals"), Path("/proc/journals/a.jsonl"))
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "a.jsonl")
+    with pytest.raises(StoreError, match="vanished 100 times while it was opened"):
+        journal_module._open_locked(tmp_path, tmp_path / "dangling")
+    real, numbers = os.fstat, itertools.count(1)  # an inode of another number whenever it is asked for
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", lambda fd: os.stat_result((real(fd)[0], -next(numbers), *real(fd)[2:])))
+        with pytest.raises(StoreError, match="vanished 100 times while it was opened"):
+            journal_module._open_locked(tmp_path, tmp_path / "a.jsonl")
+
+
+def test_a_file_system_without_locks_is_not_another_process(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(journal_module.fcntl, "flock", no_locks)
+    with (
+        pytest.raises(StoreError, match=r"cannot be locked \(No locks available\): choose a store on a file system"),
+        open_journal(tmp_path, {}),
     ):
         pass
 

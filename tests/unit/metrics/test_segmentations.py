@@ -34,12 +34,20 @@ def test_a_random_string_is_refused_or_fills_the_image(counts):
         assert coco_api.decode(checked).shape == (20, 30)
 
 
-@pytest.mark.parametrize(
-    "counts", [b"", "1", "Z", "é", [600, 1], [-1, 601], [1.0, 599], [10**30], [True, 599], "o" * 9]
-)
+@pytest.mark.parametrize("counts", [b"", "1", "Z", "é", [600, 1], [-1, 601], [], [1.0, 600], [10**30], "o" * 9])
 def test_damage_is_refused(counts):
     with pytest.raises(DatasetError, match=r"results\[4\]: the RLE's runs do not fill its 20 x 30 pixels"):
         check_rle({"size": [20, 30], "counts": counts}, (20, 30), "results[4]")
+
+
+@pytest.mark.parametrize("wrong", [True, 1.5, "1", None, float("inf")])
+def test_counts_that_are_no_whole_numbers_are_named(wrong):
+    with pytest.raises(DatasetError, match=rf"results\[4\]: the RLE's `counts` must be whole numbers, got '?{wrong}"):
+        check_rle({"size": [20, 30], "counts": [wrong, 599]}, (20, 30), "results[4]")
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    assert check_rle({"size": [2, 3], "counts": [1.0, 2.0, 3]}, (2, 3), "results[0]")["counts"] == b"123"
 
 
 @pytest.mark.parametrize("rle", [None, "ab", {"size": [2, 2]}, {"size": [2, 2], "counts": 4}, [[0, 0, 1, 0, 1, 1]]])

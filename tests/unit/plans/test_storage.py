@@ -209,7 +209,7 @@ def test_what_is_not_a_plan_is_never_replaced(plan, folder, tmp_path):
 
 
 def test_a_place_that_cannot_be_written(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("quantsam.files.unwritable", lambda folder: f"{folder} is not writable")
     not_written(plan, tmp_path / "new", "is not writable, choose another place")
 
 

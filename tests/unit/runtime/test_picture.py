@@ -35,7 +35,7 @@ class Answers:
     def best_masks(self, *, points=None, labels=None, boxes=None):
         return np.stack(self.masks), np.linspace(0.5, 0.75, len(self.masks), dtype=np.float32)
 
-    def segment_everything(self, image, settings, progress):
+    def segment_everything(self, image, settings, progress, tally):
         asked = (1.0, 2.0), (0, 0, 16, 12)
         return [FoundMask(encode_mask(m), int(m.sum()), tight_box(m), 0.5, 0.75, *asked) for m in self.masks]
 
@@ -75,7 +75,7 @@ def test_points_that_refine_a_box_in_json():
 def test_a_found_mask_in_json_is_its_own():
     answers = Answers(rectangle(2, 3, 8, 9))
     (mask,) = found(*answers.masks)
-    assert mask.to_json_dict() == answers.segment_everything(IMAGE, None, None)[0].to_json_dict()
+    assert mask.to_json_dict() == answers.segment_everything(IMAGE, None, None, None)[0].to_json_dict()
     assert mask.mask.tolist() == answers.masks[0].tolist()
 
 

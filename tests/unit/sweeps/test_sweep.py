@@ -221,7 +221,7 @@ def test_one_sweep_at_a_time(tmp_path):
     folder.mkdir()
     with (folder / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(StoreError, match="another process sweeps into this store"):
+        with pytest.raises(StoreError, match="another process is sweeping into this store"):
             run_sweep(sweep, store, lambda shelf: pytest.fail("started"))
 
 

@@ -1,0 +1,36 @@
+"""Errors of the library in the words of the command line: options where it says parameters of Python."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_PHRASES = (
+    (r"open it with \w+Dataset, or with open_dataset\(FOLDER, annotations=FILE\)", "name it with --annotations"),
+    (r"takes neither `annotations` nor `images`", "takes neither --annotations nor --image-root"),
+    (r"give as `images` the folder", "name with --image-root the folder"),
+    (r"or a file as `annotations`", "or a file with --annotations"),
+    (r"a list of files, or quantsam\.open_images\(\.\.\.\)", "a folder with --calibration"),
+)
+_ELSEWHERE = {"iou_threshold": "--min-iou", "stability_threshold": "--min-stability"}
+
+
+def in_options(message: str, command: click.Command | None) -> str:
+    """Return a message with the names of parameters replaced by those of a command's options.
+
+    Only names with an underscore are taken for such: others are words of English too.
+
+    >>> option = click.Option(["--max-drop"])
+    >>> in_options("max_drop must be at least 0", click.Command("search", params=[option]))
+    '--max-drop must be at least 0'
+    """
+    for pattern, words in _PHRASES:
+        message = re.sub(pattern, words, message)
+    known = dict(_ELSEWHERE)
+    for parameter in command.params if command is not None else ():
+        if isinstance(parameter, click.Option):
+            option = max(parameter.opts, key=len)
+            known |= {name: option for name in (parameter.name, option[2:].replace("-", "_")) if name and "_" in name}
+    pattern = r"(?<![\w/.-])(" + "|".join(map(re.escape, known)) + r")(?![\w/.])"
+    return re.sub(pattern, lambda found: known[found[1]], message)

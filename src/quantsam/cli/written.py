@@ -1,0 +1,84 @@
+"""What commands write: never over what they read, and in the format that a name's suffix says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PICTURES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+
+
+def check_suffix(option: str, path: Path, suffixes: Collection[str]) -> None:
+    """Make sure that a file's name says a format that can be written.
+
+    Raises:
+        click.UsageError: It does not.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise click.UsageError(f"{option} must end in {', '.join(suffixes)}, got {str(path)!r}")
+
+
+def check_not_read(option: str, path: Path, inputs: Iterable[Path | str | None]) -> None:
+    """Make sure that a file to be written is none of those that the command reads, by whatever name.
+
+    Raises:
+        click.UsageError: It is one.
+    """
+    for given in inputs:
+        if given is not None and _is_same(path, Path(given)):
+            raise click.UsageError(
+                f"{option} would replace {str(given)!r}, which this command reads: give another name, got {str(path)!r}"
+            )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two names are of one file, or the second is a folder that holds the first."""
+    try:
+        if path.exists() and other.exists() and path.samefile(other):
+            return True
+        return other.is_dir() and path.resolve().is_relative_to(other.resolve()) and path.exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def save_picture(picture: Image, path: Path) -> None:
+    """Write a picture in the format that its name's suffix says.
+
+    Raises:
+        OutputError: It cannot be written, or is too large for the format.
+    """
+    from quantsam.files import atomic_write
+
+    form = PICTURES[path.suffix.lower()]
+    with atomic_write(path) as aside:
+        try:
+            picture.save(aside, format=form, **({"quality": 95} if form in ("JPEG", "WEBP") else {}))
+        except (ValueError, SystemError) as error:  # Pillow's, where a side is too long
+            raise _too_large(picture, path, form) from error
+        except OSError as error:
+            if error.errno is None:  # not of the disk
+                raise _too_large(picture, path, form) from error
+            raise
+
+
+def _too_large(picture: Image, path: Path, form: str) -> Exception:
+    from quantsam.errors import OutputError
+
+    return OutputError(
+        f"cannot write {path}: {form} does not take a picture of {picture.width} x {picture.height} pixels: "
+        "give a name that ends in .png"
+    )
