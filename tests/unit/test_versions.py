@@ -61,8 +61,8 @@ def test_an_old_package_is_named_with_what_is_needed(monkeypatch, version, fits)
 def test_what_is_not_installed_is_not_old(monkeypatch):
     installed(monkeypatch)
     check_version("faster-coco-eval")
+    monkeypatch.setattr("quantsam.runtime.sessions.find_spec", lambda _: None)
     with pytest.raises(EngineError, match="pip install 'quantsam"):
-        monkeypatch.setattr("quantsam.runtime.sessions.find_spec", lambda _: None)
         require("openvino")
 
 
