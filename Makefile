@@ -68,7 +68,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	rm -rf .venv-floors
 	$(PYTHON) -m venv .venv-floors
 	PIP_CONSTRAINT=constraints-floors.txt .venv-floors/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -e '.[$(FLOOR_EXTRAS)]' pytest pytest-timeout pytest-xdist hypothesis httpx2
+	  -e '.[$(FLOOR_EXTRAS)]' pytest pytest-timeout pytest-xdist hypothesis httpx httpx2
 	touch $@
 
 clean:

@@ -233,10 +233,12 @@ def test_a_terminal_that_cannot_show_a_name(start, odd, encoding):
 
 
 def test_a_scheme_says_what_it_leaves_to_the_placement(run, tmp_path):
-    table = run("schemes", "int8").out
-    assert "int8, uniform (symmetry, channels, observer: left to the placement)" in table
-    for word in ("affine", "per tensor, ", "None"):
-        assert word not in table.split("\n", 1)[1]
+    table = run("schemes", "int8").out.split("per tensor.", 1)[1]  # behind the title
+    for word in ("left to the", "affine", "per tensor", "None"):
+        assert (word in table) == (word == "left to the")
+    rows = run("schemes", "int8", "--json").json["rules"]
+    left = "int8, uniform (symmetry, channels, observer: left to the placement)"
+    assert [row["format"] for row in rows] == [left, left]
     said = tmp_path / "said.toml"
     said.write_text(
         '[[rules]]\nweight = {format = "int4", symmetric = true, per_channel = true, observer = "omse"}\n'

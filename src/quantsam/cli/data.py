@@ -7,9 +7,21 @@ from pathlib import Path
 import click
 
 from quantsam.cli.output import progress
+from quantsam.errors import nearest
 
 
-@click.group(name="data")
+class _Group(click.Group):
+    """Names the nearest command, which Click's older versions do not."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            raise click.UsageError(f"there is no command {args[0]!r}: {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(name="data", cls=_Group)
 def command() -> None:
     """Make data."""
 

@@ -21,6 +21,7 @@ from quantsam.cli.options import (
     store_options,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.cli.written import check_not_read
 
 if TYPE_CHECKING:
     from quantsam.data.open import ImageSource
@@ -98,6 +99,8 @@ def command(
         refuse_beside_plan(ctx, _HELD)
     if out is not None and out.suffix.lower() != ".npz":
         raise click.UsageError(f"--out must end in .npz, got {str(out)!r}: the histograms are arrays of NumPy's")
+    if out is not None:
+        check_not_read("--out", out, [weights, scheme])
     name, declared = get_variant(model).name, load_scheme(scheme)
     looked_at = images or _calibration_images(name, calibration, plan_folder)
     source = open_images(looked_at, limit=images_limit or (None if images else limit), seed=seed)

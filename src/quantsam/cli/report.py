@@ -8,6 +8,7 @@ import click
 
 from quantsam.cli.options import DRAWING, STORE_HELP, need_extra, record_filters
 from quantsam.cli.output import json_option, print_json
+from quantsam.cli.written import check_not_read, check_suffix
 
 
 @click.command(name="report")
@@ -25,10 +26,14 @@ def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, 
     engines; distributions. Of repeated measurements the newest is shown.
     """
     need_extra("report", *DRAWING)
+    from quantsam.files import check_file
     from quantsam.report.figures import check_folder, write_figures
     from quantsam.report.page import write_report
     from quantsam.results.store import RecordFilter, ResultStore
 
+    check_suffix("--out", out, (".html", ".htm"))
+    check_not_read("--out", out, [ResultStore(store).path])
+    check_file(out)
     if figures is not None:
         check_folder(figures)
     wanted: RecordFilter = {key: value for key, value in filters.items() if value is not None}  # type: ignore[assignment]

@@ -11,6 +11,7 @@ import click
 
 from quantsam.cli.options import STORE_HELP, record_filters
 from quantsam.cli.output import json_option, print_json, print_table
+from quantsam.cli.written import check_not_read
 
 if TYPE_CHECKING:
     from quantsam.results.record import Record
@@ -46,6 +47,7 @@ def command(
     wanted: RecordFilter = {key: value for key, value in filters.items() if value is not None}  # type: ignore[assignment]
     records = results.records(**wanted)
     if target is not None:
+        check_not_read("--export", target, [results.path])
         export(records, target)
         click.echo(f"{target}: {len(records)} results", err=True)
         return

@@ -103,7 +103,8 @@ def command(
     grid |= {name: value for name, value in thresholds.items() if value is not None}  # type: ignore[misc]
     _check_grid(ctx, grid, everything)
     out = out or Path(f"{image.stem}-masks.png")
-    _check_outputs(out, masks_file, [image, weights, scheme, bundle])
+    held = [] if bundle is None else [bundle / name for name in ("manifest.json", "encoder.onnx", "decoder.onnx")]
+    _check_outputs(out, masks_file, [image, weights, scheme, *held])
     pixels = load_image(image, apply_exif=True)
     prompts = _fitted(prompts, (pixels.shape[0], pixels.shape[1]))
     if bundle is not None:

@@ -46,11 +46,9 @@ def check_not_read(option: str, path: Path, inputs: Iterable[Path | str | None])
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Whether two names are of one file, or the second is a folder that holds the first."""
+    """Whether two names are of one file: links are followed, and letters' case is the file system's matter."""
     try:
-        if path.exists() and other.exists() and path.samefile(other):
-            return True
-        return other.is_dir() and path.resolve().is_relative_to(other.resolve()) and path.exists()
+        return path.exists() and other.exists() and path.samefile(other)
     except (OSError, ValueError, RuntimeError):
         return False
 

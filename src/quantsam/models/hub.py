@@ -27,7 +27,7 @@ def download_checkpoint(variant: Variant) -> Path:
     """
     # slow to import, needed only here
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError  # type: ignore[attr-defined]  # its home moved between versions
 
     name = variant.checkpoint_file
     remedy = f"download {name} from huggingface.co/{HUB_REPOSITORY} elsewhere and pass it with --weights {name}"

@@ -104,7 +104,7 @@ def _object(entry: GalleryEntry, label: str, pictures: Pictures) -> ObjectView:
     return ObjectView(
         picture=pictures.add(entry),
         panels=tuple(masks.panels(entry, label)),
-        ratio=f"aspect-ratio: {width} / {height}",
+        ratio=f"aspect-ratio: {width} / {height}; {'width' if width * 3 >= height * 4 else 'height'}: 100%",
         whole=_style(left=0, top=0, width=1, height=1),
         close=_style(left=-x / w, top=-y / h, width=width / w, height=height / h),
         box="" if click else box,

@@ -125,7 +125,7 @@ activation = { format = "int8", observer = "ptf", per_channel = true }
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08\x0a" * 50])
+@pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08" * 51])
 def test_a_file_that_is_no_graph(engine, content, tmp_path):
     path = tmp_path / "encoder.onnx"
     path.write_bytes(content)

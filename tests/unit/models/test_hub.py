@@ -50,7 +50,7 @@ def answer(monkeypatch, *, metadata=None, download=None):
 
 
 def http_error():
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError
 
     error = HfHubHTTPError.__new__(HfHubHTTPError)  # its arguments differ between versions
     error.args = ("\n404 Client Error\n\nEntry Not Found",)

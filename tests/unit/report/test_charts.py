@@ -185,14 +185,14 @@ def test_a_damaged_record_is_a_store_error():
 def test_the_thesis_own_gap_stands_beside_that_of_an_official_model():
     chart = agreement_chart("n", [make_agreement(0.05, model="l1")])
     rows = {row["row"]: row["gap"] for row in chart.spec["datasets"]["rows"]}
-    assert rows == {"int8, openvino, box": 0.05, "int8, TensorRT, box, thesis": pytest.approx(32.9 - 46.8)}
+    assert rows == {"int8\nopenvino, box": 0.05, "int8\nTensorRT, box, thesis": pytest.approx(32.9 - 46.8)}
     assert chart.marks == 2
 
 
 def test_agreements_on_several_data_are_told_apart():
     chart = agreement_chart("n", [make_agreement(0.05), make_agreement(0.1, dataset="other")])
     rows = chart.spec["datasets"]["rows"]
-    assert [row["row"] for row in rows] == ["int8, openvino, box, toy", "int8, openvino, box, other"]
+    assert [row["row"] for row in rows] == ["int8\nopenvino, box, toy", "int8\nopenvino, box, other"]
 
 
 @pytest.mark.parametrize(("fill", "shown"), [(75.0, True), (20.0, False)])

@@ -31,7 +31,7 @@ def scenes():
     return qs.open_dataset("scenes:3:9")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # before the plan: scales depend on the threads, in the last bit
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)

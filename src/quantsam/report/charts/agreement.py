@@ -27,7 +27,7 @@ def agreement_chart(name: str, records: Sequence[Record]) -> Chart | None:
         _layers([*rows, *published]),
         {"rows": [*rows, *published], "zero": [{"zero": 0}]},
         description=f"Gap between engine and simulation of {len(rows)} results",
-        height=max(90, 26 * len({row["row"] for row in [*rows, *published]})),
+        height=max(90, 34 * len({row["row"] for row in [*rows, *published]})),
     )
     reading = "On the dashed line an engine gives what its simulation promised. Bars: 95 % interval, same objects."
     if published:
@@ -38,7 +38,7 @@ def agreement_chart(name: str, records: Sequence[Record]) -> Chart | None:
 def _row(record: Record, several: bool) -> Row:
     figures = record.figures
     return {
-        "row": f"{record.label}, {record.engine}, {record.prompt}{f', {record.dataset}' if several else ''}",
+        "row": f"{record.label}\n{record.engine}, {record.prompt}{f', {record.dataset}' if several else ''}",
         "way": record.engine,
         "gap": figures["gap"],
         "low": figures.get("gap_low"),
@@ -53,7 +53,7 @@ def _row(record: Record, several: bool) -> Row:
 def _published(model: str) -> list[Row]:
     return [
         {
-            "row": f"{point.scheme}, TensorRT, box, thesis",
+            "row": f"{point.scheme}\nTensorRT, box, thesis",
             "way": "published",
             "gap": point.tensorrt_miou - point.miou,
             "simulated": point.miou,
@@ -68,7 +68,7 @@ def _published(model: str) -> list[Row]:
 def _layers(rows: Sequence[Row]) -> Any:
     reach = 1.1 * max(_LEAST_REACH, *(abs(row.get(key) or 0.0) for row in rows for key in ("gap", "low", "high")))
     x = alt.X("gap:Q", title="points of mIoU", scale=alt.Scale(domain=[-reach, reach], nice=True))
-    y = alt.Y("row:N", title=None, sort=None, axis=alt.Axis(labelLimit=260))
+    y = alt.Y("row:N", title=None, sort=None, axis=alt.Axis(labelExpr="split(datum.label, '\\n')", labelLimit=190))
     tooltip = [
         alt.Tooltip("row:N", title="scheme, engine, prompt"),
         alt.Tooltip("dataset:N"),

@@ -38,7 +38,9 @@ def sensitivity_chart(name: str, record: Record) -> Chart:
     )
     if overlaid:
         reading += " Strokes: the thesis' own study of the official weights, on COCO."
-    title = f"{record.scheme}, one {record.settings.get('by', 'layer')} at a time, on {record.dataset}"
+    by = record.settings.get("by", "layer")
+    rows_are = f"one {by} at a time" if alone == "alone" else f"all but one {by} at a time"
+    title = f"{record.scheme}, {rows_are}, on {record.dataset}"
     return Chart(name, title, reading, spec, len(rows) + overlaid)
 
 

@@ -15,7 +15,8 @@ from quantsam.report.theme import ENGINE_COLOURS, ENGINE_SHAPES, INK
 from quantsam.results.search import pareto
 
 _LABELLED = 14  # more names than these would lie on top of one another
-_NEAR = 0.05  # of the chart's width
+_PLOT = (400.0, 270.0)  # pixels that a plot has at least where two charts stand side by side
+_LETTER = 6.3  # pixels
 _BARS = "Bars: 95 % of the change against FP32. "
 _LINE = "The line joins what nothing else beats in both. "
 _LEAST_SPAN = 2.0  # points of mIoU; a smaller range would make noise look like an effect
@@ -80,8 +81,12 @@ def _trade_off(task: Task, rows: Rows, title: str, *, front: Rows, rule: float |
     joined = alt.Chart(alt.NamedData("front")).mark_line(color="#767676", strokeWidth=1.2).encode(x=x, y=y)
     layers = [joined, errors, points]
     if len(rows) <= _LABELLED:
-        _name(rows, domain[1] - domain[0])
-        layers.append(base.mark_text(align="left", dx=8, dy=-7, fontSize=11).encode(x=x, y=y, text="name:N"))
+        _name(rows, (domain[0], domain[1]), rule or 0.0)
+        begin = {"align": "left", "dx": 8}, {"align": "right", "dx": -8}
+        for side in begin:
+            of_side = base.transform_filter(f"datum.align == '{side['align']}'")
+            text = of_side.mark_text(dy=alt.ExprRef("datum.dy"), fontSize=11, **side)  # type: ignore[arg-type]
+            layers.append(text.encode(x=x, y=y, text="name:N"))
     data = {"rows": rows, "front": front}
     fill = next((r.record.figures.get("box_fill_miou") for r in task.results), None)
     if fill is not None and task.prompt == "box" and domain[0] < fill < domain[1]:
@@ -100,17 +105,42 @@ def _trade_off(task: Task, rows: Rows, title: str, *, front: Rows, rule: float |
     return finished(alt.layer(*layers), data, description=description)
 
 
-def _name(rows: Rows, height: float) -> None:
-    """Give each point its scheme's name, but not twice in one place."""
-    width = max(row["x"] for row in rows)
-    for number, row in enumerate(rows):
-        near = [
-            other["scheme"] == row["scheme"]
-            and abs(other["x"] - row["x"]) < _NEAR * width
-            and abs(other["score"] - row["score"]) < 2 * _NEAR * height
-            for other in rows[:number]
-        ]
-        row["name"] = "" if any(near) else row["scheme"]
+def _name(rows: Rows, domain: tuple[float, float], reach: float) -> None:
+    """Give each point its scheme's name where there is room: above it or below, away from the chart's nearer edge.
+
+    Names that would lie on others, or are written near by already, are left to the tooltip.
+    """
+    most = max(reach, *(row["x"] for row in rows)) or 1.0
+    taken: list[tuple[float, float, float, float]] = []
+    points = [
+        (row["x"] / most * _PLOT[0], (domain[1] - row["score"]) / (domain[1] - domain[0]) * _PLOT[1]) for row in rows
+    ]
+    placed: list[tuple[str, float, float]] = []
+    for row, (x, y) in zip(rows, points, strict=True):
+        name = str(row["scheme"])
+        width = _LETTER * len(name)
+        is_left = x + 8 + width <= _PLOT[0]  # of its text: it begins at the point
+        row.update(name="", align="left" if is_left else "right", dy=-7)
+        if any(name == other and abs(x - left) < 40 and abs(y - top) < 30 for other, left, top in placed):
+            continue
+        start = x + 8 if is_left else x - 8 - width
+        for dy in (-7, 13, -20, 26):
+            box = (start, y + dy - 11, start + width, y + dy + 3)
+            on_a_point = any(box[0] < px < box[2] and box[1] < py < box[3] for px, py in points)
+            if (
+                start >= 0
+                and box[1] >= -11
+                and box[3] <= _PLOT[1]
+                and not on_a_point
+                and not any(
+                    box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+                    for other in taken
+                )
+            ):
+                row.update(name=name, dy=dy)
+                taken.append(box)
+                placed.append((name, x, y))
+                break
 
 
 def _result_row(result: Result, x: float | None) -> Row:

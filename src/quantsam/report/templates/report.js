@@ -1,5 +1,5 @@
 "use strict";
-// Draws each chart when it comes into sight, and all of them before printing.
+// Draws each chart when it comes into sight, then the others while nothing else is to do, and all of them before printing.
 (() => {
   const drawn = new Map(); // name -> promise of a Vega view
   const places = [...document.querySelectorAll("[data-chart]")];
@@ -86,6 +86,14 @@
     { rootMargin: "400px" },
   );
   places.forEach((place) => watcher.observe(place));
+
+  // A picture of the whole page is taken without scrolling; what is folded away waits until it is opened.
+  const idle = window.requestIdleCallback || ((work) => setTimeout(work, 50));
+  function drawNext() {
+    const next = places.find((place) => visible(place) && !drawn.has(place.dataset.chart));
+    if (next) draw(next).finally(() => idle(drawNext));
+  }
+  addEventListener("load", () => idle(drawNext));
 
   // One choice goes to all charts of its block.
   for (const select of document.querySelectorAll("select[data-chosen]")) {
