@@ -233,7 +233,9 @@ def read_text(path: Path) -> str:
 
 def unwritable(folder: Path) -> str | None:
     """Say why nothing can be written into a folder, which need not exist yet; None when it seems possible."""
-    above = next(place for place in (folder, *folder.parents) if _exists(place))
+    above = next(place for place in (folder, *folder.parents) if _exists(place) or place.is_symlink())
+    if above.is_symlink() and not _exists(above):
+        return f"{above} is a link to nothing"
     if not above.is_dir():
         return f"{above} is a file, not a folder"
     try:

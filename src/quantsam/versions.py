@@ -61,7 +61,7 @@ def outdated(distributions: Iterable[str] = tuple(LOWEST)) -> list[str]:
         lowest = LOWEST[distribution]
         if _numbers(installed) < _numbers(lowest):
             found.append(
-                f"quantsam needs {distribution} {lowest} or newer, got {installed}: "
+                f"package {distribution} must be {lowest} or newer for quantsam, got {installed}: "
                 f"pip install -U '{distribution}>={lowest}'"
             )
     return found

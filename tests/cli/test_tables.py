@@ -11,7 +11,7 @@ EVALUATION = ["scheme", ">mIoU", ">± SE", ">small", ">medium", ">large", ">vs f
 ROW = ["mix-mbc-neck", "80.20", "0.57", "75.10", "81.22", "83.01", "-25.49 ± 0.58", "190.00", "28.11"]
 
 
-@pytest.mark.parametrize("width", [160, 100, 80, 60, 40])
+@pytest.mark.parametrize("width", [160, 100, 80, 60, 40, 5, 0])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     print_table("nano on scenes", EVALUATION, [ROW], spare=(">saved MiB", ">± SE", ">small", ">medium", ">large"))

@@ -255,6 +255,11 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
         check_replaceable(tmp_path / "deep" / "plan", "plan.json")
 
 
+def test_a_link_to_nothing_is_no_place(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert unwritable(tmp_path / "link" / "deep") == f"{tmp_path / 'link'} is a link to nothing"
+
+
 def test_the_root_folder_and_the_present_one(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="it holds other files"):
         check_replaceable("/", "plan.json")

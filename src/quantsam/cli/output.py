@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 LINE_EVERY_S = 30.0
+_NARROWEST = 40
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -68,9 +69,8 @@ def print_table(
 def _console() -> Console:
     """Return what prints to standard output: as wide as the terminal, or as COLUMNS says, or wide."""
     console = Console(highlight=False)
-    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
-        return console
-    return Console(width=160, highlight=False)
+    is_known = console.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(width=max(console.width, _NARROWEST) if is_known else 160, highlight=False)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int], is_close: bool) -> Table:

@@ -20,6 +20,7 @@ _ANSWER_S = 10.0
 _JOIN_S = 60.0
 _GIVE_UP_S = 300.0
 _TRIES = 2  # more, after the first
+_JOINS = 5  # actors that may fail at their first answer, in a row, for each worker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +81,7 @@ class RayRunner:
             "scheduling_strategy": "SPREAD",
         }
         self._threads = threads
+        self._failed_joins = 0  # in a row
         self._actors: list[Any] = []
         self._joining: dict[Any, Any] = {}  # by the reference of its first answer
         self._queue: deque[_Call] = deque()
@@ -144,8 +146,11 @@ class RayRunner:
             try:
                 self._ray.get(reference)
                 self._actors.append(actor)
+                self._failed_joins = 0
             except self._ray.exceptions.RayError:
-                self._start_actor()
+                self._failed_joins += 1
+                if self._failed_joins < _JOINS * self.workers:  # a node without quantsam fails every time, at once
+                    self._start_actor()
 
     def _lost(self, actor: Any) -> None:
         """Replace an actor whose process or node died."""
