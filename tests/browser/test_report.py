@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
+import numpy as np
 import pytest
 
+from quantsam.data.coco_masks import encode_mask
 from quantsam.report.page import make_report, write_report
 from quantsam.results.store import ResultStore
 
@@ -209,9 +210,8 @@ def test_charts_are_drawn_without_scrolling(report, open_page):
     """A picture of the whole page is taken without it."""
     path, made = report
     page = open_page(path.as_uri())
-    page.wait_for_function(
-        f"document.querySelectorAll('[data-chart] svg').length >= {len(made.charts)}", timeout=20_000
-    )
+    drawn = f"document.querySelectorAll('[data-chart] svg').length >= {len(made.charts)}"
+    page.wait_for_function(drawn, timeout=20_000)
     assert page.evaluate("scrollY") == 0
 
 
@@ -232,10 +232,11 @@ def test_portrait_and_landscape_take_the_same_room(tmp_path, open_page):
     store = ResultStore(tmp_path / "results.sqlite")
     store.append(make_record("fp32", 80.0, 40.0), make_scores([0.5]))
     store.append(quantized := make_record("int8", 70.0), make_scores([0.4]))
-    entry = make_entry()
-    height, width = entry.image_hw
-    portrait = dataclasses.replace(entry, image_hw=(3 * width, width), box_xyxy=(0, 0, width, width))
-    store.keep_gallery(quantized.id, [entry, dataclasses.replace(portrait, annotation_id=99)])
+    mask = np.zeros((24, 8), bool)
+    mask[2:9, 1:6] = True
+    masks = dict.fromkeys(("truth", "fp32", "quantized"), encode_mask(mask))
+    portrait = make_entry(annotation_id=99, image_hw=(24, 8), box_xyxy=(1.0, 2.0, 6.0, 9.0), **masks)
+    store.keep_gallery(quantized.id, [make_entry(), portrait])
     path = tmp_path / "report.html"
     write_report(path, store)
     page = opened(open_page, path)
@@ -262,7 +263,8 @@ def test_names_in_charts_lie_on_nothing_and_are_whole(tmp_path, open_page):
         """() => [...document.querySelectorAll('[data-chart$="size"] svg')].map(svg => {
           const edge = svg.getBoundingClientRect();
           const names = [...svg.querySelectorAll('.mark-text text')].filter(e => e.textContent.includes('scheme'));
-          return [[edge.left, edge.right], names.map(e => e.getBoundingClientRect()).map(b => [b.left, b.top, b.right, b.bottom])];
+          const boxes = names.map(e => e.getBoundingClientRect());
+          return [[edge.left, edge.right], boxes.map(b => [b.left, b.top, b.right, b.bottom])];
         })"""
     )
     ((left, right), boxes), *_ = found
