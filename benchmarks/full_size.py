@@ -23,7 +23,7 @@ from common import save
 
 from quantsam.data.scenes import SceneDataset, write_coco_folder
 
-SIZES = {"coco": (5_000, 36_335), "lvis": (19_809, 244_707)}
+SIZES = {"coco": (5_000, 36_781), "lvis": (19_809, 244_707)}
 SCENES = 32
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -175,16 +177,58 @@ def check_holds_only(path: str | os.PathLike[str], names: Collection[str], what:
         )
 
 
+def shown(name: str) -> str:
+    r"""Return a file's name as text that any encoding, any store and any terminal takes.
+
+    A name may hold bytes that are no UTF-8, which Python keeps as lone surrogates, and line breaks or commands to a
+    terminal; they become `\xff`, `\n`, `\x1b`.
+
+    >>> shown(os.fsdecode(b"caf\xe9")), shown("two\nlines")
+    ('caf\\xe9', 'two\\nlines')
+    """
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), storable(name))
+
+
+def storable(text: str) -> str:
+    """Return a text of several lines that any encoding and any store takes; see `shown`."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return _escaped(text)
+    return text
+
+
+def _escaped(name: str) -> str:
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that are no bytes of a file's name, from a JSON file for example
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path with `~` at its beginning replaced by the home folder, as a shell does it for bare words.
 
     >>> expanded("a/~b").as_posix()
     'a/~b'
     """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home of an unknown user: a file of that name, then
-        return Path(path)
+    # Path.expanduser takes `./~` for the home folder too; this leaves the name of an unknown user as it is.
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def read_text(path: Path) -> str:
+    """Read a text that somebody wrote by hand: UTF-8, or UTF-16 as its byte-order mark says, which is left out.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is neither.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def unwritable(folder: Path) -> str | None:

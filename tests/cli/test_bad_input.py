@@ -108,7 +108,7 @@ def test_annotations_that_name_missing_images(run, own_coco, own_store):
 
 def test_an_annotation_of_an_unknown_image(run, own_coco):
     edit(own_coco, lambda document: document["annotations"][0].update(image_id=99))
-    run("evaluate", "--data", own_coco).complains(1, "99")
+    run("evaluate", "--data", own_coco, "--strict").complains(1, "99", "does not list", "--strict")
 
 
 def test_a_path_that_leaves_the_folder(run, own_coco):
@@ -118,7 +118,7 @@ def test_a_path_that_leaves_the_folder(run, own_coco):
 
 def test_nothing_but_crowds(run, own_coco, own_store):
     edit(own_coco, lambda document: [a.update(iscrowd=1) for a in document["annotations"]])
-    run("evaluate", "--data", own_coco).complains(1, "must have an object to score", "crowds")
+    run("evaluate", "--data", own_coco, "--no-crowds").complains(1, "must have an object to score", "without crowds")
     assert not own_store.exists()
 
 

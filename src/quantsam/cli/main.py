@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
 import io
@@ -19,7 +20,7 @@ import click
 
 from quantsam.cli.words import in_options
 from quantsam.errors import QuantsamError, nearest
-from quantsam.files import expanded
+from quantsam.files import expanded, shown
 from quantsam.memory import keep_freed_memory
 from quantsam.notices import shown_by
 from quantsam.versions import outdated
@@ -95,6 +96,9 @@ def cli(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of the user become one line each."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="quantsam.shown")
     _need_no_temporary_folder()
     known: dict[str, Any] = {}
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -130,6 +134,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    r"""Write bytes of a name that are no text as `\xff`, and letters that the encoding lacks as `\u2265`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = shown(error.object[error.start : error.end])
+    return letters.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+codecs.register_error("quantsam.shown", _shown)
+
+
 def _need_no_temporary_folder() -> None:
     """Let a machine without a temporary folder fail where one is used, not where a package asks for its name."""
     try:
@@ -158,7 +173,4 @@ def _complain(message: str, exit_code: int, debug: bool) -> int:
 def run() -> None:
     """Entry point of the installed command."""
     keep_freed_memory()
-    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

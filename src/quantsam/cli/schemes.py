@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from quantsam.cli.output import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from quantsam.schemes.scheme import Target
+
+
+def _described(spec: Target | None) -> str:
+    """Return what a scheme says of a tensor, and what it leaves to the placement."""
+    if spec is None:
+        return "float"
+    said, left = [spec.format], []
+    for name, value in (
+        ("symmetry", None if spec.symmetric is None else "symmetric" if spec.symmetric else "affine"),
+        ("channels", None if spec.per_channel is None else "per channel" if spec.per_channel else "per tensor"),
+        ("observer", spec.observer),
+    ):
+        if value is None:
+            left.append(name)
+        else:
+            said.append(value)
+    said.append(spec.quantizer)
+    return ", ".join(said) + (f" ({', '.join(left)}: left to the placement)" if left else "")
 
 
 @click.command(name="schemes")
@@ -28,13 +51,7 @@ def command(name: str | None, as_json: bool) -> None:
     rows = []
     for number, rule in enumerate(scheme.rules, start=1):
         for target, spec in rule.targets.items():
-            details = "float" if spec is None else spec.format
-            if spec is not None:
-                details += (
-                    f", {'symmetric' if spec.symmetric else 'affine'}, "
-                    f"{'per channel' if spec.per_channel else 'per tensor'}, {spec.observer}, {spec.quantizer}"
-                )
-            rows.append({"rule": number, "layers": str(rule.select), "target": target, "format": details})
+            rows.append({"rule": number, "layers": str(rule.select), "target": target, "format": _described(spec)})
     if as_json:
         print_json({"name": scheme.name, "description": scheme.description, "digest": scheme.digest, "rules": rows})
         return

@@ -48,6 +48,8 @@ def is_lvis_file(path: Path) -> bool:
     Args:
         path: Any file; one that cannot be read is not LVIS's, and whoever reads it says why.
     """
+    if not _is_regular(path):  # looking into a pipe would take from it what is read later
+        return False
     if is_packed(start_of(path)):
         with suppress(OSError, DatasetError):
             return _looks_like_lvis(unpacked(path.read_bytes(), str(path)))
@@ -56,6 +58,13 @@ def is_lvis_file(path: Path) -> bool:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _looks_like_lvis(content)
     except (OSError, ValueError):  # ValueError: an empty file
+        return False
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
         return False
 
 
@@ -73,6 +82,9 @@ def _check_lists(document: Any, path: Path, kind: Kind) -> None:
                 f"{path} is {_ARTICLE[kind]} {kind} results file (detections with a score), not annotations: "
                 f"give the {_FILES[kind]} that it was made for"
             )
+    tool = _tool_of(document)
+    if tool is not None:
+        raise DatasetError(f"{path} is {tool}, not {_ARTICLE[kind]} {kind} annotation file: export it in COCO's format")
     which = f"{path} is not {_ARTICLE[kind]} {kind} annotation file"
     if not isinstance(document, dict):
         raise DatasetError(
@@ -83,6 +95,28 @@ def _check_lists(document: Any, path: Path, kind: Kind) -> None:
             raise DatasetError(f"{which}: it has no list `{key}`")
     if not document["images"]:
         raise DatasetError(f"{path} lists no images: download it again")
+
+
+def _tool_of(document: Any) -> str | None:
+    """Return what wrote a JSON file of another form, as far as it is known."""
+    if isinstance(document, list):
+        first = document[0] if document and isinstance(document[0], dict) else {}
+        if "data" in first and ("annotations" in first or "completions" in first):
+            return "Label Studio's own JSON"
+        return "a file of Create ML" if "image" in first and "annotations" in first else None
+    if not isinstance(document, dict) or isinstance(document.get("images"), list):
+        return None
+    if "shapes" in document and "imagePath" in document:
+        return "labelme's file of one image"
+    if any(key.startswith("_via_") for key in document) or _has_regions(document):
+        return "a file of the VGG Image Annotator"
+    if isinstance(document.get("image"), dict) and "annotations" in document:
+        return "SA-1B's file of one image"
+    return None
+
+
+def _has_regions(document: dict[str, Any]) -> bool:
+    return bool(document) and all(isinstance(entry, dict) and "regions" in entry for entry in document.values())
 
 
 def _check_kind(document: dict[str, Any], path: Path, kind: Kind) -> None:

@@ -14,6 +14,7 @@ from quantsam.data.dataset import Annotation
 from quantsam.data.images import MAX_PIXELS
 from quantsam.errors import DatasetError
 
+_LEAST_NUMBERS = 6  # of a polygon: x and y of 3 points
 _MAX_NUMBER = 1e12  # for finite numbers: compares safely with any integer or float that JSON can hold
 
 
@@ -120,7 +121,7 @@ def parse_annotations(
         image_id = whole_number(entry, "image_id", where)
         if image_id not in images:
             left_out.take(
-                "of images that the file does not list",
+                "annotations of images that the file does not list",
                 f"annotation {reprlib.repr(entry.get('id'))} of image {image_id}",
                 f"{path}: annotation {reprlib.repr(entry.get('id'))} of image {image_id} refers to an image that the "
                 "file does not list: remove it, or leave out --strict",
@@ -133,12 +134,18 @@ def parse_annotations(
                 raise DatasetError(f"{where} repeats an annotation id: ids must be unique")
             if image_id in found:
                 found[image_id].append(_annotation(entry, annotation_id, images[image_id], where))
+                if _has_lines(entry["segmentation"]):
+                    left_out.take(
+                        "parts of polygons with fewer than 3 points, in annotations",
+                        f"annotation {annotation_id} of image {image_id}",
+                        f"{where} has a polygon of fewer than 3 points: remove it, or leave out --strict",
+                    )
             seen.add(annotation_id)
         except DatasetError as error:
             if not _is_never_scored(entry):
                 raise
             name = f"annotation {reprlib.repr(entry.get('id'))} of image {image_id}"
-            left_out.take("with an area below 1 and no usable mask", name, str(error))
+            left_out.take("malformed annotations with an area below 1", name, str(error))
     parsed = {key: tuple(sorted(items, key=lambda item: item.id)) for key, items in found.items()}
     return Parsed(parsed, left_out.words())
 
@@ -158,12 +165,14 @@ class _LeftOut:
         self._first.setdefault(reason, name)
 
     def words(self) -> tuple[str, ...]:
-        return tuple(f"{count:,} {reason} (the first: {self._first[reason]})" for reason, count in self._counts.items())
+        return tuple(
+            f"{reason}: {count:,} (the first: {self._first[reason]})" for reason, count in self._counts.items()
+        )
 
 
 def _is_never_scored(entry: dict[str, Any]) -> bool:
     area: Any = entry.get("area")
-    return _is_finite(area) and 0 <= area < 1
+    return _is_finite(area) and area < 1
 
 
 def parse_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
@@ -172,7 +181,7 @@ def parse_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
     Raises:
         DatasetError: An entry lacks its id or name, or repeats an id.
     """
-    entries = document.get("categories", [])
+    entries = document.get("categories") or []
     if not isinstance(entries, list):
         raise DatasetError(f"{path}: `categories` must be a list, got {reprlib.repr(entries)}")
     names: dict[int, str] = {}
@@ -187,8 +196,11 @@ def parse_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
 
 def _annotation(entry: Any, annotation_id: int, image: CocoImage, where: str) -> Annotation:
     segmentation = field(entry, "segmentation", where)
+    if _has_lines(segmentation):
+        segmentation = [polygon for polygon in segmentation if len(polygon) >= _LEAST_NUMBERS]
     check_segmentation(segmentation, image.image_hw, where)
-    is_crowd = entry.get("iscrowd", 0)  # as the COCO API, which takes none for no crowd
+    is_crowd = entry.get("iscrowd")
+    is_crowd = 0 if is_crowd is None else is_crowd  # as the COCO API, which takes none for no crowd
     if is_crowd not in (0, 1):
         raise DatasetError(f"{where}: `iscrowd` must be 0 or 1, got {reprlib.repr(is_crowd)}")
     area = field(entry, "area", where)
@@ -203,6 +215,14 @@ def _annotation(entry: Any, annotation_id: int, image: CocoImage, where: str) ->
         is_crowd=bool(is_crowd),
         segmentation=segmentation,
     )
+
+
+def _has_lines(segmentation: Any) -> bool:
+    """Return whether polygons have points or lines among them, which cover no pixel; not if there is nothing else."""
+    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+        return False
+    lengths = [len(polygon) for polygon in segmentation]
+    return bool(lengths) and min(lengths) < _LEAST_NUMBERS <= max(lengths)
 
 
 def _box_xyxy(entry: Any, where: str) -> tuple[float, float, float, float]:

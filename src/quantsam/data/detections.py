@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from quantsam.data.annotation_file import field, whole_number
 from quantsam.data.json_file import read_json
 from quantsam.errors import DatasetError, InputError
+from quantsam.files import expanded, shown
+from quantsam.notices import notice
 
 _MAX_NUMBER = 1e12  # pixels or score: more is as good as infinite, and sums of it stay exact enough
+_ODD_SHARE, _ODD_LEAST, _SLACK_PX = 0.4, 9, 3.0
 _ENTRY = struct.Struct("<qq5d")  # without padding, so that NumPy reads the same bytes
 _NUMBERS = ("x", "y", "width", "height", "score")
 _ROW = np.dtype([("image_id", "<i8"), ("category_id", "<i8"), *((name, "<f8") for name in _NUMBERS)])
@@ -53,13 +56,16 @@ class DetectionFile:
             and keys that are not used make no difference.
     """
 
-    def __init__(self, path: Path, rows: _Rows, known_image_ids: Collection[int]) -> None:
+    def __init__(
+        self, path: Path, rows: _Rows, known_image_ids: Collection[int], category_ids: Collection[int]
+    ) -> None:
         """Index checked detections; `load_detections` is what reads and checks them.
 
         Args:
             path: The file they are from.
             rows: (detections,) records of `image_id`, `category_id`, `x`, `y`, `width`, `height` and `score`.
             known_image_ids: The ids of every image that may be asked for.
+            category_ids: The ids of every category.
         """
         self.path = path
         self._rows = rows[np.argsort(rows["image_id"], kind="stable")]
@@ -71,11 +77,12 @@ class DetectionFile:
             for image_id, start, stop in zip(image_ids.tolist(), starts.tolist(), stops, strict=True)
         }
         self._known_image_ids = frozenset(known_image_ids)
+        self._wide = {stand_in: key for key in category_ids if (stand_in := _narrow(key)) != key}
 
     @property
     def name(self) -> str:
         """The file's name."""
-        return self.path.name
+        return shown(self.path.name)
 
     def __len__(self) -> int:
         """Return the number of detections of all images."""
@@ -95,9 +102,9 @@ class DetectionFile:
                 f"image id {image_id} is not one of the {len(self._known_image_ids)} images that "
                 f"{self.path} was checked against"
             )
-        rows = self._rows[self._slices.get(image_id, slice(0, 0))]
+        rows = self._rows[self._slices.get(_narrow(image_id), slice(0, 0))]
         return tuple(
-            Detection(image_id, category_id, (x, y, x + width, y + height), score)
+            Detection(image_id, self._wide.get(category_id, category_id), (x, y, x + width, y + height), score)
             for _, category_id, x, y, width, height, score in rows.tolist()
         )
 
@@ -132,8 +139,9 @@ def load_detections(
     """
     if per_image is not None and per_image < 1:
         raise InputError(f"per_image must be at least 1 or None for all detections, got {per_image}")
-    path = Path(path)
-    entries = _read_list(path)
+    path = expanded(path)
+    wide: dict[int, int] = {}
+    entries = _read_list(path, wide)
     for index, entry in enumerate(entries):
         if not isinstance(entry, bytes):
             raise _malformed(entry, f"{path}: detections[{index}]")
@@ -143,21 +151,40 @@ def load_detections(
         rows = rows[np.isin(rows["image_id"], _sorted_ids(image_hw))]
         if not len(rows):
             raise DatasetError(f"{path} has no detection for any image that the annotation file lists: {_SAME_SPLIT}")
-    _check_values(rows, path, image_hw, category_ids)
-    return DetectionFile(path, rows if per_image is None else _highest_scores(rows, per_image), image_hw)
+    _check_values(rows, path, image_hw, category_ids, wide)
+    _tell_of_odd_boxes(rows, path, image_hw)
+    kept = rows if per_image is None else _highest_scores(rows, per_image)
+    return DetectionFile(path, kept, image_hw, category_ids)
 
 
-def _pack(entry: dict[str, Any]) -> bytes | dict[str, Any]:
-    """Turn an entry into a row as soon as it is parsed: millions of dictionaries would take gigabytes."""
+def _narrow(key: int) -> int:
+    """Return an id, or for one beyond 64 bits a number that stands for it: 63 bits of a digest."""
+    if -(2**63) <= key < 2**63:
+        return key
+    return int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:8], "big") >> 1
+
+
+def _pack(entry: dict[str, Any], wide: dict[int, int]) -> bytes | dict[str, Any]:
+    """Turn an entry into a row as soon as it is parsed: millions of dictionaries would take gigabytes.
+
+    Ids beyond 64 bits are noted in `wide`, by what stands for them.
+    """
     try:
-        return _ENTRY.pack(entry["image_id"], entry["category_id"], *entry["bbox"], entry["score"])
-    except (KeyError, TypeError, OverflowError, struct.error):
+        image_id, category_id = entry["image_id"], entry["category_id"]
+        try:
+            return _ENTRY.pack(image_id, category_id, *entry["bbox"], entry["score"])
+        except struct.error:  # ids beyond 64 bits, or written as floats; or malformed
+            ids = [whole_number(entry, key, "") for key in ("image_id", "category_id")]
+            packed = _ENTRY.pack(*map(_narrow, ids), *entry["bbox"], entry["score"])
+            wide.update({_narrow(key): key for key in ids})
+            return packed
+    except (KeyError, TypeError, OverflowError, struct.error, DatasetError):
         return entry  # another object, or a malformed entry: what is wrong with it is found out later
 
 
-def _read_list(path: Path) -> list[Any]:
+def _read_list(path: Path, wide: dict[int, int]) -> list[Any]:
     """Return the file's list, its detections already packed."""
-    document = read_json(path, "the detections", "check the path", object_hook=_pack)
+    document = read_json(path, "the detections", "check the path", object_hook=lambda entry: _pack(entry, wide))
     if isinstance(document, dict) and "annotations" in document:
         raise DatasetError(
             f"{path} is an annotation file, not detections: give the list of image_id, category_id, bbox and "
@@ -177,8 +204,7 @@ def _malformed(entry: Any, where: str) -> DatasetError:
     """Return the error that says why an entry could not be packed."""
     try:
         for key in ("image_id", "category_id"):
-            if not -(2**63) <= whole_number(entry, key, where) < 2**63:
-                return DatasetError(f"{where}: `{key}` must fit 64 bits, got {reprlib.repr(entry[key])}")
+            whole_number(entry, key, where)
         box = field(entry, "bbox", where)
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
             return DatasetError(f"{where}: `bbox` must be 4 numbers x, y, width, height, got {reprlib.repr(box)}")
@@ -193,7 +219,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_values(
-    rows: _Rows, path: Path, image_hw: Mapping[int, tuple[int, int]], category_ids: Collection[int]
+    rows: _Rows,
+    path: Path,
+    image_hw: Mapping[int, tuple[int, int]],
+    category_ids: Collection[int],
+    wide: Mapping[int, int],
 ) -> None:
     """Check every row, column by column; the first bad row of a rule is reported."""
 
@@ -203,6 +233,7 @@ def _check_values(
             others = int(np.count_nonzero(bad)) - 1
             which = f"detections[{index}]" + (f" (and {others:,} more like it)" if others else "")
             found = dict(zip(_ROW.names or (), rows[index].tolist(), strict=True))
+            found |= {key: wide.get(found[key], found[key]) for key in ("image_id", "category_id")}
             raise DatasetError(f"{path}: {which} {problem.format(**found)}: {way_out}")
 
     _check_ids(rows, image_hw, category_ids, refuse)
@@ -241,9 +272,7 @@ def _check_boxes(rows: _Rows, image_hw: Mapping[int, tuple[int, int]], refuse: _
         f"must have a `bbox` with width and height > 0, got {box}",
         "remove it; a box is x, y, width, height in pixels",
     )
-    known = _sorted_ids(image_hw)
-    sizes = np.array([image_hw[image_id] for image_id in known.tolist()], np.float64)
-    image_heights, image_widths = sizes[np.searchsorted(known, rows["image_id"])].T
+    image_heights, image_widths = _image_sides(rows, image_hw)
     refuse(
         (x >= image_widths) | (y >= image_heights) | (x + width <= 0) | (y + height <= 0),
         f"has a `bbox` wholly outside image {{image_id}}, got {box}",
@@ -251,9 +280,38 @@ def _check_boxes(rows: _Rows, image_hw: Mapping[int, tuple[int, int]], refuse: _
     )
 
 
+def _tell_of_odd_boxes(rows: _Rows, path: Path, image_hw: Mapping[int, tuple[int, int]]) -> None:
+    """Tell of boxes that seem to be in another unit or order; each for itself is legal."""
+    x, y, width, height = (rows[name] for name in _NUMBERS[:4])
+    image_heights, image_widths = _image_sides(rows, image_hw)
+    tiny = int(np.count_nonzero((np.column_stack((x, y, width, height)) <= 1).all(axis=1)))
+    beyond = int(np.count_nonzero((x + width > image_widths + _SLACK_PX) | (y + height > image_heights + _SLACK_PX)))
+    rule = "a box is x, y, width, height in pixels"
+    least = max(_ODD_LEAST, _ODD_SHARE * len(rows))
+    if tiny > least:
+        notice(
+            f"{path}: {tiny:,} of {len(rows):,} boxes lie within one pixel, they look like fractions of the image: "
+            f"{rule}"
+        )
+    elif beyond > least:
+        notice(
+            f"{path}: {beyond:,} of {len(rows):,} boxes reach beyond their image, they look like left, top, right, "
+            f"bottom: {rule}"
+        )
+
+
+def _image_sides(rows: _Rows, image_hw: Mapping[int, tuple[int, int]]) -> tuple[NDArray[np.float64], ...]:
+    """Return height and width of each row's image, (rows,) each; the ids are known to be good."""
+    by_row = {_narrow(image_id): hw for image_id, hw in image_hw.items()}
+    known = _sorted_ids(image_hw)
+    sizes = np.array([by_row[image_id] for image_id in known.tolist()], np.float64)
+    heights, widths = sizes[np.searchsorted(known, rows["image_id"])].T
+    return heights, widths
+
+
 def _sorted_ids(ids: Collection[int]) -> NDArray[np.int64]:
-    """Return the ids that a row can hold, ascending."""
-    return np.array(sorted(key for key in ids if -(2**63) <= key < 2**63), np.int64)
+    """Return the ids as rows hold them, ascending."""
+    return np.array(sorted(_narrow(key) for key in ids), np.int64)
 
 
 def _highest_scores(rows: _Rows, per_image: int) -> _Rows:

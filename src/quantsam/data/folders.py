@@ -13,6 +13,7 @@ from quantsam.data.dataset import UInt8Image
 from quantsam.data.images import load_image
 from quantsam.data.subset import stable_subset
 from quantsam.errors import DatasetError
+from quantsam.files import shown
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"))
 
@@ -56,7 +57,7 @@ class ImageFolder:
                 f"{', '.join(sorted(SUFFIXES))} in it or in the folders directly in it"
             )
         self.names = tuple(stable_subset(found, limit, seed, f"pictures in {self.folder}"))
-        base = name or self.folder.resolve().name
+        base = shown(name or self.folder.resolve().name)
         self._name = base if limit is None else f"{base}[{limit}:{seed}]"
 
     @property

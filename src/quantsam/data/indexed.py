@@ -18,6 +18,7 @@ from quantsam.data.images import image_size, load_image
 from quantsam.data.layouts import names_in, place
 from quantsam.data.subset import stable_subset
 from quantsam.errors import DatasetError, InputError
+from quantsam.files import shown
 from quantsam.notices import notice
 
 
@@ -67,6 +68,7 @@ class IndexedDataset:
         self.folder, self.annotation_file = folder, annotation_file
         self.category_names = parse_categories(document, annotation_file)
         self.image_hw = {image_id: image.image_hw for image_id, image in images.items()}
+        name = shown(name)
         self._name = name if limit is None else f"{name}[{limit}:{seed}]"
         chosen = stable_subset(list(images), limit, seed, f"images of {name}")
         self._image_ids = tuple(chosen)
@@ -74,8 +76,8 @@ class IndexedDataset:
         parsed = parse_annotations(document, annotation_file, images, self._images, strict=strict)
         self._annotations = parsed.annotations
         if parsed.left_out:
-            what = " and ".join(parsed.left_out)
-            notice(f"{annotation_file}: annotations that are never scored are left out, {what}: --strict refuses them")
+            what = "; ".join(parsed.left_out)
+            notice(f"{annotation_file}: what is never scored is left out: {what}: --strict refuses it")
 
     def _check_files(self, way_out: str) -> None:
         """Make sure that all evaluated images are there; listing folders is quicker than asking for each file."""

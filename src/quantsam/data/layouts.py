@@ -124,7 +124,8 @@ def _other_kind(folder: Path) -> str:
 def image_folders(folder: Path, annotation_file: Path, split: str) -> list[Path]:
     """Return where a data set's images may lie, likeliest first; only folders that are there."""
     beside = annotation_file.parent
-    places = [folder / split, folder / "images" / split, folder / split / "images"]
+    stem = annotation_file.name.split(".")[0]
+    places = [folder / split, folder / "images" / split, folder / split / "images", folder / stem]
     if beside != folder / "annotations":
         places += [beside, *(beside / name for name in _IMAGE_FOLDERS), beside / split]
     places += [folder / "images" / "default", *(folder / name for name in _IMAGE_FOLDERS), folder]

@@ -222,7 +222,7 @@ def _find_folder(spec: str | Path) -> Path:
             f"holds {spec}/, or give its path; {_WAY_OUT}"
         )
     with contextlib.suppress(RuntimeError, OSError):  # the home of an unknown user; a name too long
-        folder = Path(spec).expanduser()
+        folder = expanded(spec)
         if spec != "" and is_folder(folder):
             return folder
         if folder.is_file():

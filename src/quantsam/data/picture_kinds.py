@@ -30,6 +30,17 @@ _AVIF = (b"avif", b"avis")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SAMPLES = {1: "whole numbers", 2: "signed numbers", 3: "floating-point numbers", 5: "complex numbers"}
 _MOST_ENTRIES = 4096
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # JPEG's markers SOF0 to SOF15
+_READ = (
+    (b"\x89PNG", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"RIFF", "WebP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
 
 
 def brand(start: bytes) -> str | None:
@@ -56,12 +67,35 @@ def unread_kind(file: IO[bytes]) -> tuple[str, str] | None:
     if start[4:8] == b"ftyp":
         return "a video", "export a frame as PNG"
     if start[:3] == b"\xff\xd8\xff":
-        return "a JPEG of a kind that is not read (12 bits, lossless or arithmetic)", _CONVERT
+        return _jpeg_kind(file) or _damaged("JPEG")
+    for magic, name in _READ:
+        if start.startswith(magic):
+            return _tiff_kind(file) or _damaged(name) if name == "TIFF" else _damaged(name)
     if start.lstrip()[:4].lower() == b"<svg" or b"<svg" in start.lower():
         return "an SVG drawing", "export it as PNG"
     if start.lstrip()[:1] == b"<":
         return "an HTML or XML page", "download the picture again"
-    return _tiff_kind(file)
+    return None
+
+
+def _damaged(name: str) -> tuple[str, str]:
+    return f"damaged, a {name} that is cut off or overwritten", "copy or download it again, or remove it"
+
+
+def _jpeg_kind(file: IO[bytes]) -> tuple[str, str] | None:
+    """Return what a JPEG's frame is, where Pillow does not read such frames."""
+    file.seek(2)
+    for _ in range(_MOST_ENTRIES):
+        head = file.read(5)
+        if len(head) < 5 or head[0] != 0xFF or head[1] in (0xD9, 0xDA):
+            return None
+        if head[1] in _FRAMES:
+            bits = head[4]
+            what = f"{bits} bits" if bits != 8 else "lossless or arithmetic coding"
+            usual = bits == 8 and head[1] in (0xC0, 0xC1, 0xC2)
+            return None if usual else (f"a JPEG of a kind that is not read ({what})", _CONVERT)
+        file.seek(int.from_bytes(head[2:4], "big") - 3, 1)
+    return None
 
 
 def _tiff_kind(file: IO[bytes]) -> tuple[str, str] | None:

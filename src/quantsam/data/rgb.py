@@ -30,7 +30,7 @@ def read_rgb(image: Image.Image, name: str, reopen: Callable[[], Image.Image]) -
     Raises:
         ImageError: Its samples are floating-point numbers, or have more than 16 bits.
     """
-    deep = _low_bytes_mode(image) is not None
+    deep = _low_bytes_mode(image) is not None or _is_deep_ppm(image)
     image.load()
     if image.mode == "F":
         raise ImageError(f"{name} has floating-point pixels, whose range is unknown: save it with 8 bits")
@@ -38,7 +38,7 @@ def read_rgb(image: Image.Image, name: str, reopen: Callable[[], Image.Image]) -
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 0xFFFF:
             raise ImageError(
-                f"{name} has samples from {grey.min()} to {grey.max()}: more than 16 bits are not supported; "
+                f"{name} has samples from {grey.min()} to {grey.max()}: only 0 to 65535 are supported; "
                 "save it with 8 or 16 bits"
             )
         array, word = _upper_8(grey.astype(np.uint16), name, _declared_bits(image))
@@ -53,7 +53,7 @@ def read_rgb(image: Image.Image, name: str, reopen: Callable[[], Image.Image]) -
     if low is None or low.shape != high.shape:
         return (
             high,
-            f"{name}: samples of 16 bits of which few are used: it is read as nearly black, save it with 8 bits",
+            f"{name}: of the bits of a sample few are used: it is read as nearly black, save it with 8 bits",
         )
     return _upper_8((high.astype(np.uint16) << 8 | low).astype(np.uint16), name, None)
 
@@ -65,7 +65,7 @@ def _upper_8(samples: NDArray[np.uint16], name: str, declared: int | None) -> tu
     array = (samples >> (used - 8)).astype(np.uint8)
     if used == 16 or declared or top == 0:
         return array, None
-    return array, f"{name}: samples of 16 bits of which {used} are used (the largest is {top}): read as {used} bits"
+    return array, f"{name}: of the bits of a sample only {used} are used (the largest is {top}): read as {used} bits"
 
 
 def _declared_bits(image: Image.Image) -> int | None:
@@ -73,6 +73,11 @@ def _declared_bits(image: Image.Image) -> int | None:
     tags = getattr(image, "tag_v2", None)
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0] if tags is not None else 16
     return bits if bits in _DEPTHS[1:-1] else None
+
+
+def _is_deep_ppm(image: Image.Image) -> bool:
+    arguments = [tile[3] for tile in getattr(image, "tile", ())] if image.format == "PPM" else []
+    return any(isinstance(n, int) and n > 255 for a in arguments for n in (a if isinstance(a, tuple) else (a,)))
 
 
 def _low_bytes_mode(image: Image.Image) -> str | None:
@@ -91,6 +96,8 @@ def _low_bytes_mode(image: Image.Image) -> str | None:
 def _low_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
     """Return the lower bytes of 16-bit colour samples, (height, width, 3); None where Pillow cannot read them."""
     raw = _low_bytes_mode(image)
+    if raw is None:
+        return None
 
     def swapped(tile: Any) -> tuple[Any, ...]:
         arguments = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])

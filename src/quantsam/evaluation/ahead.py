@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from quantsam.data.dataset import Dataset, UInt8Image
@@ -12,7 +12,7 @@ WORKERS = 2
 AHEAD = 4  # pictures in memory besides the one in use
 
 
-def images_ahead(dataset: Dataset, image_ids: Iterable[int]) -> Iterator[tuple[int, UInt8Image]]:
+def images_ahead(dataset: Dataset, image_ids: Iterable[int]) -> Generator[tuple[int, UInt8Image]]:
     """Yield ids and pictures in order, while threads decode the next few.
 
     Raises:

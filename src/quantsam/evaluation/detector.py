@@ -53,6 +53,10 @@ class DetectorTask:
     def __init__(self, detections: DetectionFile) -> None:
         self._detections = detections
 
+    def asks(self, image_id: int) -> bool:
+        """Return whether the detector found anything in the image."""
+        return bool(self._detections.detections(image_id))
+
     def questions(self, image_id: int) -> Sequence[Detection]:
         """Return the image's detections."""
         return self._detections.detections(image_id)

@@ -164,6 +164,9 @@ class _PromptTask:
     def __init__(self, dataset: Dataset, prompt: Prompt) -> None:
         self._dataset, self._prompt = dataset, prompt
 
+    def asks(self, image_id: int) -> bool:
+        return bool(scored_annotations(self._dataset, image_id))
+
     def questions(self, image_id: int) -> Sequence[tuple[Annotation, BoolMask]]:
         return [(a, self._dataset.mask(a)) for a in scored_annotations(self._dataset, image_id)]
 

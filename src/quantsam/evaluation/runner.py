@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
-from quantsam.data.dataset import Dataset
+from quantsam.data.dataset import Dataset, UInt8Image
 from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer
@@ -21,8 +22,12 @@ Question = TypeVar("Question")
 class Task(Protocol[Question]):
     """What to ask about a picture, and what to keep of the answers."""
 
+    def asks(self, image_id: int) -> bool:
+        """Return whether there is anything to ask about a picture; one without questions is not even read."""
+        ...
+
     def questions(self, image_id: int) -> Sequence[Question]:
-        """Return what to ask about a picture; a picture without questions is not encoded."""
+        """Return what to ask about a picture."""
         ...
 
     def answers(self, predictor: Predictor, questions: Sequence[Question]) -> Iterable[Answer]:
@@ -54,12 +59,12 @@ def run(
         `image_id`, `rows` and `wall_s`; where there were questions also `encoder_ms` of the picture and `prompt_ms` of
         a question.
     """
-    pictures: Iterable[Any] = images_ahead(dataset, image_ids)
+    pictures: Iterable[Any] = _pictures(dataset, task, image_ids)
     last = time.perf_counter()
     for image_id, picture in progress(pictures, len(image_ids)) if progress else pictures:
         outcome: Outcome = {"image_id": image_id, "rows": []}
-        questions = task.questions(image_id)
-        if questions:
+        if picture is not None:
+            questions = task.questions(image_id)
             started = time.perf_counter()
             predictor.set_image(picture)
             outcome["encoder_ms"] = 1000 * (time.perf_counter() - started)
@@ -70,6 +75,13 @@ def run(
         now = time.perf_counter()
         yield outcome | {"wall_s": now - last}
         last = time.perf_counter()
+
+
+def _pictures(dataset: Dataset, task: Task[Any], image_ids: Sequence[int]) -> Iterator[tuple[int, UInt8Image | None]]:
+    """Yield the ids in order, with the picture of those that are asked about."""
+    with closing(images_ahead(dataset, [image_id for image_id in image_ids if task.asks(image_id)])) as ahead:
+        for image_id in image_ids:
+            yield image_id, next(ahead)[1] if task.asks(image_id) else None
 
 
 def times(outcomes: Iterable[Outcome]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from quantsam.metrics.instances import (
     parse_ground_truth,
     parse_results,
     result_entries,
+    with_small_category_ids,
 )
 
 SIZES = ("all", "small", "medium", "large")
@@ -97,6 +98,7 @@ def coco_precision(
     (60.0, 100.0, None)
     """
     check_kind(kind)
+    ground_truth, results = with_small_category_ids(ground_truth, results)
     truth = parse_ground_truth(ground_truth, kind)
     columns = parse_results(results, truth)
     entries = result_entries(results, columns, range(len(results)), truth, kind)

@@ -18,7 +18,8 @@ from quantsam.metrics.segmentations import check_polygons, check_rle
 Kind = Literal["bbox", "segm"]
 Entry = dict[str, Any]
 
-_MAX_ID = 2**53  # the evaluator holds ids as floating-point numbers
+_MAX_ID = 2**53  # the evaluator holds ids of categories as floating-point numbers
+_CATEGORY_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")  # of an image of LVIS
 _MAX_NUMBER = 1e12  # for finite numbers: compares safely with any integer or float
 
 
@@ -65,6 +66,43 @@ def check_kind(kind: str) -> None:
     """
     if kind not in ("bbox", "segm"):
         raise InputError(f"kind must be 'bbox' for boxes or 'segm' for masks, got {kind!r}")
+
+
+def with_small_category_ids(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
+    """Number the categories from 1 where the ids of some are too large for the evaluator; else change nothing.
+
+    Args:
+        ground_truth: As for `parse_ground_truth`.
+        results: With a `category_id` each.
+
+    Returns:
+        Both, with the same categories in the same order. What names an unknown category keeps its id, as a text.
+    """
+    categories = ground_truth.get("categories")
+    ids: list[Any] = [entry.get("id") if isinstance(entry, Mapping) else None for entry in categories or ()]
+    if not all(type(key) is int for key in ids) or all(abs(key) <= _MAX_ID for key in ids):
+        return ground_truth, results
+    numbers = {key: number for number, key in enumerate(sorted(ids), start=1)}
+
+    def renumbered(entry: Any) -> Any:
+        if not isinstance(entry, Mapping):
+            return entry
+        changed = {"category_id": _number_of(entry["category_id"], numbers)} if "category_id" in entry else {}
+        for key in _CATEGORY_LISTS:
+            if isinstance(entry.get(key), list):
+                changed[key] = [_number_of(category_id, numbers) for category_id in entry[key]]
+        return {**entry, **changed}
+
+    lists = {key: [renumbered(e) for e in ground_truth.get(key, ())] for key in ("images", "annotations")}
+    numbered = [{**entry, "id": numbers[entry["id"]]} for entry in categories or ()]
+    return {**ground_truth, **lists, "categories": numbered}, [renumbered(result) for result in results]
+
+
+def _number_of(category_id: Any, numbers: Mapping[int, int]) -> Any:
+    known = type(category_id) is int and category_id in numbers
+    return numbers[category_id] if known else str(category_id)
 
 
 def parse_ground_truth(ground_truth: Mapping[str, Any], kind: Kind) -> GroundTruth:
@@ -172,7 +210,7 @@ def _by_id(entries: Sequence[Any], name: str) -> dict[int, Entry]:
     for index, entry in enumerate(entries):
         where = f"{name}[{index}] of the ground truth"
         key = _field(entry, "id", where)
-        if type(key) is not int or abs(key) > _MAX_ID or key in found:
+        if type(key) is not int or key in found:
             raise DatasetError(f"{where}: `id` must be a whole number that no other has, got {reprlib.repr(key)}")
         found[key] = entry
     return dict(sorted(found.items()))

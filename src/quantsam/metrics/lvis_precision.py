@@ -20,6 +20,7 @@ from quantsam.metrics.instances import (
     parse_ground_truth,
     parse_results,
     result_entries,
+    with_small_category_ids,
 )
 
 MAX_DETECTIONS = 300
@@ -54,6 +55,7 @@ def lvis_precision(
         InputError: `kind` is neither.
     """
     check_kind(kind)
+    ground_truth, results = with_small_category_ids(ground_truth, results)
     truth = _without_empty(parse_ground_truth(ground_truth, kind))
     groups = _frequency_groups(truth)
     columns = parse_results(results, truth)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,20 +12,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantsam.errors import WeightsError
-from quantsam.models.sam import EfficientViTSam
-from quantsam.models.variants import VARIANTS, Variant
+from quantsam.files import shown
+from quantsam.models.checkpoint_entries import COUNTER, Shapes, entries_of, expected_shapes
+from quantsam.models.checkpoint_files import is_torch_file
+from quantsam.models.variants import Variant
 
-Shapes = dict[str, tuple[int, ...]]
-
-
-def expected_shapes(variant: Variant) -> Shapes:
-    """Return the name and shape of every entry of a variant's state dict."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in EfficientViTSam(variant).state_dict().items()}
+_NESTED = ("state_dict", "model_state_dict", "model", "ema", "network", "net", "weights", "params")
+Choose = Callable[[Shapes], dict[str, str]]
 
 
 def read_checkpoint(path: Path, variant: Variant) -> dict[str, Tensor]:
     """Read the weights of a variant from a `.pt` or `.safetensors` file.
+
+    Names may bear what PyTorch's wrappers put into them (`module.`, `_orig_mod.`) and a common prefix (`model.`);
+    counters that nothing reads may be missing or be too many.
 
     Args:
         path: The file.
@@ -43,14 +44,15 @@ def read_checkpoint(path: Path, variant: Variant) -> dict[str, Tensor]:
         raise WeightsError(f"weights must be a file, got the folder {str(path)!r}: name the .pt or .safetensors in it")
     if path.stat().st_size == 0:
         raise WeightsError(f"weights file {str(path)!r} is empty (0 bytes): download it again")
-    entries = _read_pt(path, variant) if _is_zip(path) else _read_safetensors(path, variant)
+    read = _read_pt if is_torch_file(path) else _read_safetensors
+    entries = read(path, lambda shapes: entries_of(shapes, path, variant))
     # copied: both readers map the file into memory, and a model must survive its being overwritten
     state = {
         name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for name, value in entries.items()
     }
     for name, value in state.items():
-        if not value.is_floating_point() and not name.endswith("num_batches_tracked"):
+        if not value.is_floating_point() and not name.endswith(COUNTER):
             kind = str(value.dtype).removeprefix("torch.")
             raise WeightsError(
                 f"weights file {str(path)!r}: {name} must be floating-point, got {kind}: export the float weights"
@@ -59,53 +61,36 @@ def read_checkpoint(path: Path, variant: Variant) -> dict[str, Tensor]:
             raise WeightsError(
                 f"weights file {str(path)!r}: values of {name} must be finite, got NaN or infinity: download it again"
             )
-    return state
+    shapes = expected_shapes(variant)
+    counters = {name: torch.tensor(0) for name in shapes if name.endswith(COUNTER)}
+    return counters | {name: value.reshape(shapes[name]) for name, value in state.items()}
 
 
-def _is_zip(path: Path) -> bool:
-    """Whether a file is torch.save's zip archive rather than safetensors, told by its first bytes, not its name.
+@contextmanager
+def _utf8_path(path: Path) -> Iterator[str]:
+    """Give a name under which libraries that take only UTF-8 open a file."""
+    if shown(str(path)) == str(path):
+        yield str(path)
+        return
+    with path.open("rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
 
-    Raises:
-        WeightsError: It is neither, or cannot be read.
-    """
+
+def _read_safetensors(path: Path, choose: Choose) -> dict[str, Tensor]:
     try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise WeightsError(
-            f"weights file {str(path)!r} must be readable, got: {error.strerror}: check its permissions"
-        ) from error
-    if start.startswith(b"PK"):
-        if path.suffix == ".safetensors":  # torch.load would go by the name
-            raise WeightsError(f"weights file {str(path)!r} must be safetensors, got a torch.save file: name it .pt")
-        return True
-    if start[8:9] == b"{":  # behind the length of its header
-        return False
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"weights file {str(path)!r} is a Git LFS pointer, not the weights: run `git lfs pull`")
-    what, remedy = "something else", "download it again"
-    if start.lstrip()[:1] == b"<":
-        what = "an HTML page"
-    elif start[:1] == b"\x80":
-        what, remedy = "a bare pickle, torch.save's format before 1.6", "save it again with a newer torch"
-    raise WeightsError(f"weights file {str(path)!r} must be a torch.save or safetensors file, got {what}: {remedy}")
-
-
-def _read_safetensors(path: Path, variant: Variant) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8_path(path) as name, safe_open(name, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _check_shapes(shapes, path, variant)
-            return {name: file.get_tensor(name) for name in shapes}
+            return {name: file.get_tensor(stored) for name, stored in choose(shapes).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
             f"weights file {str(path)!r} is truncated or damaged ({_first_line(error)}): download it again"
         ) from error
 
 
-def _read_pt(path: Path, variant: Variant) -> dict[str, Tensor]:
+def _read_pt(path: Path, choose: Choose) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with _utf8_path(path) as name:
+            content = torch.load(name, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"weights file {str(path)!r} holds Python objects besides tensors and is not opened: "
@@ -113,14 +98,23 @@ def _read_pt(path: Path, variant: Variant) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # hostile files make the unpickler raise nearly anything
         raise WeightsError(f"weights file {str(path)!r} is truncated or damaged: download it again") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    content = _state_dict(content)
+    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
+        # an epoch beside the weights is none of them
+        content = {key: value for key, value in content.items() if not isinstance(value, int | float | str | None)}
     if not isinstance(content, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items()):
         raise WeightsError(
             f"weights file {str(path)!r} must hold a state dict of plain tensors, got another "
             f"{type(content).__name__}: export the model's state dict alone, best as safetensors"
         )
-    _check_shapes({name: tuple(value.shape) for name, value in content.items()}, path, variant)
+    return {name: content[stored] for name, stored in choose({k: tuple(v.shape) for k, v in content.items()}).items()}
+
+
+def _state_dict(content: object) -> object:
+    """Return the state dict of a training checkpoint, which keeps it beside the epoch and the optimizer's state."""
+    for key in _NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return _state_dict(content[key])
     return content
 
 
@@ -131,25 +125,3 @@ def _is_plain(value: object) -> bool:
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _check_shapes(found: Mapping[str, tuple[int, ...]], path: Path, variant: Variant) -> None:
-    expected = expected_shapes(variant)
-    if found == expected:
-        return
-    for other in VARIANTS.values():
-        if other is not variant and found == expected_shapes(other):
-            raise WeightsError(
-                f"weights file {str(path)!r} must fit model {variant.name!r}, got the weights of {other.name!r}: "
-                f"use --model {other.name}"
-            )
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    changed = sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k])
-    detail = "; ".join(
-        f"{len(names)} entries {word} (first: {names[0]})"
-        for word, names in (("missing", missing), ("unknown", extra), ("of another shape", changed))
-        if names
-    )
-    raise WeightsError(
-        f"weights file {str(path)!r} must fit model {variant.name!r}, got {detail}: no EfficientViT-SAM variant fits it"
-    )

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from quantsam.errors import CalibrationError
-from quantsam.models.blocks import Residual
+from quantsam.models.blocks import LayerNorm2d, Residual
 from quantsam.models.encoder import ImageEncoder, Neck, UpSample
 from quantsam.models.graph import copy_encoder
 from quantsam.plans.calibration import CalibrationImage, Progress, encoder_input
 from quantsam.plans.layers import discover_layers
 
 LARGEST_FP16 = 65504.0
+_SQUARES = "layernorm_squares"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class TensorRange:
 
     Attributes:
         name: A site, `stage3:4:2/act`; a weight, `stage3:4:2/weight`; or what is not a layer's: a residual sum or an
-            up-sampling, by the path of its module.
+            up-sampling, by the path of its module; the squares that a LayerNorm takes of what it normalizes, by the
+            path of its module and `/layernorm_squares`.
         kind: `activation` or `weight`.
         largest: Largest magnitude.
     """
@@ -49,7 +51,8 @@ def audit_half_precision(
 ) -> tuple[TensorRange, ...]:
     """Measure every tensor of a float encoder, the largest first.
 
-    The sum of squares inside LayerNorm is not looked at: engines keep it in float32.
+    The squares inside a LayerNorm are looked at too: a float16 graph computes them in float16, which ends at the square
+    of 255.9, unless the LayerNorm is kept in float32, as the EfficientViT-SAM authors had to do.
 
     Args:
         encoder: In float.
@@ -64,6 +67,9 @@ def audit_half_precision(
     largest: dict[str, Tensor] = {}
     for name, path in _tensors(watched).items():
         watched.get_submodule(path).register_forward_hook(_watch(largest, name))
+    for path, module in watched.named_modules():
+        if isinstance(module, LayerNorm2d):
+            module.register_forward_hook(_watch_squares(largest, f"{path}/{_SQUARES}"))
     device = next(encoder.parameters()).device
     with torch.inference_mode():
         for image in progress(images, None) if progress else images:
@@ -87,7 +93,8 @@ def conclusion(found: Iterable[TensorRange]) -> str:
     if not over:
         top = entries[0]
         return f"FP16 is safe here: the largest value is {top.largest:.4g} at {top.name}, {top.headroom:.0f} times less"
-    names = ", ".join(entry.name for entry in over[:3]) + (", ..." if len(over) > 3 else "")
+    shown = over[:3] + [entry for entry in over[3:] if entry.name.endswith(_SQUARES)]
+    names = ", ".join(entry.name for entry in shown) + (", ..." if len(over) > len(shown) else "")
     return f"FP16 would overflow at {len(over)} tensors ({names}): keep these in float32, or use bfloat16"
 
 
@@ -107,6 +114,17 @@ def _watch(largest: dict[str, Tensor], name: str) -> Callable[[nn.Module, object
     def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
         top = output.abs().amax()
         largest[name] = torch.maximum(largest[name], top) if name in largest else top
+
+    return hook
+
+
+def _watch_squares(largest: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+    """Watch the squares of the deviations from the mean over the channels, before they are averaged."""
+    watch = _watch(largest, name)
+
+    def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        (x,) = inputs
+        watch(module, inputs, (x - x.mean(dim=1, keepdim=True)).square())
 
     return hook
 

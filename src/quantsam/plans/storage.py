@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from quantsam.errors import PlanError, QuantsamError
-from quantsam.files import atomic_folder, check_holds_only, check_replaceable
+from quantsam.files import atomic_folder, check_holds_only, check_replaceable, expanded
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.placements import get_placement
@@ -74,7 +74,7 @@ def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
     Raises:
         PlanError: There is no plan, it is damaged, or it was made for another model or other weights.
     """
-    path = Path(folder)
+    path = expanded(folder)
     if not (path / _JSON).is_file():
         raise PlanError(f"plan must be a folder with {_JSON}, got {str(path)!r}: make one with `quantsam calibrate`")
     try:
@@ -83,7 +83,7 @@ def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
         if version != PLAN_VERSION:
             raise PlanError(f"plan {str(path)!r} must have version {PLAN_VERSION}, got {version!r}: calibrate again")
         same = document.pop("checksum") == _checksum(document)
-        plan = _from_json(document, load_file(path / _PARAMS))
+        plan = _from_json(document, load((path / _PARAMS).read_bytes()))
         same = same and plan.digest == document["digest"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise PlanError(f"plan {str(path)!r} is damaged ({type(error).__name__}: {error}): calibrate again") from error

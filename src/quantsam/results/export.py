@@ -135,7 +135,8 @@ def _write_parquet(records: list[Record], path: Path) -> None:
             columns[name] = pa.array(values, pa.float64())
         else:  # a setting such as `limit` that is a number here and a word there
             columns[name] = pa.array([None if value is None else str(value) for value in values], pa.string())
-    parquet.write_table(pa.table(columns), path)
+    with path.open("wb") as file:  # by its name, Arrow writes no file whose folder is not UTF-8
+        parquet.write_table(pa.table(columns), file)
 
 
 def _write_markdown(records: list[Record], path: Path) -> None:

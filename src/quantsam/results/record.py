@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from quantsam.errors import InputError, StoreError
+from quantsam.files import storable
 from quantsam.metrics.summary import ObjectScore
 
 T = TypeVar("T")
 JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON; whole letters beyond 16 bits are written so too
 _NAMES = ("kind", "model", "scheme", "engine", "dataset", "prompt")
 _TEXTS = ("weights_digest", "dataset_digest", "notes")
 _OPTIONAL_TEXTS = ("scheme_digest", "plan_digest", "placement", "calibration", "calibration_digest")
@@ -136,6 +138,10 @@ class Record:
 
     def __post_init__(self) -> None:
         self._check_texts()
+        for name in (*_NAMES, *_TEXTS, *_OPTIONAL_TEXTS):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, storable(value))
         for name, clean in (
             ("figures", {key: _number(key, value) for key, value in _items("figures", self.figures)}),
             ("times", {key: float(_required(key, value)) for key, value in _items("times", self.times)}),
@@ -229,6 +235,15 @@ def parsed_items(record: Record, kind: str, key: str, make: Callable[[Any], T]) 
         raise StoreError(f"record {record.id} is damaged: {error}") from error
 
 
+def _shown_all(value: Any) -> Any:
+    """Return JSON values whose texts any encoding takes."""
+    if isinstance(value, dict):
+        return {storable(key): _shown_all(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown_all(item) for item in value]
+    return storable(value) if isinstance(value, str) else value
+
+
 def _items(name: str, values: Any) -> list[tuple[str, Any]]:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{name} of a record must map names to values, got {values!r}")
@@ -255,7 +270,10 @@ def _required(name: str, value: Any) -> float | int:
 def _plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a deep copy in JSON's own types: tuples become lists, as they would after reading."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+        text = json.dumps(value, allow_nan=False)
+        plain: dict[str, Any] = json.loads(text)
+        if _SURROGATE.search(text):
+            plain = _shown_all(plain)
     except (TypeError, ValueError) as error:
         raise InputError(f"settings of a record must be JSON values: {error}") from error
     return plain

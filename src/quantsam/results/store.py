@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from quantsam.errors import InputError, StoreError, nearest
-from quantsam.files import expanded, unwritable
+from quantsam.files import expanded, storable, unwritable
 from quantsam.metrics.summary import ObjectScore
 from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
@@ -261,12 +261,13 @@ class ResultStore:
                 (seq,),
             )
             try:
-                return [ObjectScore(*row) for row in found]
+                scores = [ObjectScore(_wide(image_id), _wide(key), *row) for image_id, key, *row in found]
+                return sorted(scores, key=lambda score: score.annotation_id)
             except (InputError, TypeError) as error:
                 raise StoreError(f"result store {self.path}: scores of {record_id} are damaged: {error}") from error
 
     def _find(self, connection: sqlite3.Connection | None, prefix: str) -> tuple[int, str]:
-        found: list[tuple[str, int, str]] = []
+        prefix, found = storable(prefix), list[tuple[str, int, str]]()
         if connection is not None and prefix:
             found = connection.execute(
                 "SELECT id, seq, body FROM records WHERE substr(id, 1, ?) = ? ORDER BY seq",
@@ -303,7 +304,7 @@ def _where(filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     for name in filters:
         if name not in _COLUMNS:
             raise InputError(f"records have no filter {name!r}: {nearest(name, _COLUMNS)}")
-    chosen = {name: value for name, value in filters.items() if value is not None}
+    chosen = {name: storable(value) for name, value in filters.items() if value is not None}
     return " AND ".join(f"matches({name}, :{name})" for name in chosen) or "TRUE", chosen
 
 
@@ -312,7 +313,22 @@ def _matches(value: str | None, wanted: str) -> bool:
     return value is not None and (value == wanted or fnmatchcase(value, wanted))
 
 
-def _score_row(score: ObjectScore) -> tuple[int, int, float, float, float | None]:
+def _narrow(key: int) -> int | bytes:
+    """Return an id as SQLite can keep it: one beyond 64 bits as its digits, in a blob, which no column converts."""
+    return key if -(2**63) <= key < 2**63 else str(key).encode()
+
+
+def _wide(key: int | bytes) -> int:
+    return int(key)
+
+
+def _score_row(score: ObjectScore) -> tuple[int | bytes, int | bytes, float, float, float | None]:
     """Return a score in table order and in Python's types: SQLite knows none of numpy's. NaN becomes NULL."""
     predicted = None if score.predicted_iou is None else float(score.predicted_iou)
-    return int(score.annotation_id), int(score.image_id), float(score.area), float(score.iou), predicted
+    return (
+        _narrow(int(score.annotation_id)),
+        _narrow(int(score.image_id)),
+        float(score.area),
+        float(score.iou),
+        predicted,
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsam.errors import SchemeError, nearest
+from quantsam.files import expanded, read_text, shown
 from quantsam.models.variants import VARIANTS
 from quantsam.quant.formats import FORMATS, get_format
 from quantsam.quant.observers import OBSERVERS
@@ -55,11 +56,11 @@ def load_scheme(source: str | Path) -> Scheme:
         return parse_scheme((library / f"{text}.toml").read_text("utf-8"), default_name=text)
     if is_file:
         try:
-            content = Path(source).read_text("utf-8")
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null byte in the path
+            content = read_text(expanded(source))
+        except (OSError, ValueError) as error:  # ValueError: no text, or a null byte in the path
             reason = (isinstance(error, OSError) and error.strerror) or error
             raise SchemeError(f"scheme file {text!r} must be a readable TOML file: {reason}") from error
-        return parse_scheme(content, default_name=Path(source).stem, where=text)
+        return parse_scheme(content, default_name=shown(Path(source).stem), where=text)
     raise SchemeError(
         f"scheme must be a library name, a .toml file or a line like 'int8@stage3:4:2', got {text!r}: "
         f"{nearest(text, scheme_names())}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsam.errors import InputError, nearest
+from quantsam.files import expanded, read_text, shown
 from quantsam.sweeps.point import Point, make_point, value_type
 
 _KEYS = {"name": str, "description": str, "threads": int, "common": dict, "runs": list}
@@ -41,7 +42,7 @@ def read_sweep(path: str | Path) -> Sweep:
         InputError: The file cannot be read, is not TOML, has unknown keys or values of the wrong type.
     """
     try:
-        document = tomllib.loads(Path(path).read_text("utf-8"))
+        document = tomllib.loads(read_text(expanded(path)))
     except (OSError, ValueError, RecursionError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise InputError(f"sweep {str(path)!r} must be a readable TOML file: {reason}") from error
@@ -61,7 +62,7 @@ def read_sweep(path: str | Path) -> Sweep:
         if not isinstance(run, dict):
             raise InputError(f"{where}, run {number}: expected a [[runs]] table, got {run!r}")
         points += expand({**common, **run}, f"{where}, run {number}")
-    return make_sweep(document.get("name", Path(path).stem), points, threads, where)
+    return make_sweep(document.get("name", shown(Path(path).stem)), points, threads, where)
 
 
 def make_sweep(name: str, points: Sequence[Point], threads: int = 1, where: str = "sweep") -> Sweep:

@@ -121,7 +121,7 @@ def test_a_pixel_bomb_is_not_decoded(serve, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(b"", "empty"), (b"<svg></svg>", "not a picture"), (b"%!PS-Adobe", "not a picture")]
+    ("content", "word"), [(b"", "empty"), (b"<svg></svg>", "an SVG drawing"), (b"%!PS-Adobe", "PostScript")]
 )
 def test_what_is_no_picture_is_refused(served, content, word):
     answer = served.client.post("/api/pictures", content=content)

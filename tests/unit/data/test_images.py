@@ -193,7 +193,7 @@ def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_image(path)
 
 
-@pytest.mark.parametrize("content", [b"these are words", b"\0" * 1000, b"II*\0\xff\xff\xff\x7f", b"MM\0+\0\x08\0\0"])
+@pytest.mark.parametrize("content", [b"these are words", b"\0" * 1000, b"P7 no", b"\xfe\xed"])
 def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=r"a.jpg is not a picture: expected one of JPEG, PNG"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 
@@ -209,3 +210,127 @@ def test_a_file_that_may_not_be_read(tmp_path, state, monkeypatch):
 
     monkeypatch.setattr(type(path), "open", denied)
     refused(path, "must be readable, got: Permission denied")
+
+
+WRAPPED = {
+    "DistributedDataParallel": lambda name: f"module.{name}",
+    "torch.compile": lambda name: f"_orig_mod.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "both, the other way round": lambda name: f"_orig_mod.module.{name}",
+    "a compiled part": lambda name: name.replace("image_encoder.", "image_encoder._orig_mod."),
+    "FSDP": lambda name: f"_fsdp_wrapped_module.{name}".replace(".backbone.", ".backbone._fsdp_wrapped_module."),
+    "Lightning": lambda name: f"model.{name}",
+    "a longer prefix": lambda name: f"net.sam.module.{name}",
+}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("how", WRAPPED)
+def test_names_that_wrappers_changed(tmp_path, state, suffix, how):
+    path = save({WRAPPED[how](name): value for name, value in state.items()}, tmp_path / f"w{suffix}")
+    loaded = read_checkpoint(path, NANO)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"total_ops": torch.zeros(1), "total_params": torch.zeros(1), "image_encoder.total_ops": torch.zeros(())},
+        {"n_averaged": torch.tensor(7)},
+        {"image_encoder.old.num_batches_tracked": torch.tensor(3)},
+    ],
+    ids=["thop", "averaged", "a counter"],
+)
+def test_counters_may_be_too_many(tmp_path, state, suffix, more):
+    loaded = read_checkpoint(save(state | more, tmp_path / f"w{suffix}"), NANO)
+    assert loaded.keys() == state.keys()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_counters_may_be_missing_or_of_one_dimension(tmp_path, state, suffix):
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    less = {name: value for name, value in state.items() if name not in counters}
+    assert len(less) < len(state)
+    model = load_model("nano", save(less, tmp_path / f"less{suffix}"))
+    assert model.state_dict().keys() == state.keys()
+    assert all(int(model.state_dict()[name]) == 0 for name in counters)
+    flat = state | {name: torch.tensor([5]) for name in counters}
+    assert read_checkpoint(save(flat, tmp_path / f"flat{suffix}"), NANO)[counters[0]].shape == ()
+
+
+@pytest.mark.parametrize("key", ["model", "model_state_dict", "ema", "net"])
+def test_training_checkpoints(tmp_path, state, key):
+    content = {key: {"state_dict": state} if key == "ema" else state, "epoch": 3, "optimizer": {"state": {}, "lr": 0.1}}
+    assert read_checkpoint(save(content, tmp_path / "w.pt"), NANO).keys() == state.keys()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_surplus_weights_are_called_that(tmp_path, state, suffix):
+    more = {f"module.{name}": value for name, value in state.items()} | {"module.lora_A": torch.zeros(4, 8)}
+    refused(save(more, tmp_path / f"w{suffix}"), "it holds all of 'nano', and 1 surplus entries", "'nano'", "adapters")
+    with pytest.raises(WeightsError) as caught:
+        read_checkpoint(tmp_path / f"w{suffix}", VARIANTS["l0"])
+    assert "it holds all of 'nano'" in str(caught.value)
+
+
+def test_a_wrapped_file_of_another_variant_is_recognised(tmp_path, state):
+    path = save({f"module.{name}": value for name, value in state.items()}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"must fit model 'l0', got the weights of 'nano': use --model nano"):
+        read_checkpoint(path, VARIANTS["l0"])
+
+
+def test_two_models_in_one_file_are_not_mixed(tmp_path, state):
+    both = state | {f"module.{name}": value + 1 for name, value in state.items() if value.is_floating_point()}
+    refused(save(both, tmp_path / "w.pt"), "more than once", "export one model's state dict alone")
+
+
+def archive(path, *names):
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, "x")
+
+
+def test_other_archives_are_named(tmp_path):
+    archive(tmp_path / "zipped.pt", "readme.md", "weights/l0.pt")
+    refused(tmp_path / "zipped.pt", "a zip archive that holds 'weights/l0.pt': unpack it")
+    archive(tmp_path / "arrays.pt", "a.npy", "b.npy")
+    refused(tmp_path / "arrays.pt", "NumPy arrays (.npz)")
+    archive(tmp_path / "script.pt", "script/data.pkl", "script/constants.pkl", "script/code/m.py")
+    refused(tmp_path / "script.pt", "a TorchScript model: save model.state_dict() instead")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x1f\x8b\x08\0", "a gzip-compressed file: unpack it"),
+        (b'{"weight_map": {}}', "a JSON file, e.g. a list of shards: give the .safetensors"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive: unpack it"),
+        (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
+        (b"\x93NUMPY\1\0", "a NumPy array"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.4.0", "an ONNX model"),
+        (b"a" * 257 + b"ustar", "a tar archive: unpack it"),
+    ],
+)
+def test_other_files_are_named(tmp_path, content, words):
+    (tmp_path / "w.pt").write_bytes(content)
+    refused(tmp_path / "w.pt", words)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_name_may_hold_any_bytes(tmp_path, state, suffix):
+    folder = tmp_path / os.fsdecode(b"f\xff")
+    folder.mkdir()
+    path = save(state, tmp_path / f"w{suffix}").rename(folder / f"w{suffix}")
+    assert read_checkpoint(path, NANO).keys() == state.keys()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="truncated or damaged"):
+        read_checkpoint(path, NANO)
+
+
+def test_a_home_folder_is_known_by_its_sign(tmp_path, state, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(state, tmp_path / "w.pt")
+    assert load_model("nano", "~/w.pt").name

@@ -48,6 +48,29 @@ def test_what_would_overflow_is_named_and_does(make_tiny, image):
     assert f"FP16 would overflow at {len(over)} tensors (" in conclusion(entries)
 
 
+def test_the_squares_of_a_layer_norm_are_measured(make_tiny, image):
+    model = make_tiny(1)
+    last = model.float_encoder.neck.output_ops[0].op_list[0].conv
+    before = model.image_encoder(image)
+    entries = audit_half_precision(model.float_encoder, [image])
+    seen = {}
+    model.float_encoder.norm.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0]))
+    model.image_encoder(image)
+    deviations = seen["x"] - seen["x"].mean(1, keepdim=True)
+    (found,) = [entry for entry in entries if entry.name == "norm/layernorm_squares"]
+    assert found.largest == pytest.approx(float(deviations.square().max()))
+
+    factor = 300 / float(deviations.abs().max())  # 300² is beyond float16, 300 is not; LayerNorm takes the factor out
+    last.weight.mul_(factor)
+    last.bias.mul_(factor)
+    torch.testing.assert_close(model.image_encoder(image), before, atol=1e-3, rtol=1e-3)
+    entries = audit_half_precision(model.float_encoder, [image])
+    assert [entry.name for entry in entries if entry.overflows] == ["norm/layernorm_squares"]
+    assert "overflow at 1 tensors (norm/layernorm_squares)" in conclusion(entries)
+    half = seen["x"].half() - seen["x"].half().mean(1, keepdim=True)
+    assert torch.isinf(half * half).any()
+
+
 def test_a_safe_encoder(tiny, image):
     entries = [e for e in audit_half_precision(tiny.float_encoder, [image]) if not e.overflows]
     assert conclusion(entries).startswith("FP16 is safe here: the largest value is ")

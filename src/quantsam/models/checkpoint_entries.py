@@ -1,0 +1,115 @@
+"""Which entries of a checkpoint are a model's, whatever wrapped the model when it was saved."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+
+from quantsam.errors import WeightsError
+from quantsam.models.sam import EfficientViTSam
+from quantsam.models.variants import VARIANTS, Variant
+
+Shapes = dict[str, tuple[int, ...]]
+COUNTER = "num_batches_tracked"  # of BatchNorm; read by training alone
+# Of DistributedDataParallel and its like, torch.compile, FSDP and activation checkpointing.
+_WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+
+
+def expected_shapes(variant: Variant) -> Shapes:
+    """Return the name and shape of every entry of a variant's state dict."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in EfficientViTSam(variant).state_dict().items()}
+
+
+def entries_of(found: Shapes, path: Path, variant: Variant) -> dict[str, str]:
+    """Return which of a file's entries are the model's: from the name that a variant gives it to the file's own name.
+
+    Names lose what wrappers put into them and a prefix that all of them share. BatchNorm's counters may be missing,
+    and further entries may be there as long as each is a single number or a counter: nothing of it changes a mask.
+
+    Args:
+        found: The shapes of the file's entries.
+        path: The file, for messages.
+        variant: The variant they must fit.
+
+    Raises:
+        WeightsError: They do not fit; the message names the variant that would, or what is missing and surplus.
+    """
+    others = [other for other in VARIANTS.values() if other is not variant]
+    for candidate in (variant, *others):
+        expected = expected_shapes(candidate)
+        named = _own_names(found, expected, path)
+        if not _problem(found, named, expected):
+            if candidate is not variant and expected != expected_shapes(variant):
+                raise WeightsError(
+                    f"weights file {str(path)!r} must fit model {variant.name!r}, got the weights of "
+                    f"{candidate.name!r}: use --model {candidate.name}"
+                )
+            return {name: stored for name, stored in named.items() if name in expected}
+    expected = expected_shapes(variant)
+    problem = _problem(found, _own_names(found, expected, path), expected)
+    raise WeightsError(
+        f"weights file {str(path)!r} must fit model {variant.name!r}, got {problem}{_way_out(found, path)}"
+    )
+
+
+def _own_names(found: Iterable[str], expected: Mapping[str, object], path: Path) -> dict[str, str]:
+    """Return the file's names by what they are without wrappers and a common prefix."""
+    plain = {stored: ".".join(part for part in stored.split(".") if part not in _WRAPPERS) for stored in found}
+    prefix = _prefix(plain.values(), expected)
+    named = {stored: name.removeprefix(prefix) for stored, name in plain.items()}
+    twice = [name for name, count in Counter(named.values()).items() if count > 1 and name in expected]
+    if twice:
+        both = [stored for stored, name in named.items() if name == twice[0]]
+        raise WeightsError(
+            f"weights file {str(path)!r} holds {twice[0]} more than once ({', '.join(both[:2])}): "
+            "export one model's state dict alone"
+        )
+    return {name: stored for stored, name in named.items()}
+
+
+def _prefix(names: Iterable[str], expected: Mapping[str, object]) -> str:
+    """Return what stands before the names of a model's entries: `model.`, or nothing."""
+    longest = max(expected, key=len)
+    ends = [name.removesuffix(longest) for name in names if name == longest or name.endswith(f".{longest}")]
+    return "" if not ends else min(ends, key=len)
+
+
+def _problem(found: Shapes, named: Mapping[str, str], expected: Shapes) -> str:
+    """Say what does not fit; empty if all that counts does."""
+    missing = sorted(name for name in expected.keys() - named.keys() if not name.endswith(COUNTER))
+    surplus = sorted(named.keys() - expected.keys())
+    changed = sorted(name for name in expected.keys() & named.keys() if not _fits(expected[name], found[named[name]]))
+    if not missing and not changed and all(_is_idle(name, found[named[name]]) for name in surplus):
+        return ""
+    return "; ".join(
+        f"{len(names)} entries {word} (first: {names[0]})"
+        for word, names in (("missing", missing), ("unknown", surplus), ("of another shape", changed))
+        if names
+    )
+
+
+def _is_idle(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith(COUNTER) or math.prod(shape) == 1
+
+
+def _fits(expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
+    return expected == found or (math.prod(expected) == math.prod(found) == 1)
+
+
+def _way_out(found: Shapes, path: Path) -> str:
+    """Say what would help: the variant that comes nearest, if one is whole but for surplus entries."""
+    for candidate in VARIANTS.values():
+        expected = expected_shapes(candidate)
+        named = _own_names(found, expected, path)
+        if all(name in named and _fits(shape, found[named[name]]) for name, shape in expected.items()):
+            surplus = sorted(name for name in named.keys() - expected.keys() if not _is_idle(name, found[named[name]]))
+            return (
+                f": it holds all of {candidate.name!r}, and {len(surplus)} surplus entries that the model has no place "
+                "for; remove them, or merge them into its weights if they are adapters"
+            )
+    return ": no EfficientViT-SAM variant fits it"
