@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
+from quantsam.data.coco_masks import encode_mask
 from quantsam.report.page import make_report, write_report
 from quantsam.results.store import ResultStore
 
@@ -155,7 +157,7 @@ def test_masks_lie_over_their_picture(report, open_page):
     assert pictures == {'url("data:image/jpeg;'}
     overlay = stages.nth(3).locator("img")
     assert overlay.evaluate("e => [e.complete, e.naturalWidth]") == [True, 8]
-    assert "12 pixels" in stages.nth(1).locator("xpath=..").get_attribute("aria-label")
+    assert "12 pixels" in stages.nth(1).locator("xpath=../..").get_attribute("aria-label")
 
 
 def test_the_report_needs_no_network(report, open_page):
@@ -202,3 +204,73 @@ def test_hostile_names_are_shown_as_text(tmp_path, open_page):
     assert hostile in page.locator("h2").first.inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     assert dialogs == []
+
+
+def test_charts_are_drawn_without_scrolling(report, open_page):
+    """A picture of the whole page is taken without it."""
+    path, made = report
+    page = open_page(path.as_uri())
+    drawn = f"document.querySelectorAll('[data-chart] svg').length >= {len(made.charts)}"
+    page.wait_for_function(drawn, timeout=20_000)
+    assert page.evaluate("scrollY") == 0
+
+
+def test_on_a_telephone_every_column_is_in_sight(report, open_page):
+    path, _ = report
+    page = opened(open_page, path, width=390)
+    verdicts = page.locator("td[data-label='verdict']")
+    assert verdicts.count() > 1
+    for cell in verdicts.all():
+        box = cell.bounding_box()
+        assert box is None or box["x"] + box["width"] <= 390
+    assert page.locator("td[data-label='verdict']").first.evaluate("e => getComputedStyle(e, '::before').content") == (
+        '"verdict"'
+    )
+
+
+def test_portrait_and_landscape_take_the_same_room(tmp_path, open_page):
+    store = ResultStore(tmp_path / "results.sqlite")
+    store.append(make_record("fp32", 80.0, 40.0), make_scores([0.5]))
+    store.append(quantized := make_record("int8", 70.0), make_scores([0.4]))
+    mask = np.zeros((24, 8), bool)
+    mask[2:9, 1:6] = True
+    masks = dict.fromkeys(("truth", "fp32", "quantized"), encode_mask(mask))
+    portrait = make_entry(annotation_id=99, image_hw=(24, 8), box_xyxy=(1.0, 2.0, 6.0, 9.0), **masks)
+    store.keep_gallery(quantized.id, [make_entry(), portrait])
+    path = tmp_path / "report.html"
+    write_report(path, store)
+    page = opened(open_page, path)
+    views = page.locator(".gallery[open] .view")
+    heights = {round(views.nth(index).bounding_box()["height"]) for index in range(views.count())}
+    assert views.count() == 8
+    assert len(heights) == 1
+    for frame in page.locator(".gallery[open] .frame").all():
+        outer = frame.locator("xpath=..").bounding_box()
+        inner = frame.bounding_box()
+        assert inner["height"] <= outer["height"] + 1
+        assert inner["width"] <= outer["width"] + 1
+
+
+def test_names_in_charts_lie_on_nothing_and_are_whole(tmp_path, open_page):
+    store = ResultStore(tmp_path / "results.sqlite")
+    store.append(make_record("fp32", 80.0, 40.0), make_scores([0.5]))
+    for number, size in enumerate((39.0, 39.1, 39.2, 20.0, 20.1, 0.1)):
+        store.append(make_record(f"a-scheme-of-a-long-name-{number}", 79.9 - number / 100, size), make_scores([0.4]))
+    path = tmp_path / "report.html"
+    write_report(path, store)
+    page = opened(open_page, path)
+    found = page.evaluate(
+        """() => [...document.querySelectorAll('[data-chart$="size"] svg')].map(svg => {
+          const edge = svg.getBoundingClientRect();
+          const names = [...svg.querySelectorAll('.mark-text text')].filter(e => e.textContent.includes('scheme'));
+          const boxes = names.map(e => e.getBoundingClientRect());
+          return [[edge.left, edge.right], boxes.map(b => [b.left, b.top, b.right, b.bottom])];
+        })"""
+    )
+    ((left, right), boxes), *_ = found
+    assert len(boxes) >= 3
+    for index, a in enumerate(boxes):
+        assert left <= a[0]
+        assert a[2] <= right
+        for b in boxes[:index]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] + 2 or b[3] <= a[1] + 2, (a, b)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from rich.console import Console
 
 from quantsam.cli import output
 from quantsam.cli.output import print_table, progress
@@ -13,9 +16,11 @@ ROW = ["mix-mbc-neck", "80.20", "0.57", "75.10", "81.22", "83.01", "-25.49 ± 0.
 
 @pytest.mark.parametrize("width", [160, 100, 80, 60, 40, 5, 0])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(capsys, monkeypatch, width):
+    monkeypatch.setattr(Console, "is_terminal", True)
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     print_table("nano on scenes", EVALUATION, [ROW], spare=(">saved MiB", ">± SE", ">small", ">medium", ">large"))
-    out = capsys.readouterr().out
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)  # bold
     assert max(map(len, out.splitlines())) <= max(width, 60)
     for cell in ("80.20", "-25.49 ± 0.58", "28.11"):
         assert cell in out

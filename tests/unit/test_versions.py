@@ -53,7 +53,8 @@ def test_an_old_package_is_named_with_what_is_needed(monkeypatch, version, fits)
     if not fits:
         with pytest.raises(
             VersionError,
-            match=r"^package onnxruntime must be 1\.22 or newer for quantsam, got 1\.20\.1: pip install -U 'onnxruntime>=1\.22'$",
+            match=r"^package onnxruntime must be 1\.22 or newer for quantsam, got 1\.20\.1: "
+            r"pip install -U 'onnxruntime>=1\.22'$",
         ):
             require("onnxruntime")
 

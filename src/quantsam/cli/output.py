@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -67,10 +66,9 @@ def print_table(
 
 
 def _console() -> Console:
-    """Return what prints to standard output: as wide as the terminal, or as COLUMNS says, or wide."""
+    """Return what prints to standard output: as wide as the terminal, or wide where there is none."""
     console = Console(highlight=False)
-    is_known = console.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(width=max(console.width, _NARROWEST) if is_known else 160, highlight=False)
+    return Console(width=max(console.width, _NARROWEST) if console.is_terminal else 160, highlight=False)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int], is_close: bool) -> Table:

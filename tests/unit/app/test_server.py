@@ -23,7 +23,7 @@ from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized
 from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.evaluation.subject import sizes
 from quantsam.models.automatic import segment_everything
-from quantsam.models.grid import GridSettings
+from quantsam.models.grid import GridSettings, usual_settings
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts, agreements, segment_picture
 from quantsam.schemes.load import load_scheme
@@ -113,7 +113,7 @@ def test_the_grid_is_the_models_usual_one_where_a_request_does_not_say(served, c
     assert found.grid == dataclasses.replace(usual, iou_threshold=0.5)
     nano = Catalogue({"nano": None}, {}, ("pytorch",), {})
     found = parse_request(json.dumps(asked | {"model": "nano"}).encode(), nano, Limits())
-    assert found.grid == GridSettings(points_per_side=16, iou_threshold=0.7, stability_threshold=0.85)
+    assert found.grid == usual_settings("nano", points_per_side=16)
 
 
 def test_masks_are_not_compressed_for_the_page(served, noise, monkeypatch):
