@@ -1,0 +1,68 @@
+"""The first steps: prompt encoder and decoder learn to fill boxes, on noise for an embedding.
+
+From scratch, the whole model begins with a long stretch of empty masks; and a small object is lost by a model that
+cannot tell to a pixel where a box ends.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from losses import MaskLoss, prompt_loss
+from network import CELL, set_window, window_position
+from torch import Tensor
+
+from quantsam.models.mask_decoder import MaskDecoder
+from quantsam.models.sam import EfficientViTSam
+
+SIDE = 80  # of the windows, px
+BOXES = 32  # a step
+ALL_MASKS = range(MaskDecoder.NUM_MASKS)
+
+
+def boxes_and_masks(count: int, frame: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw windows with a box in each, sides evenly spread over orders of magnitude.
+
+    Args:
+        count: How many.
+        frame: Side of the frame in px.
+        generator: Draws.
+
+    Returns:
+        Corners of the windows (B, 2) and boxes (B, 4), px of the frame; masks (B, 80, 80) bool.
+    """
+    corners = CELL * torch.randint((frame - SIDE) // CELL + 1, (count, 2), generator=generator).float()
+    length = 3 * torch.exp(torch.rand(count, 2, generator=generator) * math.log(SIDE / 3))
+    middle = SIDE * torch.rand(count, 2, generator=generator)
+    low, high = (middle - length / 2).clamp(0, SIDE - 3), (middle + length / 2).clamp(3, SIDE)
+    pixel = torch.arange(SIDE) + 0.5
+    column = (pixel > low[:, :1]) & (pixel < high[:, :1])
+    row = (pixel > low[:, 1:]) & (pixel < high[:, 1:])
+    return corners, torch.cat([low + corners, high + corners], 1), row[:, :, None] & column[:, None, :]
+
+
+def fill_boxes(model: EfficientViTSam, even: float, generator: torch.Generator) -> MaskLoss:
+    """Return the loss of filling boxes.
+
+    Args:
+        model: Its prompt encoder and decoder are used.
+        even: Weight of a loss to which inside and outside of a box contribute alike: for a start, else small boxes
+            end as empty masks.
+        generator: Draws.
+    """
+    device = next(model.parameters()).device
+    drawn = boxes_and_masks(BOXES, model.variant.input_size, generator)
+    embedding = torch.randn(BOXES, model.variant.embed_dim, SIDE // CELL, SIDE // CELL, generator=generator)
+    corners, boxes, target = (x.to(device) for x in drawn)
+    set_window(model, SIDE)
+    sparse, dense = model.prompt_encoder(None, boxes, None)
+    position = window_position(model, corners, SIDE)
+    logits, predicted = model.mask_decoder(embedding.to(device), position, sparse, dense, ALL_MASKS)
+    result = prompt_loss(logits, predicted, target, best=0.5)
+    if even <= 0:
+        return result
+    outside = F.softplus(logits).mul(~target[:, None]).sum((2, 3)) / (~target).sum((1, 2))[:, None].clamp(min=1)
+    inside = F.softplus(-logits).mul(target[:, None]).sum((2, 3)) / target.sum((1, 2))[:, None].clamp(min=1)
+    return MaskLoss(result.loss + even * (outside + inside).mean(), result.iou, result.chosen)
