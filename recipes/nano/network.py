@@ -29,16 +29,16 @@ VARIANT = dataclasses.replace(
     depths=(1, 1, 1, 2, 3),
     expands=(1, 2, 2, 4, 4),
     neck_stages=(4, 3, 2, 1),
-    embed_dim=64,
+    embed_dim=96,
 )
-LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 0.25, 12.0
+LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 0.25, 16.0
 
 
 def initialise(model: EfficientViTSam, generator: torch.Generator) -> None:
     """Start where learning is quick; all of it is a choice of initial values.
 
     - Position embedding: half of the frequencies along x, half along y. With few of them, SAM's random directions
-      tell a box's inside from its outside slowly. The highest has a period of 13 px: a box's side is known to a pixel.
+      tell a box's inside from its outside slowly. The highest has a period of 10 px: a box's side is known to a pixel.
     - Attention: queries and keys start with the same orthogonal projection, so that what is alike, and
       what is near, attends to each other from the first step (after Trockman and Kolter, 2023).
     """

@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     first.save(first.checkpoint)
     with pytest.raises(WeightsError, match=r"this recipe's size, got another embed_dim: give another --out"):
         run(tmp_path, variant=dataclasses.replace(TINY, embed_dim=32)).load()
-    with pytest.raises(InputError, match=r"keep its arguments, got learning_rate 0.1 where .* has 0.0015"):
+    with pytest.raises(InputError, match=r"keep its arguments, got learning_rate 0.1 where .* has 0.002"):
         run(tmp_path, "--learning-rate", "0.1").load()
     first.checkpoint.write_bytes(b"PK and nothing else")
     with pytest.raises(WeightsError, match="is damaged"):
