@@ -6,18 +6,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from decoding import decode
 from losses import DenseHeads, MaskLoss, prompt_loss
 from network import set_window, window_position
 from numpy.typing import NDArray
 from samples import Batch, depth_of
 from torch import Tensor
-from warmup import ALL_MASKS
 
 from quantsam.models.mask_decoder import MaskDecoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import PIXEL_MEAN, PIXEL_STD
 
 DENSE_WEIGHT = 0.5
+ALL_MASKS = range(MaskDecoder.NUM_MASKS)
 Points = tuple[Tensor, Tensor]
 
 
@@ -51,21 +52,22 @@ class Learner:
 
 @dataclass(frozen=True)
 class _Objects:
-    """Some objects of each window: what the decoder needs of their windows, and their masks."""
+    """Some objects of each window.
+
+    Attributes:
+        embedding: (N, dim, S / 4, S / 4) of the windows.
+        position: (N, dim, S / 4, S / 4).
+        truth: (N * K, S, S) bool, the objects of a window next to each other.
+    """
 
     embedding: Tensor
     position: Tensor
     truth: Tensor
 
-    @classmethod
-    def of(cls, embedding: Tensor, position: Tensor, masks: Tensor, which: Tensor) -> _Objects:
-        count = which.shape[1]
-        rows = torch.arange(len(masks), device=masks.device)[:, None]
 
-        def repeat(x: Tensor) -> Tensor:
-            return x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-
-        return cls(repeat(embedding), repeat(position), masks[rows, which].flatten(0, 1))
+def _chosen(masks: Tensor, which: Tensor) -> Tensor:
+    """Return of (N, M, S, S) masks those that (N, K) name: (N * K, S, S)."""
+    return masks[torch.arange(len(masks), device=masks.device)[:, None], which].flatten(0, 1)
 
 
 def normalise(images: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -88,9 +90,9 @@ def step_loss(learner: Learner, batch: Batch, rng: np.random.Generator) -> Tenso
     position = window_position(model, torch.from_numpy(batch.corners).to(device), form.side)
     learner.note(dense=dense.item())
     total: Tensor = DENSE_WEIGHT * dense
-    objects = _Objects.of(embedding, position, masks, torch.from_numpy(batch.boxed).to(device))
+    objects = _Objects(embedding, position, _chosen(masks, torch.from_numpy(batch.boxed).to(device)))
     by_box = _by_box(learner, objects, torch.from_numpy(batch.boxes).to(device).flatten(0, 1))
-    objects = _Objects.of(embedding, position, masks, torch.from_numpy(batch.clicked).to(device))
+    objects = _Objects(embedding, position, _chosen(masks, torch.from_numpy(batch.clicked).to(device)))
     by_click = _by_clicks(learner, objects, batch, rng)
     share: float = batch.boxes.shape[1] / (batch.boxes.shape[1] + batch.clicks.shape[1])
     return total + 2 * share * by_box.loss + 2 * (1 - share) * by_click.loss
@@ -101,11 +103,20 @@ def _decode(
 ) -> tuple[Tensor, Tensor]:
     """Decode prompts; positions are computed in float32, or a picture's far ends would blur."""
     sparse, dense = learner.model.prompt_encoder(points, boxes, masks)
+    embedding, position = objects.embedding, objects.position
     with learner.mixed():
-        decoded: tuple[Tensor, Tensor] = learner.model.mask_decoder(
-            objects.embedding, objects.position, sparse, dense, ALL_MASKS
-        )
-    return decoded[0].float(), decoded[1].float()
+        if masks is None:
+            logits, predicted = decode(learner.model.mask_decoder, embedding, position, sparse, dense[:1])
+        else:  # no two prompts of a window see the same image
+            prompts = len(sparse) // len(embedding)
+            logits, predicted = learner.model.mask_decoder(
+                embedding.repeat_interleave(prompts, 0),
+                position.repeat_interleave(prompts, 0),
+                sparse,
+                dense,
+                ALL_MASKS,
+            )
+    return logits.float(), predicted.float()
 
 
 def _by_box(learner: Learner, objects: _Objects, boxes: Tensor) -> MaskLoss:

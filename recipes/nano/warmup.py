@@ -10,16 +10,15 @@ import math
 
 import torch
 import torch.nn.functional as F
+from decoding import decode
 from losses import MaskLoss, prompt_loss
 from network import CELL, set_window, window_position
 from torch import Tensor
 
-from quantsam.models.mask_decoder import MaskDecoder
 from quantsam.models.sam import EfficientViTSam
 
 SIDE = 80  # of the windows, px
 BOXES = 32  # a step
-ALL_MASKS = range(MaskDecoder.NUM_MASKS)
 
 
 def boxes_and_masks(count: int, frame: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,7 +58,7 @@ def fill_boxes(model: EfficientViTSam, even: float, generator: torch.Generator) 
     set_window(model, SIDE)
     sparse, dense = model.prompt_encoder(None, boxes, None)
     position = window_position(model, corners, SIDE)
-    logits, predicted = model.mask_decoder(embedding.to(device), position, sparse, dense, ALL_MASKS)
+    logits, predicted = decode(model.mask_decoder, embedding.to(device), position, sparse, dense[:1])
     result = prompt_loss(logits, predicted, target, best=0.5)
     if even <= 0:
         return result

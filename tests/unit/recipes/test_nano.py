@@ -19,6 +19,7 @@ from quantsam.errors import DatasetError, InputError, WeightsError
 RECIPE = Path(__file__).parents[3] / "recipes" / "nano"
 sys.path.insert(0, str(RECIPE))
 
+import decoding  # noqa: E402
 import losses  # noqa: E402
 import network  # noqa: E402
 import photographs  # noqa: E402
@@ -209,6 +210,29 @@ def test_positions_of_a_window_are_those_of_the_frame():
     whole = model.prompt_encoder.dense_position()
     part = network.window_position(model, torch.tensor([[40.0, 80.0]]), 160)
     assert torch.allclose(part, whole[:, :, 20:60, 10:50], atol=1e-5)
+
+
+def test_the_decoder_for_training_is_the_mask_decoder():
+    model = network.build(TINY, 0)
+    network.set_window(model, 32)
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(2, TINY.embed_dim, 8, 8, generator=generator, requires_grad=True)
+    position = network.window_position(model, torch.tensor([[0.0, 0.0], [40.0, 80.0]]), 32)
+    sparse, dense = model.prompt_encoder(None, 320 * torch.rand(6, 4, generator=generator), None)
+    found = []
+    for answer in (
+        decoding.decode(model.mask_decoder, embedding, position, sparse, dense[:1]),
+        model.mask_decoder(
+            embedding.repeat_interleave(3, 0), position.repeat_interleave(3, 0), sparse, dense, range(4)
+        ),
+    ):
+        loss = (answer[0] * torch.arange(32)).mean() + answer[1].sum()
+        found.append(
+            (*answer, *torch.autograd.grad(loss, [embedding, model.mask_decoder.mask_tokens.weight], retain_graph=True))
+        )
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_boxes_are_filled_in_the_frame():
