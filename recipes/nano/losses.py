@@ -122,11 +122,13 @@ class DenseHeads(nn.Module):
         image, mask = torch.nonzero(parts.flatten(2).any(2), as_tuple=True)
         if len(image) == 0:
             return embedding.new_zeros(())
-        at = seeds[image, mask]
-        tokens = embedding.permute(0, 2, 3, 1)
-        query = self.queries(tokens[image, at[:, 1], at[:, 0]]).view(-1, self.KINDS, self.WIDTH + 1)
-        keys = self.keys(embedding).view(images, self.KINDS, self.WIDTH, height * width)
-        logits = (query[:, :, None, :-1] @ keys[image]).squeeze(2) / self.WIDTH**0.5 + query[:, :, -1:]
+        x, y = seeds[image, mask].unbind(1)
+        tokens = embedding.permute(0, 2, 3, 1).flatten(0, 2)
+        # index_select, whose gradient is summed in the same order each time
+        query = self.queries(tokens.index_select(0, (image * height + y) * width + x))
+        query = query.view(-1, self.KINDS, self.WIDTH + 1)
+        keys = self.keys(embedding).view(images, self.KINDS, self.WIDTH, height * width).index_select(0, image)
+        logits = (query[:, :, None, :-1] @ keys).squeeze(2) / self.WIDTH**0.5 + query[:, :, -1:]
         truth = parts[image, mask]
         each = per_mask(logits.float().unflatten(2, (height, width)), truth)
         return 0.8 * each.amin(1).mean() + 0.2 * each.mean()
