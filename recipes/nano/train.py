@@ -48,7 +48,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--photographs", type=Path, help="a folder of photographs by source to mix in")
     parser.add_argument("--scenes", type=float, default=0.2, help="share of generated scenes; 1 without photographs")
     parser.add_argument("--pasting", type=float, default=0.3, help="share of windows with objects of other photographs")
-    parser.add_argument("--warmup", type=int, default=3500, help="steps of the decoder alone")
+    parser.add_argument("--warmup", type=int, default=6000, help="steps of the decoder alone")
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps of all, unless a decay ends the run before")
     parser.add_argument("--decay-from", type=int, help="step at which the learning rate begins to fall")
     parser.add_argument("--decay-steps", type=int, default=6000, help="steps in which it falls to zero")
