@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,11 +193,31 @@ class Run:
         data = StepDataset(
             self.args.seed, self.pool, sides=SIDES, prompts=tuple(self.args.prompts), pasting=self.args.pasting
         )
-        yield from DataLoader(data, None, sampler=steps, num_workers=1, prefetch_factor=6, collate_fn=_same)
+        yield from DataLoader(
+            data,
+            None,
+            sampler=steps,
+            num_workers=1,
+            prefetch_factor=6,
+            collate_fn=_same,
+            worker_init_fn=_end_with_parent,
+        )
 
 
 def _same(batch: Any) -> Any:
     return batch
+
+
+def _end_with_parent(worker: int) -> None:
+    """End the worker process soon after a killed run: its own check waits for ever once its queue is full."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def read_run(path: Path) -> dict[str, Any]:
