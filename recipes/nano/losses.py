@@ -32,7 +32,8 @@ def per_mask(logits: Tensor, truth: Tensor) -> Tensor:
     """Return focal + dice of each mask, (B, M).
 
     The focal part is a sum over pixels, in units of the object's area: a wrong pixel costs as much as it costs
-    IoU, whether the object is small or large.
+    IoU, whether the object is small or large. Its logarithm is taken, or one small object whose mask flooded the
+    picture would outweigh all others.
 
     Args:
         logits: (B, M, H, W).
@@ -45,7 +46,7 @@ def per_mask(logits: Tensor, truth: Tensor) -> Tensor:
     area = target.sum((2, 3))
     overlap = (probability * target).sum((2, 3))
     dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + area + 1)
-    return FOCAL * focal / (area + EXTRA_AREA) + dice
+    return torch.log1p(FOCAL * focal / (area + EXTRA_AREA)) + dice
 
 
 @torch.no_grad()

@@ -42,6 +42,20 @@ def boxes_and_masks(count: int, frame: int, generator: torch.Generator) -> tuple
     return corners, torch.cat([low + corners, high + corners], 1), row[:, :, None] & column[:, None, :]
 
 
+def noise(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Return what stands in for embeddings, (B, dim, 20, 20): normalized as they are, and more or less smooth.
+
+    An encoder that has learnt nothing gives nearly the same in all cells.
+    """
+    side = SIDE // CELL
+    parts = [torch.randn(count, dim, size, size, generator=generator) for size in (1, 5, side)]
+    parts = [F.interpolate(part, size=(side, side), mode="bilinear") for part in parts]
+    weights = torch.rand(3, count, 1, 1, 1, generator=generator)
+    mixed = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    assert isinstance(mixed, Tensor)
+    return F.layer_norm(mixed.movedim(1, 3), (dim,)).movedim(3, 1)
+
+
 def fill_boxes(model: EfficientViTSam, even: float, generator: torch.Generator) -> MaskLoss:
     """Return the loss of filling boxes.
 
@@ -53,7 +67,7 @@ def fill_boxes(model: EfficientViTSam, even: float, generator: torch.Generator) 
     """
     device = next(model.parameters()).device
     drawn = boxes_and_masks(BOXES, model.variant.input_size, generator)
-    embedding = torch.randn(BOXES, model.variant.embed_dim, SIDE // CELL, SIDE // CELL, generator=generator)
+    embedding = noise(BOXES, model.variant.embed_dim, generator)
     corners, boxes, target = (x.to(device) for x in drawn)
     set_window(model, SIDE)
     sparse, dense = model.prompt_encoder(None, boxes, None)
