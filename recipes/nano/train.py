@@ -171,7 +171,7 @@ class Run:
             generator = torch.Generator().manual_seed(self.args.seed * 1_000_000 + self.step)
             even = max(0.0, 1 - self.step / 200)
             filled = fill_boxes(self.learner.model, even, generator)
-            self.learner.note(filled=filled.chosen.mean().item())
+            self.learner.note(filled=filled.boxes.chosen.mean().item(), guessed=filled.clicks.iou.amax(1).mean().item())
             loss: Tensor = filled.loss
         else:
             loss = step_loss(self.learner, batch, np.random.default_rng((self.args.seed, 3, self.step)))

@@ -1,4 +1,4 @@
-"""The first steps: prompt encoder and decoder learn to fill boxes, on noise for an embedding.
+"""The first steps: prompt encoder and decoder learn to fill boxes, or what a click may mean, on noise.
 
 From scratch, the whole model begins with a long stretch of empty masks; and a small object is lost by a model that
 cannot tell to a pixel where a box ends.
@@ -7,6 +7,7 @@ cannot tell to a pixel where a box ends.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor
 from quantsam.models.sam import EfficientViTSam
 
 SIDE = 80  # of the windows, px
-BOXES = 32  # a step
+BOXES, CLICKS = 32, 12  # a step
 
 
 def boxes_and_masks(count: int, frame: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,8 +57,19 @@ def noise(count: int, dim: int, generator: torch.Generator) -> Tensor:
     return F.layer_norm(mixed.movedim(1, 3), (dim,)).movedim(3, 1)
 
 
-def fill_boxes(model: EfficientViTSam, even: float, generator: torch.Generator) -> MaskLoss:
-    """Return the loss of filling boxes.
+@dataclass(frozen=True)
+class Filled:
+    """How boxes were filled, and what was said to clicks in some of them."""
+
+    boxes: MaskLoss
+    clicks: MaskLoss
+    loss: Tensor
+
+
+def fill_boxes(model: EfficientViTSam, even: float, generator: torch.Generator) -> Filled:
+    """Return the loss of filling boxes; of the last ones, only a click near the middle is told.
+
+    What a click means is unknown then. The three ambiguous masks learn to be of three sizes, and not to be empty.
 
     Args:
         model: Its prompt encoder and decoder are used.
@@ -66,16 +78,21 @@ def fill_boxes(model: EfficientViTSam, even: float, generator: torch.Generator) 
         generator: Draws.
     """
     device = next(model.parameters()).device
-    drawn = boxes_and_masks(BOXES, model.variant.input_size, generator)
-    embedding = noise(BOXES, model.variant.embed_dim, generator)
+    drawn = boxes_and_masks(BOXES + CLICKS, model.variant.input_size, generator)
+    embedding = noise(BOXES + CLICKS, model.variant.embed_dim, generator)
+    near = 0.3 + 0.4 * torch.rand(BOXES + CLICKS, 2, generator=generator).to(device)
     corners, boxes, target = (x.to(device) for x in drawn)
+    clicks = (boxes[:, :2] + near * (boxes[:, 2:] - boxes[:, :2]))[BOXES:, None]
     set_window(model, SIDE)
-    sparse, dense = model.prompt_encoder(None, boxes, None)
-    position = window_position(model, corners, SIDE)
+    by_box, dense = model.prompt_encoder(None, boxes[:BOXES], None)
+    by_click, _ = model.prompt_encoder((clicks, torch.ones_like(clicks[..., 0])), None, None)
+    position, sparse = window_position(model, corners, SIDE), torch.cat([by_box, by_click])
     logits, predicted = decode(model.mask_decoder, embedding.to(device), position, sparse, dense[:1])
-    result = prompt_loss(logits, predicted, target, best=0.5)
-    if even <= 0:
-        return result
-    outside = F.softplus(logits).mul(~target[:, None]).sum((2, 3)) / (~target).sum((1, 2))[:, None].clamp(min=1)
-    inside = F.softplus(-logits).mul(target[:, None]).sum((2, 3)) / target.sum((1, 2))[:, None].clamp(min=1)
-    return MaskLoss(result.loss + even * (outside + inside).mean(), result.iou, result.chosen)
+    filled = prompt_loss(logits[:BOXES], predicted[:BOXES], target[:BOXES], best=0.5)
+    clicked = prompt_loss(logits[BOXES:], predicted[BOXES:], target[BOXES:], best=0.9)
+    loss = filled.loss + 0.5 * clicked.loss
+    if even > 0:
+        outside = F.softplus(logits).mul(~target[:, None]).sum((2, 3)) / (~target).sum((1, 2))[:, None].clamp(min=1)
+        inside = F.softplus(-logits).mul(target[:, None]).sum((2, 3)) / target.sum((1, 2))[:, None].clamp(min=1)
+        loss = loss + even * (outside + inside).mean()
+    return Filled(filled, clicked, loss)

@@ -146,6 +146,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "SIDES", {160: 1})
     monkeypatch.setattr(train, "SIDES", {160: 1.0})
     monkeypatch.setattr(warmup, "BOXES", 2)
+    monkeypatch.setattr(warmup, "CLICKS", 1)
     whole = run(tmp_path / "whole", "--steps", "4")
     train.train(whole)
     part = run(tmp_path / "part", "--steps", "2")
@@ -242,6 +243,20 @@ def test_boxes_are_filled_in_the_frame():
     assert (inner <= warmup.SIDE).all()
     area = (inner[:, 2:] - inner[:, :2]).prod(1)
     assert (masks.sum((1, 2)) - area).abs().max() <= 2 * warmup.SIDE
+
+
+def test_the_first_steps_learn_boxes_and_clicks(monkeypatch):
+    monkeypatch.setattr(warmup, "BOXES", 3)
+    monkeypatch.setattr(warmup, "CLICKS", 2)
+    model = network.build(TINY, 0)
+    filled = warmup.fill_boxes(model, 1.0, torch.Generator().manual_seed(0))
+    assert filled.boxes.iou.shape == (3, 3)
+    assert filled.clicks.iou.shape == (2, 3)
+    filled.loss.backward()
+    kinds = model.prompt_encoder.point_embeddings
+    assert all(kinds[kind].weight.grad.any() for kind in (1, 2, 3))  # positive click, both corners of a box
+    smooth = warmup.noise(64, 16, torch.Generator().manual_seed(0))
+    assert torch.allclose(smooth.var(1, correction=0), torch.ones(64, 20, 20), atol=1e-2)
 
 
 def test_a_checkpoint_is_scored(tmp_path):
