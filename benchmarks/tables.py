@@ -247,7 +247,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(page: str, text: str) -> str:
-    """Return a page's text with its tables renewed; one whose result is missing is left as it was."""
+    """Return a page's text with its tables renewed; one whose result is missing or of an earlier version is left."""
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
@@ -255,6 +255,9 @@ def filled(page: str, text: str) -> str:
             table = TABLES[name]()
         except FileNotFoundError as error:
             print(f"{page}: table {name} is left as it was, {error.filename} is missing: run `make bench`")
+            return match[0]
+        except KeyError as error:
+            print(f"{page}: table {name} is left as it was, its result lacks {error}: measure it again by `make bench`")
             return match[0]
         return f"<!-- table {name} -->\n{table}\n<!-- end {name} -->"
 

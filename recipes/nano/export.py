@@ -1,7 +1,7 @@
 """Turn a training run into shipped weights: `python recipes/nano/export.py runs/nano OUT`.
 
-Takes the running average of the weights, in float16: 1.3 M parameters are 2.6 MB. Writes the run's summary,
-every 250th line of its log, to `summary.json` beside this file.
+Takes the running average of the weights, in float16. Writes the run's summary, one line of its log for every
+thousand steps, to `summary.json` beside this file.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
+from photographs import HELD_OUT_FILE
 from safetensors.torch import save_file
+from train import read_run
 
 from quantsam.files import atomic_write
 from quantsam.results.machine import environment
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder that train.py wrote")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    state = torch.load(args.run / "checkpoint.pt", weights_only=True)
+    state = read_run(args.run / "checkpoint.pt")
     weights = {
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in state["average"].items()
@@ -33,10 +34,13 @@ def main() -> None:
         save_file(weights, aside, metadata={"model": "nano", "steps": str(state["step"])})
     lines = {line["step"]: line for line in map(json.loads, (args.run / "log.jsonl").read_text().splitlines())}
     summary = {
-        "arguments": state["arguments"],
+        "variant": state["variant"],
+        "choices": state["choices"],
+        "steps": state["step"],
+        "held_out": hashlib.sha256(HELD_OUT_FILE.read_bytes()).hexdigest(),
         "environment": environment("pillow", "scipy"),
         "sha256": hashlib.sha256(args.out.read_bytes()).hexdigest(),
-        "log": [line for step, line in sorted(lines.items()) if step % 250 == 0],
+        "log": [line for step, line in sorted(lines.items()) if step % 1000 == 0],
     }
     with atomic_write(Path(__file__).with_name("summary.json")) as aside:
         aside.write_text(json.dumps(summary, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Training samples of the nano recipe: scenes and, where there are any, photographs; both with prompts.
+"""Training samples of the nano recipe: windows of scenes and photographs, with prompts.
 
 Everything is a function of (seed, step): a resumed run sees what an uninterrupted one would have seen.
 """
@@ -6,175 +6,167 @@ Everything is a function of (seed, step): a resumed run sees what an uninterrupt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from photographs import Mask, Pool
+from scipy.ndimage import distance_transform_edt
 from torch.utils.data import Dataset as TorchDataset
+from windows import FRAME, MOST_MASKS, Window, balanced, draw_window
 
-from quantsam.data.coco import CocoDataset
-from quantsam.data.scenes import make_scene
-
-SIZE = 256
-TRAINING_SEEDS = 10_000_000_000  # far from every seed that a SceneDataset of the demo or the scores uses
-UInt8 = NDArray[np.uint8]
+CELL = 4
+SIDES = {160: 8, 224: 5, 320: 3}  # windows of this side: how many a step
 Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Prompts of one image, all objects of one step alike in form.
+class Form:
+    """What a step is like.
 
     Attributes:
-        masks: (K, 256, 256) bool, the objects asked for.
-        boxes: (K, 4) float32 x0 y0 x1 y1 px, jittered.
-        points: (K, N, 2) float32 x y px; the first lies inside its object.
-        labels: (K, N) int64, 1 inside the object, 0 outside.
-        instances: (256, 256) uint8, the number of the object at each pixel, 0 for none; None where not
-            every object is known, as in photographs.
+        side: Of its windows, px.
+        windows: How many.
+        rounds: How many corrective clicks come before the answer that is trained; 0 trains the first click's.
+        feedback: Whether the answer before is a prompt too.
+        boxed: Whether the objects that are clicked have their boxes as well.
     """
 
+    side: int
+    windows: int
+    rounds: int
+    feedback: bool
+    boxed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The windows of a step and their prompts; coordinates are px of the frame.
+
+    Attributes:
+        form: What the step is like.
+        images: (N, S, S, 3) uint8.
+        corners: (N, 2) float32, where the windows lie in the frame.
+        masks: (N, M, S, S) bool; empty ones are padding.
+        complete: (N,) bool.
+        seeds: (N, M, 2) int64, x y of a cell in each object.
+        boxed: (N, B) int64, which objects are prompted by a box.
+        boxes: (N, B, 4) float32.
+        clicked: (N, C) int64, which objects are prompted by clicks.
+        clicks: (N, C, 2) float32, the first one, inside the object.
+        clicked_boxes: (N, C, 4) float32.
+    """
+
+    form: Form
+    images: NDArray[np.uint8]
+    corners: Float
     masks: NDArray[np.bool_]
+    complete: NDArray[np.bool_]
+    seeds: NDArray[np.int64]
+    boxed: NDArray[np.int64]
     boxes: Float
-    points: Float
-    labels: NDArray[np.int64]
-    instances: UInt8 | None
+    clicked: NDArray[np.int64]
+    clicks: Float
+    clicked_boxes: Float
 
 
-def jittered_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> Float:
-    """Return the mask's tight box with every side moved by up to 10 % of its length, at most 12 px."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float32)
-    if rng.random() < 0.3:
+def jittered(box: Float, side: int, rng: np.random.Generator) -> Float:
+    """Return the box as it is, or with every side moved by up to 10 % of its length, at most 12 px."""
+    if rng.random() < 0.6:
         return box
-    sides = np.tile(box[2:] - box[:2], 2)
-    noise = np.clip(rng.normal(0, 0.05, 4), -0.1, 0.1) * sides
-    return np.clip(box + np.clip(noise, -12, 12), 0, SIZE).astype(np.float32)
+    lengths = np.tile(box[2:] - box[:2], 2)
+    noise = np.clip(rng.normal(0, 0.05, 4), -0.1, 0.1) * lengths
+    return np.clip(box + np.clip(noise, -12, 12), 0, side).astype(np.float32)
 
 
-def clicks(
-    mask: NDArray[np.bool_], box: Float, count: int, rng: np.random.Generator
-) -> tuple[Float, NDArray[np.int64]]:
-    """Return `count` clicks: the first inside, each other inside or in the box's surroundings."""
-    inside = np.argwhere(mask)
-    margin = 0.3 * (box[2:] - box[:2]) + 4
-    low = np.maximum(box[:2] - margin, 0).astype(int)
-    high = np.minimum(box[2:] + margin, SIZE).astype(int)
-    outside = np.argwhere(~mask[low[1] : high[1], low[0] : high[0]]) + low[::-1]
-    points, labels = [], []
-    for index in range(count):
-        positive = index == 0 or len(outside) == 0 or rng.random() < 0.5
-        pool = inside if positive else outside
-        if index == 0 and rng.random() < 0.7:  # people and evaluators click near the middle of things
-            tries = pool[rng.integers(len(pool), size=12)]
-            pool = tries[[np.argmax([_clearance(mask, y, x) for y, x in tries])]]
-        y, x = pool[rng.integers(len(pool))]
-        points.append((x + rng.random(), y + rng.random()) if not positive else (x + 0.5, y + 0.5))
-        labels.append(int(positive))
-    return np.array(points, np.float32), np.array(labels, np.int64)
+def depth_of(region: Mask, rng: np.random.Generator | None) -> NDArray[np.float32]:
+    """Return depth, x and y of a pixel deep inside a region: the deepest, or with `rng` one of the deep ones.
+
+    Depth is the distance to the nearest pixel outside; beyond the window is outside. It is the deepest pixel's, and 0
+    where the region is empty.
+    """
+    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    if len(rows) == 0:
+        return np.zeros(3, np.float32)
+    top, left = rows[0], columns[0]
+    part = region[top : rows[-1] + 1, left : columns[-1] + 1]
+    depth = distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    most = depth[y, x]
+    if rng is not None:
+        deep = np.argwhere(depth > rng.uniform(0, 0.8) * most)
+        y, x = deep[rng.integers(len(deep))]
+    return np.array([most, left + x, top + y], np.float32)
 
 
-def _clearance(mask: NDArray[np.bool_], y: int, x: int) -> int:
-    """Half side of the largest square around a pixel, out of a few sizes, that lies inside the mask."""
-    best = 0
-    for radius in (1, 2, 4, 7, 11, 16, 24):
-        window = mask[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
-        if not window.all():
-            break
-        best = radius
-    return best
+class StepDataset(TorchDataset[Batch]):
+    """Item `i` is the batch of step `i`."""
 
+    def __init__(
+        self, seed: int, pool: Pool, *, sides: dict[int, float], prompts: tuple[int, int], pasting: float
+    ) -> None:
+        """Make ready.
 
-def prompts_of(masks: NDArray[np.bool_], objects: int, count: int, complete: bool, rng: np.random.Generator) -> Prompts:
-    """Draw `objects` objects (with repetition where there are fewer) and prompts for them."""
-    order = rng.permutation(len(masks))
-    picked = np.resize(order, objects)
-    chosen = masks[picked]
-    boxes = np.stack([jittered_box(mask, rng) for mask in chosen])
-    drawn = [clicks(mask, box, count, rng) for mask, box in zip(chosen, boxes, strict=True)]
-    instances = np.zeros((SIZE, SIZE), np.uint8)
-    for number, mask in enumerate(masks, start=1):
-        instances[mask] = number
-    points, labels = np.stack([p for p, _ in drawn]), np.stack([n for _, n in drawn])
-    return Prompts(chosen, boxes, points, labels, instances if complete else None)
+        Args:
+            seed: Decides everything, with the step.
+            pool: Pictures.
+            sides: How often windows of each side are drawn.
+            prompts: How many objects of a window are prompted by a box, and how many by clicks.
+            pasting: Share of windows with objects of other photographs.
+        """
+        self.seed, self.pool, self.prompts, self.pasting = seed, pool, prompts, pasting
+        self._sides = list(sides)
+        self._often = np.array(list(sides.values())) / sum(sides.values())
 
-
-class Photographs:
-    """COCO photographs with at least one object of 200 px or more after a random crop."""
-
-    def __init__(self, folder: Path) -> None:
-        self._data = CocoDataset(folder, split="train2017")
-        self._ids = [i for i in self._data.image_ids if any(not a.is_crowd for a in self._data.annotations(i))]
-
-    def sample(self, rng: np.random.Generator) -> tuple[UInt8, NDArray[np.bool_]] | None:
-        """Return a random 256x256 crop and its objects' masks; None where no object survived."""
-        image_id = self._ids[rng.integers(len(self._ids))]
-        image = self._data.image(image_id)
-        height, width = image.shape[:2]
-        side = int(min(height, width) * np.exp(rng.uniform(np.log(0.4), np.log(1.0))))
-        side = max(side, min(height, width, 128))
-        if rng.random() < 0.4:  # the whole picture, padded as the predictor pads it
-            side = max(height, width)
-        top = int(rng.integers(max(1, height - side + 1)))
-        left = int(rng.integers(max(1, width - side + 1)))
-        flip = rng.random() < 0.5
-        pixels = _crop(image[top : top + side, left : left + side], side, flip, Image.Resampling.BILINEAR)
-        masks = []
-        for annotation in self._data.annotations(image_id):
-            if annotation.is_crowd or annotation.area < 1:
-                continue
-            mask = self._data.mask(annotation)[top : top + side, left : left + side]
-            resized = _crop(mask.astype(np.uint8) * 255, side, flip, Image.Resampling.BILINEAR) > 127
-            if resized.sum() >= 60:
-                masks.append(resized)
-        return (pixels, np.stack(masks)) if masks else None
-
-
-def _crop(array: UInt8, side: int, flip: bool, resample: Image.Resampling) -> UInt8:
-    scale = SIZE / side
-    size = (max(1, round(array.shape[1] * scale)), max(1, round(array.shape[0] * scale)))
-    resized = np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size, resample))
-    padded = np.zeros((SIZE, SIZE, *array.shape[2:]), np.uint8)
-    if padded.ndim == 3:
-        padded[:] = (124, 116, 104)  # what the predictor's zeros are before normalization
-    padded[: resized.shape[0], : resized.shape[1]] = resized[:SIZE, :SIZE]
-    if flip and resized.shape[1] >= SIZE:
-        padded = padded[:, ::-1]
-    return np.ascontiguousarray(padded)
-
-
-def colour_jitter(image: UInt8, rng: np.random.Generator) -> UInt8:
-    """Return the image with random gain, offset and saturation."""
-    gains = rng.uniform(0.7, 1.3, 3) ** 0.5 * rng.uniform(0.75, 1.25)
-    x = image * gains + rng.uniform(-20, 20)
-    grey = x.mean(-1, keepdims=True)
-    jittered: UInt8 = np.clip(grey + (x - grey) * rng.uniform(0.5, 1.4), 0, 255).astype(np.uint8)
-    return jittered
-
-
-class StepDataset(TorchDataset[tuple[UInt8, Prompts]]):
-    """Item `i` is one image with its prompts; images of one step share the number of clicks."""
-
-    def __init__(self, seed: int, batch: int, objects: int, photographs: Path | None, share: float) -> None:
-        self.seed, self.batch, self.objects, self.share = seed, batch, objects, share
-        self._photographs = Photographs(photographs) if photographs else None
-
-    def clicks_of(self, step: int) -> int:
-        """Return how many clicks each prompt of a step has: one in half of the steps, else two to six."""
+    def form(self, step: int) -> Form:
+        """Return what a step is like."""
         rng = np.random.default_rng((self.seed, 1, step))
-        return 1 if rng.random() < 0.6 else int(rng.integers(2, 7))
+        side = self._sides[rng.choice(len(self._sides), p=self._often)]
+        rounds = 0 if rng.random() < 0.5 else int(rng.integers(1, 6))
+        return Form(side, SIDES[side], rounds, bool(rng.random() < 0.2), bool(rng.random() < 0.15))
 
-    def __getitem__(self, index: int) -> tuple[UInt8, Prompts]:
-        """Return image `index`: (256, 256, 3) uint8 and its prompts."""
-        rng = np.random.default_rng((self.seed, 2, index))
-        found = None
-        if self._photographs is not None and rng.random() < self.share:
-            found = self._photographs.sample(rng)
-        complete = found is None
-        if found is None:
-            scene = make_scene(TRAINING_SEEDS + self.seed * 1_000_000_000 + index, SIZE)
-            found = (scene.image, scene.masks)
-        image, masks = found
-        prompts = prompts_of(masks, self.objects, self.clicks_of(index // self.batch), complete, rng)
-        return (colour_jitter(image, rng) if rng.random() < 0.5 else image), prompts
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        form = self.form(step)
+        rng = np.random.default_rng((self.seed, 2, step))
+        windows = [draw_window(self.pool, form.side, self.pasting, rng) for _ in range(form.windows)]
+        prompted = [self._prompts(window, form, rng) for window in windows]
+        return Batch(
+            form=form,
+            images=np.stack([w.image for w in windows]),
+            masks=np.stack([_padded(w.masks) for w in windows]),
+            complete=np.array([w.complete for w in windows]),
+            **{name: np.stack([p[name] for p in prompted]) for name in prompted[0]},
+        )
+
+    def _prompts(self, window: Window, form: Form, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+        """Draw objects and prompts of a window: sizes in turn, again from the start where there are too few."""
+        boxes, clicks = self.prompts
+        areas = window.masks.sum((1, 2)).astype(np.float64)
+        order = np.resize(balanced(areas, MOST_MASKS, rng), boxes + clicks)
+        corner = np.zeros(2, np.float32)
+        if rng.random() < 0.7:
+            corner = (CELL * rng.integers((FRAME - form.side) // CELL + 1, size=2)).astype(np.float32)
+        shift = np.tile(corner, 2)
+        points = [depth_of(window.masks[k], None if rng.random() < 0.5 else rng)[1:] for k in order[boxes:]]
+        seeds = np.zeros((MOST_MASKS, 2), np.int64)
+        for k, mask in enumerate(window.masks):
+            inside = np.argwhere(mask)
+            seeds[k] = inside[rng.integers(len(inside))][::-1] // CELL
+        drawn = np.stack([jittered(window.boxes[k], form.side, rng) for k in order])
+        return {
+            "corners": corner,
+            "seeds": seeds,
+            "boxed": order[:boxes],
+            "boxes": drawn[:boxes] + shift,
+            "clicked": order[boxes:],
+            "clicks": (np.array(points, np.float32).reshape(-1, 2) + rng.uniform(-0.5, 0.5, 2) + corner).astype(
+                np.float32
+            ),
+            "clicked_boxes": drawn[boxes:] + shift,
+        }
+
+
+def _padded(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    padded = np.zeros((MOST_MASKS, *masks.shape[1:]), bool)
+    padded[: len(masks)] = masks
+    return padded

@@ -1,7 +1,8 @@
-"""Train the nano variant: `python recipes/nano/train.py [--photographs COCO_FOLDER]`.
+"""Train the nano variant: `python recipes/nano/train.py [--coco COCO_FOLDER] [--photographs FOLDER]`.
 
-The decoder alone learns to fill boxes, the whole model learns objects at half the resolution, then at the full
-one, and once more from a lower learning rate: cheap steps first.
+The decoder alone learns to fill boxes; then the whole model learns objects, at a constant learning rate for as long
+as there is time. `--decay-from STEP --decay-steps N` ends the run: the rate falls to zero over N steps. A running
+average of the weights is what is scored and exported; it is usable at any time.
 
 Resumable: run the same command again and it goes on from its last checkpoint, to the same result.
 """
@@ -10,7 +11,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
+import os
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,241 +23,74 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from samples import SIZE, Prompts, StepDataset, UInt8
+from losses import DenseHeads
+from network import VARIANT, build
+from photographs import Pool
+from samples import Batch, StepDataset
+from steps import Learner, step_loss
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
+from warmup import fill_boxes
 
-from quantsam.models.encoder import UpSample
-from quantsam.models.mask_decoder import Attention, MaskDecoder
-from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import PIXEL_MEAN, PIXEL_STD
-from quantsam.models.variants import VARIANTS
+from quantsam.errors import InputError, QuantsamError, WeightsError
+from quantsam.memory import keep_freed_memory
+from quantsam.models.variants import Variant
 
-ALL_MASKS = range(MaskDecoder.NUM_MASKS)
-Batch = list[tuple[UInt8, Prompts]]
+RAMP = 200  # steps in which the learning rate rises, at the start of each of the two parts
+SIDES = {160: 0.6, 224: 0.2, 320: 0.2}  # how often steps have windows of this side
+LINES = 50  # steps between two lines of the log
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--warmup", type=int, default=2500, help="steps of the decoder alone, about 60 ms each")
-    parser.add_argument("--coarse", type=int, default=6000, help="steps of the whole model at half the resolution")
-    parser.add_argument("--fine", type=int, default=3600, help="steps at the full resolution")
-    parser.add_argument("--polish", type=int, default=1600, help="more steps, with a second cosine from a quarter")
-    parser.add_argument("--batch", type=int, default=6, help="images a step")
-    parser.add_argument(
-        "--objects",
-        type=int,
-        default=4,
-        help="objects prompted an image: all but one by box, in the second half of the run all but two",
-    )
+    parser.add_argument("--coco", type=Path, help="a COCO folder with train2017/ to mix in")
+    parser.add_argument("--photographs", type=Path, help="a folder of photographs by source to mix in")
+    parser.add_argument("--scenes", type=float, default=0.2, help="share of generated scenes; 1 without photographs")
+    parser.add_argument("--pasting", type=float, default=0.3, help="share of windows with objects of other photographs")
+    parser.add_argument("--warmup", type=int, default=6000, help="steps of the decoder alone")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="steps of all, unless a decay ends the run before")
+    parser.add_argument("--decay-from", type=int, help="step at which the learning rate begins to fall")
+    parser.add_argument("--decay-steps", type=int, default=6000, help="steps in which it falls to zero")
+    parser.add_argument("--prompts", type=int, nargs=2, default=(2, 2), help="objects a window, by box and by clicks")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--photographs", type=Path, help="a COCO folder with train2017/ to mix in")
-    parser.add_argument("--share", type=float, default=0.15, help="share of photographs")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
-    parser.add_argument("--save-every", type=int, default=250)
-    return parser.parse_args()
+    parser.add_argument("--save-minutes", type=float, default=4.0, help="between two checkpoints")
+    parser.add_argument("--keep-minutes", type=float, default=60.0, help="between two checkpoints that are kept")
+    return parser.parse_args(argv)
 
 
-def normalise(images: list[UInt8], side: int) -> Tensor:
-    """Return (N, 3, side, side) float32, normalized as the predictor does; `side` divides the images'."""
-    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    x = F.avg_pool2d(x, x.shape[-1] // side)
-    x = (x - PIXEL_MEAN.reshape(1, 3, 1, 1)) / PIXEL_STD.reshape(1, 3, 1, 1)
-    return x.contiguous(memory_format=torch.channels_last)
+def last_step(args: argparse.Namespace) -> int:
+    """Return how many steps the run has."""
+    if args.decay_from is None:
+        return int(args.steps)
+    return int(args.decay_from + args.decay_steps)
 
 
-def losses(logits: Tensor, predicted_iou: Tensor, target: Tensor, multi: bool) -> tuple[Tensor, Tensor]:
-    """Focal + dice on the best of three masks (and on the single mask), and squared error of the IoU.
-
-    A tenth of the weight goes to all three masks, so that none of them dies.
-
-    Args:
-        logits: (B, 4, H, W).
-        predicted_iou: (B, 4).
-        target: (B, H, W) bool.
-        multi: The three ambiguous masks are trained too; else the single mask alone.
-
-    Returns:
-        The loss, and the mean IoU of the best mask, which is only watched.
-    """
-    if not multi:
-        logits, predicted_iou = logits[:, :1], predicted_iou[:, :1]
-    truth = target.float().unsqueeze(1)
-    probability = logits.sigmoid()
-    cross_entropy = F.softplus(torch.where(target.unsqueeze(1), -logits, logits))
-    miss = torch.where(target.unsqueeze(1), 1 - probability, probability)
-    focal = (cross_entropy * miss * miss).mean((2, 3))
-    overlap = (probability * truth).sum((2, 3))
-    mass = probability.sum((2, 3)) + truth.sum((2, 3))
-    dice = 1 - (2 * overlap + 1) / (mass + 1)
-    mask_loss = 20 * focal + dice
-    with torch.no_grad():
-        on = logits > 0
-        both = (on & target.unsqueeze(1)).sum((2, 3)).float()
-        iou = both / (on | target.unsqueeze(1)).sum((2, 3)).clamp(min=1)
-    total = mask_loss[:, 0].mean() + F.mse_loss(predicted_iou, iou)
-    if multi:
-        ambiguous = mask_loss[:, 1:]
-        total = total + 0.9 * ambiguous.amin(1).mean() + 0.1 * ambiguous.mean()
-    return total, iou.amax(1).mean()
+def learning_rate(step: int, args: argparse.Namespace) -> float:
+    """Return the rate of a step: a ramp, the constant rate, and a fall to zero once a decay was asked for."""
+    since = step if step < args.warmup else step - args.warmup
+    rate = args.learning_rate * min(1.0, (since + 1) / RAMP)
+    if args.decay_from is not None and step >= args.decay_from:
+        rate *= 1 - (step - args.decay_from) / args.decay_steps
+    return float(rate)
 
 
-def initialise(model: EfficientViTSam, generator: torch.Generator) -> None:
-    """Start where learning is quick; all of it is a choice of initial values.
-
-    - Position embedding: half of the frequencies along x, half along y, 0.25 to 6 periods a picture. With 32
-      of them instead of SAM's 128, random directions tell a box's inside from its outside slowly.
-    - Attention: queries and keys start with the same orthogonal projection, so that what is alike, and
-      what is near, attends to each other from the first step (after Trockman and Kolter, 2023).
-    """
-    matrix = model.prompt_encoder.pe_layer.get_buffer("positional_encoding_gaussian_matrix")
-    frequencies = torch.logspace(np.log10(0.25), np.log10(6.0), matrix.shape[1] // 2)
-    matrix.zero_()
-    matrix[0, 0::2] = frequencies
-    matrix[1, 1::2] = frequencies
-    with torch.no_grad():
-        for module in model.mask_decoder.modules():
-            if isinstance(module, Attention):
-                torch.nn.init.orthogonal_(module.q_proj.weight, generator=generator)
-                module.k_proj.weight.copy_(module.q_proj.weight)
-                module.q_proj.bias.zero_()
-                module.k_proj.bias.zero_()
+def make_optimizer(trained: list[nn.Parameter], rate: float) -> torch.optim.AdamW:
+    """Return AdamW that lets matrices and kernels decay, and nothing else."""
+    decayed = [p for p in trained if p.ndim >= 2]
+    others = [p for p in trained if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.03}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
 
 
-def set_resolution(model: EfficientViTSam, side: int) -> None:
-    """Make the model work on images of `side` px and embeddings of `side / 4`; prompts stay in the full frame."""
-    model.prompt_encoder.embed_size = side // 4
-    for module in model.modules():
-        if isinstance(module, UpSample):
-            module.size = side // 4
-
-
-def warm_up(model: EfficientViTSam, steps: int, generator: torch.Generator) -> None:
-    """Teach the prompt encoder and the decoder to fill boxes, on noise for an embedding of 16 x 16.
-
-    From scratch, the whole model begins with a long stretch of empty masks.
-    """
-    set_resolution(model, 64)
-    parts = [*model.prompt_encoder.parameters(), *model.mask_decoder.parameters()]
-    optimizer = torch.optim.AdamW(parts, lr=2e-3, weight_decay=0.02)
-    centre = 4 * torch.arange(64) + 2
-    iou = 0.0
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = schedule(step, steps, 2e-3)
-        middle = 256 * torch.rand(32, 2, generator=generator)
-        half = 6 * torch.exp(torch.rand(32, 2, generator=generator) * np.log(150 / 12))
-        boxes = torch.cat([middle - half, middle + half], dim=1).clamp(0, 256)
-        boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).amin(1) > 6]
-        column = (centre > boxes[:, 0:1]) & (centre < boxes[:, 2:3])
-        row = (centre > boxes[:, 1:2]) & (centre < boxes[:, 3:4])
-        target = row[:, :, None] & column[:, None, :]
-        embedding = torch.randn(1, model.variant.embed_dim, 16, 16, generator=generator)
-        sparse, dense = model.prompt_encoder(None, boxes, None)
-        logits, predicted = model.mask_decoder(
-            embedding, model.prompt_encoder.dense_position(), sparse, dense, ALL_MASKS
-        )
-        loss, best = losses(logits, predicted, target, multi=True)
-        # for a start, inside and outside weigh the same: else small boxes end as empty masks
-        outside = F.softplus(logits).mul(~target[:, None]).sum((2, 3)) / (~target).sum((1, 2))[:, None].clamp(min=1)
-        inside = F.softplus(-logits).mul(target[:, None]).sum((2, 3)) / target.sum((1, 2))[:, None].clamp(min=1)
-        loss = loss + max(0.0, 1 - step / 200) * (outside + inside).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parts, 1.0)
-        optimizer.step()
-        iou = 0.98 * iou + 0.02 * best.item()
-        if (step + 1) % 250 == 0:
-            print({"warm_up": step + 1, "box_iou": round(iou, 4)}, flush=True)
-
-
-class DenseHead(nn.Module):
-    """Reads foreground and object borders off the embedding; used in training only, then thrown away.
-
-    A prompt teaches the encoder one object; this teaches it all of an image's pixels at once.
-    """
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.read = nn.Conv2d(embed_dim, 3 * 16, 1)
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        """Map (N, dim, S, S) to logits (N, 3, 4 S, 4 S): foreground, border to the right, border below."""
-        return F.pixel_shuffle(self.read(embedding), 4)
-
-
-def dense_loss(head: DenseHead, embedding: Tensor, batch: Batch) -> Tensor:
-    """Return the binary cross-entropy of the head's maps over the images whose objects are all known."""
-    known = [i for i, (_, prompts) in enumerate(batch) if prompts.instances is not None]
-    if not known:
-        return embedding.new_zeros(())
-    logits = head(embedding[known])
-    maps = torch.from_numpy(np.stack([p.instances for _, p in batch if p.instances is not None]))
-    stride = maps.shape[-1] // logits.shape[-1]
-    maps = maps[:, ::stride, ::stride]
-    right = F.pad(maps[:, :, 1:] != maps[:, :, :-1], (0, 1))
-    below = F.pad(maps[:, 1:] != maps[:, :-1], (0, 0, 0, 1))
-    truth = torch.stack([maps > 0, right, below], dim=1).float()
-    weight = truth.new_tensor([2.0, 8.0, 8.0]).reshape(1, 3, 1, 1)  # borders are few
-    return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight)
-
-
-def step_loss(model: EfficientViTSam, head: DenseHead, batch: Batch, side: int, boxes: int) -> tuple[Tensor, Tensor]:
-    """Return the loss of one step on images of `side` px, and the mean IoU of its box prompts' best masks.
-
-    Of each image the first `boxes` objects are prompted by box, the others by clicks. At less than the full
-    resolution more than two clicks train the single mask alone, which is enough to place objects.
-    """
-    set_resolution(model, side)
-    embedding = model.image_encoder(normalise([image for image, _ in batch], side))
-    objects = len(batch[0][1].masks)
-    dense_pe = model.prompt_encoder.dense_position()
-
-    def gather(name: str, part: slice) -> Tensor:
-        return torch.from_numpy(np.concatenate([getattr(prompts, name)[part] for _, prompts in batch]))
-
-    total, box_iou = 2 * dense_loss(head, embedding, batch), embedding.new_zeros(())
-    for part, by_box in ((slice(0, boxes), True), (slice(boxes, objects), False)):
-        index = torch.arange(len(batch)).repeat_interleave(part.stop - part.start)
-        if by_box:
-            sparse, dense = model.prompt_encoder(None, gather("boxes", part), None)
-            multi = True
-        else:
-            points, labels = gather("points", part), gather("labels", part)
-            sparse, dense = model.prompt_encoder((points, labels), None, None)
-            multi = points.shape[1] <= 2 or side == SIZE
-        logits, iou = model.mask_decoder(embedding[index], dense_pe, sparse, dense, ALL_MASKS)
-        masks = gather("masks", part)
-        if side < SIZE:  # a pixel belongs to the object where most of it does
-            masks = F.avg_pool2d(masks.float().unsqueeze(1), SIZE // side).squeeze(1) >= 0.5
-        loss, best_iou = losses(logits, iou, masks, multi)
-        total = total + (part.stop - part.start) / objects * loss
-        if by_box:
-            box_iou = best_iou
-    return total, box_iou
-
-
-def schedule(step: int, steps: int, peak: float, polish: int = 0) -> float:
-    """Return the learning rate: 100 steps of warm-up, then a cosine to a hundredth of the peak; then once more."""
-    if step >= steps:
-        return schedule(step - steps + 100, polish + 100, peak / 4)
-    if step < 100:
-        return peak * (step + 1) / 100
-    progress = (step - 100) / max(1, steps - 100)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
-
-
-def batches(data: StepDataset, first: int, steps: int) -> Iterator[Batch]:
-    """Yield the batches of the steps `first` ... `steps - 1`, made ahead in one worker process."""
-    items = Subset(data, range(first * data.batch, steps * data.batch))
-    yield from DataLoader(items, data.batch, num_workers=1, prefetch_factor=8, collate_fn=list)
-
-
-def update_average(average: EfficientViTSam, model: EfficientViTSam, step: int) -> None:
+def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     """Move the running average of weights and statistics towards the model's, faster at the start."""
-    decay = min(0.999, (1 + step) / (10 + step))
+    decay = min(0.9995, (1 + step) / (10 + step))
     with torch.no_grad():
         for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
             if mean.is_floating_point():
@@ -261,78 +99,180 @@ def update_average(average: EfficientViTSam, model: EfficientViTSam, step: int) 
                 mean.copy_(value)
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint aside, then rename it."""
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+class Run:
+    """A training run: what is trained, its optimizer, its running average and its folder."""
+
+    def __init__(self, args: argparse.Namespace, variant: Variant, pool: Pool) -> None:
+        self.args, self.variant, self.pool = args, variant, pool
+        device = torch.device(args.device)
+        model = build(variant, args.seed).to(device)
+        self.learner = Learner(model, DenseHeads(variant.embed_dim).to(device), device, PRECISIONS[args.precision])
+        self.average = copy.deepcopy(model).eval()
+        self.trained = [*model.parameters(), *self.learner.heads.parameters()]
+        self.optimizer = make_optimizer(self.trained, args.learning_rate)
+        self.step = 0
+        self.checkpoint = args.out / "checkpoint.pt"
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """All that decides the result but the end of the run."""
+        names = ("scenes", "pasting", "warmup", "learning_rate", "seed")
+        chosen = {name: getattr(self.args, name) for name in names}
+        return chosen | {"prompts": list(self.args.prompts), "pictures": self.pool.counts}
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            WeightsError: It is damaged, or of a model of another size.
+            InputError: It was made with other arguments.
+        """
+        if not self.checkpoint.exists():
+            return
+        state = read_run(self.checkpoint)
+        if state["variant"] != dataclasses.asdict(self.variant):
+            differing = [k for k, v in dataclasses.asdict(self.variant).items() if state["variant"].get(k) != v]
+            raise WeightsError(
+                f"checkpoint {self.checkpoint} must be of this recipe's size, got another {', '.join(differing)}: "
+                "give another --out"
+            )
+        for name, value in self.choices.items():
+            if state["choices"].get(name) != value:
+                raise InputError(
+                    f"a resumed run must keep its arguments, got {name} {value} where {self.checkpoint} has "
+                    f"{state['choices'].get(name)}: give the same ones, or another --out"
+                )
+        self.learner.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.learner.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint aside, then rename it."""
+        state = {
+            "model": self.learner.model.state_dict(),
+            "average": self.average.state_dict(),
+            "heads": self.learner.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "variant": dataclasses.asdict(self.variant),
+            "choices": self.choices,
+        }
+        aside = path.with_suffix(".tmp")
+        torch.save(state, aside)
+        aside.replace(path)
+
+    def advance(self, batch: Batch | None) -> None:
+        """Do one step; without a batch it is one of the decoder alone."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.args)
+        if batch is None:
+            generator = torch.Generator().manual_seed(self.args.seed * 1_000_000 + self.step)
+            even = max(0.0, 1 - self.step / 200)
+            filled = fill_boxes(self.learner.model, even, generator)
+            self.learner.note(filled=filled.boxes.chosen.mean().item(), guessed=filled.clicks.iou.amax(1).mean().item())
+            loss: Tensor = filled.loss
+        else:
+            loss = step_loss(self.learner, batch, np.random.default_rng((self.args.seed, 3, self.step)))
+        self.learner.note(loss=loss.item())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.learner.note(gradient=nn.utils.clip_grad_norm_(self.trained, 1.0).item())
+        self.optimizer.step()
+        update_average(self.average, self.learner.model, self.step)
+        self.step += 1
+
+    def batches(self, end: int) -> Iterator[Batch | None]:
+        """Yield what the steps from this one to `end` need, made ahead in one worker process."""
+        for _ in range(self.step, min(end, self.args.warmup)):
+            yield None
+        steps = range(max(self.step, self.args.warmup), end)
+        if not steps:
+            return
+        data = StepDataset(
+            self.args.seed, self.pool, sides=SIDES, prompts=tuple(self.args.prompts), pasting=self.args.pasting
+        )
+        yield from DataLoader(
+            data,
+            None,
+            sampler=steps,
+            num_workers=1,
+            prefetch_factor=6,
+            collate_fn=_same,
+            worker_init_fn=_end_with_parent,
+        )
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _end_with_parent(worker: int) -> None:
+    """End the worker process soon after a killed run: its own check waits for ever once its queue is full."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this recipe.
+
+    Raises:
+        WeightsError: It is damaged, or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make the reader raise nearly anything
+        raise WeightsError(f"checkpoint {path} is damaged: remove it, or rename a kept one to its name") from error
+    if not isinstance(state, dict) or not {"variant", "choices", "average", "step"} <= state.keys():
+        raise WeightsError(f"checkpoint {path} must be one that train.py wrote, got another file: give another --out")
+    return state
+
+
+def train(run: Run) -> None:
+    """Do all steps that are left, and keep a log."""
+    end, args = last_step(run.args), run.args
+    started, first = time.perf_counter(), run.step
+    saved = kept = started
+    for batch in run.batches(end):
+        run.advance(batch)
+        now = time.perf_counter()
+        if run.step % LINES == 0 or run.step == end:
+            seen = {name: round(float(np.mean(values)), 4) for name, values in sorted(run.learner.seen.items())}
+            run.learner.seen.clear()
+            line = {"step": run.step, **seen, "seconds_per_step": round((now - started) / (run.step - first), 3)}
+            with (args.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+            started, first = now, run.step
+        if now - saved > 60 * args.save_minutes or run.step == end:
+            run.save(run.checkpoint)
+            saved = now
+        if now - kept > 60 * args.keep_minutes:
+            run.save(args.out / f"checkpoint-{run.step:07d}.pt")
+            kept = now
 
 
 def main() -> None:
     """Train, or go on training."""
     args = arguments()
-    args.out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(args.seed)
-    model = EfficientViTSam(VARIANTS["nano"]).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    initialise(model, torch.Generator().manual_seed(args.seed))
-    head = DenseHead(model.variant.embed_dim)
-    trained = [*model.parameters(), *head.parameters()]
-    decayed = [p for p in trained if p.ndim >= 2]
-    others = [p for p in trained if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}],
-        lr=args.learning_rate,
-    )
-    average = copy.deepcopy(model)
-    first, steps, checkpoint = 0, args.coarse + args.fine, args.out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        head.load_state_dict(state["head"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-        print(f"going on from step {first}")
-    else:
-        warm_up(model, args.warmup, torch.Generator().manual_seed(args.seed))
-        average.load_state_dict(model.state_dict())
-    data = StepDataset(args.seed, args.batch, args.objects, args.photographs, args.share)
-    started, running = time.perf_counter(), None
-    for step, batch in enumerate(batches(data, first, steps + args.polish), start=first):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule(step, steps, args.learning_rate, args.polish)
-        side = SIZE // 2 if step < args.coarse else SIZE
-        loss, box_iou = step_loss(model, head, batch, side, args.objects - (1 if step < steps // 2 else 2))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        update_average(average, model, step)
-        values = np.array([loss.item(), box_iou.item()])
-        running = values if running is None else 0.98 * running + 0.02 * values
-        done = step + 1
-        if done % 25 == 0:
-            seconds = (time.perf_counter() - started) / (done - first)
-            line = {
-                "step": done,
-                "loss": round(float(running[0]), 4),
-                "box_iou": round(float(running[1]), 4),
-                "seconds_per_step": round(seconds, 3),
-            }
-            with (args.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(line, flush=True)
-        if done % args.save_every == 0 or done == steps + args.polish:
-            save(
-                checkpoint,
-                {
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "head": head.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": done,
-                    "arguments": vars(args) | {"photographs": args.photographs is not None, "out": None},
-                },
-            )
+    keep_freed_memory()
+    try:
+        pool = Pool(args.coco, args.photographs, args.scenes, args.seed)
+        run = Run(args, VARIANT, pool)
+        args.out.mkdir(parents=True, exist_ok=True)
+        run.load()
+        print({"pictures": pool.counts, "from_step": run.step, "process": os.getpid()}, flush=True)
+        train(run)
+    except QuantsamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

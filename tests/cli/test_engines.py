@@ -145,9 +145,11 @@ def test_a_warning_is_one_line(run, monkeypatch):
         "--no-store", "--json",
     )  # fmt: skip
     assert ran.code == 0
-    assert ran.err.startswith("quantsam: note: plan int8/openvino+vnni is exact on processors with VNNI alone, got ")
+    assert ran.err.startswith(
+        "quantsam: note: plan int8/openvino+vnni is exact only where products are added in 32 bits"
+    )
     assert ran.err.count("\n") == 1
-    assert "calibrate or export it with --processors any, or run it on onnxruntime" in ran.err
+    assert "calibrate or export again with --processors any, or for onnxruntime" in ran.err
     assert ran.json[0]["settings"]["exact"] is False
 
 

@@ -16,7 +16,6 @@ from quantsam.errors import InputError, PlanError, nearest
 from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import InexactWarning
 from quantsam.plans.layers import Role
-from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
 from quantsam.runtime.sessions import Precision, Session, SessionOptions, open_session, require
@@ -82,9 +81,9 @@ def check_runs(plan: Plan, engine: str) -> None:
     if engine not in ENGINES:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}: {nearest(engine, ENGINES)}")
     plan.check_calibrated()
-    if plan.sites and get_placement(plan.placement).engine != engine:
+    if plan.sites and plan.placement not in (engine, f"{engine}+vnni"):
         raise PlanError(
-            f"a plan for {engine} must have placement {engine!r}, got {plan.placement!r}: "
+            f"a plan for {engine} must have placement {engine!r} or '{engine}+vnni', got {plan.placement!r}: "
             f"calibrate with --placement {engine}"
         )
     check_formats(plan.sites, engine)

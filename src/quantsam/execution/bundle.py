@@ -78,7 +78,8 @@ def export_bundle(
         mask_threshold=MASK_THRESHOLD,
         files={name: FileEntry.of(content) for name, content in contents.items()},
         check=reference.check,
-        processors=plan.processors,
+        # int8 for TensorRT is not made for x86, where another engine may open it
+        processors="vnni" if engine == "tensorrt" and reference.check.layers else plan.processors,
         exported_on=processor_text(),
     )
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:

@@ -16,7 +16,7 @@ from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.quant.ranges import grid_range
-from quantsam.quant.saturation import LARGEST_PAIR, in_pairs, is_depthwise, one_signed_sums
+from quantsam.quant.saturation import is_depthwise, saturating_channels
 from quantsam.runtime.manifest import CHECK_BOXES, Check, test_image
 from quantsam.simulation.integer import IntegerConv2d, Requantize
 from quantsam.simulation.simulator import simulate
@@ -82,16 +82,10 @@ def _chosen(layers: dict[PlanSite, IntegerConv2d]) -> list[PlanSite]:
     best: dict[tuple[str, bool], tuple[bool, int, PlanSite]] = {}
     for site, layer in layers.items():
         codes = layer.get_buffer("codes")
-        key, rank = (site.kind, is_depthwise(codes)), (not _could_overflow(codes), codes.numel())
+        key, rank = (site.kind, is_depthwise(codes)), (not bool(saturating_channels(codes).any()), codes.numel())
         if key not in best or rank < best[key][:2]:
             best[key] = (*rank, site)
     return [site for *_, site in best.values()]
-
-
-def _could_overflow(codes: Tensor) -> bool:
-    if is_depthwise(codes):
-        return False
-    return bool((one_signed_sums(in_pairs(codes.permute(0, 2, 3, 1), "padded")) > LARGEST_PAIR).any())
 
 
 def _largest_codes(layer: IntegerConv2d) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quantsam.errors import CalibrationError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibration import CalibrationImage, Progress, encoder_input
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.simulation.integer import IntegerConv2d
 from quantsam.simulation.simulator import simulate
@@ -92,7 +93,7 @@ class _Meter:
 
     def _note_sums(self, layer: IntegerConv2d) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if self._lost:
+            if self._can:
                 self._largest = max(self._largest, float(layer.accumulate(layer.input_site(inputs[0])).abs().max()))
 
         return hook
@@ -109,8 +110,10 @@ def saturation_conclusion(plan: Plan, found: Iterable[LayerSaturation]) -> str:
     if not can:
         return f"{plan.scheme}, {plan.placement}: exact on every processor, no pair of products can overflow 16 bits"
     did = [entry for entry in layers if entry.did_saturate]
+    free = get_placement(plan.placement).saturation_free
+    way_out = "make its weights symmetric" if free else "take --processors any"
     channels = sum(entry.channels for entry in layers)
     return (
         f"{plan.scheme}, {plan.placement}: on x86 without VNNI {can} of {channels} output channels can saturate, "
-        f"{sum(entry.did_saturate for entry in did)} in {len(did)} layers did on these images: take --processors any"
+        f"{sum(entry.did_saturate for entry in did)} in {len(did)} layers did on these images: {way_out}"
     )

@@ -97,9 +97,10 @@ class Plan:
     @property
     def processors(self) -> Processors:
         """Where an engine's integer kernels compute it exactly: on `any` processor, or only on those with `vnni`."""
-        if get_placement(self.placement).pairs is None:
+        order = get_placement(self.placement).pairs
+        if order is None:
             return "any"
-        in_pairs = weights_in_pairs((site.kind, site, site.spec) for site in self.sites)
+        in_pairs = weights_in_pairs(((site.kind, site, site.spec) for site in self.sites), order)
         exposed = any(s.path in in_pairs and s.role == "weight" and not s.spec.saturation_free for s in self.sites)
         return "vnni" if exposed else "any"
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from quantsam.plans.layers import Role
 from quantsam.quant.params import TensorSpec
+from quantsam.quant.saturation import PairOrder
 
 Processors = Literal["any", "vnni"]
 """`any`: exact everywhere. `vnni`: exact only where products are added in 32 bits (x86 with VNNI or AMX, Arm)."""
@@ -38,27 +39,37 @@ class Site(Protocol):
         ...
 
 
-def weights_in_pairs(kinds: Iterable[tuple[str, Site, TensorSpec]]) -> set[str]:
+def weights_in_pairs(kinds: Iterable[tuple[str, Site, TensorSpec]], order: PairOrder) -> set[str]:
     """Return the paths of the weights whose products a kernel without VNNI adds in pairs of 16 bits.
 
-    These are 8-bit integer weights of convolutions with 8-bit integer inputs, but for depthwise ones.
+    These are signed 8-bit weights of convolutions with an 8-bit input of one scale, but for depthwise ones. oneDNN does
+    so with symmetric weights alone.
 
     Args:
         kinds: Kind of layer, site and specification of each quantized tensor.
+        order: Of the engine, see `PairOrder`.
     """
     quantized = list(kinds)
-    inputs = {s.path.removesuffix(_INPUT) for _, s, spec in quantized if s.path.endswith(_INPUT) and _is_8_bit(spec)}
+    inputs = {
+        site.path.removesuffix(_INPUT)
+        for _, site, spec in quantized
+        if site.path.endswith(_INPUT) and _is_8_bit(spec) and not spec.per_channel
+    }
     return {
         site.path
         for kind, site, spec in quantized
-        if site.role == "weight" and site.path in inputs and _is_8_bit(spec) and not _is_depthwise(kind, site.name)
+        if site.role == "weight"
+        and site.path in inputs
+        and _is_8_bit(spec)
+        and spec.fmt.signed
+        and (spec.symmetric or order == "running")
+        and not _is_depthwise(kind, site.name)
     }
 
 
 def protected(spec: TensorSpec) -> TensorSpec:
-    """Return a weight's specification, saturation-free where its codes can be: symmetric and signed."""
-    can = spec.symmetric and spec.fmt.signed
-    return dataclasses.replace(spec, saturation_free=True) if can else spec
+    """Return a weight's specification, saturation-free where its codes can be: around a zero point of 0."""
+    return dataclasses.replace(spec, saturation_free=True) if spec.symmetric else spec
 
 
 def _is_8_bit(spec: TensorSpec) -> bool:

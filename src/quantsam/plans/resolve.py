@@ -9,6 +9,7 @@ from quantsam.plans.layers import Layer, LayerSite
 from quantsam.plans.placements import Placement
 from quantsam.plans.processors import protected, weights_in_pairs
 from quantsam.quant.params import TensorSpec
+from quantsam.quant.saturation import PairOrder
 from quantsam.schemes.scheme import Rule, Scheme, Target
 
 _ROLES = ("weight", "activation")
@@ -46,11 +47,11 @@ def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model
             target = _last_word(matching, site)
             if target is not None:
                 resolved.append((layer, site, placement.complete(target, layer, site)))
-    return _saturation_free(resolved) if placement.saturation_free else resolved
+    return _saturation_free(resolved, placement.pairs or "padded") if placement.saturation_free else resolved
 
 
-def _saturation_free(resolved: Resolved) -> Resolved:
-    in_pairs = weights_in_pairs((layer.kind, site, spec) for layer, site, spec in resolved)
+def _saturation_free(resolved: Resolved, order: PairOrder) -> Resolved:
+    in_pairs = weights_in_pairs(((layer.kind, site, spec) for layer, site, spec in resolved), order)
     return [
         (layer, site, protected(spec) if site.role == "weight" and site.path in in_pairs else spec)
         for layer, site, spec in resolved

@@ -8,7 +8,7 @@ from typing import Literal
 
 from quantsam.report.content import ModelResults
 from quantsam.report.tasks import Result, Task
-from quantsam.results.agreement import DIFFERS, UNDECIDED, agreement_verdict
+from quantsam.results.agreement import DIFFERS, MARGIN, UNDECIDED, agreement_verdict
 from quantsam.results.distributions import distributions_of
 from quantsam.results.record import Record
 from quantsam.results.sensitivity import rows_of
@@ -148,8 +148,8 @@ def _of_engines(agreements: Sequence[Record]) -> Iterator[Finding]:
         yield Finding("plain", f"{_compared(record)} beside its simulation: {said}.")
     elif not failing:
         engines = " and ".join(sorted({record.engine for record in compared}))
-        margin = max(said.margin for _, said in verdicts)
-        yield Finding("good", f"{engines}: each agrees with its simulation, surely within {margin:.2g} points of mIoU.")
+        text = f"{engines}: each agrees with its simulation, with 95 % confidence within {MARGIN:g} points of mIoU."
+        yield Finding("good", text)
     for record in compared:
         planned, ran = (record.figures.get(f"convolutions_{what}") for what in ("quantized", "integer"))
         if planned is not None and ran is not None and ran < planned:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from quantsam.report.content import ModelResults
 from quantsam.report.findings import Finding, Tone, points, smallest_that_holds, uniform_int8, verdict
 from quantsam.report.tasks import Result, Task
-from quantsam.results.agreement import MARGIN, WIDEST_MARGIN, agreement_verdict
+from quantsam.results.agreement import AGREES, DIFFERS, MARGIN, UNDECIDED, agreement_verdict
 from quantsam.results.distributions import SiteDistribution
 from quantsam.results.record import Record
 from quantsam.results.search import FOUND, SearchEntry, dominating, entries_of
 from quantsam.results.sensitivity import rows_of
 
 MOST_ROWS = 100
-_AGREEMENT_TONES: dict[str, Tone] = {"agrees": "good", "does not agree": "bad", "too few objects to tell": "plain"}
+_AGREEMENT_TONES: dict[str, Tone] = {AGREES: "good", DIFFERS: "bad", UNDECIDED: "plain"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ def agreement_table(records: Sequence[Record]) -> Table:
         for r in compared
     )
     note = "Each engine beside a simulation that rounds where it does, so simulations differ too. Gap: ± one standard "
-    note += f"error. Agrees: the whole 95 % interval within {MARGIN} points (or twice the noise of rounding, at most "
-    note += f"{WIDEST_MARGIN}), and masks as alike as that noise lets them be. In integers: "
+    note += f"error. Agrees: the whole 95 % interval within {MARGIN:g} points, and masks as alike as the noise of "
+    note += "rounding lets them be; judged by the simulation in exact integers where there is one. In integers: "
     note += "convolutions that the engine really computed so, of those that the plan quantizes."
     return Table("Simulation and engine, mask by mask", tuple(columns), rows, note)
 

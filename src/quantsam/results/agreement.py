@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,14 +16,9 @@ UNDECIDED: Answer = "too few objects to tell"
 MARGIN = 0.1
 """Points of mIoU within which the whole 95 % interval of the gap must lie."""
 
-WIDEST_MARGIN = 0.3
-"""Points of mIoU that no noise excuses."""
-
 LEAST_OBJECTS = 30
 """Fewer objects say nothing, whatever their interval: it is made of a normal distribution."""
 
-_FLOORS = ("threads_simulated_", "threads_engine_", "rounding_")
-_CONFIDENCE_95 = 1.96
 _NEAR = 2.0  # times as far from the same masks as the noise floor's
 _SLACK = 0.5  # points of mask IoU
 
@@ -34,14 +28,12 @@ class Verdict:
     """What is said of one engine.
 
     Attributes:
-        answer: `agrees` if the gap surely lies within the margin and the masks are as alike as the noise floor lets
-            them be; `does not agree` if one of both surely fails; else `too few objects to tell`.
-        margin: The margin that held, in points of mIoU.
+        answer: `agrees` if the gap surely lies within the margin and the masks are as alike as the noise of rounding
+            lets them be; `does not agree` if one of both surely fails; else `too few objects to tell`.
         reason: Why not, in a few words; empty where it agrees.
     """
 
     answer: Answer
-    margin: float
     reason: str = ""
 
     def __str__(self) -> str:
@@ -52,47 +44,36 @@ class Verdict:
 def agreement_verdict(record: Record) -> Verdict:
     """Judge a record of kind `agree`.
 
-    The margin is 0.1 points. Where the noise of rounding alone may move the mean over as many objects by more than half
-    of that, it is twice that noise, but at most 0.3 points.
-
-    Raises:
-        KeyError: The record has no gap.
+    Where the simulation in exact integers was compared too, that comparison counts: it is what the plan promises, and
+    has less noise.
     """
     figures = record.figures
-    noise = max(noise_reach(figures, floor) for floor in _FLOORS)
-    margin = min(max(MARGIN, 2 * noise), WIDEST_MARGIN)
-    gap, low, high = (figures[name] for name in ("gap", "gap_low", "gap_high"))
+    prefix = "exact_" if figures.get("exact_gap_low") is not None else ""
+    low, high, masks = (figures.get(f"{prefix}{name}") for name in ("gap_low", "gap_high", "mask_iou"))
     count = figures.get("count") or 0
-    if gap is None or low is None or high is None or count < LEAST_OBJECTS:
-        return Verdict(UNDECIDED, margin, f"{count} objects, at least {LEAST_OBJECTS} are needed")
-    if low > margin or high < -margin:
-        reason = f"the gap is beyond {margin:.2g} points, 95 % interval {low:+.2f} to {high:+.2f}"
-        return Verdict(DIFFERS, margin, reason + cause(record))
-    floor, masks = mask_floor(figures), figures.get("mask_iou")
-    if floor is not None and masks is not None and masks < floor:
-        return Verdict(
-            DIFFERS, margin, f"masks have an IoU of {masks:.1f} %, noise leaves {floor:.1f} %" + cause(record)
-        )
-    if -margin <= low and high <= margin:
-        return Verdict(AGREES, margin)
-    return Verdict(UNDECIDED, margin, f"95 % interval {low:+.2f} to {high:+.2f}, margin {margin:.2g} points")
-
-
-def noise_reach(figures: Mapping[str, float | int | None], floor: str) -> float:
-    """Return how far the noise floor alone reaches over all objects, in points of mIoU; 0 where it was not measured.
-
-    It may have been measured on fewer objects: its standard error shrinks with the root of their number.
-    """
-    error, objects = figures.get(f"{floor}gap_standard_error"), figures.get(f"{floor}objects")
-    if error is None or not objects:
-        return 0.0
-    return _CONFIDENCE_95 * error * math.sqrt(objects / (figures.get("count") or objects))
+    if count < LEAST_OBJECTS:
+        return Verdict(UNDECIDED, f"{count} objects, at least {LEAST_OBJECTS} are needed")
+    if low is None or high is None or masks is None:
+        return Verdict(UNDECIDED, "the record has no interval of the gap: run agree again")
+    interval = f"margin {MARGIN:g} points, 95 % interval {low:+.2f} to {high:+.2f}"
+    if low > MARGIN or high < -MARGIN:
+        return Verdict(DIFFERS, interval + cause(record))
+    floor = mask_floor(figures)
+    if floor is None:
+        return Verdict(UNDECIDED, "the noise of rounding was not measured: run agree again with --noise-images")
+    if masks < floor:
+        reason = f"masks have an IoU of {masks:.1f} % with the simulation's, noise leaves {floor:.1f} %"
+        return Verdict(DIFFERS, reason + cause(record))
+    return Verdict(AGREES) if low >= -MARGIN and high <= MARGIN else Verdict(UNDECIDED, interval)
 
 
 def mask_floor(figures: Mapping[str, float | int | None]) -> float | None:
-    """Return the least mask IoU, in percent, that counts as near the noise floor; None where that was not measured."""
-    measured = [value for floor in _FLOORS if (value := figures.get(f"{floor}mask_iou")) is not None]
-    return None if not measured else 100 - _NEAR * (100 - min(measured)) - _SLACK
+    """Return the least mask IoU, in percent, that counts as near the noise of rounding; None where it was not measured.
+
+    That noise is how far the simulation in floats is from itself in integers.
+    """
+    measured = figures.get("rounding_mask_iou")
+    return None if measured is None else 100 - _NEAR * (100 - measured) - _SLACK
 
 
 def cause(record: Record) -> str:

@@ -60,6 +60,6 @@ def inexact_message(what: str) -> str:
         what: The plan or bundle.
     """
     return (
-        f"{what} is exact on processors with VNNI alone, got {processor_text('openvino')}: "
-        "calibrate or export it with --processors any, or run it on onnxruntime"
+        f"{what} is exact only where products are added in 32 bits, got {processor_text('openvino')}: "
+        "calibrate or export again with --processors any, or for onnxruntime"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ def read_arrays(content: bytes, where: str) -> Arrays:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{CHECK_ARRAYS} of bundle {where!r} is damaged ({error}): export it again") from error
 
 
@@ -60,6 +61,10 @@ def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, optio
     Raises:
         BundleError: A layer is further off.
     """
+    for label in check.layers:
+        for name in (f"{label}given", f"{label}found"):
+            if name not in arrays or arrays[name].dtype != np.float32 or arrays[name].ndim != 4:
+                raise BundleError(f"{CHECK_ARRAYS} must have float32 images {name!r}, got none: export it again")
     session = open_session(engine, graph, options)
     found = session.run({f"{label}given": arrays[f"{label}given"] for label in check.layers})
     for label, tolerance in check.layers.items():
@@ -68,7 +73,7 @@ def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, optio
             raise BundleError(
                 f"layer {label.rstrip('/.')} in {CHECK_GRAPH} must be within {tolerance:.3g} of exact integers, got "
                 f"{off:.3g} off on {processor_text(engine)}: this engine or processor computes something else; export "
-                "with --processors any, or run it on onnxruntime"
+                "again with --processors any, or for onnxruntime"
             )
 
 
@@ -80,7 +85,9 @@ def verify_masks(predictor: Segmenter, arrays: Arrays, check: Check, engine: str
     """
     predictor.set_image(test_image())
     masks, _ = predictor.predict(boxes=np.asarray(CHECK_BOXES, np.float32), multimask=False)
-    expected = arrays["masks"]
+    expected = arrays.get("masks")
+    if expected is None or expected.dtype != np.bool_ or expected.shape != masks[:, 0].shape:
+        raise BundleError(f"{CHECK_ARRAYS} must have the masks of {len(masks)} boxes, got none: export it again")
     both = (masks[:, 0] & expected).sum((1, 2))
     either = (masks[:, 0] | expected).sum((1, 2))
     iou = float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())

@@ -132,7 +132,8 @@ def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder, *, s
     """
     biases = integer_biases(plan, prepared)
     order = get_placement(plan.placement).pairs if saturate else None
-    in_pairs = weights_in_pairs((site.kind, site, site.spec) for site in plan.sites)
+    sites = ((site.kind, site, site.spec) for site in plan.sites)
+    in_pairs = set() if order is None else weights_in_pairs(sites, order)
     inputs = {site.path.removesuffix(".input_site"): site for site in plan.sites if site.path.endswith(".input_site")}
     for site in plan.sites:
         x = inputs.get(site.path)

@@ -50,17 +50,17 @@ class PairSaturation(nn.Module):
             codes: (N, in, H, W) codes of the input less their zero point, integers in float32.
 
         Returns:
-            (N, out, H', W') float32; the accumulator without VNNI is the exact one less this.
+            (N, out, H', W') float64; the accumulator without VNNI is the exact one less this.
         """
         images, height, width = len(codes), *self._output_hw(codes)
         windows = self._pairs(codes)  # (N, groups, pairs, 2, H' * W')
-        excess = codes.new_zeros(images, self.out_channels, height * width)
+        excess = codes.new_zeros(images, self.out_channels, height * width, dtype=torch.float64)
         out, pair, weights = (self.get_buffer(name) for name in ("out", "pair", "weights"))
         group = out // (self.out_channels // self.groups)
         step = max(1, _VALUES_AT_ONCE // (images * height * width))
         for part in torch.split(torch.arange(len(out), device=out.device), step):
             sums = (windows[:, group[part], pair[part]] * weights[part, :, None]).sum(2)  # (N, part, H' * W')
-            excess.index_add_(1, out[part], sums - sums.clamp(_LOWEST, _HIGHEST))
+            excess.index_add_(1, out[part], (sums - sums.clamp(_LOWEST, _HIGHEST)).double())
         return excess.reshape(images, self.out_channels, height, width)
 
     def _pairs(self, codes: Tensor) -> Tensor:

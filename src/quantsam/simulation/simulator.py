@@ -56,7 +56,7 @@ def simulate(
     if saturate and get_placement(plan.placement).pairs is None:
         raise PlanError(
             f"only plans for onnxruntime and openvino have sums that saturate, got placement {plan.placement!r}: "
-            "simulate without saturate=True"
+            "calibrate with --placement onnxruntime or openvino"
         )
     plan.check_fits(model)
     plan.check_calibrated()

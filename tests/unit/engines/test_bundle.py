@@ -176,13 +176,13 @@ def test_a_bundle_for_vnni_is_refused_where_openvino_saturates(unsafe, monkeypat
     saturating(monkeypatch, "openvino")
     with pytest.raises(BundleError, match=r"layer .* in check.onnx must be within .* of exact integers, got") as caught:
         qs.load_bundle(unsafe["openvino"], threads=1)
-    assert str(caught.value).endswith("export with --processors any, or run it on onnxruntime")
+    assert str(caught.value).endswith("export again with --processors any, or for onnxruntime")
 
 
 def test_a_bundle_for_vnni_that_is_not_verified_is_warned_of(unsafe, monkeypatch):
     saturating(monkeypatch, "openvino")
     with pytest.warns(
-        InexactWarning, match="bundle .* is exact on processors with VNNI alone, got .* --processors any"
+        InexactWarning, match="bundle .* is exact only where products are added in 32 bits, got .* --processors any"
     ):
         qs.load_bundle(unsafe["openvino"], threads=1, verify=False)
 

@@ -87,9 +87,11 @@ def test_layer_by_layer_on_openvino(tiny, placed, images):
 
 
 def test_a_plan_for_another_placement(tiny, placed):
-    message = "a plan for openvino must have placement 'openvino', got 'thesis': calibrate with --placement openvino"
+    message = "a plan for openvino must have placement 'openvino' or 'openvino\\+vnni', got 'thesis': calibrate with"
     with pytest.raises(PlanError, match=message):
         make_engine_encoder(tiny, placed("int8", "thesis"), "openvino")
+    with pytest.raises(PlanError, match=r"got 'openvino\+integer-bias'"):
+        make_engine_encoder(tiny, placed("int8", "openvino+integer-bias"), "openvino")
 
 
 def test_a_plan_that_is_not_calibrated(tiny):

@@ -63,11 +63,20 @@ def test_weights_alone_cannot_saturate(tiny):
     assert make_plan(tiny, "int8", "openvino+vnni", activations=False).processors == "any"
 
 
-def test_affine_weights_cannot_be_made_safe(tiny):
-    scheme = parse_scheme(
-        '[[rules]]\nweight = { format = "int8", symmetric = false }\nactivation = "int8"', default_name="affine"
-    )
-    assert make_plan(tiny, scheme, "onnxruntime").processors == "vnni"
+@pytest.mark.parametrize(("weight", "onnxruntime", "openvino"), [
+    ('{ format = "int8", symmetric = false }', "vnni", "any"),  # cannot be made safe; oneDNN adds them in 32
+    ('{ format = "uint8", symmetric = false }', "any", "any"),  # unsigned products do not go through 16 bits
+    ('"int8"', "any", "any"),
+])  # fmt: skip
+def test_weights_that_are_not_symmetric(tiny, weight, onnxruntime, openvino):
+    scheme = parse_scheme(f'[[rules]]\nweight = {weight}\nactivation = "int8"', default_name="w")
+    assert make_plan(tiny, scheme, "onnxruntime").processors == onnxruntime
+    assert make_plan(tiny, scheme, "openvino").processors == openvino
+
+
+def test_inputs_with_a_scale_a_channel_are_not_added_in_pairs(tiny):
+    content = '[[rules]]\nweight = "int8"\nactivation = { format = "int8", per_channel = true }'
+    assert make_plan(tiny, parse_scheme(content, default_name="w"), "openvino+vnni").processors == "any"
 
 
 def test_a_saved_plan_keeps_its_processors(tiny, images, tmp_path):

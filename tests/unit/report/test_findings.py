@@ -72,9 +72,9 @@ def test_without_a_scheme_that_holds_the_nearest_is_named(store):
 
 
 @pytest.mark.parametrize(("gap", "tone", "words"), [
-    (0.05, "good", "onnxruntime and openvino: each agrees with its simulation, surely within 0.1 points of mIoU."),
-    (0.1, "plain", "beside its simulation: too few objects to tell: 95 % interval +0.06 to +0.14, margin 0.1 points."),
-    (-4.0, "bad", "does not agree with its simulation: the gap is beyond 0.1 points"),
+    (0.05, "good", "and openvino: each agrees with its simulation, with 95 % confidence within 0.1 points of mIoU."),
+    (0.1, "plain", "beside its simulation: too few objects to tell: margin 0.1 points, 95 % interval +0.06 to +0.14."),
+    (-4.0, "bad", "does not agree with its simulation: margin 0.1 points, 95 % interval -4.04 to -3.96."),
 ])  # fmt: skip
 def test_engines_keep_the_promise_or_not(store, gap, tone, words):
     store.append(make_agreement(gap))

@@ -27,6 +27,7 @@ LAYERS = [
     (5, 600, 16, 1, 1),
     (6, 3, 16, 3, 1),  # an odd number of channels: pairs reach over positions of the kernel, or are padded
     (7, 33, 16, 1, 1),
+    (8, 1024, 4, 3, 1),  # sums beyond 2^24
 ]
 """Seed, input channels, output channels, kernel, groups."""
 

@@ -1,0 +1,272 @@
+"""The recipe of nano: what it draws, that it resumes to the same weights, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantsam.data.coco_masks import encode_mask
+from quantsam.data.scenes import SceneDataset
+from quantsam.errors import DatasetError, InputError, WeightsError
+
+RECIPE = Path(__file__).parents[3] / "recipes" / "nano"
+sys.path.insert(0, str(RECIPE))
+
+import decoding  # noqa: E402
+import losses  # noqa: E402
+import network  # noqa: E402
+import photographs  # noqa: E402
+import samples  # noqa: E402
+import score  # noqa: E402
+import train  # noqa: E402
+import warmup  # noqa: E402
+import windows  # noqa: E402
+
+TINY = dataclasses.replace(
+    network.VARIANT,
+    widths=(4, 4, 8, 8, 8),
+    depths=(1, 1, 1, 1, 1),
+    attention_dim=8,
+    neck_width=8,
+    neck_depth=1,
+    embed_dim=16,
+    decoder_mlp_dim=16,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs by source: two of `animals`, one with two objects, and one of a source that may not train."""
+    root = tmp_path_factory.mktemp("photographs")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number, name in enumerate(("animals-1.png", "animals-2.png", "bsds-1.png"), start=1):
+        Image.fromarray(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)).save(root / "images" / name)
+        images.append({"id": number, "file_name": name, "width": 128, "height": 96})
+        for k in range(3 - min(number, 2)):
+            mask = np.zeros((96, 128), bool)
+            mask[10 + 30 * k : 30 + 30 * k, 20:70] = True
+            annotations.append(
+                {
+                    "id": 10 * number + k,
+                    "image_id": number,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "area": 1000,
+                    "bbox": [20, 10 + 30 * k, 50, 20],
+                    "segmentation": encode_mask(mask),
+                }
+            )
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    (root / "annotations.json").write_text(json.dumps(document))
+    return root
+
+
+def run(out, *more, variant=TINY, pool=None):
+    args = train.arguments(["--out", str(out), "--warmup", "1", *more])
+    out.mkdir(exist_ok=True)
+    return train.Run(args, variant, pool or photographs.Pool(None, None, 1.0, args.seed))
+
+
+def steps(pool, seed=0, sides=None):
+    return samples.StepDataset(seed, pool, sides=sides or {160: 1.0}, prompts=(2, 1), pasting=0.5)
+
+
+def same(one, other):
+    return all(
+        np.array_equal(getattr(one, f.name), getattr(other, f.name))
+        for f in dataclasses.fields(one)
+        if f.name != "form"
+    )
+
+
+def test_a_step_is_a_function_of_seed_and_number(folder):
+    pool, again = (photographs.Pool(None, folder, 0.3, 0) for _ in range(2))
+    first, second = steps(pool), steps(again)
+    second[4]  # what was drawn before has no influence
+    assert same(first[5], second[5])
+    assert first.form(5) == second.form(5)
+    assert not same(first[5], first[6])
+    assert not same(first[5], steps(pool, seed=1)[5])
+
+
+@pytest.mark.parametrize("side", [160, 320])
+def test_prompts_lie_where_their_objects_are(folder, side):
+    batch = steps(photographs.Pool(None, folder, 0.5, 0), sides={side: 1.0})[3]
+    for n, corner in enumerate(batch.corners):
+        assert (corner % network.CELL == 0).all()
+        assert (corner + side <= 320).all()
+        for click, k in zip(batch.clicks[n] - corner, batch.clicked[n], strict=True):
+            x, y = np.round(click).astype(int)
+            assert batch.masks[n, k, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].any()
+        for box, k in zip(batch.boxes[n] - np.tile(corner, 2), batch.boxed[n], strict=True):
+            tight = np.array(photographs.tight_box(batch.masks[n, k]))
+            slack = 1 + 0.1 * np.tile(tight[2:] - tight[:2] + 2, 2)
+            assert (np.abs(box - tight) <= slack).all()
+        for k in range(int(batch.masks[n].any((1, 2)).sum())):
+            x, y = network.CELL * batch.seeds[n, k]
+            assert batch.masks[n, k, y : y + network.CELL, x : x + network.CELL].any()
+
+
+def test_sizes_take_turns():
+    areas = np.array([20.0] * 30 + [3000.0] * 2 + [90000.0])
+    drawn = windows.balanced(areas, 4, np.random.default_rng(0))
+    assert len(drawn) == 4
+    assert {32} < set(drawn)
+    assert sum(k in (30, 31) for k in drawn) >= 1
+
+
+def test_sources_that_may_not_train_and_held_out_pictures_are_left_out(folder, tmp_path, monkeypatch):
+    assert photographs.Pool(None, folder, 0.3, 0).counts == {"animals": 2}
+    held = tmp_path / "held_out.json"
+    held.write_text('["animals-2.png"]')
+    monkeypatch.setattr(photographs, "HELD_OUT_FILE", held)
+    assert photographs.Pool(None, folder, 0.3, 0).counts == {"animals": 1}
+
+
+def test_the_list_of_held_out_pictures_is_a_tenth_of_each_source():
+    listed = json.loads(photographs.HELD_OUT_FILE.read_text())
+    assert len(listed) == len(set(listed)) == 395
+    names = [f"animals-{i:04d}.jpg" for i in range(880)]
+    tenth = photographs.held_out(names)
+    assert len(tenth) == 88
+    assert tenth == photographs.held_out(names[::-1])
+    assert tenth == [name for name in listed if photographs.source_of(name) == "animals"]
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "SIDES", {160: 1})
+    monkeypatch.setattr(train, "SIDES", {160: 1.0})
+    monkeypatch.setattr(warmup, "BOXES", 2)
+    monkeypatch.setattr(warmup, "CLICKS", 1)
+    whole = run(tmp_path / "whole", "--steps", "4")
+    train.train(whole)
+    part = run(tmp_path / "part", "--steps", "2")
+    train.train(part)
+    rest = run(tmp_path / "part", "--steps", "4")
+    rest.load()
+    assert rest.step == 2
+    train.train(rest)
+    for name in ("learner", "average"):
+        one, other = (getattr(r, name) for r in (whole, rest))
+        one, other = (getattr(m, "model", m).state_dict() for m in (one, other))
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    lines = (tmp_path / "part" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+
+
+def test_a_decay_may_be_asked_for_at_any_time():
+    args = train.arguments(["--warmup", "500", "--learning-rate", "1", "--decay-from", "2000", "--decay-steps", "100"])
+    assert [train.learning_rate(step, args) for step in (0, 499, 500, 1999, 2000, 2050)] == [
+        1 / 200, 1.0, 1 / 200, 1.0, 1.0, 0.5,
+    ]  # fmt: skip
+    assert train.last_step(args) == 2100
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    first = run(tmp_path)
+    first.save(first.checkpoint)
+    with pytest.raises(WeightsError, match=r"this recipe's size, got another embed_dim: give another --out"):
+        run(tmp_path, variant=dataclasses.replace(TINY, embed_dim=32)).load()
+    with pytest.raises(InputError, match=r"keep its arguments, got learning_rate 0.1 where .* has 0.002"):
+        run(tmp_path, "--learning-rate", "0.1").load()
+    first.checkpoint.write_bytes(b"PK and nothing else")
+    with pytest.raises(WeightsError, match="is damaged"):
+        run(tmp_path).load()
+    with pytest.raises(DatasetError, match="must have annotations, got no"):
+        photographs.open_photographs(tmp_path)
+
+
+def test_a_mask_of_another_size_is_refused(folder, tmp_path):
+    document = json.loads((folder / "annotations.json").read_text())
+    document["annotations"][1]["segmentation"] = encode_mask(np.ones((95, 128), bool))
+    (tmp_path / "images").symlink_to(folder / "images")
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=r"annotation 11 of .* a mask of \[95, 128\] .* picture of \[96, 128\]"):
+        photographs.open_photographs(tmp_path)
+
+
+def test_a_small_object_weighs_as_much_as_a_large_one():
+    small, large = torch.zeros(1, 64, 64, dtype=torch.bool), torch.zeros(1, 64, 64, dtype=torch.bool)
+    small[:, :12, :12], large[:, :48, :48] = True, True
+
+    def loss_of_a_missing_half(truth):
+        answer = truth.clone()
+        answer[:, : int(truth.any(2).sum() / 2)] = False
+        return losses.per_mask((answer.float() * 16 - 8).unsqueeze(1), truth).item()
+
+    assert loss_of_a_missing_half(small) > 0.5 * loss_of_a_missing_half(large)
+
+
+def test_positions_of_a_window_are_those_of_the_frame():
+    model = network.build(TINY, 0)
+    whole = model.prompt_encoder.dense_position()
+    part = network.window_position(model, torch.tensor([[40.0, 80.0]]), 160)
+    assert torch.allclose(part, whole[:, :, 20:60, 10:50], atol=1e-5)
+
+
+def test_the_decoder_for_training_is_the_mask_decoder():
+    model = network.build(TINY, 0)
+    network.set_window(model, 32)
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(2, TINY.embed_dim, 8, 8, generator=generator, requires_grad=True)
+    position = network.window_position(model, torch.tensor([[0.0, 0.0], [40.0, 80.0]]), 32)
+    sparse, dense = model.prompt_encoder(None, 320 * torch.rand(6, 4, generator=generator), None)
+    found = []
+    for answer in (
+        decoding.decode(model.mask_decoder, embedding, position, sparse, dense[:1]),
+        model.mask_decoder(
+            embedding.repeat_interleave(3, 0), position.repeat_interleave(3, 0), sparse, dense, range(4)
+        ),
+    ):
+        loss = (answer[0] * torch.arange(32)).mean() + answer[1].sum()
+        found.append(
+            (*answer, *torch.autograd.grad(loss, [embedding, model.mask_decoder.mask_tokens.weight], retain_graph=True))
+        )
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_boxes_are_filled_in_the_frame():
+    corners, boxes, masks = warmup.boxes_and_masks(50, 320, torch.Generator().manual_seed(0))
+    inner = boxes - corners.repeat(1, 2)
+    assert (inner >= 0).all()
+    assert (inner <= warmup.SIDE).all()
+    area = (inner[:, 2:] - inner[:, :2]).prod(1)
+    assert (masks.sum((1, 2)) - area).abs().max() <= 2 * warmup.SIDE
+
+
+def test_the_first_steps_learn_boxes_and_clicks(monkeypatch):
+    monkeypatch.setattr(warmup, "BOXES", 3)
+    monkeypatch.setattr(warmup, "CLICKS", 2)
+    model = network.build(TINY, 0)
+    filled = warmup.fill_boxes(model, 1.0, torch.Generator().manual_seed(0))
+    assert filled.boxes.iou.shape == (3, 3)
+    assert filled.clicks.iou.shape == (2, 3)
+    filled.loss.backward()
+    kinds = model.prompt_encoder.point_embeddings
+    assert all(kinds[kind].weight.grad.any() for kind in (1, 2, 3))  # positive click, both corners of a box
+    smooth = warmup.noise(64, 16, torch.Generator().manual_seed(0))
+    assert torch.allclose(smooth.var(1, correction=0), torch.ones(64, 20, 20), atol=1e-2)
+
+
+def test_a_checkpoint_is_scored(tmp_path):
+    first = run(tmp_path)
+    first.save(first.checkpoint)
+    model, step = score.load(tmp_path)
+    assert step == 0
+    assert model.variant == TINY
+    line = score.score(model, SceneDataset(1, seed=3), "box")
+    assert line["all"][2] == len(SceneDataset(1, seed=3).annotations(1))
+    assert 0 <= line["all"][0] <= 100
+    with pytest.raises(WeightsError, match="must be a run's folder or a file"):
+        score.load(tmp_path / "nothing")
