@@ -44,12 +44,12 @@ def tarred() -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        gzip.compress(CONTENT),
+        gzip.compress(CONTENT, mtime=0),
         gzip.compress(CONTENT[:20]) + gzip.compress(CONTENT[20:]),
         bz2.compress(CONTENT),
         lzma.compress(CONTENT),
         zipped(**{"annotations__instances_val2017.json": CONTENT, "__MACOSX__._instances_val2017.json": b"\0"}),
-        zipped(**{"readme.txt": b"hello", "a.json.gz": gzip.compress(CONTENT)}),
+        zipped(**{"readme.txt": b"hello", "a.json.gz": gzip.compress(CONTENT, mtime=0)}),
         b"\xef\xbb\xbf" + CONTENT,
         CONTENT.decode().encode("utf-16"),
     ],
@@ -73,8 +73,8 @@ def test_packed_lvis_and_detections(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(CONTENT)[:-9], "cannot be unpacked"),
-        (gzip.compress(CONTENT)[:30], "cannot be unpacked"),
+        (gzip.compress(CONTENT, mtime=0)[:-9], "cannot be unpacked"),
+        (gzip.compress(CONTENT, mtime=0)[:30], "cannot be unpacked"),
         (b"\x1f\x8b not gzip", "cannot be unpacked"),
         (lzma.compress(CONTENT)[:40], "cannot be unpacked"),
         (b"BZh9 no", "cannot be unpacked"),
@@ -87,7 +87,7 @@ def test_packed_lvis_and_detections(tmp_path: Path) -> None:
         ),
         (gzip.compress(tarred()), "a packed tar archive: unpack it"),
         (tarred(), "a tar archive: unpack it"),
-        (gzip.compress(gzip.compress(gzip.compress(CONTENT))), "packed several times over: unpack it"),
+        (gzip.compress(gzip.compress(gzip.compress(CONTENT, mtime=0))), "packed several times over: unpack it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "Git LFS pointer.*`git lfs pull`"),
         (b"7z\xbc\xaf\x27\x1c\0", "7-Zip archive: unpack it"),
         (b"Rar!\x1a\x07", "RAR archive: unpack it"),
