@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import pickle
@@ -112,6 +113,7 @@ def test_packed_lvis_and_detections(tmp_path: Path) -> None:
         (b"", r"it is empty \(0 bytes\): download it again"),
         (b'{"images": "caf\xe9"}', "it is no text at byte 15: save it as UTF-8"),
     ],
+    ids=itertools.count(),  # not the contents, which hold the time
 )
 def test_what_is_no_annotation_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.json"
