@@ -16,6 +16,7 @@ from quantsam.cli.options import (
     model_options,
     open_store,
     processors_option,
+    refuse_idle_processors,
     store_options,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
@@ -89,6 +90,7 @@ def command(
     from quantsam.schemes.load import load_scheme
     from quantsam.simulation.simulator import simulate
 
+    refuse_idle_processors(processors, engines)
     for engine in engines:
         check_engine(engine)
         if engine == "pytorch":

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many tensors to list.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     weights: str | None,
     device: str,
@@ -59,6 +61,9 @@ def command(
 
     if scheme is not None and plan is not None:
         raise click.UsageError("--scheme and --plan exclude each other: give one of them")
+    for option in ("engine", "processors") if scheme is None else ():
+        if ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{option} of audit is of --scheme, which is not given: add --scheme int8")
     name = get_variant(model).name
     images = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     loaded = load_model(model, weights, device=device)

@@ -18,6 +18,7 @@ from quantsam.cli.options import (
     open_store,
     processors_option,
     refuse_beside_plan,
+    refuse_idle_processors,
     store_options,
     threads_option,
     use_threads,
@@ -132,6 +133,8 @@ def command(
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
     if detections is not None and no_crowds:
         raise click.UsageError("--no-crowds is of prompts made from the ground truth: --detections has COCO's own rule")
+    named = ctx.get_parameter_source("placement") is not click.core.ParameterSource.DEFAULT
+    refuse_idle_processors(processors, [engine], placement if named else None)
     use_threads(threads)
     parse_prompt(prompts)
     check_engine(engine)
@@ -156,7 +159,7 @@ def command(
     if plans:
         ready = [load_plan(plan, loaded) for plan in plans]
     else:
-        if engine != PYTORCH and ctx.get_parameter_source("placement") is click.core.ParameterSource.DEFAULT:
+        if engine != PYTORCH and not named:
             placement = engine_placement(engine, processors)
         for scheme in declared if engine != PYTORCH and get_placement(placement).engine == engine else ():
             check_formats(make_plan(loaded, scheme, placement).sites, engine)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import calibration_source, engine_placement, model_options, processors_option, quoted
+from quantsam.cli.options import (
+    calibration_source,
+    engine_placement,
+    model_options,
+    processors_option,
+    quoted,
+    refuse_idle_processors,
+)
 from quantsam.cli.output import json_option, print_json, progress
 
 
@@ -56,6 +63,7 @@ def command(
 
     if engine not in ENGINES:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}: {nearest(engine, ENGINES)}")
+    refuse_idle_processors(processors, [engine])
     if plan is not None:
         for name in ("scheme", "processors", "calibration", "limit"):
             if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
@@ -80,11 +88,25 @@ def command(
         return
     for name, entry in manifest.files.items():
         click.echo(f"{out / name}: {entry.size_bytes / 2**20:.2f} MiB")
-    by = "no TensorRT has run it yet, ONNX Runtime has: its" if engine == "tensorrt" else f"{engine} has run it: its"
-    click.echo(
-        f"{manifest.model}, {manifest.scheme}, for {engine}; {by} embedding of the test image is in the manifest"
-    )
+    click.echo(f"{manifest.model}, {manifest.scheme}, for {engine}: {_checked(out, engine)}")
     if line is not None:
         click.echo(f"build the engine where TensorRT is:\n{line}")
     else:
         click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")
+
+
+def _checked(bundle: Path, engine: str) -> str:
+    """Load a bundle as its user will, and say whether this machine computes what it should."""
+    from quantsam.errors import BundleError, EngineError
+    from quantsam.runtime.bundle import load_bundle
+    from quantsam.runtime.processor import processor_text
+
+    if engine == "tensorrt":
+        return "no TensorRT has run it yet"
+    try:
+        load_bundle(bundle)
+    except EngineError as error:
+        return f"not checked here: {error}"
+    except BundleError as error:
+        return f"refused on this machine: {error}"
+    return f"it computes here what the simulation in exact integers does ({processor_text(engine)})"

@@ -17,6 +17,7 @@ from quantsam.cli.options import (
     model_options,
     open_store,
     processors_option,
+    refuse_idle_processors,
     store_options,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
@@ -78,6 +79,7 @@ def command(
 
     if device != "cpu":
         raise click.UsageError(f"latency is measured on the processor, got --device {device}")
+    refuse_idle_processors(processors, engines)
     for engine in engines:
         check_engine(engine)
     declared = [load_scheme(scheme) for scheme in schemes]

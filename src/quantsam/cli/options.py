@@ -66,9 +66,36 @@ def processors_option(function: F) -> F:
     )(function)
 
 
+_IN_PAIRS = ("onnxruntime", "openvino")
+"""The engines whose kernels without VNNI add products in pairs of 16 bits."""
+
+
 def engine_placement(engine: str, processors: str) -> str:
     """Return the placement of an engine's plan for some processors."""
-    return f"{engine}+vnni" if processors == "vnni" and engine in ("onnxruntime", "openvino") else engine
+    return f"{engine}+vnni" if processors == "vnni" and engine in _IN_PAIRS else engine
+
+
+def refuse_idle_processors(processors: str, engines: Collection[str], placement: str | None = None) -> None:
+    """Refuse --processors vnni where nothing would become of it.
+
+    Args:
+        processors: As given.
+        engines: What computes.
+        placement: A placement that was asked for by name.
+
+    Raises:
+        click.UsageError: No engine is one of ONNX Runtime and OpenVINO, or the placement says it already.
+    """
+    if processors != "vnni":
+        return
+    if placement is not None:
+        raise click.UsageError(
+            f"--processors and --placement exclude each other: --placement ENGINE+vnni says both, got {placement}"
+        )
+    if not set(engines) & set(_IN_PAIRS):
+        raise click.UsageError(
+            f"--processors vnni is of --engine {' and '.join(_IN_PAIRS)}, got {', '.join(engines)}: leave it out"
+        )
 
 
 def calibration_source(model: str, calibration: str | None) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from quantsam.engines.encoder import check_runs, open_plan
 from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
 from quantsam.errors import InputError
-from quantsam.evaluation.subject import fields_of_plan
+from quantsam.evaluation.subject import exactness, fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
@@ -41,6 +41,7 @@ class Latency:
         p95_ms: 95th percentile.
         size_bytes: Of the ONNX file, or of PyTorch's parameters; None for the decoder.
         versus_fp32: The same engine's FP32 time over this one's; None if FP32 was not measured.
+        exact: Whether the engine computed what the plan says on this processor.
     """
 
     what: str
@@ -51,6 +52,7 @@ class Latency:
     p95_ms: float
     size_bytes: int | None
     versus_fp32: float | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +63,7 @@ class _Task:
     precision: str
     size_bytes: int | None
     call: Callable[[], object]
+    exact: bool = True
 
 
 def measure_latency(
@@ -141,7 +144,11 @@ def latency_records(
             figures={},
             times={"encoder_ms_median": entry.median_ms, "encoder_ms_p95": entry.p95_ms},
             environment=environment(*(() if engine == PYTORCH else (engine,))),
-            settings={**settings, **({} if entry.precision == "f32" else {"precision": entry.precision})},
+            settings={
+                **settings,
+                **({} if entry.precision == "f32" else {"precision": entry.precision}),
+                **exactness(plan, entry.exact),
+            },
         )
         for (engine, plan), entry in zip(plans, encoders, strict=True)
     ]
@@ -157,9 +164,9 @@ def _encoder_task(
     check_runs(plan, engine)
     graph = encoder_to_onnx(model, plan).SerializeToString()
     used: Precision = precision if engine == "openvino" else "f32"
-    session, _ = open_plan(plan, engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
+    session, exact = open_plan(plan, engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
     inputs = {INPUT: image.numpy()}
-    return _Task("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs))
+    return _Task("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs), exact)
 
 
 def _decoder_tasks(model: EfficientViTSam) -> list[_Task]:
@@ -178,7 +185,7 @@ def _decoder_tasks(model: EfficientViTSam) -> list[_Task]:
 
 def _latency(task: _Task, samples: Sequence[float]) -> Latency:
     median, p95 = (float(np.percentile(samples, q)) for q in (50, 95))
-    return Latency(task.what, task.engine, task.scheme, task.precision, median, p95, task.size_bytes)
+    return Latency(task.what, task.engine, task.scheme, task.precision, median, p95, task.size_bytes, exact=task.exact)
 
 
 @contextlib.contextmanager

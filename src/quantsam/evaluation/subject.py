@@ -43,22 +43,27 @@ def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
     if roles:
         found = {"weights": "weight" in roles, "activations": "activation" in roles}
     encoder = model.image_encoder
+    exact = True
     if isinstance(encoder, EngineEncoder):
+        exact = encoder.exact
         if encoder.precision != "f32":
             found["precision"] = encoder.precision
-        found |= exactness(encoder)
-    return found
+    return found if plan is None else found | exactness(plan, exact)
 
 
-def exactness(encoder: EngineEncoder) -> dict[str, JsonValue]:
-    """Return what a record says of an engine's integers where they are not exact on every processor.
+def exactness(plan: Plan, exact: bool) -> dict[str, JsonValue]:
+    """Return what a record says of a plan whose integers are not exact on every processor.
 
-    `processors` is `vnni` for a plan that is exact on processors with VNNI alone, and `exact` is false if the one that
-    computed the record is not such a processor.
+    Args:
+        plan: What was computed.
+        exact: Whether the processor that computed it adds products in 32 bits, or nothing ran in integers.
+
+    Returns:
+        `processors`, which is `vnni`, and `exact` if it is false; nothing of a plan that is exact everywhere.
     """
-    if encoder.plan.processors == "any":
+    if plan.processors == "any":
         return {}
-    return {"processors": encoder.plan.processors, **({} if encoder.exact else {"exact": False})}
+    return {"processors": plan.processors, **({} if exact else {"exact": False})}
 
 
 def plan_fields(model: EfficientViTSam) -> dict[str, Any]:

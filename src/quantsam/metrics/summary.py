@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from quantsam.errors import InputError
 
+CONFIDENCE_95 = 1.96
+"""Standard errors on either side that hold 95 % of a normal distribution."""
+
 AREA_RANGES: dict[str, Callable[[float], bool]] = {
     "all": lambda area: True,
     "small": lambda area: area < 32**2,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from quantsam.metrics.summary import CONFIDENCE_95
 from quantsam.report.content import ModelResults
 from quantsam.report.tasks import Result, Task
 from quantsam.results.agreement import DIFFERS, MARGIN, UNDECIDED, agreement_verdict
@@ -14,7 +15,6 @@ from quantsam.results.record import Record
 from quantsam.results.sensitivity import rows_of
 
 Tone = Literal["good", "slight", "bad", "plain"]
-CONFIDENCE_95 = 1.96
 _UNNOTICED, _HELD = 0.3, 1.0  # points
 _STANDS_OUT = 4.0  # times as far as the median channel: two bits less for the others
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.metrics.iou import mask_iou
 from quantsam.models.grid import GridSettings
 from quantsam.notices import InexactWarning
+from quantsam.quant.saturation import saturating_channels
+from quantsam.results.machine import instruction_sets
 from quantsam.runtime import bundle, processor, sessions, verify
 from quantsam.runtime.manifest import test_image as check_image
 from quantsam.runtime.processor import processor_text
@@ -135,65 +138,112 @@ def test_the_manifest(bundles, nano):
 
 @pytest.fixture(scope="module")
 def unsafe(nano, tmp_path_factory):
-    """Bundles whose sums saturate on processors without VNNI."""
+    """Bundles whose sums saturate on processors without VNNI, with their plans."""
     made = {}
     for engine in ("onnxruntime", "openvino"):
         plan = qs.make_plan(nano, "int8", f"{engine}+vnni").calibrate(qs.open_images("scenes:2:1"))
-        made[engine] = tmp_path_factory.mktemp("unsafe") / engine
-        assert qs.export_bundle(nano, plan, made[engine]).processors == "vnni"
+        folder = tmp_path_factory.mktemp("unsafe") / engine
+        assert qs.export_bundle(nano, plan, folder).processors == "vnni"
+        made[engine] = (folder, plan)
     return made
 
 
-def saturating(monkeypatch, engine, *, codes=True):
-    """Make an engine compute as it does without VNNI: layers that are checked lose what saturates."""
+class SaturatingLayers:
+    """A session that gives what the engine's kernels give without VNNI, by the simulation that QEMU confirmed."""
+
+    def __init__(self, model, plan):
+        encoder = qs.simulate(model, plan, saturate=True).encoder
+        sites = [site for site in plan.sites if site.role == "weight"]
+        self.layers = {
+            f"{site.layer}/{site.name.removesuffix('weight')}": encoder.get_submodule(site.path) for site in sites
+        }
+
+    def run(self, inputs):
+        with torch.inference_mode():
+            return {
+                name.replace("given", "found"): self.layers[name.removesuffix("given")](torch.from_numpy(x)).numpy()
+                for name, x in inputs.items()
+            }
+
+
+def without_vnni(monkeypatch, model, plan):
+    """Let layers saturate as they do without VNNI, unless the engine is told to add in 32 bits; return the options."""
     monkeypatch.setattr(bundle, "adds_in_32_bits", lambda name: False)
     monkeypatch.setattr(processor, "adds_in_32_bits", lambda name: False)
     opened = []
 
     def open_session(name, content, options):
         opened.append(options)
-        return (
-            Losing(sessions.open_session(name, content, options))
-            if codes and not options.wide_sums
-            else (sessions.open_session(name, content, options))
-        )
+        return sessions.open_session(name, content, options) if options.wide_sums else SaturatingLayers(model, plan)
 
     monkeypatch.setattr(verify, "open_session", open_session)
     return opened
 
 
-class Losing:
-    """A session whose outputs are a little too small."""
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_every_layer_that_can_saturate_is_seen_to(nano, unsafe, engine):
+    folder, plan = unsafe[engine]
+    check = json.loads((folder / "manifest.json").read_text())["check"]["layers"]
+    with np.load(folder / "check.npz") as arrays:
+        given = {name: arrays[name] for name in arrays.files if name.endswith("given")}
+        expected = {name: arrays[name] for name in arrays.files if name.endswith("found")}
+    found = SaturatingLayers(nano, plan).run(given)
+    lost = {label for label in check if np.abs(found[f"{label}found"] - expected[f"{label}found"]).max() > check[label]}
+    exact = qs.simulate(nano, plan, exact=True).encoder
+    codes = {
+        f"{site.layer}/{site.name.removesuffix('weight')}": exact.get_submodule(site.path).get_buffer("codes")
+        for site in plan.sites
+        if site.role == "weight"
+    }
+    assert lost == {label for label in check if saturating_channels(codes[label]).any()}
+    assert len(lost) >= 6
 
-    def __init__(self, session):
-        self.session = session
 
-    def run(self, inputs):
-        return {name: value * 0.9 for name, value in self.session.run(inputs).items()}
-
-
-def test_a_bundle_for_vnni_is_refused_where_openvino_saturates(unsafe, monkeypatch):
-    saturating(monkeypatch, "openvino")
+def test_a_bundle_for_vnni_is_refused_where_openvino_saturates(nano, unsafe, monkeypatch):
+    folder, plan = unsafe["openvino"]
+    without_vnni(monkeypatch, nano, plan)
     with pytest.raises(BundleError, match=r"layer .* in check.onnx must be within .* of exact integers, got") as caught:
-        qs.load_bundle(unsafe["openvino"], threads=1)
+        qs.load_bundle(folder, threads=1)
     assert str(caught.value).endswith("export again with --processors any, or for onnxruntime")
 
 
-def test_a_bundle_for_vnni_that_is_not_verified_is_warned_of(unsafe, monkeypatch):
-    saturating(monkeypatch, "openvino")
+AVX2 = "import sys, quantsam as qs; qs.load_bundle(sys.argv[1], threads=1)"
+
+
+@pytest.mark.skipif("avx2" not in instruction_sets(), reason="this processor has no kernels of AVX2")
+def test_openvinos_own_kernels_without_vnni(unsafe, bundles):
+    """Its kernels are limited to AVX2, where products are added in pairs."""
+
+    def load(folder):
+        environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+        command = [sys.executable, "-c", AVX2, str(folder)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    refused, taken = load(unsafe["openvino"][0]), load(bundles["openvino"][0])
+    assert "of exact integers, got" in refused.stderr.splitlines()[-1]
+    assert taken.returncode == 0, taken.stderr
+
+
+def test_a_bundle_for_vnni_that_is_not_verified_is_warned_of(nano, unsafe, monkeypatch):
+    folder, plan = unsafe["openvino"]
+    without_vnni(monkeypatch, nano, plan)
     with pytest.warns(
         InexactWarning, match="bundle .* is exact only where products are added in 32 bits, got .* --processors any"
     ):
-        qs.load_bundle(unsafe["openvino"], threads=1, verify=False)
+        qs.load_bundle(folder, threads=1, verify=False)
 
 
-def test_onnx_runtime_is_told_to_add_in_32_bits_where_a_bundle_needs_it(unsafe, bundles, monkeypatch):
-    opened = saturating(monkeypatch, "onnxruntime")
-    qs.load_bundle(unsafe["onnxruntime"], threads=1)
+def test_onnx_runtime_is_told_to_add_in_32_bits_where_a_bundle_needs_it(nano, unsafe, monkeypatch):
+    folder, plan = unsafe["onnxruntime"]
+    opened = without_vnni(monkeypatch, nano, plan)
+    qs.load_bundle(folder, threads=1)
     assert opened[0].wide_sums
-    opened.clear()
-    with pytest.raises(BundleError, match="exact integers"):  # safe, so not told to; and `Losing` loses something
-        qs.load_bundle(bundles["onnxruntime"][0], threads=1)
+
+
+def test_a_safe_bundle_needs_no_wide_sums(nano, bundles, monkeypatch):
+    plan = qs.make_plan(nano, "int8", "onnxruntime").calibrate(qs.open_images("scenes:4:1"))  # as the bundle's
+    opened = without_vnni(monkeypatch, nano, plan)
+    qs.load_bundle(bundles["onnxruntime"][0], threads=1)
     assert not opened[0].wide_sums
 
 

@@ -1,6 +1,7 @@
 """Run every graph of a folder in its engine; started under an emulator of another processor, without PyTorch.
 
-NAME.onnx is given the arrays of NAME.npz as NAME.json says (`engine`, `wide_sums`); its outputs go to NAME.out.npz.
+NAME.onnx is given what NAME.npz holds, as NAME.json says (`engine`, `wide_sums`): `images`, one at a time, as `input`;
+or, without one, all arrays by their names. Its outputs go to NAME.out.npz.
 """
 
 import json
@@ -22,7 +23,10 @@ def main(folder: Path) -> None:
             SessionOptions(1, wide_sums=told.get("wide_sums", False), shapes=told.get("shapes")),
         )
         with np.load(described.with_suffix(".npz")) as inputs:
-            outputs = [session.run({told["input"]: image[None]}) for image in inputs["images"]]
+            if "input" in told:
+                outputs = [session.run({told["input"]: image[None]}) for image in inputs["images"]]
+            else:
+                outputs = [session.run(dict(inputs))]
         found = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         np.savez(described.with_suffix(".out.npz"), **found)
     for engine in sys.argv[2:]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import altair as alt
 
+from quantsam.metrics.summary import CONFIDENCE_95
 from quantsam.report.charts.chart import Chart, Row, Rows, by_way, finished
-from quantsam.report.findings import CONFIDENCE_95, points
+from quantsam.report.findings import points
 from quantsam.report.published import is_official, thesis_points
 from quantsam.report.tasks import PYTORCH, Result, Task
 from quantsam.report.theme import ENGINE_COLOURS, ENGINE_SHAPES, INK
