@@ -43,6 +43,7 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/agreement.py --coco $(COCO)
 	$(BIN)/python benchmarks/processors.py
+	$(BIN)/python benchmarks/processors_l0.py
 	$(BIN)/python benchmarks/saturation.py
 	$(BIN)/python benchmarks/causes.py --coco $(COCO)
 	$(BIN)/python benchmarks/search.py --coco $(COCO)

@@ -85,8 +85,8 @@ def saturating_channels(codes: Tensor) -> Tensor:
 def saturation_free_scale(weight: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     """Return the smallest scales, none below the given ones, at which no pair of symmetric codes can overflow.
 
-    Only the channels that own a too large pair get a larger scale, and only as much larger as their largest pair needs:
-    by less than two, against two for weights of 7 bits.
+    Only the channels that own a too large pair get a larger scale, and only as much larger as their largest pair needs.
+    Where the given scales do not clip, that is less than twice as large, against twice for weights of 7 bits.
 
     Args:
         weight: (out, in / groups, kernel, kernel) float32.
