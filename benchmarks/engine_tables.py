@@ -111,10 +111,8 @@ def without_vnni() -> str:
         cells = [f"{f[name]:.2f}" for name in ("miou_fp32", "miou_simulated", "miou")]
         saturating = gap(f, "saturating_") if "saturating_gap" in f else ""
         said = agreement_verdict(Record.from_json_dict(r)).answer
-        rows.append(
-            [r["model"], r["scheme"], r["engine"], made_for, *cells, gap(f), gap(f, "exact_"), saturating]
-            + [f"{f['mask_iou']:.2f}", said]
-        )
+        cells += [gap(f), gap(f, "exact_"), saturating, f"{f['mask_iou']:.2f}", said]
+        rows.append([r["model"], r["scheme"], r["engine"], made_for, *cells])
     header = ["model", "scheme", "engine", "weights for", "FP32", "simulated", "engine", "gap"]
     header += ["gap to exact integers", "gap, saturation simulated", "mask IoU", "verdict"]
     count = document["records"][0]["figures"]["count"]
