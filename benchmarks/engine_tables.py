@@ -159,8 +159,8 @@ def processors_l0() -> str:
     header = ["engine", "weights for", "ms, VNNI", "times VNNI's weights", "ms, AVX2", "Haswell against exact, dB"]
     caption = (
         f"L0's encoder, INT8, 512 px, one image, {document['threads']} threads, fixed random weights, median of "
-        f"{document['rounds']} rounds in turn. AVX2: OpenVINO's kernels limited to it. Haswell in QEMU: signal-to-noise "
-        f"ratio of the embedding against exact integers. {machine(document)}."
+        f"{document['rounds']} rounds in turn. AVX2: OpenVINO's kernels limited to it. Haswell in QEMU: "
+        f"signal-to-noise ratio of the embedding against exact integers. {machine(document)}."
     )
     return f"{markdown(header, rows)}\n\n{caption}"
 
