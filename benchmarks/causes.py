@@ -104,10 +104,10 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
     args = parser.parse_args()
     qs.keep_freed_memory()
-    scenes = ("--data", f"scenes:{args.scenes}:{HELD_OUT_SEED}")
-    sets: dict[str, tuple[Dataset, tuple[str, ...]]] = {
-        "scenes": (qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED), scenes)
-    }
+    sets: dict[str, tuple[Dataset, tuple[str, ...]]] = {}
+    if args.scenes:
+        arguments = ("--data", f"scenes:{args.scenes}:{HELD_OUT_SEED}")
+        sets["scenes"] = (qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED), arguments)
     if args.coco:
         sets["photographs"] = (qs.CocoDataset(args.coco), ("--data", str(args.coco)))
     for kind, (dataset, data) in sets.items():
