@@ -25,16 +25,18 @@ def save(name: str, result: dict[str, Any]) -> None:
     print(f"wrote {RESULTS / name}.json")
 
 
-def interleaved_ms(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def interleaved_ms(tasks: dict[str, Callable[[], object]], rounds: int, pause_s: float = 0.0) -> dict[str, float]:
     """Time several tasks in turn, A B C A B C ..., after one warm-up each; the median of each in milliseconds.
 
-    In turn, because the machine may be shared: what slows one round slows all tasks of it.
+    In turn, because the machine may be shared: what slows one round slows all tasks of it. A pause before each lets the
+    threads of an engine that ran before come to rest.
     """
     for task in tasks.values():
         task()
     samples: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
+            time.sleep(pause_s)
             started = time.perf_counter()
             task()
             samples[name].append(1000 * (time.perf_counter() - started))

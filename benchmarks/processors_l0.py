@@ -33,6 +33,7 @@ from quantsam.runtime.processor import adds_in_32_bits, processor_text
 from quantsam.runtime.sessions import SessionOptions, open_session
 
 THREADS = 2
+PAUSE_S = 0.3
 PLACEMENTS = ("onnxruntime", "onnxruntime+vnni", "openvino", "openvino+vnni")
 RUN = """
 import sys, numpy as np
@@ -73,7 +74,7 @@ def times(folder: Path, rounds: int, engines: tuple[str, ...]) -> dict[str, Any]
             session = open_session(engine, (folder / f"{placement}.onnx").read_bytes(), options)
             name = f"{placement}{', session option' if wide else ''}"
             tasks[name] = lambda session=session: session.run({"image": image})  # type: ignore[misc]
-    return {"median_ms": interleaved_ms(tasks, rounds), "processor": {e: processor_text(e) for e in engines}}
+    return {"median_ms": interleaved_ms(tasks, rounds, PAUSE_S), "processor": {e: processor_text(e) for e in engines}}
 
 
 def write_graphs(model: EfficientViTSam, folder: Path) -> dict[str, Tensor]:
