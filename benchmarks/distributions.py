@@ -13,6 +13,7 @@ import torch
 from common import interleaved_ms, save
 
 import quantsam as qs
+from quantsam.plans.calibration import observe
 from quantsam.plans.distributions import observe_distributions
 
 
@@ -28,11 +29,11 @@ def main() -> None:
     model = qs.create_model(args.model)
     size = model.variant.input_size
     images = [torch.randn(1, 3, size, size) for _ in range(args.images)]
-    plan = qs.make_plan(model, "int8").calibrate(images[:1])
+    plan = qs.calibrate(model, qs.make_plan(model, "int8"), images[:1])
     with torch.inference_mode():
         tasks = {
             "encoder_ms": lambda: model.image_encoder(images[0]),
-            "calibrating_ms": lambda: plan.observe(images[:1]),
+            "calibrating_ms": lambda: observe(model, plan, images[:1]),
             "measuring_ms": lambda: observe_distributions(model, plan, images[:1]),
         }
         times = interleaved_ms(tasks, args.rounds)

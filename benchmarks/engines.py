@@ -88,7 +88,7 @@ def main() -> None:
         for engine in ("onnxruntime", "openvino"):
             for scheme in ("fp32", "int8"):
                 started = time.perf_counter()
-                plan = qs.make_plan(model, scheme, engine).calibrate(images)
+                plan = qs.calibrate(model, qs.make_plan(model, scheme, engine), images)
                 graph = encoder_to_onnx(model, plan).SerializeToString()
                 session = open_session(engine, graph, SessionOptions(THREADS, shapes={"image": (1, 3, side, side)}))
                 calls[f"{engine} {scheme}"] = lambda x, session=session: session.run({"image": x})  # type: ignore[misc]

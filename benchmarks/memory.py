@@ -28,7 +28,7 @@ def run(name: str, step: str) -> None:
         if step == "fp32":
             model.image_encoder(image)
         elif step in ("calibrate", "simulate"):
-            plan = qs.make_plan(model, "int8").calibrate([image])
+            plan = qs.calibrate(model, qs.make_plan(model, "int8"), [image])
             if step == "simulate":
                 qs.simulate(model, plan)(image)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -84,7 +84,7 @@ def write_graphs(model: EfficientViTSam, folder: Path) -> dict[str, Tensor]:
     np.save(folder / "image.npy", images[0].numpy())
     exact = {}
     for placement in PLACEMENTS:
-        plan = qs.make_plan(model, "int8", placement).calibrate(images)
+        plan = qs.calibrate(model, qs.make_plan(model, "int8", placement), images)
         (folder / f"{placement}.onnx").write_bytes(encoder_to_onnx(model, plan).SerializeToString())
         with torch.inference_mode():
             exact[placement] = qs.simulate(model, plan, exact=True)(images[0])

@@ -40,7 +40,7 @@ def peak_mib() -> float:
 
 def by_hand(model: Any, row: Row, scheme: str, dataset: Any, reference: qs.Record) -> float:
     """Calibrate and evaluate a scheme of one layer, and return the drop."""
-    plan = qs.make_plan(model, f"{scheme}@{row.unit}").calibrate(qs.open_images(CALIBRATION))
+    plan = qs.calibrate(model, qs.make_plan(model, f"{scheme}@{row.unit}"), qs.open_images(CALIBRATION))
     record = qs.evaluate(model.with_encoder(qs.simulate(model, plan)), dataset)
     return qs.compare(record, reference).mean_difference
 
@@ -49,7 +49,7 @@ def exact_and_estimates(name: str, scheme: str, images: int, repeated: int) -> d
     """Return times, and how well estimates rank."""
     model, dataset = qs.load_model(name), qs.open_dataset(f"scenes:{images}:5")
     plan, calibrating_s = timed(
-        lambda: qs.make_plan(model, uniform_scheme(scheme)).calibrate(qs.open_images(CALIBRATION))
+        lambda: qs.calibrate(model, qs.make_plan(model, uniform_scheme(scheme)), qs.open_images(CALIBRATION))
     )
     rows = make_rows(plan)
     exact, exact_s = timed(lambda: rows_of(study(model, plan, dataset, StudySettings(method="exact"))))
@@ -106,7 +106,7 @@ def _rated(exact: list[RowScore], estimate: list[RowScore], seconds: float, fast
 def growth(name: str, scheme: str) -> list[dict[str, Any]]:
     """Return the seconds of an exact study as pictures and rows grow."""
     model = qs.load_model(name)
-    plan = qs.make_plan(model, uniform_scheme(scheme)).calibrate(qs.open_images("scenes:4:1"))
+    plan = qs.calibrate(model, qs.make_plan(model, uniform_scheme(scheme)), qs.open_images("scenes:4:1"))
     found = []
     for by in ("stage", "block", "layer"):
         for images in (10, 20, 40):
@@ -123,7 +123,7 @@ def full_size(images: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = qs.create_model("l0")
     dataset = qs.open_dataset(f"scenes:{images}:5")
-    plan, calibrating_s = timed(lambda: qs.make_plan(model, "int8").calibrate(qs.open_images("scenes:2:1")))
+    plan, calibrating_s = timed(lambda: qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:2:1")))
     before = peak_mib()
     record, exact_s = timed(lambda: study(model, plan, dataset, StudySettings(method="exact")))
     after = peak_mib()
@@ -132,7 +132,7 @@ def full_size(images: int) -> dict[str, Any]:
     reference = qs.evaluate(model, dataset)
 
     def once() -> None:
-        alone = qs.make_plan(model, f"int8@{row.unit}").calibrate(qs.open_images("scenes:2:1"))
+        alone = qs.calibrate(model, qs.make_plan(model, f"int8@{row.unit}"), qs.open_images("scenes:2:1"))
         qs.compare(qs.evaluate(model.with_encoder(qs.simulate(model, alone)), dataset), reference)
 
     _, one_s = timed(once)

@@ -19,7 +19,7 @@ import quantsam as qs
 from quantsam.data.scenes import make_scene
 from quantsam.memory import keep_freed_memory
 from quantsam.models.transforms import preprocess
-from quantsam.plans.calibration import observe_activations
+from quantsam.plans.observation import observe_activations
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     model = qs.create_model(args.model)
     encoder, size = model.float_encoder, model.variant.input_size
     images = [preprocess(make_scene(seed, size=512).image, size) for seed in range(3)]
-    plan = qs.make_plan(model, args.scheme).calibrate(images)
+    plan = qs.calibrate(model, qs.make_plan(model, args.scheme), images)
     simulated, unfused = qs.simulate(model, plan), qs.simulate(model, plan, fused=False)
     sites = {site.key: (site.path, site.spec) for site in plan.sites if site.role == "activation"}
     embedding = encoder(images[0]).detach()

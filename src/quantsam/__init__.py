@@ -2,7 +2,7 @@
 
 >>> import quantsam as qs
 >>> model = qs.load_model("nano")
->>> plan = qs.make_plan(model, "int8").calibrate(qs.open_images("scenes:4:1"))
+>>> plan = qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:4:1"))
 >>> encoder = qs.simulate(model, plan)
 >>> record = qs.evaluate(model.with_encoder(encoder), qs.open_dataset("scenes:4"), prompts="box")
 """
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from quantsam.models.grid import GridSettings
     from quantsam.models.predictor import Predictor
     from quantsam.models.zoo import create_model, load_model
+    from quantsam.plans.calibration import calibrate
     from quantsam.plans.distributions import measure_distributions
-    from quantsam.plans.plan import Plan, make_plan
+    from quantsam.plans.make import make_plan
+    from quantsam.plans.plan import Plan
     from quantsam.plans.storage import load_plan, save_plan
     from quantsam.results.compare import compare
     from quantsam.results.record import Record
@@ -66,6 +68,7 @@ _HOMES = {
     "SearchSettings": "search.settings",
     "StudySettings": "sensitivity.study",
     "agree": "evaluation.agreement",
+    "calibrate": "plans.calibration",
     "compare": "results.compare",
     "create_model": "models.zoo",
     "evaluate": "evaluation.evaluator",
@@ -78,7 +81,7 @@ _HOMES = {
     "load_scheme": "schemes.load",
     "make_engine_encoder": "engines.encoder",
     "make_palette": "search.palette",
-    "make_plan": "plans.plan",
+    "make_plan": "plans.make",
     "measure_distributions": "plans.distributions",
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
@@ -108,6 +111,7 @@ __all__ = [
     "SearchSettings",
     "StudySettings",
     "agree",
+    "calibrate",
     "compare",
     "create_model",
     "evaluate",

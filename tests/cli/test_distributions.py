@@ -100,19 +100,19 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(run, tmp_path, left, m
     [("stage3:4:9", ["'stage3:4:9'", "sites of nano", "did you mean"]), ("zzz*", ["'zzz*'", "`quantsam layers nano`"])],
 )
 def test_a_site_that_is_not_there_is_said_before_the_work(run, monkeypatch, tmp_path, left, pattern, words):
-    monkeypatch.setattr("quantsam.plans.calibration.encoder_input", refuse)
+    monkeypatch.setattr("quantsam.plans.observation.encoder_input", refuse)
     run("distributions", *ONE, "--site", pattern, "--out", tmp_path / "h.npz").complains(2, "--site", *words)
     assert left(tmp_path) == []
 
 
 def test_a_plan_that_is_not_calibrated_or_of_another_model(run, plan, tmp_path):
     from quantsam.models.zoo import load_model
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.make import make_plan
     from quantsam.plans.storage import save_plan
 
     save_plan(make_plan(load_model("nano"), "int8"), tmp_path / "plan")
     line = ("distributions", "--no-store", "--plan")
-    run(*line, tmp_path / "plan").complains(1, "plan must be calibrated", "plan.calibrate")
+    run(*line, tmp_path / "plan").complains(1, "plan must be calibrated", "quantsam.calibrate")
     run(*line, plan, "--model", "nano-outlier").complains(1, "plan was made for model 'nano'")
     run(*line, tmp_path / "absent").complains(1, "plan must be a folder with plan.json")
 

@@ -81,7 +81,7 @@ def test_stopped_while_saving_a_plan(run, plan, tmp_path, left, monkeypatch, err
 
 
 def test_interrupted_while_calibrating(run, tmp_path, left, monkeypatch):
-    fail_in(monkeypatch, "quantsam.plans.calibration.encoder_input", KeyboardInterrupt())
+    fail_in(monkeypatch, "quantsam.plans.observation.encoder_input", KeyboardInterrupt())
     run("calibrate", *ONE, "--out", tmp_path / "plan").complains(130, "interrupted")
     assert left(tmp_path) == []
 

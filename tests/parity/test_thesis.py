@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 
+from quantsam.plans.calibration import calibrate
 from quantsam.plans.layers import discover_layers
-from quantsam.plans.plan import make_plan, resolve_sites
+from quantsam.plans.make import make_plan, resolve_sites
 from quantsam.plans.sizes import account
 from quantsam.schemes.load import load_scheme
 from quantsam.simulation.simulator import simulate
@@ -33,7 +34,9 @@ def schemes(shared_reference):
 @pytest.fixture(scope="module")
 def plan(filled_l0, deterministic):
     """`int8` on L0; each site is measured in float, so a subset of it is the plan of another scheme."""
-    return make_plan(filled_l0, "int8").calibrate(deterministic.normalised(512, seed=s) for s in (1, 2, 3))
+    return calibrate(
+        filled_l0, make_plan(filled_l0, "int8"), (deterministic.normalised(512, seed=s) for s in (1, 2, 3))
+    )
 
 
 @pytest.fixture(scope="module")

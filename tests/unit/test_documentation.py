@@ -15,7 +15,7 @@ import torch
 from quantsam.cli.main import COMMANDS
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.variants import get_variant
-from quantsam.plans.plan import resolve_sites
+from quantsam.plans.make import resolve_sites
 from quantsam.schemes.load import parse_scheme
 from quantsam.sweeps.sweep import read_sweep
 

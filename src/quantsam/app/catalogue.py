@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quantsam.data.open import ImageSource
 from quantsam.evaluation.experiment import PYTORCH, Switches
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.plan import make_plan
+from quantsam.plans.make import make_plan
 from quantsam.schemes.scheme import FLOAT_NAME, Scheme
 
 FP32 = Scheme(FLOAT_NAME, (), "The float model.")

@@ -15,7 +15,8 @@ from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized
 from quantsam.evaluation.subject import sizes
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
-from quantsam.plans.plan import Plan, make_plan
+from quantsam.plans.make import make_plan
+from quantsam.plans.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, eq=False)

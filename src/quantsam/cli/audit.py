@@ -88,7 +88,8 @@ def command(
 
 
 def _plan(model: EfficientViTSam, scheme: str | None, plan: str | None, placement: str, images: Any) -> Plan | None:
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.make import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.schemes.load import load_scheme
 
@@ -96,7 +97,7 @@ def _plan(model: EfficientViTSam, scheme: str | None, plan: str | None, placemen
         return load_plan(plan, model)
     if scheme is None:
         return None
-    return make_plan(model, load_scheme(scheme), placement).calibrate(images, progress=progress("calibrating"))
+    return calibrate(model, make_plan(model, load_scheme(scheme), placement), images, progress=progress("calibrating"))
 
 
 def _saturation(

@@ -34,7 +34,8 @@ def command(
     from quantsam.data.open import open_images
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.make import make_plan
     from quantsam.plans.storage import check_plan_folder, save_plan
     from quantsam.schemes.load import load_scheme
 
@@ -45,7 +46,7 @@ def command(
     images = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needs_images else ()
     loaded = load_model(model, weights, device=device)
     plan = make_plan(loaded, declared, placement, weights=not no_weights, activations=not no_activations)
-    plan = plan.calibrate(images, progress=progress("calibrating"))
+    plan = calibrate(loaded, plan, images, progress=progress("calibrating"))
     save_plan(plan, out)
     seen = plan.calibration
     if as_json:

@@ -90,7 +90,8 @@ def command(
     from quantsam.files import atomic_write
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.make import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.results.distributions import distributions_of
     from quantsam.schemes.load import load_scheme
@@ -115,7 +116,7 @@ def command(
         if plan_folder is None:
             needed = any(site.role == "activation" for site in plan.sites)
             own = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needed else ()
-            plan = plan.calibrate(own, progress=progress("calibrating"))
+            plan = calibrate(loaded, plan, own, progress=progress("calibrating"))
         notes: dict[str, JsonValue] = {"images_limit": images_limit, "limit": limit, "seed": seed}
         wrap = progress("measuring")
         record = record_distributions(loaded, plan, source, store=results, histograms=aside, progress=wrap, notes=notes)

@@ -119,8 +119,8 @@ def command(
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
+    from quantsam.plans.make import make_plan
     from quantsam.plans.placements import get_placement
-    from quantsam.plans.plan import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.runtime.processor import processor_text
     from quantsam.schemes.load import load_scheme

@@ -56,7 +56,8 @@ def command(
     from quantsam.execution.bundle import check_bundle_folder, export_bundle
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.make import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.runtime.manifest import ENCODER
     from quantsam.schemes.load import load_scheme
@@ -79,7 +80,7 @@ def command(
     else:
         uncalibrated = make_plan(loaded, declared, engine_placement(engine, processors))
         check_formats(uncalibrated.sites, engine)
-        ready = uncalibrated.calibrate(images, progress=progress("calibrating"))
+        ready = calibrate(loaded, uncalibrated, images, progress=progress("calibrating"))
     manifest = export_bundle(loaded, ready, out, engine=engine)
     line = trtexec_command(out / ENCODER) if engine == "tensorrt" else None
     if as_json:

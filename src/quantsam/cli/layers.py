@@ -21,7 +21,7 @@ def command(model: str, scheme: str | None, placement: str, as_json: bool) -> No
     from quantsam.models.encoder import ImageEncoder
     from quantsam.models.variants import get_variant
     from quantsam.plans.layers import count_macs, discover_layers
-    from quantsam.plans.plan import resolve_sites
+    from quantsam.plans.make import resolve_sites
     from quantsam.plans.sizes import account
     from quantsam.schemes.load import load_scheme
 

@@ -95,7 +95,7 @@ def command(
     from quantsam.engines.encoder import check_engine, check_formats
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.make import make_plan
     from quantsam.search import palette as palettes
     from quantsam.search.budget import parse_budget
     from quantsam.search.search import search_schemes

@@ -87,7 +87,8 @@ def command(
     from quantsam.evaluation.experiment import PYTORCH
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.make import make_plan
     from quantsam.schemes.load import uniform_scheme
     from quantsam.sensitivity.study import StudySettings, check_settings, study
 
@@ -111,7 +112,7 @@ def command(
     loaded = load_model(name, weights, device=device)
     placed = placement or ("thesis" if engine == PYTORCH else engine)
     plan = make_plan(loaded, scheme, placed, weights=part != "activations", activations=part != "weights")
-    plan = plan.calibrate(source, progress=progress("calibrating"))
+    plan = calibrate(loaded, plan, source, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit, "images": images}
     record = study(loaded, plan, dataset, settings, store=results, progress=progress, notes=notes, workers=threads)
     if as_json:

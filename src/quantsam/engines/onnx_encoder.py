@@ -32,10 +32,9 @@ from quantsam.models.encoder import ImageEncoder, UpSample
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.layers import CHAINS, discover_layers
-from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.prepare import prepare, weight_codes
 from quantsam.quant.params import QParams
-from quantsam.quant.quantizers import quantize
 
 INPUT, OUTPUT = "image", "embedding"
 
@@ -53,9 +52,8 @@ def encoder_to_onnx(model: EfficientViTSam, plan: Plan) -> onnx.ModelProto:
     Raises:
         PlanError: The plan is not calibrated, was made for another model, or has a format that ONNX lacks.
     """
-    plan.check_fits(model)
     plan.check_calibrated()
-    encoder = get_placement(plan.placement).prepare(model.float_encoder)
+    encoder = prepare(model, plan)
     writer = EncoderWriter(encoder, plan)
     with torch.inference_mode():
         writer.write(encoder)
@@ -94,6 +92,7 @@ class EncoderWriter:
 
     def __init__(self, encoder: ImageEncoder, plan: Plan) -> None:
         self.graph = Graph()
+        self._encoder = encoder
         self._sites = {site.path: site for site in plan.sites}
         self._biases = integer_biases(plan, encoder)
         self._labels = dict(_labels(encoder))
@@ -184,8 +183,8 @@ class EncoderWriter:
         site = self._sites.get(path)
         if site is None:
             return self.graph.constant(f"{label}weight", _numpy(conv.weight))
-        params = _params(site)
-        codes = quantize(conv.weight.detach().cpu(), site.spec, params.to("cpu"))
+        params = site.grid
+        codes = weight_codes(self._encoder, site)
         kind = storage_type(site)
         name = self.graph.tensor(codes_tensor(f"{site.key}:codes", _codes(codes), kind))
         scale, zero_point = self._grid(site)
@@ -199,13 +198,13 @@ class EncoderWriter:
         site = self._sites.get(path)
         if site is None:
             return x
-        axis = _axis(_params(site))
+        axis = _axis(site.grid)
         scale, zero_point = self._grid(site)
         codes = self.graph.add("QuantizeLinear", [x, scale, zero_point], f"{site.key}:codes", **axis)
         return self.graph.add("DequantizeLinear", [codes, scale, zero_point], site.key, **axis)
 
     def _grid(self, site: PlanSite) -> tuple[str, str]:
-        params, kind = _params(site).to("cpu"), storage_type(site)
+        params, kind = site.grid.to("cpu"), storage_type(site)
         scale = self.graph.constant(f"{site.key}:scale", params.scale.numpy())
         zero = params.zero_point.numpy()
         zero = zero.astype(np.uint8) if site.spec.quantizer == "float8" else zero
@@ -307,11 +306,6 @@ def _numpy(x: Tensor | nn.Module) -> np.ndarray[tuple[int, ...], np.dtype[np.flo
 
 def _codes(codes: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     return (codes.view(torch.uint8) if codes.is_floating_point() else codes).cpu().numpy()
-
-
-def _params(site: PlanSite) -> QParams:
-    assert site.params is not None, "the plan is calibrated"
-    return site.params
 
 
 def _axis(params: QParams) -> dict[str, Any]:

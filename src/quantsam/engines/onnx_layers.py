@@ -11,8 +11,8 @@ from quantsam.engines.onnx_encoder import EncoderWriter
 from quantsam.engines.onnx_graph import FLOAT
 from quantsam.models.blocks import Conv2d
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.plans.prepare import prepare
 
 GIVEN, FOUND = "given", "found"
 
@@ -31,9 +31,8 @@ def layers_to_onnx(model: EfficientViTSam, plan: Plan, sides: Mapping[str, tuple
     Raises:
         PlanError: See `encoder_to_onnx`.
     """
-    plan.check_fits(model)
     plan.check_calibrated()
-    encoder = get_placement(plan.placement).prepare(model.float_encoder)
+    encoder = prepare(model, plan)
     writer = EncoderWriter(encoder, plan)
     inputs: dict[str, tuple[int, tuple[int | str, ...]]] = {}
     outputs: dict[str, tuple[int, tuple[int | str, ...]]] = {}

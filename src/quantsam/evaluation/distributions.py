@@ -10,8 +10,8 @@ import torch
 from quantsam.data.open import ImageSource
 from quantsam.evaluation.subject import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibration import Progress
 from quantsam.plans.distributions import observe_distributions, save_histograms
+from quantsam.plans.observation import Progress
 from quantsam.plans.plan import Plan
 from quantsam.results.distributions import KIND, SiteDistribution
 from quantsam.results.machine import environment

@@ -14,8 +14,10 @@ from quantsam.evaluation.evaluator import evaluate
 from quantsam.evaluation.gallery import keep_gallery
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibration import CalibrationImage
-from quantsam.plans.plan import Plan, make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
+from quantsam.plans.observation import CalibrationImage
+from quantsam.plans.plan import Plan
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.runtime.sessions import Precision
@@ -47,7 +49,7 @@ def calibrated_plans(
     switches: Switches,
     progress: Progress | None = None,
     *,
-    calibrate: Callable[[Plan], Plan] | None = None,
+    calibrate_one: Callable[[Plan], Plan] | None = None,
 ) -> list[Plan]:
     """Return a calibrated plan for each scheme, all from one pass over the images.
 
@@ -55,7 +57,7 @@ def calibrated_plans(
     that quantize a site alike share what was measured there. Schemes that quantize a site in different
     ways take further passes, so `images` must be something that can be iterated over again.
 
-    `calibrate` does a pass, if it is to be done in another way than here: by several workers, for example.
+    `calibrate_one` does a pass, if it is to be done in another way than here: by several workers, for example.
     """
     plans = [
         make_plan(model, s, switches.placement, weights=switches.weights, activations=switches.activations)
@@ -63,17 +65,21 @@ def calibrated_plans(
     ]
     if not plans:
         return []
+
+    def here(plan: Plan) -> Plan:
+        return calibrate(model, plan, images, progress=progress)
+
     variants: dict[tuple[str, str], Any] = {}
     for plan in plans:
         for site in plan.sites:
             variants.setdefault((site.key, repr(site.spec)), site)
-    return _calibrate_together(plans, variants, calibrate or (lambda p: p.calibrate(images, progress=progress)))
+    return _calibrate_together(plans, variants, calibrate_one or here)
 
 
 def _calibrate_together(
     plans: list[Plan],
     variants: dict[tuple[str, str], Any],
-    calibrate: Callable[[Plan], Plan],
+    calibrate_one: Callable[[Plan], Plan],
 ) -> list[Plan]:
     """Calibrate one plan that holds every site once a specification, then hand the grids out.
 
@@ -89,7 +95,7 @@ def _calibrate_together(
     params: dict[tuple[str, str], Any] = {}
     info = None
     for wave in waves:
-        done = calibrate(dataclasses.replace(plans[0], sites=tuple(wave.values())))
+        done = calibrate_one(dataclasses.replace(plans[0], sites=tuple(wave.values())))
         info = done.calibration or info
         params |= {(site.key, repr(site.spec)): site.params for site in done.sites}
     return [

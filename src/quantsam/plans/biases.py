@@ -10,7 +10,6 @@ from torch import Tensor
 from quantsam.models.encoder import ImageEncoder
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
-from quantsam.quant.params import QParams
 
 _LARGEST = 2**31 - 1
 
@@ -51,9 +50,9 @@ def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     for path, weight in weights.items():
         bias = encoder.get_submodule(path).get_parameter("bias") if _has_bias(encoder, path) else None
         x = inputs.get(path)
-        if bias is None or x is None or not _fits_8_bits(x) or _grid(x).axis is not None:
+        if bias is None or x is None or not _fits_8_bits(x) or x.grid.axis is not None:
             continue
-        scale = (_grid(x).scale.to(bias.device) * _grid(weight).scale.to(bias.device)).expand(len(bias)).contiguous()
+        scale = (x.grid.scale.to(bias.device) * weight.grid.scale.to(bias.device)).expand(len(bias)).contiguous()
         codes = torch.round(bias.detach().double() / scale.double()).clamp(-_LARGEST, _LARGEST)
         found[path] = IntegerBias(codes.to(torch.int32), scale)
     return found
@@ -61,11 +60,6 @@ def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
 
 def _has_bias(encoder: ImageEncoder, path: str) -> bool:
     return encoder.get_submodule(path)._parameters.get("bias") is not None
-
-
-def _grid(site: PlanSite) -> QParams:
-    assert site.params is not None, "the plan is calibrated"
-    return site.params
 
 
 def _fits_8_bits(site: PlanSite) -> bool:

@@ -1,173 +1,94 @@
-"""Calibration: every site observed in one pass of the float encoder."""
+"""Calibration: a plan and images give the plan with its grids."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterable, Mapping, Sized
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from quantsam.data.images import check_image_array, load_image
-from quantsam.errors import CalibrationError, InputError
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.graph import with_modules
-from quantsam.models.transforms import preprocess
-from quantsam.quant.observers import Observer, make_observer
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.observation import (
+    CalibrationImage,
+    Observations,
+    Progress,
+    check_finite,
+    observe_activations,
+)
+from quantsam.plans.plan import CalibrationInfo, Plan
+from quantsam.plans.prepare import prepare
+from quantsam.quant.observers import make_observer
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.saturation import saturation_free_scale
 
-CalibrationImage = str | os.PathLike[str] | NDArray[np.uint8] | Tensor
-Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
-_Sites = Mapping[str, tuple[str, TensorSpec]]  # key -> path of the module, specification
 
+def calibrate(
+    model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage] = (), *, progress: Progress | None = None
+) -> Plan:
+    """Measure every site of a plan, all in one pass over the images, and return the plan with its grids.
 
-class ObserverSite(nn.Module):
-    """A site that shows what passes it to an observer."""
-
-    def __init__(self, observer: Observer) -> None:
-        super().__init__()
-        self.observer = observer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` unchanged."""
-        self.observer.observe(x)
-        return x
-
-
-def encoder_input(image: CalibrationImage, size: int) -> Tensor:
-    """Return any accepted form of an image as the encoder's input, (N, 3, size, size) float32.
+    Args:
+        model: The model the plan was made for.
+        plan: Calibrated before or not.
+        images: Files, RGB uint8 arrays (H, W, 3), or preprocessed float tensors (1 or N, 3, S, S).
+            Not needed when only weights are quantized.
+        progress: Wraps the iteration over the images, given their number where it is known.
 
     Raises:
-        InputError: A tensor or array has the wrong shape or type.
-        ImageError: A file cannot be read.
+        PlanError: The plan was made for another model or other weights.
+        CalibrationError: There are no images, they show nothing, or a site is constant or not finite.
     """
-    if isinstance(image, Tensor):
-        if image.ndim != 4 or image.shape[1:] != (3, size, size) or not image.is_floating_point() or not len(image):
-            raise InputError(
-                f"a preprocessed image must be float (N, 3, {size}, {size}), got "
-                f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}: "
-                "give the uint8 picture instead, it is preprocessed for you"
-            )
-        return image.float()
-    if isinstance(image, np.ndarray):
-        check_image_array(image)
-        return preprocess(image, size)
-    return preprocess(load_image(Path(image)), size)
+    weights = _weight_grids(prepare(model, plan), plan)  # first: what is wrong with them is known at once
+    seen = observe(model, plan, images, progress=progress) if _specs(plan, "activation") else None
+    return _with_grids(plan, weights, seen, getattr(images, "name", "images"), getattr(images, "digest", None))
 
 
-def calibrate_weights(encoder: ImageEncoder, sites: _Sites) -> dict[str, QParams]:
+def observe(
+    model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], *, progress: Progress | None = None
+) -> Observations:
+    """Show images to the observers of a plan's activations, see `calibrate`; what several have seen can be merged."""
+    return observe_activations(prepare(model, plan), _specs(plan, "activation"), images, progress)
+
+
+def with_observations(
+    model: EfficientViTSam, plan: Plan, seen: Observations | None, name: str, digest: str | None
+) -> Plan:
+    """Return a plan with its grids.
+
+    Args:
+        model: The model the plan was made for.
+        plan: The plan.
+        seen: By the observers of all activations; None if there are none.
+        name: Of the images.
+        digest: Of the images, if they have one.
+
+    Raises:
+        CalibrationError: See `calibrate`.
+    """
+    return _with_grids(plan, _weight_grids(prepare(model, plan), plan), seen, name, digest)
+
+
+def _specs(plan: Plan, role: str) -> dict[str, tuple[str, TensorSpec]]:
+    return {site.key: (site.path, site.spec) for site in plan.sites if site.role == role}
+
+
+def _with_grids(
+    plan: Plan, weights: Mapping[str, QParams], seen: Observations | None, name: str, digest: str | None
+) -> Plan:
+    params = {**weights, **(seen.grids(_specs(plan, "activation")) if seen is not None else {})}
+    sites = tuple(dataclasses.replace(site, params=params[site.key]) for site in plan.sites)
+    info = None if seen is None else CalibrationInfo(name, digest, seen.count)
+    return dataclasses.replace(plan, sites=sites, calibration=info)
+
+
+def _weight_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, QParams]:
     """Return the grid of every weight; a weight is a stream of one sample."""
     params = {}
-    for key, (path, spec) in sites.items():
-        weight = encoder.get_submodule(path).get_parameter("weight").detach()
+    for key, (path, spec) in _specs(plan, "weight").items():
+        weight = prepared.get_submodule(path).get_parameter("weight").detach()
         observer = make_observer(spec.observer, 1 if spec.per_channel else None)
         observer.observe(weight.unsqueeze(0))
-        _check_finite(observer, key, "the weights are damaged, load them again")
+        check_finite(observer, key, "the weights are damaged, load them again")
         found = observer.params(spec)
         scale = saturation_free_scale(weight, found.scale, spec.fmt) if spec.saturation_free else found.scale
         params[key] = dataclasses.replace(found, scale=scale, axis=0 if spec.per_channel else None)
     return params
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Observations:
-    """What observers saw of a stream of images; streams seen apart may be joined.
-
-    Attributes:
-        observers: By site.
-        count: Images seen.
-        varied: Whether any of them showed more than one colour.
-    """
-
-    observers: dict[str, Observer]
-    count: int = 0
-    varied: bool = False
-
-    def merge(self, later: Observations) -> None:
-        """Add what was seen of the images that come after these: the same as if one had seen all."""
-        for key, observer in self.observers.items():
-            observer.merge(later.observers[key])
-        self.count += later.count
-        self.varied = self.varied or later.varied
-
-    def grids(self, sites: _Sites) -> dict[str, QParams]:
-        """Return the grid of every site.
-
-        Raises:
-            CalibrationError: No image, nothing but constant images, or a site's values are constant or not finite.
-        """
-        if not self.count:
-            raise CalibrationError(
-                "calibration needs at least one image, got none: name a folder of images or 'scenes:16'"
-            )
-        if not self.varied:
-            raise CalibrationError(
-                f"calibration images must show something, got {self.count} of a single colour: calibrate with pictures"
-            )
-        params = {}
-        for key, (_, spec) in sites.items():
-            _check_finite(self.observers[key], key, "check the calibration images and the weights")
-            _check_varied(self.observers[key], key, self.count)
-            params[key] = self.observers[key].params(spec)
-        return {key: _cloned(value) for key, value in params.items()}
-
-
-def observe_activations(
-    encoder: ImageEncoder, sites: _Sites, images: Iterable[CalibrationImage], progress: Progress | None = None
-) -> Observations:
-    """Show images to an encoder, and what passes its sites to observers.
-
-    Raises:
-        InputError: An image is not one, see `encoder_input`.
-    """
-    if isinstance(images, (str, bytes, os.PathLike)):
-        raise InputError(
-            f"calibration images must be a sequence of pictures, got the single {os.fspath(images)!r}: "
-            "give a list of files, or quantsam.open_images(...)"
-        )
-    observers = {k: make_observer(spec.observer, 1 if spec.per_channel else None) for k, (_, spec) in sites.items()}
-    seen = Observations(observers)
-    observed = with_modules(encoder, {path: ObserverSite(observers[key]) for key, (path, _) in sites.items()})
-    observed.eval()
-    device = next(encoder.parameters()).device
-    wrapped = progress(images, len(images) if isinstance(images, Sized) else None) if progress else images
-    with torch.inference_mode():
-        for image in wrapped:
-            x = encoder_input(image, encoder.variant.input_size)
-            observed(x.to(device))
-            seen.count += len(x)
-            seen.varied = seen.varied or not _is_constant(x)
-    return seen
-
-
-def _cloned(params: QParams) -> QParams:
-    """Copies that were not made under inference mode and may be used anywhere."""
-    return QParams(params.scale.clone(), params.zero_point.clone(), params.axis)
-
-
-def _is_constant(x: Tensor) -> bool:
-    """Whether each input (N, 3, S, S) is one colour, but for the padding."""
-    return bool(((x == x[..., :1, :1]) | (x == 0)).all())
-
-
-def _check_finite(observer: Observer, key: str, remedy: str) -> None:
-    low, high = observer.range()
-    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        raise CalibrationError(
-            f"values of {key} must be finite, got {float(low.min())} to {float(high.max())}: {remedy}"
-        )
-
-
-def _check_varied(observer: Observer, key: str, count: int) -> None:
-    low, high = observer.range()
-    if bool((low == high).all()):
-        raise CalibrationError(
-            f"values of {key} must vary, got the constant {float(low.flatten()[0]):g} in all {count} calibration "
-            "images: calibrate with pictures, or keep this layer in float"
-        )

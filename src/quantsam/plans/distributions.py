@@ -16,11 +16,13 @@ from quantsam.errors import CalibrationError, InputError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import with_modules
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibration import CalibrationImage, Progress, encoder_input
 from quantsam.plans.layers import Layer, LayerSite, discover_layers
+from quantsam.plans.observation import CalibrationImage, Progress, encoder_input
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.plans.prepare import prepare
 from quantsam.plans.site_meter import SiteMeter
+from quantsam.plans.transforms import transformed
 from quantsam.results.distributions import SiteDistribution
 
 
@@ -95,8 +97,7 @@ def observe_distributions(
             "give a list of files, or quantsam.open_images(...)"
         )
     plan.check_calibrated()
-    plan.check_fits(model)
-    encoder = get_placement(plan.placement).prepare(model.float_encoder)
+    encoder = prepare(model, plan)
     device = next(encoder.parameters()).device
     meters = _meters(encoder, plan, device)
     seen = Distributions(tuple(meters.values()))
@@ -124,9 +125,8 @@ def site_names(model: EfficientViTSam, placement: str) -> list[str]:
     Raises:
         InputError: There is no such placement.
     """
-    return [
-        f"{layer.address}/{site.name}" for layer, site in _sites(get_placement(placement).prepare(model.float_encoder))
-    ]
+    encoder = transformed(model.float_encoder, get_placement(placement).transforms)
+    return [f"{layer.address}/{site.name}" for layer, site in _sites(encoder)]
 
 
 def save_histograms(seen: Distributions, path: str | os.PathLike[str]) -> None:

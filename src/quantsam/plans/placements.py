@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantsam.errors import InputError, nearest
-from quantsam.models.encoder import ImageEncoder
-from quantsam.models.fold import fold_norms
 from quantsam.plans.layers import Layer, LayerSite
+from quantsam.plans.transforms import FoldNorms, Transform
 from quantsam.quant.params import TensorSpec
 from quantsam.quant.saturation import PairOrder
 from quantsam.schemes.scheme import Target
@@ -64,9 +63,10 @@ class Placement:
         """Return the sites of a layer, in the order of the forward pass."""
         return tuple(site for site in layer.sites if _place(layer, site) in self.places)
 
-    def prepare(self, encoder: ImageEncoder) -> ImageEncoder:
-        """Return the float encoder that the sites are in."""
-        return fold_norms(encoder) if self.folds_norm else encoder
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """What is done to the float encoder first."""
+        return (FoldNorms(),) if self.folds_norm else ()
 
     def complete(self, target: Target, layer: Layer, site: LayerSite) -> TensorSpec:
         """Fill in what a scheme leaves open."""

@@ -19,10 +19,13 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import CalibrationInfo, Plan, PlanSite
+from quantsam.plans.prepare import prepare
+from quantsam.plans.transforms import restore_transform, transforms_digest
 from quantsam.quant.params import QParams, TensorSpec
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 _JSON, _PARAMS = "plan.json", "params.safetensors"
+_TRANSFORM = "transform:"
 
 
 def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
@@ -38,6 +41,7 @@ def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
         **{name: getattr(plan, name) for name in ("model", "encoder_digest", "scheme", "scheme_digest", "placement")},
         "digest": plan.digest,
         "calibration": dataclasses.asdict(plan.calibration) if plan.calibration else None,
+        "transforms": [{"name": t.name, "settings": t.settings()} for t in plan.transforms],
         "sites": [_site_json(site) for site in plan.sites],
     }
     tensors: dict[str, torch.Tensor] = {}
@@ -45,6 +49,8 @@ def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
         if site.params is not None:
             tensors[f"{site.key}.scale"] = site.params.scale.cpu().contiguous()
             tensors[f"{site.key}.zero_point"] = site.params.zero_point.cpu().contiguous()
+    for number, transform in enumerate(plan.transforms):
+        tensors |= {f"{_TRANSFORM}{number}.{name}": t.cpu().contiguous() for name, t in transform.tensors().items()}
     document["checksum"] = _checksum(document)
     with atomic_folder(target, replaces=_JSON) as aside:
         (aside / _JSON).write_text(json.dumps(document, indent=1), "utf-8")
@@ -69,7 +75,7 @@ def _site_json(site: PlanSite) -> dict[str, Any]:
 
 
 def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
-    """Read a plan and tie it to the model it was made for.
+    """Read a plan that was made for a model.
 
     Raises:
         PlanError: There is no plan, it is damaged, or it was made for another model or other weights.
@@ -89,7 +95,7 @@ def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
         raise PlanError(f"plan {str(path)!r} is damaged ({type(error).__name__}: {error}): calibrate again") from error
     if not same:
         raise PlanError(f"plan {str(path)!r} was changed after it was saved: calibrate again")
-    plan = plan.bind(model)
+    plan.check_fits(model)
     _check_sites(plan, model, path)
     return plan
 
@@ -102,9 +108,12 @@ def _check_sites(plan: Plan, model: EfficientViTSam, path: Path) -> None:
     """Make sure that every site is one of the model's and every grid is usable, whoever wrote the files."""
     try:
         placement = get_placement(plan.placement)
+        first = plan.transforms[: len(placement.transforms)]
+        if transforms_digest(first) != transforms_digest(placement.transforms):
+            raise PlanError(f"its transforms must begin with those of placement {plan.placement!r}")
         known = {
             (str(layer.address), layer.kind, site.name, site.role, site.path)
-            for layer in discover_layers(placement.prepare(model.float_encoder))
+            for layer in discover_layers(prepare(model, plan))
             for site in placement.sites(layer)
         }
         for site in plan.sites:
@@ -136,6 +145,11 @@ def _from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Pl
             params = QParams(tensors[f"{site.key}.scale"], tensors[f"{site.key}.zero_point"], axis)
             site = dataclasses.replace(site, params=params)
         sites.append(site)
+    transforms = []
+    for number, entry in enumerate(document["transforms"]):
+        start = f"{_TRANSFORM}{number}."
+        own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+        transforms.append(restore_transform(entry["name"], entry["settings"], own))
     calibration = document["calibration"]
     return Plan(
         model=document["model"],
@@ -144,5 +158,6 @@ def _from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Pl
         scheme_digest=document["scheme_digest"],
         placement=document["placement"],
         sites=tuple(sites),
+        transforms=tuple(transforms),
         calibration=CalibrationInfo(**calibration) if calibration else None,
     )

@@ -11,7 +11,7 @@ import torch
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.plan import resolve_sites
+from quantsam.plans.make import resolve_sites
 from quantsam.plans.sizes import account
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record

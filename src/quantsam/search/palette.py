@@ -10,7 +10,7 @@ from quantsam.errors import InputError
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibration import CalibrationImage
+from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.schemes.load import FLOAT, uniform_scheme
 from quantsam.schemes.scheme import Scheme

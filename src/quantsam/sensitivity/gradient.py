@@ -16,8 +16,8 @@ from quantsam.errors import DatasetError
 from quantsam.models.graph import set_parameter, with_modules
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
-from quantsam.plans.placements import get_placement
-from quantsam.plans.plan import Plan
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.prepare import prepare, rounded_weight
 from quantsam.quant.quantizers import fake_quantize
 
 PROBES = 4
@@ -45,12 +45,12 @@ class _ErrorSite(nn.Module):
 
 
 class _Rounded(nn.Module):
-    def __init__(self, plan_site: object) -> None:
+    def __init__(self, site: PlanSite) -> None:
         super().__init__()
-        self.site = plan_site
+        self.site = site
 
     def forward(self, x: Tensor) -> Tensor:
-        return fake_quantize(x, self.site.spec, self.site.params)  # type: ignore[attr-defined]
+        return fake_quantize(x, self.site.spec, self.site.grid)
 
 
 def gradient_noise(
@@ -72,9 +72,8 @@ def gradient_noise(
         PlanError: The plan does not fit, or is not calibrated.
         DatasetError: There is no picture.
     """
-    plan.check_fits(model)
     plan.check_calibrated()
-    prepared = get_placement(plan.placement).prepare(model.float_encoder)
+    prepared = prepare(model, plan)
     products: dict[str, float] = {}
     errors: dict[str, tuple[Tensor, Tensor]] = {}
     sites = {s.path: _ErrorSite(s.key, _Rounded(s), products) for s in plan.sites if s.role == "activation"}
@@ -84,7 +83,7 @@ def gradient_noise(
             weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
             set_parameter(encoder, f"{site.path}.weight", weight.clone())
             parameter = encoder.get_submodule(site.path).get_parameter("weight").requires_grad_(True)
-            errors[site.key] = (fake_quantize(weight, site.spec, site.params.to(weight.device)) - weight, parameter)
+            errors[site.key] = (rounded_weight(prepared, site) - weight, parameter)
     generator = torch.Generator().manual_seed(seed)
     noise = {site.key: 0.0 for site in plan.sites}
     signal = 0.0

@@ -22,8 +22,8 @@ from quantsam.metrics.iou import mask_iou
 from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
-from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.plans.prepare import prepare
 from quantsam.quant.kernels import threads_may_meet
 from quantsam.quant.params import TensorSpec
 from quantsam.sensitivity.rows import Row
@@ -68,7 +68,7 @@ class RowMeter:
         for row in rows[:1]:
             row.plan.check_fits(model)
         if engine == PYTORCH:
-            prepared = get_placement(base.placement).prepare(model.float_encoder)
+            prepared = prepare(model, base)
             rounded: dict[tuple[str, TensorSpec], Tensor] = {}
             whole = assemble(prepared, base, rounded=rounded)
             variants = [(assemble(prepared, row.plan, rounded=rounded), row.paths) for row in rows]

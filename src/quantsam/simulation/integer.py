@@ -16,9 +16,9 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.prepare import weight_codes
 from quantsam.plans.processors import weights_in_pairs
 from quantsam.quant.params import QParams
-from quantsam.quant.quantizers import quantize
 from quantsam.simulation.pairs import PairSaturation
 from quantsam.simulation.sites import FakeQuantize
 
@@ -141,20 +141,13 @@ def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder, *, s
             continue
         conv = encoder.get_submodule(site.path)
         assert isinstance(conv, Conv2d)
-        assert site.params is not None
-        assert x.params is not None
-        weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
-        params = QParams(
-            site.params.scale.to(weight.device), site.params.zero_point.to(weight.device), site.params.axis
-        )
-        codes = quantize(weight, site.spec, params) - params.broadcast(weight.ndim)[1]
+        codes = weight_codes(prepared, site)
+        grid, x_grid = site.grid.to(codes.device), x.grid.to(codes.device)
         bias = biases[site.path].codes if site.path in biases else None
-        x_params = QParams(x.params.scale.to(weight.device), x.params.zero_point, x.params.axis)
         saturation = None
         if order is not None and site.path in in_pairs:
-            raw = codes + params.broadcast(weight.ndim)[1]
-            saturation = PairSaturation(conv, raw, x.params.zero_point.to(weight.device), order)
-        replaced = IntegerConv2d(conv, codes, x_params, params, bias, saturation)
+            saturation = PairSaturation(conv, codes, x_grid.zero_point, order)
+        replaced = IntegerConv2d(conv, codes - grid.broadcast(codes.ndim)[1], x_grid, grid, bias, saturation)
         parent, _, name = site.path.rpartition(".")
         encoder.get_submodule(parent).register_module(name, replaced)
 

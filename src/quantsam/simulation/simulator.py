@@ -11,6 +11,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.plans.prepare import prepare, rounded_weight
 from quantsam.quant.params import TensorSpec
 from quantsam.simulation.fuse import fuse
 from quantsam.simulation.integer import use_integers
@@ -58,9 +59,8 @@ def simulate(
             f"only plans for onnxruntime and openvino have sums that saturate, got placement {plan.placement!r}: "
             "calibrate with --placement onnxruntime or openvino"
         )
-    plan.check_fits(model)
     plan.check_calibrated()
-    prepared = get_placement(plan.placement).prepare(model.float_encoder)
+    prepared = prepare(model, plan)
     return SimulatedEncoder(plan, assemble(prepared, plan, fused=fused, exact=exact, saturate=saturate))
 
 
@@ -76,7 +76,7 @@ def assemble(
     """Put the encoder of a simulation together.
 
     Args:
-        prepared: The float encoder that the plan was made on, as its placement prepares it.
+        prepared: The float encoder with the plan's transforms, see `prepare`.
         plan: Calibrated, and for this encoder: not checked here.
         fused: See `simulate`.
         exact: See `simulate`.
@@ -99,8 +99,7 @@ def assemble(
         if site.role == "weight" and site.params is not None:
             key = (site.key, site.spec)
             if key not in rounded:
-                weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
-                rounded[key] = FakeQuantize(site.spec, site.params).to(device)(weight)
+                rounded[key] = rounded_weight(prepared, site)
             set_parameter(encoder, f"{site.path}.weight", rounded[key])
     for path, bias in integer_biases(plan, prepared).items():
         set_parameter(encoder, f"{path}.bias", bias.values)

@@ -15,8 +15,10 @@ from quantsam.errors import QuantsamError, StoreError
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.journal import Journal, journal_path, open_journal
-from quantsam.plans.calibration import Observations
-from quantsam.plans.plan import Plan, make_plan
+from quantsam.plans.calibration import calibrate, with_observations
+from quantsam.plans.make import make_plan
+from quantsam.plans.observation import Observations
+from quantsam.plans.plan import Plan
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.sweeps.opened import OpenedPoint, open_points
@@ -24,7 +26,7 @@ from quantsam.sweeps.point import Point
 from quantsam.sweeps.runners import Runner, Task
 from quantsam.sweeps.state import SweepState
 from quantsam.sweeps.sweep import Sweep
-from quantsam.sweeps.worker import Job, Shelf, portable
+from quantsam.sweeps.worker import Job, Shelf
 
 _PICTURES_A_TASK = 16  # at most; a killed sweep repeats no more than these a worker
 
@@ -184,11 +186,11 @@ class _Driver:
         return found
 
     def _tried(
-        self, points: Sequence[OpenedPoint], calibrate: Callable[[Sequence[OpenedPoint]], dict[str, Plan]]
+        self, points: Sequence[OpenedPoint], make_plans: Callable[[Sequence[OpenedPoint]], dict[str, Plan]]
     ) -> dict[str, Plan]:
         """Calibrate; where that fails, each scheme alone, so that none fails for another."""
         try:
-            return calibrate(points)
+            return make_plans(points)
         except StoreError:
             raise
         except Exception as error:
@@ -201,15 +203,18 @@ class _Driver:
                 return {}
             found: dict[str, Plan] = {}
             for several in schemes.values():
-                found |= self._tried(several, calibrate)
+                found |= self._tried(several, make_plans)
             return found
 
     def _without_images(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
         model = self._shelf.model(points[0].point)
         return {
-            o.identity: make_plan(
-                model, o.scheme, o.point.placed, weights=o.point.quantized != "activations", activations=False
-            ).calibrate()
+            o.identity: calibrate(
+                model,
+                make_plan(
+                    model, o.scheme, o.point.placed, weights=o.point.quantized != "activations", activations=False
+                ),
+            )
             for o in points
         }
 
@@ -222,10 +227,11 @@ class _Driver:
 
         def shared_out(plan: Plan) -> Plan:
             if not any(site.role == "activation" for site in plan.sites):
-                return plan.calibrate()
-            return plan.with_observations(self._observe(points[0], plan, len(images)), images.name, images.digest)
+                return calibrate(model, plan)
+            seen = self._observe(points[0], plan, len(images))
+            return with_observations(model, plan, seen, images.name, images.digest)
 
-        plans = calibrated_plans(model, list(schemes.values()), (), switches, calibrate=shared_out)
+        plans = calibrated_plans(model, list(schemes.values()), (), switches, calibrate_one=shared_out)
         by_key = dict(zip(schemes, plans, strict=True))
         for key, plan in by_key.items():
             self._state.keep(str(key), plan)
@@ -337,4 +343,4 @@ class _Driver:
 
 
 def _job(opened: OpenedPoint, plan: Plan) -> Job:
-    return Job(opened.point, portable(plan), opened.expected)
+    return Job(opened.point, plan, opened.expected)

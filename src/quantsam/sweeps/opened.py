@@ -15,7 +15,8 @@ from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.variants import get_variant
-from quantsam.plans.plan import PlanSite, resolve_sites
+from quantsam.plans.make import resolve_sites
+from quantsam.plans.plan import PlanSite
 from quantsam.results.record import JsonValue, identity
 from quantsam.schemes.load import load_scheme, uniform_scheme
 from quantsam.schemes.scheme import Scheme

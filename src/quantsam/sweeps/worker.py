@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from quantsam.evaluation.experiment import quantized_model
 from quantsam.evaluation.journal import Outcome, Outcomes
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.zoo import load_model
-from quantsam.plans.calibration import Observations
+from quantsam.plans.calibration import observe
+from quantsam.plans.observation import Observations
 from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record
@@ -121,7 +121,7 @@ class Worker:
         images = self._shelf.images(job.point)
         _same(f"calibration images {images.name}", images.digest, job.expected["calibration"])
         pictures = (images[index] for index in range(start, stop))
-        return job.plan.bind(self._model(job)).observe(self._until_stopped(pictures))
+        return observe(self._model(job), job.plan, self._until_stopped(pictures))
 
     def score(self, job: Job, image_ids: Sequence[int]) -> list[Outcome]:
         """Score some pictures of a point."""
@@ -139,7 +139,7 @@ class Worker:
         model, dataset = self._model(job), self._dataset(job)
         return study(
             model,
-            job.plan.bind(model),
+            job.plan,
             dataset,
             study_settings(job.point),
             store=store,
@@ -156,7 +156,7 @@ class Worker:
             self._evaluation = None  # before the next one takes its memory
             model, dataset = self._model(job), self._dataset(job)
             precision: Any = point.precision
-            subject = quantized_model(model, plan.bind(model), point.engine, precision)
+            subject = quantized_model(model, plan, point.engine, precision)
             detections = None if point.detections is None else open_detections(point.detections, dataset)
             if detections is not None:
                 _same("detections", detections.digest, job.expected["detections"])
@@ -202,8 +202,3 @@ def _same(what: str, mine: str, expected: str) -> None:
             f"all workers must have the same {what}, got {mine[:12]} on {platform.node()} and {expected[:12]} where "
             "the sweep was started: install and copy the same everywhere"
         )
-
-
-def portable(plan: Plan) -> Plan:
-    """Return a plan without its encoder, to be sent and bound anew."""
-    return dataclasses.replace(plan, encoder=None)

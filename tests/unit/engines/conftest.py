@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +17,7 @@ def placed(tiny, images):
 
     def make(scheme, placement):
         if (scheme, placement) not in made:
-            made[scheme, placement] = make_plan(tiny, scheme, placement).calibrate(images)
+            made[scheme, placement] = calibrate(tiny, make_plan(tiny, scheme, placement), images)
         return made[scheme, placement]
 
     return make

@@ -38,7 +38,7 @@ def scene():
 def bundles(nano, tmp_path_factory):
     made = {}
     for engine in ("onnxruntime", "openvino"):
-        plan = qs.make_plan(nano, "int8", engine).calibrate(qs.open_images("scenes:4:1"))
+        plan = qs.calibrate(nano, qs.make_plan(nano, "int8", engine), qs.open_images("scenes:4:1"))
         folder = tmp_path_factory.mktemp("bundle") / engine
         qs.export_bundle(nano, plan, folder)
         made[engine] = (folder, nano.with_encoder(qs.make_engine_encoder(nano, plan, engine)))
@@ -141,7 +141,7 @@ def unsafe(nano, tmp_path_factory):
     """Bundles whose sums saturate on processors without VNNI, with their plans."""
     made = {}
     for engine in ("onnxruntime", "openvino"):
-        plan = qs.make_plan(nano, "int8", f"{engine}+vnni").calibrate(qs.open_images("scenes:2:1"))
+        plan = qs.calibrate(nano, qs.make_plan(nano, "int8", f"{engine}+vnni"), qs.open_images("scenes:2:1"))
         folder = tmp_path_factory.mktemp("unsafe") / engine
         assert qs.export_bundle(nano, plan, folder).processors == "vnni"
         made[engine] = (folder, plan)
@@ -241,7 +241,9 @@ def test_onnx_runtime_is_told_to_add_in_32_bits_where_a_bundle_needs_it(nano, un
 
 
 def test_a_safe_bundle_needs_no_wide_sums(nano, bundles, monkeypatch):
-    plan = qs.make_plan(nano, "int8", "onnxruntime").calibrate(qs.open_images("scenes:4:1"))  # as the bundle's
+    plan = qs.calibrate(
+        nano, qs.make_plan(nano, "int8", "onnxruntime"), qs.open_images("scenes:4:1")
+    )  # as the bundle's
     opened = without_vnni(monkeypatch, nano, plan)
     qs.load_bundle(bundles["onnxruntime"][0], threads=1)
     assert not opened[0].wide_sums
@@ -342,7 +344,7 @@ def test_where_a_bundle_may_be_written(nano, tmp_path):
     with pytest.raises(PlanError, match="a plan for openvino must have placement"):
         qs.export_bundle(
             nano,
-            qs.make_plan(nano, "int8@neck", "thesis").calibrate([torch.randn(1, 3, 256, 256)]),
+            qs.calibrate(nano, qs.make_plan(nano, "int8@neck", "thesis"), [torch.randn(1, 3, 256, 256)]),
             tmp_path / "b",
             engine="openvino",
         )

@@ -6,7 +6,8 @@ from quantsam.engines.departures import report_layers
 from quantsam.engines.encoder import check_engine, check_formats, check_runs, make_engine_encoder
 from quantsam.engines.executed import executed, quantized_but_float
 from quantsam.errors import EngineError, InputError, PlanError
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.runtime import sessions
 from quantsam.runtime.sessions import SessionOptions, open_session
 from quantsam.schemes.load import parse_scheme
@@ -60,7 +61,7 @@ def test_onnx_runtime_needs_both_sides_of_a_convolution(tiny, images):
     from quantsam.engines.onnx_encoder import encoder_to_onnx
 
     def integers(placement):
-        plan = make_plan(tiny, "int8", placement).calibrate(images)
+        plan = calibrate(tiny, make_plan(tiny, "int8", placement), images)
         graph = encoder_to_onnx(tiny, plan).SerializeToString()
         return sum(e.is_integer for e in executed(graph, open_session("onnxruntime", graph)))
 
@@ -100,7 +101,7 @@ def test_a_plan_that_is_not_calibrated(tiny):
 
 
 def test_a_format_that_the_engine_lacks(tiny, images):
-    plan = make_plan(tiny, "int4@stage3:0:0", "onnxruntime").calibrate(images)
+    plan = calibrate(tiny, make_plan(tiny, "int4@stage3:0:0", "onnxruntime"), images)
     with pytest.raises(PlanError, match=r"stage3:0:0/input must have a format of onnxruntime \(int8, .*got 'uint4'"):
         check_runs(plan, "onnxruntime")
 

@@ -6,7 +6,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantsam.engines.onnx_encoder import encoder_to_onnx, save_onnx
 from quantsam.errors import OutputError, PlanError
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.quant.quantizers import quantize
 from quantsam.runtime.sessions import SessionOptions, open_session
 from quantsam.simulation.simulator import simulate
@@ -105,7 +106,7 @@ def test_other_formats(tiny, placed, images, scheme, stored):
 
 
 def test_what_onnx_cannot_express(tiny, images):
-    odd = make_plan(tiny, "w8a5@stage3:0:0", "openvino").calibrate(images)
+    odd = calibrate(tiny, make_plan(tiny, "w8a5@stage3:0:0", "openvino"), images)
     with pytest.raises(PlanError, match=r"stage3:0:0/input cannot be exported: ONNX has .*, got 'uint5'"):
         encoder_to_onnx(tiny, odd)
     with pytest.raises(PlanError, match="plan must be calibrated"):

@@ -88,7 +88,7 @@ def test_scales_below_float16_stay_float32(graph):
 
 
 def test_a_weight_that_float16_cannot_hold(tiny, images):
-    from quantsam.plans.plan import make_plan
+    from quantsam.plans.make import make_plan
 
     whole = encoder_to_onnx(tiny, make_plan(tiny, "fp32", "tensorrt"))
     weight = next(t for t in whole.graph.initializer if t.name == "stage0:0:0/weight")

@@ -82,7 +82,7 @@ def test_what_is_refused(tiny, plans, images):
         agree(tiny, [plans[1], plans[1]], dataset)
     with pytest.raises(InputError, match="got 'boks'"):
         agree(tiny, plans, dataset, prompts=("boks",))
-    thesis = qs.make_plan(tiny, "int8@neck", "thesis").calibrate(images)
+    thesis = qs.calibrate(tiny, qs.make_plan(tiny, "int8@neck", "thesis"), images)
     with pytest.raises((InputError, PlanError), match="got 'thesis'"):
         agree(tiny, [thesis], dataset)
 

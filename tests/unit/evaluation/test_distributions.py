@@ -9,8 +9,9 @@ import pytest
 from quantsam.data.open import open_images
 from quantsam.errors import StoreError
 from quantsam.evaluation.distributions import record_distributions
+from quantsam.plans.calibration import calibrate
 from quantsam.plans.distributions import measure_distributions
-from quantsam.plans.plan import make_plan
+from quantsam.plans.make import make_plan
 from quantsam.results.distributions import distributions_of
 from quantsam.results.record import Record
 from quantsam.results.store import ResultStore
@@ -23,7 +24,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def plan(tiny, images):
-    return make_plan(tiny, "int8@stage3").calibrate(open_images("scenes:1:9"))
+    return calibrate(tiny, make_plan(tiny, "int8@stage3"), open_images("scenes:1:9"))
 
 
 @pytest.fixture(scope="module")

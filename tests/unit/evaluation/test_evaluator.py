@@ -11,7 +11,8 @@ from quantsam.evaluation.evaluator import Evaluation, evaluate, scored_annotatio
 from quantsam.evaluation.journal import journal_path
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.models.predictor import Predictor
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.results.compare import compare
 from quantsam.simulation.simulator import simulate
 
@@ -169,7 +170,7 @@ def test_the_record_of_the_float_model(tiny, record):
 def test_the_record_of_a_plan_names_all_that_it_depends_on(tiny, weights, activations):
     images = SceneDataset(1, seed=1, size=64)
     plan = make_plan(tiny, "int8", weights=weights, activations=activations)
-    plan = plan.calibrate([images.image(1)])
+    plan = calibrate(tiny, plan, [images.image(1)])
     found = evaluate(tiny.with_encoder(simulate(tiny, plan)), SCENES, settings={"seed": 4})
     assert (found.scheme, found.scheme_digest) == ("int8", plan.scheme_digest)
     assert (found.plan_digest, found.placement) == (plan.digest, "thesis")

@@ -5,7 +5,8 @@ from quantsam.data.scenes import SceneDataset
 from quantsam.errors import CalibrationError
 from quantsam.evaluation.evaluator import evaluate
 from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.results.compare import compare
 from quantsam.schemes.load import load_scheme, parse_scheme
 from quantsam.simulation.simulator import simulate
@@ -60,7 +61,7 @@ def test_together_gives_what_each_alone_gives(tiny, switches):
     for scheme, plan in zip(schemes, together, strict=True):
         alone = make_plan(tiny, scheme, weights=switches.weights, activations=switches.activations)
         assert plan.scheme == scheme.name
-        assert_same(plan, alone.calibrate(Images()))
+        assert_same(plan, calibrate(tiny, alone, Images()))
     # int8, int16 and percentile quantize one site in three ways: three passes, not six
     assert images.passes == (3 if switches.activations else 0)
 

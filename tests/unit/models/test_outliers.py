@@ -62,7 +62,7 @@ def test_the_model_it_is_made_from_stays_as_it_was(nano):
 @pytest.mark.parametrize("placement", ["thesis", "openvino"])
 def test_8_bits_do_it_much_more_harm(nano, image, placement):
     def loss(model):
-        plan = qs.make_plan(model, "int8", placement).calibrate([image])
+        plan = qs.calibrate(model, qs.make_plan(model, "int8", placement), [image])
         with torch.inference_mode():
             off = qs.simulate(model, plan)(image) - model.image_encoder(image)
         return float(off.square().mean())

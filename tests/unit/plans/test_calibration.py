@@ -9,7 +9,8 @@ from PIL import Image
 
 from quantsam.errors import CalibrationError, ImageError, InputError
 from quantsam.models.transforms import preprocess
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
 
@@ -38,20 +39,20 @@ def test_files_arrays_and_tensors_are_the_same_images(tiny, tmp_path):
         files.append(tmp_path / f"{index}.png")
         Image.fromarray(array).save(files[-1])
     plan = make_plan(tiny, "int8")
-    from_arrays = plan.calibrate(arrays)
+    from_arrays = calibrate(tiny, plan, arrays)
     assert from_arrays.calibration.count == 3
-    assert_same_grids(from_arrays, plan.calibrate(files))
-    assert_same_grids(from_arrays, plan.calibrate(str(file) for file in files))  # a stream, read once
-    assert_same_grids(from_arrays, plan.calibrate(preprocess(array, 64) for array in arrays))
+    assert_same_grids(from_arrays, calibrate(tiny, plan, files))
+    assert_same_grids(from_arrays, calibrate(tiny, plan, (str(file) for file in files)))  # a stream, read once
+    assert_same_grids(from_arrays, calibrate(tiny, plan, (preprocess(array, 64) for array in arrays)))
     assert not plan.is_calibrated  # the plan itself is a value
 
 
 def test_the_batch_size_does_not_matter(tiny):
     images = torch.cat([preprocess(array, 64) for array in pictures(6)])
     plan = make_plan(tiny, "int8")
-    single = plan.calibrate(images.split(1))
+    single = calibrate(tiny, plan, images.split(1))
     for size in (2, 4, 6):
-        batched = plan.calibrate(images.split(size))
+        batched = calibrate(tiny, plan, images.split(size))
         assert batched.calibration.count == 6
         assert_same_grids(single, batched, rtol=1e-4)
 
@@ -60,19 +61,19 @@ def test_one_pass_measures_every_site_in_float(tiny):
     calls = []
     hook = tiny.float_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        make_plan(tiny, "int8").calibrate(pictures(2))
+        calibrate(tiny, make_plan(tiny, "int8"), pictures(2))
     finally:
         hook.remove()
     assert len(calls) == 2  # hooks are copied with the encoder: one run an image
-    whole = grids(make_plan(tiny, "int8").calibrate(pictures(2)))
-    alone = grids(make_plan(tiny, "int8@neck").calibrate(pictures(2)))
+    whole = grids(calibrate(tiny, make_plan(tiny, "int8"), pictures(2)))
+    alone = grids(calibrate(tiny, make_plan(tiny, "int8@neck"), pictures(2)))
     for key, (scale, _) in alone.items():  # quantizing less does not move a range: each is measured in float
         assert torch.equal(scale, whole[key][0])
 
 
 def test_ranges_by_hand(tiny):
     image = preprocess(pictures(1)[0], 64)
-    found = grids(make_plan(tiny, "int8").calibrate([image]))
+    found = grids(calibrate(tiny, make_plan(tiny, "int8"), [image]))
     assert found["stage0:0:0/input"][0].item() == pytest.approx(image.abs().max().item() / 127.5)
     weight = tiny.float_encoder.get_submodule("backbone.stages.0.op_list.0.conv").weight
     torch.testing.assert_close(found["stage0:0:0/weight"][0], weight.abs().amax((1, 2, 3)) / 127.5)
@@ -83,12 +84,12 @@ def test_ranges_by_hand(tiny):
 
 def test_calibration_leaves_the_model_alone(tiny):
     digest, keys = tiny.weights_digest(), list(tiny.state_dict())
-    make_plan(tiny, "int8").calibrate(pictures(1))
+    calibrate(tiny, make_plan(tiny, "int8"), pictures(1))
     assert (tiny.weights_digest(), list(tiny.state_dict())) == (digest, keys)
 
 
 def test_weights_alone_need_no_images(tiny):
-    plan = make_plan(tiny, "int8", activations=False).calibrate()
+    plan = calibrate(tiny, make_plan(tiny, "int8", activations=False))
     assert plan.is_calibrated
     assert plan.calibration is None
 
@@ -101,8 +102,8 @@ def test_progress_is_told_the_number_where_it_is_known(tiny):
         return images
 
     plan = make_plan(tiny, "int8@stage0:0:0")
-    plan.calibrate(pictures(2), progress=progress)
-    plan.calibrate(iter(pictures(2)), progress=progress)
+    calibrate(tiny, plan, pictures(2), progress=progress)
+    calibrate(tiny, plan, iter(pictures(2)), progress=progress)
     assert told == [2, None]
 
 
@@ -126,7 +127,7 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_every_format_and_observer_works_end_to_end(tiny, name):
     images = pictures(2)
-    plan = make_plan(tiny, parse_scheme(f"[[rules]]\n{RULES[name]}", name)).calibrate(images)
+    plan = calibrate(tiny, make_plan(tiny, parse_scheme(f"[[rules]]\n{RULES[name]}", name)), images)
     assert plan.is_calibrated
     for site in plan.sites:
         assert (site.params.scale > 0).all()
@@ -141,7 +142,7 @@ def test_every_format_and_observer_works_end_to_end(tiny, name):
 
 def one_line(images, error, words, model, scheme="int8"):
     with pytest.raises(error, match=words) as caught:
-        make_plan(model, scheme).calibrate(images)
+        calibrate(model, make_plan(model, scheme), images)
     assert "\n" not in str(caught.value)
 
 
@@ -150,9 +151,9 @@ def test_images_that_give_no_ranges(tiny):
     one_line([np.full((20, 30, 3), 9, np.uint8)] * 2, CalibrationError, "got 2 of a single colour: ", tiny)
     one_line([torch.zeros(1, 3, 64, 64)], CalibrationError, "single colour", tiny)
     black = [np.zeros((20, 30, 3), np.uint8), *pictures(1)]
-    assert (
-        make_plan(tiny, "int8").calibrate(black).is_calibrated
-    )  # one black picture among others is none of our business
+    assert calibrate(
+        tiny, make_plan(tiny, "int8"), black
+    ).is_calibrated  # one black picture among others is none of our business
 
 
 def test_images_that_are_not_finite(tiny):

@@ -14,6 +14,7 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder
 from quantsam.models.transforms import preprocess
 from quantsam.models.variants import get_variant
+from quantsam.plans.calibration import calibrate
 from quantsam.plans.distributions import (
     Distributions,
     measure_distributions,
@@ -22,9 +23,11 @@ from quantsam.plans.distributions import (
     site_names,
 )
 from quantsam.plans.layers import discover_layers
+from quantsam.plans.make import make_plan
 from quantsam.plans.placements import get_placement
-from quantsam.plans.plan import Plan, make_plan
+from quantsam.plans.plan import Plan
 from quantsam.plans.site_meter import MOST_BINS, SiteMeter, bins_for, compare, shown_bins
+from quantsam.plans.transforms import transformed
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.quantizers import fake_quantize
 from quantsam.quant.ranges import grid_range
@@ -62,7 +65,7 @@ class Look:
 
 
 def look(model, scheme="int8", placement="thesis", images=None):
-    plan = make_plan(model, scheme, placement).calibrate(pictures(2, seed=1))
+    plan = calibrate(model, make_plan(model, scheme, placement), pictures(2, seed=1))
     kept, observe = {}, SiteMeter.observe
 
     def keep(meter, x):
@@ -93,7 +96,7 @@ def any_look(request):
 def test_what_is_seen_are_all_tensors_of_the_float_model(tiny, any_look):
     """By hooks on the model itself; runs of one model may differ in the last bit."""
     placement = any_look.plan.placement
-    encoder = copy_encoder(get_placement(placement).prepare(tiny.float_encoder)).eval()
+    encoder = copy_encoder(transformed(tiny.float_encoder, get_placement(placement).transforms)).eval()
     found, rows = {}, {}
     for layer in discover_layers(encoder):
         for site in layer.sites:

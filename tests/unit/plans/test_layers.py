@@ -10,7 +10,7 @@ import torch
 from quantsam.errors import InputError, PlanError, SchemeError
 from quantsam.models.blocks import Conv2d, Site
 from quantsam.plans.layers import count_macs, discover_layers, find_layer
-from quantsam.plans.plan import make_plan
+from quantsam.plans.make import make_plan
 from quantsam.schemes.load import load_scheme, parse_scheme
 
 ATTENTION_SITES = ["q", "k", "v", "relu_q", "relu_k", "kv", "unnormalized", "out"]

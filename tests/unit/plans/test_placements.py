@@ -4,8 +4,9 @@ import torch
 from quantsam.errors import InputError
 from quantsam.models.fold import fold_norms
 from quantsam.plans.biases import integer_biases
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.plans.placements import PLACEMENTS, get_placement
-from quantsam.plans.plan import make_plan
 from quantsam.quant.params import TensorSpec, params_from_range
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
@@ -94,7 +95,7 @@ def test_an_unknown_change():
 
 
 def test_integer_biases_are_of_the_accumulators_scale(tiny, image):
-    plan = make_plan(tiny, "int8", "onnxruntime").calibrate([image])
+    plan = calibrate(tiny, make_plan(tiny, "int8", "onnxruntime"), [image])
     folded = fold_norms(tiny.float_encoder)
     biases = integer_biases(plan, folded)
     assert len(biases) == 45 - 6  # the convolutions of the attentions have none
@@ -105,4 +106,4 @@ def test_integer_biases_are_of_the_accumulators_scale(tiny, image):
     bias = folded.get_submodule(path).bias
     assert ((biases[path].values - bias).abs() <= 0.51 * scale).all()
     assert torch.equal(simulate(tiny, plan).encoder.get_submodule(path).bias, biases[path].values)
-    assert integer_biases(make_plan(tiny, "int8", "openvino").calibrate([image]), folded) == {}
+    assert integer_biases(calibrate(tiny, make_plan(tiny, "int8", "openvino"), [image]), folded) == {}

@@ -1,7 +1,8 @@
 import pytest
 
-from quantsam.plans.placements import get_placement
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
+from quantsam.plans.prepare import prepare
 from quantsam.plans.storage import load_plan, save_plan
 from quantsam.quant.quantizers import quantize
 from quantsam.quant.saturation import saturating_channels
@@ -16,7 +17,7 @@ def images(tiny):
 
 
 def codes(plan, model):
-    encoder = get_placement(plan.placement).prepare(model.float_encoder)
+    encoder = prepare(model, plan)
     for site in plan.sites:
         if site.role == "weight":
             weight = encoder.get_submodule(site.path).get_parameter("weight").detach()
@@ -25,8 +26,8 @@ def codes(plan, model):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_plan_is_exact_on_any_processor_unless_it_is_made_for_vnni(tiny, images, engine):
-    safe = make_plan(tiny, "int8", engine).calibrate(images)
-    full = make_plan(tiny, "int8", f"{engine}+vnni").calibrate(images)
+    safe = calibrate(tiny, make_plan(tiny, "int8", engine), images)
+    full = calibrate(tiny, make_plan(tiny, "int8", f"{engine}+vnni"), images)
     assert (safe.processors, full.processors) == ("any", "vnni")
     assert safe.digest != full.digest
     assert not any(saturating_channels(found).any() for _, found in codes(safe, tiny))
@@ -36,8 +37,8 @@ def test_a_plan_is_exact_on_any_processor_unless_it_is_made_for_vnni(tiny, image
 
 
 def test_depthwise_weights_and_activations_keep_their_grids(tiny, images):
-    safe = make_plan(tiny, "int8", "onnxruntime").calibrate(images)
-    full = make_plan(tiny, "int8", "onnxruntime+vnni").calibrate(images)
+    safe = calibrate(tiny, make_plan(tiny, "int8", "onnxruntime"), images)
+    full = calibrate(tiny, make_plan(tiny, "int8", "onnxruntime+vnni"), images)
     same = {s.key for s, t in zip(safe.sites, full.sites, strict=True) if s.params.scale.equal(t.params.scale)}
     assert {s.key for s in safe.sites if s.role == "activation"} <= same
     depthwise = {s.key for s in safe.sites if s.role == "weight" and "depthwise" in f"{s.kind} {s.name}"}
@@ -81,6 +82,6 @@ def test_inputs_with_a_scale_a_channel_are_not_added_in_pairs(tiny):
 
 def test_a_saved_plan_keeps_its_processors(tiny, images, tmp_path):
     for placement in ("openvino", "openvino+vnni"):
-        plan = make_plan(tiny, "int8", placement).calibrate(images)
+        plan = calibrate(tiny, make_plan(tiny, "int8", placement), images)
         loaded = load_plan(save_plan(plan, tmp_path / placement), tiny)
         assert (loaded.processors, loaded.digest) == (plan.processors, plan.digest)

@@ -8,7 +8,7 @@ import torch
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.variants import VARIANTS
 from quantsam.plans.layers import discover_layers
-from quantsam.plans.plan import resolve_sites
+from quantsam.plans.make import resolve_sites
 from quantsam.plans.sizes import account
 from quantsam.schemes.load import load_scheme, parse_scheme
 

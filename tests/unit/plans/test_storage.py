@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from quantsam.errors import OutputError, PlanError
 from quantsam.models.variants import VARIANTS
 from quantsam.plans import storage
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.plans.storage import check_plan_folder, load_plan, save_plan
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
@@ -32,7 +33,7 @@ activation = { format = "int8", per_channel = true }
 def plan(tiny):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(2)]
-    return make_plan(tiny, parse_scheme(MIXED, "mixed")).calibrate(images)
+    return calibrate(tiny, make_plan(tiny, parse_scheme(MIXED, "mixed")), images)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_saved_plan_is_the_plan(plan, folder, tiny):
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(simulate(tiny, loaded)(x), simulate(tiny, plan)(x))
-    again = loaded.calibrate([np.arange(3 * 64 * 64, dtype=np.uint8).reshape(64, 64, 3)])  # it is bound to its encoder
+    again = calibrate(tiny, loaded, [np.arange(3 * 64 * 64, dtype=np.uint8).reshape(64, 64, 3)])
     assert again.digest != plan.digest
 
 
@@ -127,6 +128,7 @@ def test_a_changed_plan(folder, tiny, change):
         (lambda d: d["sites"][1]["spec"].update(format="int3.14"), "format must be"),
         (lambda d: d["sites"][1]["spec"].update(format=["int8"]), "unhashable"),
         (lambda d: d.update(placement="nowhere"), "placement must be"),
+        (lambda d: d.update(placement="openvino"), "its transforms must begin with those of placement 'openvino'"),
     ],
 )
 def test_a_plan_that_was_forged_with_care(folder, tiny, change, words):
@@ -160,9 +162,9 @@ def test_a_missing_tensor(folder, tiny, ending):
         "[]",
         "null",
         "{}",
-        '{"quantsam_plan": 3}',
+        '{"quantsam_plan": 4}',
         "[" * 100_000,
-        '{"quantsam_plan": 3, "sites": 3, "checksum": 0}',
+        '{"quantsam_plan": 4, "sites": 3, "checksum": 0}',
     ],
 )
 def test_a_damaged_json(folder, tiny, content):
@@ -182,7 +184,7 @@ def test_bytes_that_are_no_text_and_tensors_that_are_none(folder, tiny):
 
 def test_another_version(folder, tiny):
     edit(folder, lambda d: d.update(quantsam_plan=99))
-    refused(folder, tiny, "must have version 3, got 99")
+    refused(folder, tiny, "must have version 4, got 99")
 
 
 def test_what_is_no_plan(tmp_path, tiny):

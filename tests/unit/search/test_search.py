@@ -87,7 +87,7 @@ def test_a_choice_is_the_plan_that_its_scheme_calibrates_to(model, palette):
     for _ in range(4):
         choice = tuple(rng.randrange(3) for _ in palette.layers)
         scheme = parse_scheme(scheme_to_toml(palette.scheme(choice, "mine")), "other")
-        alone = qs.make_plan(model, scheme).calibrate(qs.open_images("scenes:2:1"))
+        alone = qs.calibrate(model, qs.make_plan(model, scheme), qs.open_images("scenes:2:1"))
         mixed = palette.plan(choice, "mine")
         assert mixed.digest == alone.digest
         assert (mixed.scheme, mixed.scheme_digest) == (alone.scheme, alone.scheme_digest)
@@ -200,7 +200,7 @@ def test_onnxruntime_profiles_every_layer(model):
     pytest.importorskip("onnxruntime")
     from quantsam.engines.profile import layer_times
 
-    plan = qs.make_plan(model, "int8", "onnxruntime").calibrate(qs.open_images("scenes:2:1"))
+    plan = qs.calibrate(model, qs.make_plan(model, "int8", "onnxruntime"), qs.open_images("scenes:2:1"))
     times = layer_times(model, plan, "onnxruntime", rounds=3, warm_up=1)
     assert times.layers.keys() == {site.layer for site in plan.sites}
     assert 0 <= times.before < times.total

@@ -23,7 +23,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def plan(model):
-    return qs.make_plan(model, uniform_scheme("int4")).calibrate(qs.open_images("scenes:2:1"))
+    return qs.calibrate(model, qs.make_plan(model, uniform_scheme("int4")), qs.open_images("scenes:2:1"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_exact_is_what_evaluating_row_by_row_gives(model, plan, scenes, mode):
 def test_a_row_is_a_scheme_of_its_own(model, plan, scenes):
     rows = rows_of(study(model, plan, scenes, StudySettings(by="kind", method="exact")))
     row = max(rows, key=lambda r: r.damage)
-    own = qs.make_plan(model, f"int4@{row.unit}").calibrate(qs.open_images("scenes:2:1"))
+    own = qs.calibrate(model, qs.make_plan(model, f"int4@{row.unit}"), qs.open_images("scenes:2:1"))
     alone = qs.evaluate(model.with_encoder(qs.simulate(model, own)), scenes)
     assert row.drop == pytest.approx(qs.compare(alone, qs.evaluate(model, scenes)).mean_difference, abs=1e-12)
     assert row.mask_loss > 1
@@ -86,7 +86,7 @@ def test_a_stopped_study_goes_on_to_the_same_rows(model, plan, scenes, tmp_path)
 
 def test_an_engine_computes_the_rows(model, scenes):
     pytest.importorskip("onnxruntime")
-    plan = qs.make_plan(model, "int8", "onnxruntime").calibrate(qs.open_images("scenes:2:1"))
+    plan = qs.calibrate(model, qs.make_plan(model, "int8", "onnxruntime"), qs.open_images("scenes:2:1"))
     rows = rows_of(study(model, plan, scenes, StudySettings(by="stage", method="exact", engine="onnxruntime")))
     simulated = rows_of(study(model, plan, scenes, StudySettings(by="stage", method="exact")))
     for a, b in zip(rows, simulated, strict=True):
@@ -95,7 +95,7 @@ def test_an_engine_computes_the_rows(model, scenes):
 
 
 def test_the_gradient_predicts_the_noise_of_single_sites(model):
-    plan = qs.make_plan(model, "int8").calibrate(qs.open_images("scenes:2:1"))
+    plan = qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:2:1"))
     pictures = qs.open_dataset("scenes:3:9")
     noise = gradient_noise(model, plan, (pictures.image(i) for i in pictures.image_ids), probes=8)
     exact = rows_of(study(model, plan, pictures, StudySettings(method="exact")))

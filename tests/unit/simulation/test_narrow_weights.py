@@ -7,7 +7,8 @@ from quantsam.engines.encoder import make_engine_encoder
 from quantsam.engines.executed import executed
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.quant.ranges import grid_range
 from quantsam.runtime.sessions import SessionOptions, open_session
 from quantsam.schemes.load import parse_scheme
@@ -23,7 +24,7 @@ def images():
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_narrow_weights_run_in_integers_as_the_exact_simulation_says(tiny, images, engine, bits):
     scheme = parse_scheme(f'[[rules]]\nweight = "int{bits}"\nactivation = "int8"', default_name=f"w{bits}a8")
-    plan = make_plan(tiny, scheme, engine).calibrate(images)
+    plan = calibrate(tiny, make_plan(tiny, scheme, engine), images)
     encoder = make_engine_encoder(tiny, plan, engine)
     assert all(entry.is_integer for entry in executed(encoder.graph, encoder.session))
     exact = simulate(tiny, plan, exact=True).encoder
@@ -58,14 +59,14 @@ def _codes(conv):
 def test_four_bits_stay_four_bits_in_the_file(tiny, images):
     sizes = {}
     for scheme in ("int8", "w4a8"):
-        plan = make_plan(tiny, scheme, "onnxruntime").calibrate(images)
+        plan = calibrate(tiny, make_plan(tiny, scheme, "onnxruntime"), images)
         sizes[scheme] = encoder_to_onnx(tiny, plan).ByteSize()
     weights = sum(p.numel() for p in tiny.float_encoder.parameters() if p.ndim == 4)
     assert sizes["int8"] - sizes["w4a8"] > 0.45 * weights
 
 
 def test_the_optimized_and_the_plain_graph_of_narrow_weights_are_near(tiny, images):
-    plan = make_plan(tiny, "w4a8", "onnxruntime").calibrate(images)
+    plan = calibrate(tiny, make_plan(tiny, "w4a8", "onnxruntime"), images)
     graph = encoder_to_onnx(tiny, plan).SerializeToString()
     outputs = [
         open_session("onnxruntime", graph, SessionOptions(1, optimize=optimize)).run({"image": images[0].numpy()})

@@ -19,7 +19,7 @@ import torch
 import quantsam as qs
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
-from quantsam.plans.calibration import encoder_input
+from quantsam.plans.observation import encoder_input
 from quantsam.quant.ranges import grid_range
 from quantsam.runtime.sessions import SessionOptions, open_session
 from quantsam.simulation.integer import Requantize
@@ -126,7 +126,7 @@ def test_layers_on_a_processor_without_vnni(haswell, tmp_path):
 def test_nanos_layers_on_a_processor_without_vnni(haswell, tmp_path, placement):
     """Every convolution of the network, each given random codes."""
     model, engine = qs.load_model("nano-outlier"), placement.split("+")[0]
-    plan = qs.make_plan(model, "int8", placement).calibrate(qs.open_images("scenes:4:1"))
+    plan = qs.calibrate(model, qs.make_plan(model, "int8", placement), qs.open_images("scenes:4:1"))
     exact = qs.simulate(model, plan, exact=True).encoder
     promised = exact if placement == engine else qs.simulate(model, plan, saturate=True).encoder
     sites = [site for site in plan.sites if site.role == "weight"]
@@ -179,7 +179,7 @@ def test_whole_pictures_on_a_processor_without_vnni(haswell, tmp_path):
     exact, saturating, native = {}, {}, {}
     for placement in PLACEMENTS:
         engine = placement.split("+")[0]
-        plan = qs.make_plan(model, "int8", placement).calibrate(qs.open_images("scenes:4:1"))
+        plan = qs.calibrate(model, qs.make_plan(model, "int8", placement), qs.open_images("scenes:4:1"))
         graph = encoder_to_onnx(model, plan).SerializeToString()
         shapes = {"image": (1, 3, side, side)}
         write(tmp_path, placement, engine, graph, images.numpy(), input="image", shapes=shapes)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from quantsam.errors import PlanError
-from quantsam.plans.plan import make_plan
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.make import make_plan
 from quantsam.quant.quantizers import fake_quantize
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.fuse import LookUp
@@ -51,7 +52,7 @@ def plans(tiny):
     def plan(name):
         if name not in made:
             scheme = parse_scheme(f"[[rules]]\n{RULES[name]}", name)
-            made[name] = make_plan(tiny, scheme).calibrate([images(2)])
+            made[name] = calibrate(tiny, make_plan(tiny, scheme), [images(2)])
         return made[name]
 
     return plan
@@ -202,7 +203,7 @@ def refused(model, plan, words):
 
 def test_plans_that_do_not_fit(tiny, make_tiny, plans):
     bare = make_plan(tiny, "int8")
-    refused(tiny, bare, rf"plan must be calibrated, got {len(bare.sites)} sites without a scale: plan\.calibrate")
+    refused(tiny, bare, rf"plan must be calibrated, got {len(bare.sites)} sites without a scale: quantsam\.calibrate")
     half = dataclasses.replace(bare, sites=(*plans("int8").sites[:-1], bare.sites[-1]))
     refused(tiny, half, "got 1 sites without a scale")
     refused(make_tiny(3), plans("int8"), "made for encoder weights .* or calibrate again")

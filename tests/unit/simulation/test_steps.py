@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import quantsam as qs
-from quantsam.plans.placements import get_placement
+from quantsam.plans.prepare import prepare
 from quantsam.sensitivity.rows import make_rows
 from quantsam.simulation.simulator import assemble
 from quantsam.simulation.steps import SharedEncoders, State, encoder_steps, run_steps
@@ -39,9 +39,9 @@ def test_there_is_one_step_a_layer_and_every_weight_is_in_one(model):
 @pytest.mark.parametrize("placement", ["thesis", "openvino"])
 @pytest.mark.parametrize("mode", ["in", "out"])
 def test_a_variant_gives_what_its_own_encoder_gives(model, image, placement, mode):
-    plan = qs.make_plan(model, "int8", placement).calibrate(qs.open_images("scenes:2:1"))
+    plan = qs.calibrate(model, qs.make_plan(model, "int8", placement), qs.open_images("scenes:2:1"))
     rows = make_rows(plan, mode=mode)[::5]
-    prepared = get_placement(placement).prepare(model.float_encoder)
+    prepared = prepare(model, plan)
     base = dataclasses.replace(plan, sites=() if mode == "in" else plan.sites)
     variants = [(assemble(prepared, row.plan), row.paths) for row in rows]
     with torch.inference_mode():

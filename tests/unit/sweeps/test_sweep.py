@@ -90,7 +90,7 @@ def test_a_record_of_a_point_is_what_evaluate_gives(undisturbed):
     model, scenes = qs.load_model("nano"), qs.open_dataset("scenes:5:9")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    plan = qs.make_plan(model, "int8").calibrate(qs.open_images("scenes:3:1"))
+    plan = qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:3:1"))
     alone = qs.evaluate(model.with_encoder(qs.simulate(model, plan)), scenes, prompts="click")
     torch.set_num_threads(before)
     fields = (alone.kind, alone.model, alone.scheme, alone.plan_digest, alone.prompt, alone.calibration_digest)
@@ -157,16 +157,16 @@ def test_a_failure_is_noted_and_stops_no_other(tmp_path, monkeypatch):
 
 
 def test_a_scheme_that_cannot_be_calibrated_fails_alone(tmp_path, monkeypatch):
-    from quantsam.plans import calibration
+    from quantsam.plans import observation
 
-    real = calibration._check_varied
+    real = observation._check_varied
 
     def refuses(observer, key, count):
         if "depthwise0" in key:
             raise CalibrationError(f"values of {key} must vary")
         real(observer, key, count)
 
-    monkeypatch.setattr(calibration, "_check_varied", refuses)
+    monkeypatch.setattr(observation, "_check_varied", refuses)
     values = {"data": "scenes:2", "calibration": "scenes:2:1"}
     points = [make_point({**values, "scheme": scheme}, "here") for scheme in ("int8", "int8@neck", "fp32")]
     store = ResultStore(tmp_path / "r.sqlite")

@@ -1,0 +1,163 @@
+"""What observers see of activations, in one pass of the float encoder over some images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quantsam.data.images import check_image_array, load_image
+from quantsam.errors import CalibrationError, InputError
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import with_modules
+from quantsam.models.transforms import preprocess
+from quantsam.quant.observers import Observer, make_observer
+from quantsam.quant.params import QParams, TensorSpec
+
+CalibrationImage = str | os.PathLike[str] | NDArray[np.uint8] | Tensor
+Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
+_Sites = Mapping[str, tuple[str, TensorSpec]]  # key -> path of the module, specification
+
+
+class ObserverSite(nn.Module):
+    """A site that shows what passes it to an observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` unchanged."""
+        self.observer.observe(x)
+        return x
+
+
+def encoder_input(image: CalibrationImage, size: int) -> Tensor:
+    """Return any accepted form of an image as the encoder's input, (N, 3, size, size) float32.
+
+    Raises:
+        InputError: A tensor or array has the wrong shape or type.
+        ImageError: A file cannot be read.
+    """
+    if isinstance(image, Tensor):
+        if image.ndim != 4 or image.shape[1:] != (3, size, size) or not image.is_floating_point() or not len(image):
+            raise InputError(
+                f"a preprocessed image must be float (N, 3, {size}, {size}), got "
+                f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}: "
+                "give the uint8 picture instead, it is preprocessed for you"
+            )
+        return image.float()
+    if isinstance(image, np.ndarray):
+        check_image_array(image)
+        return preprocess(image, size)
+    return preprocess(load_image(Path(image)), size)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Observations:
+    """What observers saw of a stream of images; streams seen apart may be joined.
+
+    Attributes:
+        observers: By site.
+        count: Images seen.
+        varied: Whether any of them showed more than one colour.
+    """
+
+    observers: dict[str, Observer]
+    count: int = 0
+    varied: bool = False
+
+    def merge(self, later: Observations) -> None:
+        """Add what was seen of the images that come after these: the same as if one had seen all."""
+        for key, observer in self.observers.items():
+            observer.merge(later.observers[key])
+        self.count += later.count
+        self.varied = self.varied or later.varied
+
+    def grids(self, sites: _Sites) -> dict[str, QParams]:
+        """Return the grid of every site.
+
+        Raises:
+            CalibrationError: No image, nothing but constant images, or a site's values are constant or not finite.
+        """
+        if not self.count:
+            raise CalibrationError(
+                "calibration needs at least one image, got none: name a folder of images or 'scenes:16'"
+            )
+        if not self.varied:
+            raise CalibrationError(
+                f"calibration images must show something, got {self.count} of a single colour: calibrate with pictures"
+            )
+        params = {}
+        for key, (_, spec) in sites.items():
+            check_finite(self.observers[key], key, "check the calibration images and the weights")
+            _check_varied(self.observers[key], key, self.count)
+            params[key] = self.observers[key].params(spec)
+        return {key: _cloned(value) for key, value in params.items()}
+
+
+def observe_activations(
+    encoder: ImageEncoder, sites: _Sites, images: Iterable[CalibrationImage], progress: Progress | None = None
+) -> Observations:
+    """Show images to an encoder, and what passes its sites to observers.
+
+    Raises:
+        InputError: An image is not one, see `encoder_input`.
+    """
+    if isinstance(images, (str, bytes, os.PathLike)):
+        raise InputError(
+            f"calibration images must be a sequence of pictures, got the single {os.fspath(images)!r}: "
+            "give a list of files, or quantsam.open_images(...)"
+        )
+    observers = {k: make_observer(spec.observer, 1 if spec.per_channel else None) for k, (_, spec) in sites.items()}
+    seen = Observations(observers)
+    observed = with_modules(encoder, {path: ObserverSite(observers[key]) for key, (path, _) in sites.items()})
+    observed.eval()
+    device = next(encoder.parameters()).device
+    wrapped = progress(images, len(images) if isinstance(images, Sized) else None) if progress else images
+    with torch.inference_mode():
+        for image in wrapped:
+            x = encoder_input(image, encoder.variant.input_size)
+            observed(x.to(device))
+            seen.count += len(x)
+            seen.varied = seen.varied or not _is_constant(x)
+    return seen
+
+
+def _cloned(params: QParams) -> QParams:
+    """Copies that were not made under inference mode and may be used anywhere."""
+    return QParams(params.scale.clone(), params.zero_point.clone(), params.axis)
+
+
+def _is_constant(x: Tensor) -> bool:
+    """Whether each input (N, 3, S, S) is one colour, but for the padding."""
+    return bool(((x == x[..., :1, :1]) | (x == 0)).all())
+
+
+def check_finite(observer: Observer, key: str, remedy: str) -> None:
+    """Make sure that an observer saw finite values alone.
+
+    Raises:
+        CalibrationError: It did not.
+    """
+    low, high = observer.range()
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise CalibrationError(
+            f"values of {key} must be finite, got {float(low.min())} to {float(high.max())}: {remedy}"
+        )
+
+
+def _check_varied(observer: Observer, key: str, count: int) -> None:
+    low, high = observer.range()
+    if bool((low == high).all()):
+        raise CalibrationError(
+            f"values of {key} must vary, got the constant {float(low.flatten()[0]):g} in all {count} calibration "
+            "images: calibrate with pictures, or keep this layer in float"
+        )

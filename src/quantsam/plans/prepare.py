@@ -1,0 +1,76 @@
+"""The float encoder that a plan's sites are in: the only one that is measured, simulated and exported."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.transforms import transformed, transforms_digest
+from quantsam.quant.params import QParams
+from quantsam.quant.quantizers import dequantize, quantize
+
+_KEPT = 2  # of one model, the last ones asked for
+_Key = tuple[str, str, torch.device]
+
+_prepared: WeakKeyDictionary[ImageEncoder, OrderedDict[_Key, ImageEncoder]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def prepare(model: EfficientViTSam, plan: Plan) -> ImageEncoder:
+    """Return the model's float encoder with the plan's transforms; it is shared, so nobody may change it.
+
+    Args:
+        model: The model the plan was made for.
+        plan: Calibrated or not.
+
+    Raises:
+        PlanError: The plan was made for another model or other weights.
+    """
+    plan.check_fits(model)
+    encoder = model.float_encoder
+    if not plan.transforms:
+        return encoder
+    key = (plan.encoder_digest, transforms_digest(plan.transforms), next(encoder.parameters()).device)
+    with _lock:
+        kept = _prepared.setdefault(encoder, OrderedDict())
+        if key not in kept:
+            kept[key] = transformed(encoder, plan.transforms)
+            while len(kept) > _KEPT:
+                kept.popitem(last=False)
+        kept.move_to_end(key)
+        return kept[key]
+
+
+def weight_codes(prepared: ImageEncoder, site: PlanSite) -> Tensor:
+    """Return the codes of a weight, the only place where they are made.
+
+    Args:
+        prepared: As `prepare` returned it.
+        site: The weight's, calibrated.
+
+    Returns:
+        (out, in / groups, kernel, kernel), zero point included, on the encoder's device; see `quantize` for the dtype.
+    """
+    weight = _weight(prepared, site)
+    return quantize(weight, site.spec, _grid(site, weight.device))
+
+
+def rounded_weight(prepared: ImageEncoder, site: PlanSite) -> Tensor:
+    """Return the floats that the codes of a weight stand for, float32, of the weight's shape."""
+    codes = weight_codes(prepared, site)
+    return dequantize(codes, site.spec, _grid(site, codes.device))
+
+
+def _weight(prepared: ImageEncoder, site: PlanSite) -> Tensor:
+    return prepared.get_submodule(site.path).get_parameter("weight").detach()
+
+
+def _grid(site: PlanSite, device: torch.device) -> QParams:
+    return site.grid.to(device)

@@ -1,0 +1,103 @@
+"""Transforms: what a plan does to the float encoder before anything is measured, simulated or exported.
+
+A transform is a frozen value: its name, its settings and its tensors are saved with the plan and belong to its digest.
+The order counts. Today there is one, the folding of BatchNorm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from quantsam.errors import PlanError, nearest
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.fold import fold_norms
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transform(ABC):
+    """One change of the float encoder.
+
+    Attributes:
+        name: What it is called in files.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return the changed encoder; `encoder` is unchanged."""
+
+    def settings(self) -> dict[str, Setting]:
+        """Return what it is made of besides tensors, as JSON."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its tensors, on the processor."""
+        return {}
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
+        """Return the transform that `settings` and `tensors` were taken from.
+
+        Raises:
+            ValueError: It could not have given them.
+        """
+        if settings or tensors:
+            raise ValueError(f"transform {cls.name} has no settings and no tensors")
+        return cls()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldNorms(Transform):
+    """Every BatchNorm becomes part of the convolution before it, as in all inference engines."""
+
+    name: ClassVar[str] = "fold_norms"
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder in eval mode that computes the same without BatchNorm."""
+        return fold_norms(encoder)
+
+
+TRANSFORMS: dict[str, type[Transform]] = {transform.name: transform for transform in (FoldNorms,)}
+
+
+def restore_transform(name: str, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Transform:
+    """Return a transform by name.
+
+    Raises:
+        PlanError: There is none of that name.
+        ValueError: Settings or tensors are not its.
+    """
+    if name not in TRANSFORMS:
+        raise PlanError(
+            f"a plan's transforms must be of {', '.join(TRANSFORMS)}, got {name!r}: {nearest(name, TRANSFORMS)}; "
+            "a newer quantsam may know it"
+        )
+    return TRANSFORMS[name].restore(settings, tensors)
+
+
+def transforms_digest(transforms: Sequence[Transform]) -> str:
+    """Return the hex SHA-256 of transforms in their order."""
+    digest = hashlib.sha256()
+    for transform in transforms:
+        digest.update(json.dumps([transform.name, transform.settings()], sort_keys=True).encode())
+        for name, tensor in sorted(transform.tensors().items()):
+            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def transformed(encoder: ImageEncoder, transforms: Sequence[Transform]) -> ImageEncoder:
+    """Apply transforms in their order; `encoder` is unchanged, and returned itself if there are none."""
+    for transform in transforms:
+        encoder = transform.apply(encoder)
+    return encoder
