@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,12 @@ from torch import Tensor, nn
 from quantsam.engines.onnx_formats import WIDENED, codes_tensor, storage_type
 from quantsam.engines.onnx_graph import FLOAT, Graph
 from quantsam.files import atomic_write
-from quantsam.models.blocks import (
-    Conv2d,
-    ConvLayer,
-    EfficientViTBlock,
-    LayerNorm2d,
-    LinearAttention,
-    LinearAttentionCore,
-    Residual,
-)
+from quantsam.models.blocks import Conv2d, LayerNorm2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder, UpSample
 from quantsam.models.sam import EfficientViTSam
+from quantsam.models.structure import Attention, Block, Chain, Convolution, structure_of
 from quantsam.plans.biases import integer_biases
-from quantsam.plans.layers import CHAINS, discover_layers
+from quantsam.plans.layers import discover_layers
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.prepare import prepare, weight_codes
 from quantsam.quant.params import QParams
@@ -104,61 +97,48 @@ class EncoderWriter:
 
     def write(self, encoder: ImageEncoder) -> None:
         """Write the whole encoder, from `image` to `embedding`."""
+        structure = structure_of(encoder)
         features: list[str] = []
         x = INPUT
-        for index, stage in enumerate(encoder.backbone.stages):
-            x = self._chain(stage, f"backbone.stages.{index}", x)
+        for blocks in structure.stages:
+            x = self._blocks(blocks, x)
             features.append(x)
-        x = self._neck(encoder, features)
-        y = self._layer_norm(encoder.norm, "norm", x)
-        self.graph.add("Identity", [y], OUTPUT)
-
-    def _neck(self, encoder: ImageEncoder, features: list[str]) -> str:
-        neck = encoder.neck
         inputs = [
-            self._chain(op, f"neck.input_ops.{i}", features[stage])
-            for i, (op, stage) in enumerate(zip(neck.input_ops, neck.stages, strict=True))
+            self._up_sample(entry.up_sample, self._blocks([entry.block], features[entry.stage]))
+            for entry in structure.neck_inputs
         ]
         x = inputs[-1]
         for index, other in enumerate(reversed(inputs[:-1])):
             x = self.graph.add("Add", [other, x], f"neck.sum{index}")
-        x = self._chain(neck.middle, "neck.middle", x)
-        return self._chain(neck.output_ops[0], "neck.output_ops.0", x)
+        x = self._blocks([*structure.neck_middle, structure.neck_output], x)
+        y = self._layer_norm(encoder.norm, "norm", x)
+        self.graph.add("Identity", [y], OUTPUT)
 
-    def _chain(self, chain: nn.Module, path: str, x: str) -> str:
-        for name, module in chain.get_submodule("op_list").named_children():
-            x = self._module(module, f"{path}.op_list.{name}", x)
+    def _blocks(self, blocks: Iterable[Block], x: str) -> str:
+        for part in (part for block in blocks for part in block.parts):
+            y = self._chain(part, x) if isinstance(part, Chain) else self._attention(part, x)
+            x = self.graph.add("Add", [y, x], part.path) if part.shortcut else y
         return x
 
-    def _module(self, module: nn.Module, path: str, x: str) -> str:
-        if isinstance(module, Residual):
-            y = self._module(module.main, f"{path}.main", x)
-            return self.graph.add("Add", [y, x], path) if module.shortcut else y
-        if isinstance(module, EfficientViTBlock):
-            x = self._module(module.context_module, f"{path}.context_module", x)
-            return self._module(module.local_module, f"{path}.local_module", x)
-        if isinstance(module, LinearAttention):
-            return self._attention(module, path, x)
-        if isinstance(module, ConvLayer):
-            return self._conv_layer(module, path, x)
-        if isinstance(module, UpSample):
-            return self._up_sample(module, path, x)
-        for name, _ in CHAINS[type(module)]:
-            x = self._module(module.get_submodule(name), f"{path}.{name}", x)
+    def _chain(self, chain: Chain, x: str) -> str:
+        for conv in chain.convolutions:
+            x = self._convolution(conv, x)
         return x
 
-    def _conv_layer(self, layer: ConvLayer, path: str, x: str) -> str:
-        x = self.conv(layer.conv, f"{path}.conv", x)
-        if isinstance(layer.norm, nn.BatchNorm2d):
-            x = self._site(f"{path}.norm_site", self._batch_norm(layer.norm, f"{path}.norm", x))
-        if layer.act is not None:
-            x = self.graph.add("Gelu", [x], f"{path}.act", approximate="tanh")
-            x = self._site(f"{path}.act_site", x)
+    def _convolution(self, conv: Convolution, x: str) -> str:
+        """Write a convolution with what follows it."""
+        x = self.conv(conv.conv, x)
+        if conv.norm is not None:
+            x = self._site(conv.norm_site, self._batch_norm(conv.norm, x))
+        if conv.act is not None:
+            x = self.graph.add("Gelu", [x], conv.act, approximate="tanh")
+            x = self._site(conv.act_site, x)
         return x
 
-    def conv(self, conv: Conv2d, path: str, x: str) -> str:
-        """Write a convolution between its two sites and return the name of its output."""
-        label = self._labels[path]
+    def conv(self, path: str, x: str) -> str:
+        """Write a `Conv2d` between its two sites and return the name of its output."""
+        conv, label = self._encoder.get_submodule(path), self._labels[path]
+        assert isinstance(conv, Conv2d)
         inputs = [self._site(f"{path}.input_site", x), self._weight(conv, path, label)]
         if path in self._biases:
             bias = self._biases[path]
@@ -210,7 +190,9 @@ class EncoderWriter:
         zero = zero.astype(np.uint8) if site.spec.quantizer == "float8" else zero
         return scale, self.graph.tensor(codes_tensor(f"{site.key}:zero_point", zero, kind))
 
-    def _batch_norm(self, norm: nn.BatchNorm2d, path: str, x: str) -> str:
+    def _batch_norm(self, path: str, x: str) -> str:
+        norm = self._encoder.get_submodule(path)
+        assert isinstance(norm, nn.BatchNorm2d)
         names = ("weight", "bias", "running_mean", "running_var")
         constants = [self.graph.constant(f"{path}.{name}", _numpy(getattr(norm, name))) for name in names]
         return self.graph.add("BatchNormalization", [x, *constants], path, epsilon=norm.eps)
@@ -222,7 +204,9 @@ class EncoderWriter:
         y = self.graph.add("LayerNormalization", [last, weight, bias], path, axis=-1, epsilon=norm.eps)
         return self.graph.add("Transpose", [y], f"{path}.channels_first", perm=[0, 3, 1, 2])
 
-    def _up_sample(self, module: UpSample, path: str, x: str) -> str:
+    def _up_sample(self, path: str, x: str) -> str:
+        module = self._encoder.get_submodule(path)
+        assert isinstance(module, UpSample)
         scale = module.size / self._input_shapes[path][-1]
         if scale == 1:
             return x
@@ -235,17 +219,18 @@ class EncoderWriter:
             coordinate_transformation_mode="half_pixel",
         )
 
-    def _attention(self, module: LinearAttention, path: str, x: str) -> str:
-        qkv = self._conv_layer(module.qkv, f"{path}.qkv", x)
+    def _attention(self, part: Attention, x: str) -> str:
+        qkv = self._convolution(part.qkv, x)
         parts = [qkv]
-        for index, branch in enumerate(module.aggreg):
+        for branch in part.branches:
             y = qkv
-            for name, conv in branch.named_children():
-                assert isinstance(conv, Conv2d)
-                y = self.conv(conv, f"{path}.aggreg.{index}.{name}", y)
+            for conv in branch:
+                y = self._convolution(conv, y)
             parts.append(y)
-        joined = self.graph.add("Concat", parts, f"{path}.concat", axis=1)
-        return self._conv_layer(module.proj, f"{path}.proj", self._core(module.core, f"{path}.core", joined))
+        joined = self.graph.add("Concat", parts, f"{part.main}.concat", axis=1)
+        core = self._encoder.get_submodule(part.core)
+        assert isinstance(core, LinearAttentionCore)
+        return self._convolution(part.proj, self._core(core, part.core, joined))
 
     def _core(self, core: LinearAttentionCore, path: str, qkv: str) -> str:
         """Linear attention as `LinearAttentionCore` computes it; (N, heads, dim, H*W) between the reshapes."""

@@ -42,7 +42,7 @@ def layers_to_onnx(model: EfficientViTSam, plan: Plan, sides: Mapping[str, tuple
             assert isinstance(conv, Conv2d)
             label = writer.label(path)
             inputs[f"{label}{GIVEN}"] = (FLOAT, (1, conv.in_channels, *hw))
-            writer.graph.add("Identity", [writer.conv(conv, path, f"{label}{GIVEN}")], f"{label}{FOUND}")
+            writer.graph.add("Identity", [writer.conv(path, f"{label}{GIVEN}")], f"{label}{FOUND}")
             strided = tuple((side - 1) // conv.stride[0] + 1 for side in hw)
             outputs[f"{label}{FOUND}"] = (FLOAT, (1, conv.out_channels, *strided))
     return writer.graph.model("layers", inputs, outputs, {"quantsam.plan_digest": plan.digest})

@@ -10,25 +10,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 
 import torch
-from torch import nn
 
 from quantsam.errors import InputError
-from quantsam.models.blocks import (
-    ConvLayer,
-    EfficientViTBlock,
-    FusedMBConv,
-    LinearAttention,
-    MBConv,
-    ResBlock,
-    Residual,
-)
-from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
-
-Stream = tuple[list[nn.BatchNorm2d], list[nn.Conv2d]]
+from quantsam.models.structure import structure_of
 
 
 def with_outlier_channels(
@@ -58,69 +45,13 @@ def with_outlier_channels(
     encoder = hard.float_encoder
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for writers, readers in residual_streams(encoder):
-            chosen = torch.randperm(writers[0].num_features, generator=generator)[:channels]
-            for norm in writers:
-                norm.weight[chosen] *= factor
-                norm.bias[chosen] *= factor
-            for convolution in readers:
-                convolution.weight[:, chosen] /= factor
+        for stream in structure_of(encoder).streams:
+            width = encoder.get_submodule(stream.readers[0].conv).get_parameter("weight").shape[1]
+            chosen = torch.randperm(width, generator=generator)[:channels]
+            for writer in stream.writers:
+                assert writer.norm is not None
+                encoder.get_submodule(writer.norm).get_parameter("weight")[chosen] *= factor
+                encoder.get_submodule(writer.norm).get_parameter("bias")[chosen] *= factor
+            for reader in stream.readers:
+                encoder.get_submodule(reader.conv).get_parameter("weight")[:, chosen] /= factor
     return hard
-
-
-def residual_streams(encoder: ImageEncoder) -> Iterator[Stream]:
-    """Yield, of stages 1 to the last and of the neck, the norms that write to the residual stream and who reads it."""
-    stages = [_ops(stage) for stage in encoder.backbone.stages]
-    neck_inputs = {
-        stage: _layer(_ops(ops)[0]) for stage, ops in zip(encoder.neck.stages, encoder.neck.input_ops, strict=True)
-    }
-    for index, ops in enumerate(stages[1:], start=1):
-        writers, readers = _ends(ops)
-        readers = readers[1:]  # the first block reads the stage before
-        if index + 1 < len(stages):
-            readers.append(_ends(stages[index + 1][:1])[1][0])
-        if index in neck_inputs:
-            readers.append(neck_inputs[index].conv)
-        yield writers, readers
-    writers, readers = _ends(_ops(encoder.neck.middle))
-    inputs = [_norm(layer) for layer in neck_inputs.values()]
-    yield inputs + writers, [*readers, _layer(_ops(encoder.neck.output_ops[0])[0]).conv]
-
-
-def _ends(ops: list[nn.Module]) -> Stream:
-    """Return the last norms and the first convolutions of blocks, in order."""
-    writers: list[nn.BatchNorm2d] = []
-    readers: list[nn.Conv2d] = []
-    for op in ops:
-        parts = [op.context_module, op.local_module] if isinstance(op, EfficientViTBlock) else [op]
-        for part in parts:
-            main = part.main if isinstance(part, Residual) else part
-            first, last = _first_and_last(main)
-            writers.append(_norm(last))
-            readers.append(first.conv)
-    return writers, readers
-
-
-def _first_and_last(main: nn.Module) -> tuple[ConvLayer, ConvLayer]:
-    if isinstance(main, ResBlock):
-        return main.conv1, main.conv2
-    if isinstance(main, FusedMBConv):
-        return main.spatial_conv, main.point_conv
-    if isinstance(main, MBConv):
-        return main.inverted_conv, main.point_conv
-    assert isinstance(main, LinearAttention)
-    return main.qkv, main.proj
-
-
-def _ops(chain: nn.Module) -> list[nn.Module]:
-    return list(chain.get_submodule("op_list").children())
-
-
-def _layer(module: nn.Module) -> ConvLayer:
-    assert isinstance(module, ConvLayer)
-    return module
-
-
-def _norm(layer: ConvLayer) -> nn.BatchNorm2d:
-    assert isinstance(layer.norm, nn.BatchNorm2d)
-    return layer.norm

@@ -10,28 +10,12 @@ import torch
 from torch import nn
 
 from quantsam.errors import PlanError, nearest
-from quantsam.models.blocks import (
-    Conv2d,
-    ConvLayer,
-    EfficientViTBlock,
-    FusedMBConv,
-    LinearAttention,
-    LinearAttentionCore,
-    MBConv,
-    ResBlock,
-    Residual,
-)
+from quantsam.models.blocks import Conv2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder
+from quantsam.models.structure import Attention, Chain, Convolution, structure_of
 from quantsam.schemes.scheme import Address
 
 Role = Literal["weight", "activation"]
-
-CHAINS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
-    ResBlock: (("conv1", "resblock"), ("conv2", "resblock")),
-    FusedMBConv: (("spatial_conv", "fmbc_3x3"), ("point_conv", "fmbc_1x1")),
-    MBConv: (("inverted_conv", "mbc_expand"), ("depth_conv", "mbc_depthwise"), ("point_conv", "mbc_project")),
-}
-"""Blocks that are a chain of convolutions: attribute and kind of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +55,19 @@ class Layer:
 def discover_layers(encoder: ImageEncoder) -> tuple[Layer, ...]:
     """Return every quantizable layer of an encoder, in the order of the forward pass."""
     found: list[Layer] = []
-    for index, stage in enumerate(encoder.backbone.stages):
-        blocks = list(stage.get_submodule("op_list").named_children())
-        for number, (name, block) in enumerate(blocks):
-            path = f"backbone.stages.{index}.op_list.{name}"
-            found += _numbered(f"stage{index}", number, _layers_of(block, path, "conv"))
-    found += _neck_layers(encoder)
+    for block in structure_of(encoder).blocks:
+        entries = [entry for part in block.parts for entry in _layers_of(part)]
+        for number, (kind, tensors, convolutions) in enumerate(entries):
+            modules = [encoder.get_submodule(c.conv) for c in convolutions]
+            found.append(
+                Layer(
+                    address=Address(block.stage, block.number, number),
+                    kind=kind,
+                    sites=tensors,
+                    weight_shape=tuple(modules[0].get_parameter("weight").shape) if modules else None,
+                    parameters=sum(p.numel() for module in modules for p in module.parameters()),
+                )
+            )
     return tuple(found)
 
 
@@ -95,79 +86,31 @@ def find_layer(layers: tuple[Layer, ...], address: str) -> Layer:
     raise PlanError(f"layer must be one of the model's {len(layers)}, got {str(wanted)!r}: {hint}")
 
 
-def _neck_layers(encoder: ImageEncoder) -> list[Layer]:
-    neck = encoder.neck
-    found: list[Layer] = []
-    inputs, middle = len(neck.input_ops), len(neck.middle.op_list)
-    for index in range(inputs):
-        path = f"neck.input_ops.{index}.op_list.0"
-        found += _numbered("neck", index, _layers_of(encoder.get_submodule(path), path, "neck_in"))
-    for index, block in enumerate(neck.middle.op_list):
-        found += _numbered("neck", inputs + index, _layers_of(block, f"neck.middle.op_list.{index}", "conv"))
-    path = "neck.output_ops.0.op_list.0"
-    found += _numbered("neck", inputs + middle, _layers_of(encoder.get_submodule(path), path, "neck_out"))
-    return found
+_Entry = tuple[str, tuple[LayerSite, ...], tuple[Convolution, ...]]  # kind, sites, convolutions
 
 
-_Parts = Iterator[tuple[str, list[tuple[str, nn.Module, str]]]]  # kind, then (prefix of names, module, path)
-
-
-def _numbered(stage: str, block: int, parts: _Parts) -> list[Layer]:
-    layers = []
-    for number, (kind, modules) in enumerate(parts):
-        sites: list[LayerSite] = []
-        convolutions: list[Conv2d] = []
-        for prefix, module, path in modules:
-            sites += _sites_of(prefix, module, path)
-            convolutions += [m for m in module.modules() if isinstance(m, Conv2d)]
-        layers.append(
-            Layer(
-                address=Address(stage, block, number),
-                kind=kind,
-                sites=tuple(sites),
-                weight_shape=tuple(convolutions[0].weight.shape) if convolutions else None,
-                parameters=sum(p.numel() for conv in convolutions for p in conv.parameters()),
-            )
-        )
-    return layers
-
-
-def _layers_of(block: nn.Module, path: str, kind: str) -> _Parts:
-    """Yield the layers of a block; `kind` is the kind of a convolution that stands alone."""
-    if isinstance(block, Residual):
-        yield from _layers_of(block.main, f"{path}.main", kind)
-    elif isinstance(block, ConvLayer):
-        yield kind, [("", block, path)]
-    elif isinstance(block, EfficientViTBlock):
-        yield from _layers_of(block.context_module, f"{path}.context_module", kind)
-        yield from _layers_of(block.local_module, f"{path}.local_module", kind)
-    elif isinstance(block, LinearAttention):
-        branches: list[tuple[str, nn.Module, str]] = []
-        for index, branch in enumerate(block.aggreg):
-            for number, name in enumerate(("depthwise", "pointwise")):
-                place = f"{path}.aggreg.{index}.{number}"
-                branches.append((f"{name}{index}.", branch.get_submodule(str(number)), place))
-        yield "qkv", [("", block.qkv, f"{path}.qkv"), *branches]
-        yield "attention", [("", block.core, f"{path}.core")]
-        yield "attention_proj", [("", block.proj, f"{path}.proj")]
-    else:
-        for attribute, part_kind in CHAINS[type(block)]:
-            yield part_kind, [("", block.get_submodule(attribute), f"{path}.{attribute}")]
-
-
-def _sites_of(prefix: str, module: nn.Module, path: str) -> Iterator[LayerSite]:
-    if isinstance(module, LinearAttentionCore):
-        for name in module.SITES:
-            yield LayerSite(name, "activation", f"{path}.sites.{name}")
+def _layers_of(part: Chain | Attention) -> Iterator[_Entry]:
+    if isinstance(part, Chain):
+        for conv in part.convolutions:
+            yield conv.kind, tuple(_sites_of("", conv)), (conv,)
         return
-    conv_path = path if isinstance(module, Conv2d) else f"{path}.conv"
-    yield LayerSite(f"{prefix}input", "activation", f"{conv_path}.input_site")
-    yield LayerSite(f"{prefix}weight", "weight", conv_path)
-    yield LayerSite(f"{prefix}conv", "activation", f"{conv_path}.conv_site")
-    if isinstance(module, ConvLayer):
-        for name in ("norm", "act"):
-            if getattr(module, name) is not None:
-                yield LayerSite(f"{prefix}{name}", "activation", f"{path}.{name}_site")
+    sites = list(_sites_of("", part.qkv))
+    for index, (depthwise, pointwise) in enumerate(part.branches):
+        sites += [*_sites_of(f"depthwise{index}.", depthwise), *_sites_of(f"pointwise{index}.", pointwise)]
+    yield part.qkv.kind, tuple(sites), part.convolutions[:-1]
+    names = LinearAttentionCore.SITES
+    yield "attention", tuple(LayerSite(name, "activation", f"{part.core}.sites.{name}") for name in names), ()
+    yield part.proj.kind, tuple(_sites_of("", part.proj)), (part.proj,)
+
+
+def _sites_of(prefix: str, conv: Convolution) -> Iterator[LayerSite]:
+    yield LayerSite(f"{prefix}input", "activation", conv.input_site)
+    yield LayerSite(f"{prefix}weight", "weight", conv.conv)
+    yield LayerSite(f"{prefix}conv", "activation", conv.conv_site)
+    if conv.norm is not None:
+        yield LayerSite(f"{prefix}norm", "activation", conv.norm_site)
+    if conv.act is not None:
+        yield LayerSite(f"{prefix}act", "activation", conv.act_site)
 
 
 def count_macs(encoder: ImageEncoder) -> dict[Address, int]:
@@ -178,16 +121,11 @@ def count_macs(encoder: ImageEncoder) -> dict[Address, int]:
     with torch.device("meta"):
         blank = ImageEncoder(encoder.variant).eval()
         image = torch.empty(1, 3, encoder.variant.input_size, encoder.variant.input_size)
-    owners: dict[str, Address] = {
-        site.path: layer.address for layer in discover_layers(blank) for site in layer.sites if site.role == "weight"
-    }
-    owners |= {
-        site.path.removesuffix(".sites.q"): layer.address
-        for layer in discover_layers(blank)
-        for site in layer.sites
-        if site.name == "q"
-    }
-    macs: dict[Address, int] = {layer.address: 0 for layer in discover_layers(blank)}
+    layers = discover_layers(blank)
+    owners = {site.path: layer.address for layer in layers for site in layer.sites if site.role == "weight"}
+    cores = (p.core for block in structure_of(blank).blocks for p in block.parts if isinstance(p, Attention))
+    owners |= dict(zip(cores, (layer.address for layer in layers if layer.kind == "attention"), strict=True))
+    macs: dict[Address, int] = {layer.address: 0 for layer in layers}
 
     def count(name: str) -> None:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -8,14 +8,12 @@ simulation then reads the result from the table. It computes what the unfused mo
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor, nn
 
 from quantsam.models.blocks import ConvLayer, Site
 from quantsam.models.encoder import ImageEncoder
-from quantsam.plans.layers import CHAINS
+from quantsam.models.structure import Chain, structure_of
 from quantsam.quant import kernels
 from quantsam.quant.params import QParams
 from quantsam.simulation.sites import FakeQuantize
@@ -45,26 +43,23 @@ class LookUp(nn.Module):
 
 def fuse(encoder: ImageEncoder) -> None:
     """Replace, in place, what follows each 8-bit convolution output by a look-up."""
-    followers: dict[int, ConvLayer] = {}
-    for block in encoder.modules():
-        names = [name for name, _ in CHAINS.get(type(block), ())]
-        chain = [block.get_submodule(name) for name in names]
-        for layer, following in itertools.pairwise(chain):
-            assert isinstance(following, ConvLayer)
-            followers[id(layer)] = following
-    for layer in list(encoder.modules()):
-        if isinstance(layer, ConvLayer):
-            _fuse_layer(layer, followers.get(id(layer)))
+    for block in structure_of(encoder).blocks:
+        for part in block.parts:
+            layers = [encoder.get_submodule(conv.path) for conv in part.convolutions]
+            following = [*layers[1:], None] if isinstance(part, Chain) else [None] * len(layers)
+            for layer, reader in zip(layers, following, strict=True):
+                if isinstance(layer, ConvLayer):
+                    _fuse_layer(layer, reader)
 
 
-def _fuse_layer(layer: ConvLayer, following: ConvLayer | None) -> None:
+def _fuse_layer(layer: ConvLayer, following: nn.Module | None) -> None:
     site = layer.conv.conv_site
     if not isinstance(site, FakeQuantize) or not site.has_levels(_MOST_LEVELS):
         return
     names = [n for n in ("norm", "norm_site", "act", "act_site") if getattr(layer, n, None) is not None]
     steps = [layer.get_submodule(name) for name in names]
     if following is not None:
-        steps.append(following.conv.input_site)
+        steps.append(following.get_submodule("conv.input_site"))
     if not any(not isinstance(step, Site) for step in steps):
         return
     params = site.params
@@ -73,7 +68,7 @@ def _fuse_layer(layer: ConvLayer, following: ConvLayer | None) -> None:
     for name in names:
         layer.register_module(name, Site())
     if following is not None:
-        following.conv.input_site = Site()
+        following.get_submodule("conv").register_module("input_site", Site())
 
 
 @torch.no_grad()

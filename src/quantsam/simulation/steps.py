@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from quantsam.models.blocks import EfficientViTBlock, LinearAttention, Residual
+from quantsam.models.blocks import LinearAttention
 from quantsam.models.encoder import ImageEncoder
-from quantsam.plans.layers import CHAINS
+from quantsam.models.structure import Attention, Block, Chain, structure_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,16 +46,16 @@ class Step:
 
 def encoder_steps(encoder: ImageEncoder) -> list[Step]:
     """Return the steps of an encoder; run one after the other they compute what the encoder does, bit for bit."""
+    structure, neck = structure_of(encoder), encoder.neck
     steps: list[Step] = []
-    for index, stage in enumerate(encoder.backbone.stages):
-        for name, block in stage.get_submodule("op_list").named_children():
-            steps += _block(block, f"backbone.stages.{index}.op_list.{name}")
-        if index in encoder.neck.stages:
+    for index, blocks in enumerate(structure.stages):
+        for block in blocks:
+            steps += _block_steps(encoder, block)
+        if index in neck.stages:
             steps[-1] = _then(steps[-1], _keep(index))
-    neck = encoder.neck
     steps.append(Step(tuple(f"neck.input_ops.{i}" for i in range(len(neck.input_ops))), _neck_inputs(encoder)))
-    for index, block in enumerate(neck.middle.op_list):
-        steps += _block(block, f"neck.middle.op_list.{index}")
+    for block in structure.neck_middle:
+        steps += _block_steps(encoder, block)
     steps.append(Step(("neck.output_ops.0", "norm"), lambda s: State(encoder.norm(neck.output_ops[0](s.x)))))
     return steps
 
@@ -129,29 +129,26 @@ class _Rest:
         return run_steps(self.steps, self.state).x
 
 
-def _block(block: nn.Module, path: str) -> list[Step]:
-    if isinstance(block, EfficientViTBlock):
-        return [
-            *_block(block.context_module, f"{path}.context_module"),
-            *_block(block.local_module, f"{path}.local_module"),
-        ]
-    if not isinstance(block, Residual):
-        return [Step((path,), _apply(block))]
-    steps = list(_parts(block.main, f"{path}.main"))
-    if block.shortcut:
-        steps[0] = _before(lambda s: replace(s, shortcut=s.x), steps[0])
-        steps[-1] = _then(steps[-1], _add)
-    return steps
+def _block_steps(encoder: ImageEncoder, block: Block) -> Iterator[Step]:
+    for part in block.parts:
+        steps = list(_part_steps(encoder, part))
+        if part.shortcut:
+            steps[0] = _before(lambda s: replace(s, shortcut=s.x), steps[0])
+            steps[-1] = _then(steps[-1], _add)
+        yield from steps
 
 
-def _parts(main: nn.Module, path: str) -> Iterator[Step]:
-    if isinstance(main, LinearAttention):
-        yield Step((f"{path}.qkv", f"{path}.aggreg"), lambda s: replace(s, x=main.project(s.x)))
-        yield Step((f"{path}.core",), _apply(main.core))
-        yield Step((f"{path}.proj",), _apply(main.proj))
+def _part_steps(encoder: ImageEncoder, part: Chain | Attention) -> Iterator[Step]:
+    if isinstance(part, Chain):
+        for conv in part.convolutions:
+            yield Step((conv.path,), _apply(encoder.get_submodule(conv.path)))
         return
-    for name, _ in CHAINS[type(main)]:
-        yield Step((f"{path}.{name}",), _apply(main.get_submodule(name)))
+    attention = encoder.get_submodule(part.main)
+    assert isinstance(attention, LinearAttention)
+    branches = (conv.path for branch in part.branches for conv in branch)
+    yield Step((part.qkv.path, *branches), lambda s: replace(s, x=attention.project(s.x)))
+    yield Step((part.core,), _apply(encoder.get_submodule(part.core)))
+    yield Step((part.proj.path,), _apply(encoder.get_submodule(part.proj.path)))
 
 
 def _neck_inputs(encoder: ImageEncoder) -> Callable[[State], State]:

@@ -3,12 +3,19 @@ import torch
 
 import quantsam as qs
 from quantsam.errors import InputError
-from quantsam.models.outliers import residual_streams, with_outlier_channels
+from quantsam.models.outliers import with_outlier_channels
+from quantsam.models.structure import structure_of
 
 
 @pytest.fixture(scope="module")
 def nano():
     return qs.load_model("nano")
+
+
+def residual_streams(encoder):
+    for stream in structure_of(encoder).streams:
+        norms = [encoder.get_submodule(writer.norm) for writer in stream.writers]
+        yield norms, [encoder.get_submodule(reader.conv) for reader in stream.readers]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,284 @@
+"""How an encoder is built: blocks, convolutions with what follows each, residual streams, as typed references.
+
+Everything that walks an encoder reads it here: the quantizable layers, the ONNX writer, the steps of a shared
+simulation, look-ups, outlier channels. A reference holds paths of modules, which are the same in every copy of an
+encoder: float, folded, simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from quantsam.models.blocks import (
+    Conv2d,
+    ConvLayer,
+    EfficientViTBlock,
+    FusedMBConv,
+    LinearAttention,
+    LinearAttentionCore,
+    MBConv,
+    ResBlock,
+    Residual,
+)
+from quantsam.models.encoder import ImageEncoder, UpSample
+
+_CHAINS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
+    ResBlock: (("conv1", "resblock"), ("conv2", "resblock")),
+    FusedMBConv: (("spatial_conv", "fmbc_3x3"), ("point_conv", "fmbc_1x1")),
+    MBConv: (("inverted_conv", "mbc_expand"), ("depth_conv", "mbc_depthwise"), ("point_conv", "mbc_project")),
+}
+"""Blocks that are a chain of convolutions: attribute and kind of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One convolution, and what follows it before another reads its output.
+
+    Attributes:
+        kind: `resblock`, `fmbc_3x3`, `mbc_expand`, `conv`, `qkv`, `neck_in`, ...
+        path: Its `ConvLayer`, or the `Conv2d` itself where it stands alone.
+        conv: Its `Conv2d`.
+        norm: Its BatchNorm; None where there is none, or it was folded.
+        act: Its activation; None where there is none.
+    """
+
+    kind: str
+    path: str
+    conv: str
+    norm: str | None = None
+    act: str | None = None
+
+    @property
+    def input_site(self) -> str:
+        """The site of its input."""
+        return f"{self.conv}.input_site"
+
+    @property
+    def conv_site(self) -> str:
+        """The site of its output, bias added."""
+        return f"{self.conv}.conv_site"
+
+    @property
+    def norm_site(self) -> str:
+        """The site behind its BatchNorm, where it has one."""
+        return f"{self.path}.norm_site"
+
+    @property
+    def act_site(self) -> str:
+        """The site behind its activation, where it has one."""
+        return f"{self.path}.act_site"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Convolutions one behind the other, and their input added if there is a shortcut.
+
+    Attributes:
+        path: The module; with a shortcut, the `Residual`.
+        convolutions: In order.
+        shortcut: Whether the input is added.
+    """
+
+    path: str
+    convolutions: tuple[Convolution, ...]
+    shortcut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Multi-scale linear attention, and its input added.
+
+    Attributes:
+        path: The module; with a shortcut, the `Residual`.
+        main: The `LinearAttention`.
+        qkv: What makes queries, keys and values.
+        branches: Of each further scale the depthwise and the grouped 1x1 convolution, which read what `qkv` gives.
+        core: The `LinearAttentionCore`, which has no weights.
+        proj: What reads the attention's output.
+        shortcut: Whether the input is added.
+    """
+
+    path: str
+    main: str
+    qkv: Convolution
+    branches: tuple[tuple[Convolution, Convolution], ...]
+    core: str
+    proj: Convolution
+    shortcut: bool = True
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """In the order of the forward pass."""
+        return (self.qkv, *(conv for branch in self.branches for conv in branch), self.proj)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A numbered block of a stage or of the neck.
+
+    Attributes:
+        stage: `stage3`, or `neck`.
+        number: Within the stage.
+        parts: One behind the other; an EfficientViT block has two.
+    """
+
+    stage: str
+    number: int
+    parts: tuple[Chain | Attention, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NeckInput:
+    """How the output of a stage enters the neck.
+
+    Attributes:
+        stage: Number of the stage.
+        block: Its 1x1 convolution.
+        up_sample: The `UpSample` behind it.
+    """
+
+    stage: int
+    block: Block
+    up_sample: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A residual stream: one tensor that blocks add to, and that other blocks read.
+
+    Attributes:
+        name: `stage1`, ..., or `neck`.
+        writers: Convolutions whose output, behind BatchNorm, is added up.
+        readers: Convolutions whose input it is.
+    """
+
+    name: str
+    writers: tuple[Convolution, ...]
+    readers: tuple[Convolution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """How an encoder is built.
+
+    Attributes:
+        stages: The blocks of each stage of the backbone.
+        neck_inputs: In the order of the neck.
+        neck_middle: Blocks that refine the sum of the neck's inputs.
+        neck_output: The last convolution.
+    """
+
+    stages: tuple[tuple[Block, ...], ...]
+    neck_inputs: tuple[NeckInput, ...]
+    neck_middle: tuple[Block, ...]
+    neck_output: Block
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, in the order of the forward pass."""
+        for stage in self.stages:
+            yield from stage
+        for entry in self.neck_inputs:
+            yield entry.block
+        yield from self.neck_middle
+        yield self.neck_output
+
+    @property
+    def convolutions(self) -> Iterator[Convolution]:
+        """All convolutions, in the order of the forward pass."""
+        for block in self.blocks:
+            for part in block.parts:
+                yield from part.convolutions
+
+    @property
+    def streams(self) -> Iterator[Stream]:
+        """The residual streams of stages 1 to the last and of the neck."""
+        for index, blocks in enumerate(self.stages[1:], start=1):
+            parts = [part for block in blocks for part in block.parts]
+            readers = [_first(part) for part in parts[1:]]  # the first reads the stage before
+            if index + 1 < len(self.stages):
+                readers.append(_first(self.stages[index + 1][0].parts[0]))
+            readers += [_first(entry.block.parts[0]) for entry in self.neck_inputs if entry.stage == index]
+            yield Stream(f"stage{index}", tuple(part.convolutions[-1] for part in parts), tuple(readers))
+        inputs = [_first(entry.block.parts[0]) for entry in self.neck_inputs]
+        parts = [part for block in self.neck_middle for part in block.parts]
+        writers = (*inputs, *(part.convolutions[-1] for part in parts))
+        yield Stream("neck", writers, (*map(_first, parts), _first(self.neck_output.parts[0])))
+
+
+def structure_of(encoder: ImageEncoder) -> Structure:
+    """Describe an encoder, or any copy of one; it may be on `meta`."""
+    stages = tuple(
+        tuple(
+            Block(f"stage{index}", number, tuple(_parts(module, f"backbone.stages.{index}.op_list.{name}", "conv")))
+            for number, (name, module) in enumerate(stage.get_submodule("op_list").named_children())
+        )
+        for index, stage in enumerate(encoder.backbone.stages)
+    )
+    neck = encoder.neck
+    inputs = []
+    for index, stage in enumerate(neck.stages):
+        path = f"neck.input_ops.{index}.op_list"
+        parts = tuple(_parts(encoder.get_submodule(f"{path}.0"), f"{path}.0", "neck_in"))
+        assert isinstance(encoder.get_submodule(f"{path}.1"), UpSample)
+        inputs.append(NeckInput(stage, Block("neck", index, parts), f"{path}.1"))
+    middle = tuple(
+        Block("neck", len(inputs) + index, tuple(_parts(module, f"neck.middle.op_list.{index}", "conv")))
+        for index, module in enumerate(neck.middle.op_list)
+    )
+    path = "neck.output_ops.0.op_list.0"
+    output = tuple(_parts(encoder.get_submodule(path), path, "neck_out"))
+    return Structure(stages, tuple(inputs), middle, Block("neck", len(inputs) + len(middle), output))
+
+
+def _parts(module: nn.Module, path: str, kind: str) -> Iterator[Chain | Attention]:
+    """Yield the parts of a block; `kind` is the kind of a convolution that stands alone."""
+    if isinstance(module, EfficientViTBlock):
+        yield from _parts(module.context_module, f"{path}.context_module", kind)
+        yield from _parts(module.local_module, f"{path}.local_module", kind)
+    elif isinstance(module, Residual):
+        yield _part(module.main, path, f"{path}.main", kind, module.shortcut)
+    else:
+        yield _part(module, path, path, kind, False)
+
+
+def _part(main: nn.Module, path: str, main_path: str, kind: str, shortcut: bool) -> Chain | Attention:
+    if isinstance(main, LinearAttention):
+        return _attention(main, path, main_path, shortcut)
+    if isinstance(main, ConvLayer):
+        return Chain(path, (_convolution(main, main_path, kind),), shortcut)
+    named = [(main.get_submodule(name), f"{main_path}.{name}", kind) for name, kind in _CHAINS[type(main)]]
+    return Chain(path, tuple(_convolution(*entry) for entry in named), shortcut)
+
+
+def _attention(main: LinearAttention, path: str, main_path: str, shortcut: bool) -> Attention:
+    assert isinstance(main.core, LinearAttentionCore)
+    branches = []
+    for index, branch in enumerate(main.aggreg):
+        place = f"{main_path}.aggreg.{index}"
+        depthwise, pointwise = (_convolution(branch.get_submodule(n), f"{place}.{n}", "qkv") for n in ("0", "1"))
+        branches.append((depthwise, pointwise))
+    return Attention(
+        path,
+        main_path,
+        _convolution(main.qkv, f"{main_path}.qkv", "qkv"),
+        tuple(branches),
+        f"{main_path}.core",
+        _convolution(main.proj, f"{main_path}.proj", "attention_proj"),
+        shortcut,
+    )
+
+
+def _convolution(module: nn.Module, path: str, kind: str) -> Convolution:
+    if isinstance(module, Conv2d):
+        return Convolution(kind, path, path)
+    assert isinstance(module, ConvLayer)
+    norm, act = (None if getattr(module, name) is None else f"{path}.{name}" for name in ("norm", "act"))
+    return Convolution(kind, path, f"{path}.conv", norm, act)
+
+
+def _first(part: Chain | Attention) -> Convolution:
+    return part.convolutions[0]
