@@ -97,14 +97,14 @@ def report_layers(model: EfficientViTSam, plan: Plan, image: Tensor, simulate: S
         exact: _distances(sites, _rounded(simulate(model, plan, fused=False, exact=exact), sites, image), engine)
         for exact in (False, True)
     }
-    planned = {site.key for site in plan.sites}
+    quantized = {weight.label for weight, _ in plan.pairs()}
     return tuple(
         LayerReport(
             layer=entry.layer.rstrip("/."),
             operator=entry.operator,
             precision=entry.precision,
             fused=entry.fused,
-            quantized={f"{entry.layer}weight", f"{entry.layer}input"} <= planned,
+            quantized=entry.layer in quantized,
             is_integer=entry.is_integer,
             simulated=_largest(found[False], entry.layer),
             exact=_largest(found[True], entry.layer),

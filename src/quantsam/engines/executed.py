@@ -59,8 +59,8 @@ def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
 
 def quantized_but_float(plan: Plan, ran: Iterable[Executed]) -> tuple[str, ...]:
     """Return the convolutions that the plan quantizes, weight and input, and the engine ran in float."""
-    keys = {site.key for site in plan.sites}
-    return tuple(e.layer for e in ran if {f"{e.layer}weight", f"{e.layer}input"} <= keys and not e.is_integer)
+    quantized = {weight.label for weight, _ in plan.pairs()}
+    return tuple(e.layer for e in ran if e.layer in quantized and not e.is_integer)
 
 
 def _is_named(found: str, name: str) -> bool:

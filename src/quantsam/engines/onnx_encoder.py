@@ -261,7 +261,7 @@ def _labels(encoder: ImageEncoder) -> Iterator[tuple[str, str]]:
     for layer in discover_layers(encoder):
         for site in layer.sites:
             if site.role == "weight":
-                yield site.path, f"{layer.address}/{site.name.removesuffix('weight')}"
+                yield site.path, f"{layer.address}/{site.branch}"
 
 
 def _input_shapes(encoder: ImageEncoder) -> dict[str, tuple[int, ...]]:

@@ -99,9 +99,9 @@ def _record(
             if found.count < count:
                 figures[f"{prefix}objects"] = found.count
     ran = table.ran[name]
-    planned = {site.key for site in plan.sites}
+    quantized = {weight.label for weight, _ in plan.pairs()}
     figures["convolutions"] = len(ran)
-    figures["convolutions_quantized"] = sum({f"{e.layer}weight", f"{e.layer}input"} <= planned for e in ran)
+    figures["convolutions_quantized"] = sum(e.layer in quantized for e in ran)
     figures["convolutions_integer"] = sum(e.is_integer for e in ran)
     more: dict[str, JsonValue] = {
         "threads": torch.get_num_threads(),

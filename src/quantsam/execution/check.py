@@ -70,9 +70,8 @@ def make_reference(model: EfficientViTSam, plan: Plan) -> Reference:
         given = _largest_codes(layers[site])
         with torch.inference_mode():
             expected = layers[site](given)
-        label = f"{site.layer}/{site.name.removesuffix('weight')}"
-        arrays[f"{label}{GIVEN}"], arrays[f"{label}{FOUND}"] = given.cpu().numpy(), expected.cpu().numpy()
-        tolerances[label] = _tolerance(layers[site], expected)
+        arrays[f"{site.label}{GIVEN}"], arrays[f"{site.label}{FOUND}"] = given.cpu().numpy(), expected.cpu().numpy()
+        tolerances[site.label] = _tolerance(layers[site], expected)
         sides[site.path] = (_SIDE, _SIDE)
     arrays["masks"] = _masks(model.with_encoder(exact))
     floats = _masks(model.with_encoder(simulate(model, plan))) if sides else arrays["masks"]

@@ -61,8 +61,7 @@ def count_saturation(
     for site in plan.sites:
         layer = encoder.get_submodule(site.path)
         if site.role == "weight" and isinstance(layer, IntegerConv2d):
-            label = f"{site.layer}/{site.name.removesuffix('weight')}".rstrip("/.")
-            meters[label] = _Meter(site.kind, layer)
+            meters[site.label.rstrip("/.")] = _Meter(site.kind, layer)
     device = next(model.float_encoder.parameters()).device
     seen = 0
     with torch.inference_mode():

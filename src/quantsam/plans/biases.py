@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantsam.models.encoder import ImageEncoder
 from quantsam.plans.placements import get_placement
-from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.plan import Plan
 
 _LARGEST = 2**31 - 1
 
@@ -44,23 +44,12 @@ def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     """
     if not get_placement(plan.placement).integer_bias:
         return {}
-    weights = {s.path: s for s in plan.sites if s.role == "weight" and _fits_8_bits(s)}
-    inputs = {s.path.removesuffix(".input_site"): s for s in plan.sites if s.path.endswith(".input_site")}
     found = {}
-    for path, weight in weights.items():
-        bias = encoder.get_submodule(path).get_parameter("bias") if _has_bias(encoder, path) else None
-        x = inputs.get(path)
-        if bias is None or x is None or not _fits_8_bits(x) or x.grid.axis is not None:
+    for weight, x in plan.pairs():
+        bias = encoder.get_submodule(weight.path)._parameters.get("bias")
+        if bias is None or not (weight.spec.fits_8_bits and x.spec.fits_8_bits) or x.grid.axis is not None:
             continue
         scale = (x.grid.scale.to(bias.device) * weight.grid.scale.to(bias.device)).expand(len(bias)).contiguous()
         codes = torch.round(bias.detach().double() / scale.double()).clamp(-_LARGEST, _LARGEST)
-        found[path] = IntegerBias(codes.to(torch.int32), scale)
+        found[weight.path] = IntegerBias(codes.to(torch.int32), scale)
     return found
-
-
-def _has_bias(encoder: ImageEncoder, path: str) -> bool:
-    return encoder.get_submodule(path)._parameters.get("bias") is not None
-
-
-def _fits_8_bits(site: PlanSite) -> bool:
-    return site.spec.quantizer == "uniform" and site.spec.fmt.kind == "int" and site.spec.fmt.num_bits <= 8

@@ -18,8 +18,31 @@ from quantsam.schemes.scheme import Address
 Role = Literal["weight", "activation"]
 
 
+class SiteName:
+    """What the name and the path of a site say: which tensor of which convolution it is."""
+
+    __slots__ = ()
+    name: str
+    path: str
+
+    @property
+    def tensor(self) -> str:
+        """Its name at its convolution: `weight`, `input`, `conv`, `norm`, `act`; of attention `q`, ..., `out`."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def branch(self) -> str:
+        """What tells its convolution from others of the layer: `depthwise0.`; empty where there is one alone."""
+        return self.name.removesuffix(self.tensor)
+
+    @property
+    def convolution(self) -> str:
+        """Path of the convolution whose weight, input or output it is."""
+        return self.path.removesuffix(f".{self.tensor}_site")
+
+
 @dataclass(frozen=True, slots=True)
-class LayerSite:
+class LayerSite(SiteName):
     """One tensor of a layer.
 
     Attributes:
@@ -31,6 +54,11 @@ class LayerSite:
     name: str
     role: Role
     path: str
+
+
+def is_depthwise(kind: str, branch: str) -> bool:
+    """Whether a convolution is depthwise, by the kind of its layer and its branch."""
+    return kind == "mbc_depthwise" or branch.startswith("depthwise")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantsam.errors import InputError, nearest
-from quantsam.plans.layers import Layer, LayerSite
+from quantsam.plans.layers import Layer, LayerSite, is_depthwise
 from quantsam.plans.transforms import FoldNorms, Transform
 from quantsam.quant.params import TensorSpec
 from quantsam.quant.saturation import PairOrder
@@ -86,13 +86,11 @@ class Placement:
 
 
 def _place(layer: Layer, site: LayerSite) -> str:
-    return "attention" if layer.kind == "attention" else site.name.rsplit(".", 1)[-1]
+    return "attention" if layer.kind == "attention" else site.tensor
 
 
 def _feeds_depthwise(layer: Layer, site: LayerSite) -> bool:
-    return (layer.kind == "mbc_depthwise" and site.name == "input") or (
-        site.name.startswith("depthwise") and site.name.endswith(".input")
-    )
+    return site.tensor == "input" and is_depthwise(layer.kind, site.branch)
 
 
 PLACEMENTS: dict[str, Placement] = {

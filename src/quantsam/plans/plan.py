@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quantsam.errors import PlanError
 from quantsam.models.graph import state_digest
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.layers import Role
+from quantsam.plans.layers import Role, SiteName
 from quantsam.plans.placements import get_placement
 from quantsam.plans.processors import Processors, weights_in_pairs
 from quantsam.plans.transforms import Transform, transforms_digest
@@ -18,7 +19,7 @@ from quantsam.quant.params import QParams, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlanSite:
+class PlanSite(SiteName):
     """One quantized tensor.
 
     Attributes:
@@ -43,6 +44,11 @@ class PlanSite:
     def key(self) -> str:
         """Its name in the whole model, `stage3:4:2/input`."""
         return f"{self.layer}/{self.name}"
+
+    @property
+    def label(self) -> str:
+        """What names of its convolution's tensors begin with, `stage3:4:2/`, `stage4:1:0/depthwise0.`."""
+        return f"{self.layer}/{self.branch}"
 
     @property
     def grid(self) -> QParams:
@@ -111,6 +117,13 @@ class Plan:
                 digest.update(site.params.scale.cpu().numpy().tobytes())
                 digest.update(site.params.zero_point.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def pairs(self) -> Iterator[tuple[PlanSite, PlanSite]]:
+        """Yield the weight and the input of every convolution both of which are quantized."""
+        inputs = {site.convolution: site for site in self.sites if site.tensor == "input"}
+        for site in self.sites:
+            if site.role == "weight" and site.path in inputs:
+                yield site, inputs[site.path]
 
     def check_fits(self, model: EfficientViTSam) -> None:
         """Make sure that the plan was made for a model with these weights.

@@ -10,22 +10,30 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from quantsam.plans.layers import Role
+from quantsam.plans.layers import Role, is_depthwise
 from quantsam.quant.params import TensorSpec
 from quantsam.quant.saturation import PairOrder
 
 Processors = Literal["any", "vnni"]
 """`any`: exact everywhere. `vnni`: exact only where products are added in 32 bits (x86 with VNNI or AMX, Arm)."""
 
-_INPUT = ".input_site"
-
 
 class Site(Protocol):
     """What of a site decides whether its products can overflow."""
 
     @property
-    def name(self) -> str:
-        """Name in the layer."""
+    def tensor(self) -> str:
+        """Its name at its convolution."""
+        ...
+
+    @property
+    def branch(self) -> str:
+        """Which convolution of the layer."""
+        ...
+
+    @property
+    def convolution(self) -> str:
+        """Path of its convolution."""
         ...
 
     @property
@@ -51,9 +59,9 @@ def weights_in_pairs(kinds: Iterable[tuple[str, Site, TensorSpec]], order: PairO
     """
     quantized = list(kinds)
     inputs = {
-        site.path.removesuffix(_INPUT)
+        site.convolution
         for _, site, spec in quantized
-        if site.path.endswith(_INPUT) and _is_8_bit(spec) and not spec.per_channel
+        if site.tensor == "input" and _is_8_bit(spec) and not spec.per_channel
     }
     return {
         site.path
@@ -63,7 +71,7 @@ def weights_in_pairs(kinds: Iterable[tuple[str, Site, TensorSpec]], order: PairO
         and _is_8_bit(spec)
         and spec.fmt.signed
         and (spec.symmetric or order == "running")
-        and not _is_depthwise(kind, site.name)
+        and not is_depthwise(kind, site.branch)
     }
 
 
@@ -73,8 +81,4 @@ def protected(spec: TensorSpec) -> TensorSpec:
 
 
 def _is_8_bit(spec: TensorSpec) -> bool:
-    return spec.quantizer == "uniform" and spec.fmt.kind == "int" and spec.fmt.num_bits == 8
-
-
-def _is_depthwise(kind: str, name: str) -> bool:
-    return kind == "mbc_depthwise" or name.startswith("depthwise")
+    return spec.fits_8_bits and spec.fmt.num_bits == 8

@@ -61,7 +61,7 @@ def _saturation_free(resolved: Resolved, order: PairOrder) -> Resolved:
 def _last_word(rules: Iterable[Rule], site: LayerSite) -> Target | None:
     target: Target | None = None
     for rule in rules:
-        for key in (site.name, site.name.rsplit(".", 1)[-1], site.role):
+        for key in (site.name, site.tensor, site.role):
             if key in rule.targets:
                 target = rule.targets[key]
                 break

@@ -39,6 +39,11 @@ class TensorSpec:
     saturation_free: bool = False
 
     @property
+    def fits_8_bits(self) -> bool:
+        """Whether its codes are integers of at most 8 bits, which integer kernels multiply."""
+        return self.quantizer == "uniform" and self.fmt.kind == "int" and self.fmt.num_bits <= 8
+
+    @property
     def fmt(self) -> Format:
         """The number format itself."""
         return get_format(self.format)

@@ -15,7 +15,7 @@ from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.placements import get_placement
-from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import weight_codes
 from quantsam.plans.processors import weights_in_pairs
 from quantsam.quant.params import QParams
@@ -134,10 +134,8 @@ def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder, *, s
     order = get_placement(plan.placement).pairs if saturate else None
     sites = ((site.kind, site, site.spec) for site in plan.sites)
     in_pairs = set() if order is None else weights_in_pairs(sites, order)
-    inputs = {site.path.removesuffix(".input_site"): site for site in plan.sites if site.path.endswith(".input_site")}
-    for site in plan.sites:
-        x = inputs.get(site.path)
-        if site.role != "weight" or x is None or not (_fits(site) and _fits(x)):
+    for site, x in plan.pairs():
+        if not (site.spec.fits_8_bits and x.spec.fits_8_bits):
             continue
         conv = encoder.get_submodule(site.path)
         assert isinstance(conv, Conv2d)
@@ -150,10 +148,6 @@ def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder, *, s
         replaced = IntegerConv2d(conv, codes - grid.broadcast(codes.ndim)[1], x_grid, grid, bias, saturation)
         parent, _, name = site.path.rpartition(".")
         encoder.get_submodule(parent).register_module(name, replaced)
-
-
-def _fits(site: PlanSite) -> bool:
-    return site.spec.quantizer == "uniform" and site.spec.fmt.num_bits <= 8 and site.spec.fmt.kind == "int"
 
 
 def _by_channel(x: Tensor) -> Tensor:
