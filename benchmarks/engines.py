@@ -26,7 +26,8 @@ import quantsam as qs
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.models.sam import EfficientViTSam
 from quantsam.results.machine import environment, instruction_sets
-from quantsam.runtime.sessions import SessionOptions, open_session, require
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions, require
 
 THREADS = 2
 NNCF = """

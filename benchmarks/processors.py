@@ -34,7 +34,8 @@ from quantsam.evaluation.agreement import agree
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.notices import InexactWarning
 from quantsam.results.agreement import agreement_verdict
-from quantsam.runtime.sessions import Array, Session, SessionOptions, open_session
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import Array, Session, SessionOptions
 
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
@@ -44,7 +45,8 @@ CHILD = """
 import io, sys
 import numpy as np
 from quantsam.runtime.processor import adds_in_32_bits
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions
 
 def read():
     size = int(sys.stdin.buffer.readline())

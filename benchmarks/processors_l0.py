@@ -29,15 +29,17 @@ from torch import Tensor
 import quantsam as qs
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.models.sam import EfficientViTSam
+from quantsam.runtime.engines import open_session
 from quantsam.runtime.processor import adds_in_32_bits, processor_text
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 THREADS = 2
 PAUSE_S = 0.3
 PLACEMENTS = ("onnxruntime", "onnxruntime+vnni", "openvino", "openvino+vnni")
 RUN = """
 import sys, numpy as np
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions
 engine, graph, image, out, wide = sys.argv[1:]
 x = np.load(image)
 options = SessionOptions(1, wide_sums=wide == "True", shapes={"image": x.shape})

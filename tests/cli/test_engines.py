@@ -89,7 +89,7 @@ def test_evaluate_on_an_engine(run):
     assert abs(whole["figures"]["miou"] - run(*args).json[0]["figures"]["miou"]) < 0.01
     (fast,) = run(*args[:-4], "--engine", "openvino", "--precision", "bf16").json
     assert fast["settings"]["precision"] == "bf16"
-    run(*args, "--precision", "bf16").complains(2, "--precision bf16 is of --engine openvino")
+    run(*args, "--precision", "bf16").complains(2, "precision bf16 is of openvino")
     run(*args, "--engine", "openvinu").complains(2, "did you mean 'openvino'")
     run(*args, "--engine", "openvino", "--placement", "thesis").complains(1, "must have placement 'openvino'")
     run(*args, "--engine", "tensorrt").complains(1, "package tensorrt", "trtexec")

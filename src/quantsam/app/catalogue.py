@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantsam.data.open import ImageSource
-from quantsam.evaluation.experiment import PYTORCH, Switches
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.make import make_plan
+from quantsam.runtime.engines import PYTORCH, placement_of
 from quantsam.schemes.scheme import FLOAT_NAME, Scheme
 
 FP32 = Scheme(FLOAT_NAME, (), "The float model.")
@@ -38,12 +38,7 @@ class Catalogue:
         """
         for model in self.models.values():
             for scheme in self.schemes.values():
-                make_plan(model, scheme, placement(self.engines[0]))
-
-
-def placement(engine: str) -> str:
-    """Return where an engine's plans quantize."""
-    return Switches().placement if engine == PYTORCH else engine
+                make_plan(model, scheme, placement_of(self.engines[0]))
 
 
 def where(engine: str) -> str:

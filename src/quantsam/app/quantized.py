@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantsam.app.catalogue import FP32, Catalogue, placement, where
+from quantsam.app.catalogue import FP32, Catalogue, where
 from quantsam.app.jobs import Job
 from quantsam.app.limits import Limits
 from quantsam.app.lru import Lru
@@ -17,6 +17,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
 from quantsam.plans.make import make_plan
 from quantsam.plans.plan import Plan
+from quantsam.runtime.engines import placement_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +69,7 @@ class QuantizedModels:
 
     def _plan(self, model: str, scheme: str, engine: str, job: Job) -> Plan:
         """Return a calibrated plan; the first one of a model and placement calibrates all schemes in one pass."""
-        float_model, placed = self.catalogue.models[model], placement(engine)
+        float_model, placed = self.catalogue.models[model], placement_of(engine)
         if scheme == FP32.name:
             return make_plan(float_model, FP32, placed)
         if (model, placed) not in self._plans:

@@ -12,7 +12,6 @@ from quantsam.cli.options import (
     calibration_source,
     command_line,
     data_options,
-    engine_placement,
     model_options,
     open_store,
     processors_option,
@@ -20,6 +19,7 @@ from quantsam.cli.options import (
     store_options,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.runtime.engines import engine_names, placement_of
 
 if TYPE_CHECKING:
     from quantsam.engines.departures import LayerReport
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--engine",
     "engines",
     multiple=True,
-    default=("onnxruntime", "openvino"),
+    default=engine_names(on_processor=True),
     help="onnxruntime, openvino or tensorrt; may be repeated. [onnxruntime, openvino]",
 )
 @data_options
@@ -80,13 +80,13 @@ def command(
     """Score schemes in the simulator and on real engines, on the same objects, and compare mask by mask."""
     from quantsam.data.open import open_dataset, open_images
     from quantsam.engines.departures import report_layers
-    from quantsam.engines.encoder import check_engine
     from quantsam.evaluation.agreement import agree
     from quantsam.evaluation.experiment import Switches, calibrated_plans
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.models.transforms import preprocess
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
+    from quantsam.runtime.engines import check_engine
     from quantsam.schemes.load import load_scheme
     from quantsam.simulation.simulator import simulate
 
@@ -117,7 +117,7 @@ def command(
             loaded,
             declared,
             source,
-            Switches(engine_placement(engine, processors)),
+            Switches(placement_of(engine, vnni=processors == "vnni")),
             progress(f"calibrating for {engine}"),
         )
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantsam.cli.options import calibration_source, need_extra
+from quantsam.runtime.engines import ENGINES, engine_names
 
 if TYPE_CHECKING:
     from quantsam.app.catalogue import Catalogue
@@ -109,9 +110,9 @@ def _catalogue(
 ) -> Catalogue:
     from quantsam.app.catalogue import Catalogue
     from quantsam.data.open import open_images
-    from quantsam.engines.encoder import check_engine
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
+    from quantsam.runtime.engines import check_engine
 
     engines = tuple(dict.fromkeys(engines)) or _installed_engines()
     for engine in engines:
@@ -138,4 +139,7 @@ def _schemes(sources: tuple[str, ...]) -> dict[str, Scheme]:
 
 
 def _installed_engines() -> tuple[str, ...]:
-    return ("pytorch", *(engine for engine in ("onnxruntime", "openvino") if find_spec(engine) is not None))
+    return (
+        "pytorch",
+        *(name for name in engine_names(on_processor=True) if find_spec(ENGINES[name].package) is not None),
+    )

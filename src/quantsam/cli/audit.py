@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantsam.cli.options import calibration_source, engine_placement, model_options, processors_option
+from quantsam.cli.options import calibration_source, model_options, processors_option
 from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.runtime.engines import ENGINES, placement_of
 
 if TYPE_CHECKING:
     from quantsam.execution.saturation import LayerSaturation
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--plan", type=click.Path(), help="The same of a plan from `quantsam calibrate --placement ENGINE`.")
 @click.option(
     "--engine",
-    type=click.Choice(["onnxruntime", "openvino"]),
+    type=click.Choice([name for name, engine in ENGINES.items() if engine.saturates]),
     default="onnxruntime",
     show_default=True,
     help="--scheme: whose kernels.",
@@ -67,7 +68,7 @@ def command(
     name = get_variant(model).name
     images = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     loaded = load_model(model, weights, device=device)
-    audited = _plan(loaded, scheme, plan, engine_placement(engine, processors), images)
+    audited = _plan(loaded, scheme, plan, placement_of(engine, vnni=processors == "vnni"), images)
     found = audit_half_precision(loaded.float_encoder, images, progress=progress("measuring"))
     counted = None if audited is None else _saturation(loaded, audited, images)
     if as_json:

@@ -13,7 +13,6 @@ from quantsam.cli.options import (
     calibration_source,
     command_line,
     data_options,
-    engine_placement,
     model_options,
     open_store,
     processors_option,
@@ -24,6 +23,7 @@ from quantsam.cli.options import (
     use_threads,
 )
 from quantsam.cli.output import json_option, progress
+from quantsam.runtime.engines import check_precision, placement_of
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue
@@ -113,22 +113,22 @@ def command(
     --calibration sa-1b --limit 4500
     """
     from quantsam.data.open import open_dataset, open_images
-    from quantsam.engines.encoder import check_engine, check_formats
+    from quantsam.engines.encoder import check_formats
     from quantsam.evaluation.detector import open_detections
-    from quantsam.evaluation.experiment import PYTORCH, Switches, calibrated_plans, score_plans
+    from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.make import make_plan
-    from quantsam.plans.placements import get_placement
     from quantsam.plans.storage import load_plan
+    from quantsam.runtime.engines import PYTORCH, check_engine
     from quantsam.runtime.processor import processor_text
     from quantsam.schemes.load import load_scheme
 
     if plans:
         refuse_beside_plan(ctx, _HELD)
-    if precision != "f32" and engine != "openvino":
-        raise click.UsageError(f"--precision {precision} is of --engine openvino, got --engine {engine}")
+    if precision != "f32":
+        check_precision(engine, precision)
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
     if detections is not None and no_crowds:
@@ -160,8 +160,8 @@ def command(
         ready = [load_plan(plan, loaded) for plan in plans]
     else:
         if engine != PYTORCH and not named:
-            placement = engine_placement(engine, processors)
-        for scheme in declared if engine != PYTORCH and get_placement(placement).engine == engine else ():
+            placement = placement_of(engine, vnni=processors == "vnni")
+        for scheme in declared if engine != PYTORCH and placement.split("+")[0] == placement_of(engine) else ():
             check_formats(make_plan(loaded, scheme, placement).sites, engine)
         switches = Switches(placement, not no_weights, not no_activations)
         ready = calibrated_plans(loaded, declared, source, switches, progress("calibrating"))

@@ -8,13 +8,13 @@ import click
 
 from quantsam.cli.options import (
     calibration_source,
-    engine_placement,
     model_options,
     processors_option,
     quoted,
     refuse_idle_processors,
 )
 from quantsam.cli.output import json_option, print_json, progress
+from quantsam.runtime.engines import get_engine, placement_of
 
 
 @click.command(name="export")
@@ -50,9 +50,7 @@ def command(
     PyTorch.
     """
     from quantsam.data.open import open_images
-    from quantsam.engines.encoder import ENGINES, check_formats
-    from quantsam.engines.tensorrt import trtexec_command
-    from quantsam.errors import InputError, nearest
+    from quantsam.engines.encoder import check_formats
     from quantsam.execution.bundle import check_bundle_folder, export_bundle
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
@@ -62,8 +60,7 @@ def command(
     from quantsam.runtime.manifest import ENCODER
     from quantsam.schemes.load import load_scheme
 
-    if engine not in ENGINES:
-        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}: {nearest(engine, ENGINES)}")
+    described = get_engine(engine)
     refuse_idle_processors(processors, [engine])
     if plan is not None:
         for name in ("scheme", "processors", "calibration", "limit"):
@@ -78,11 +75,11 @@ def command(
     if plan is not None:
         ready = load_plan(plan, loaded)
     else:
-        uncalibrated = make_plan(loaded, declared, engine_placement(engine, processors))
+        uncalibrated = make_plan(loaded, declared, placement_of(engine, vnni=processors == "vnni"))
         check_formats(uncalibrated.sites, engine)
         ready = calibrate(loaded, uncalibrated, images, progress=progress("calibrating"))
     manifest = export_bundle(loaded, ready, out, engine=engine)
-    line = trtexec_command(out / ENCODER) if engine == "tensorrt" else None
+    line = described.build_line(out / ENCODER)
     if as_json:
         sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
         print_json({"bundle": str(out), "plan_digest": manifest.plan_digest, "size_bytes": sizes, "trtexec": line})
@@ -91,7 +88,7 @@ def command(
         click.echo(f"{out / name}: {entry.size_bytes / 2**20:.2f} MiB")
     click.echo(f"{manifest.model}, {manifest.scheme}, for {engine}: {_checked(out, engine)}")
     if line is not None:
-        click.echo(f"build the engine where TensorRT is:\n{line}")
+        click.echo(f"build the engine where {described.title} is:\n{line}")
     else:
         click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")
 
@@ -100,10 +97,12 @@ def _checked(bundle: Path, engine: str) -> str:
     """Load a bundle as its user will, and say whether this machine computes what it should."""
     from quantsam.errors import BundleError, EngineError
     from quantsam.runtime.bundle import load_bundle
+    from quantsam.runtime.engines import get_engine
     from quantsam.runtime.processor import processor_text
 
-    if engine == "tensorrt":
-        return "no TensorRT has run it yet"
+    described = get_engine(engine)
+    if not described.on_processor:
+        return f"no {described.title} has run it yet"
     try:
         load_bundle(bundle)
     except EngineError as error:

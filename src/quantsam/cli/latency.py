@@ -13,7 +13,6 @@ import click
 from quantsam.cli.options import (
     calibration_source,
     command_line,
-    engine_placement,
     model_options,
     open_store,
     processors_option,
@@ -21,6 +20,7 @@ from quantsam.cli.options import (
     store_options,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.runtime.engines import placement_of
 
 if TYPE_CHECKING:
     from quantsam.evaluation.latency import Latency
@@ -68,12 +68,12 @@ def command(
 ) -> None:
     """Time the encoder by engine and scheme, side by side, and the decoder: median and 95th percentile."""
     from quantsam.data.open import open_images
-    from quantsam.engines.encoder import check_engine
     from quantsam.evaluation.experiment import Switches, calibrated_plans
-    from quantsam.evaluation.latency import PYTORCH, latency_records, measure_latency
+    from quantsam.evaluation.latency import latency_records, measure_latency
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.results.machine import environment
+    from quantsam.runtime.engines import PYTORCH, check_engine
     from quantsam.runtime.processor import processor_text
     from quantsam.schemes.load import load_scheme
 
@@ -99,7 +99,7 @@ def command(
             loaded,
             declared,
             images,
-            Switches(engine_placement("onnxruntime" if engine == PYTORCH else engine, processors)),
+            Switches(placement_of(engine, vnni=processors == "vnni")),
             progress("calibrating"),
         )
     ]
@@ -121,7 +121,7 @@ def command(
             results.append(record)
     if as_json:
         entries = [dataclasses.asdict(entry) for entry in found]
-        surroundings = environment("onnxruntime", "openvino")
+        surroundings = environment(*(engine for engine in engines if engine != PYTORCH))
         print_json({"model": name, "settings": settings, "environment": surroundings, "latencies": entries})
         return
     _print(f"{name}, {count} threads, {batch} image(s) a call, {rounds} rounds in turn", found)

@@ -12,6 +12,7 @@ import click
 
 from quantsam.data.defaults import NANO_CALIBRATION, default_calibration
 from quantsam.notices import notice
+from quantsam.runtime.engines import ENGINES
 
 if TYPE_CHECKING:
     from quantsam.results.store import ResultStore
@@ -66,15 +67,6 @@ def processors_option(function: F) -> F:
     )(function)
 
 
-_IN_PAIRS = ("onnxruntime", "openvino")
-"""The engines whose kernels without VNNI add products in pairs of 16 bits."""
-
-
-def engine_placement(engine: str, processors: str) -> str:
-    """Return the placement of an engine's plan for some processors."""
-    return f"{engine}+vnni" if processors == "vnni" and engine in _IN_PAIRS else engine
-
-
 def refuse_idle_processors(processors: str, engines: Collection[str], placement: str | None = None) -> None:
     """Refuse --processors vnni where nothing would become of it.
 
@@ -92,9 +84,10 @@ def refuse_idle_processors(processors: str, engines: Collection[str], placement:
         raise click.UsageError(
             f"--processors and --placement exclude each other: --placement ENGINE+vnni says both, got {placement}"
         )
-    if not set(engines) & set(_IN_PAIRS):
+    saturating = [name for name, engine in ENGINES.items() if engine.saturates]
+    if not set(engines) & set(saturating):
         raise click.UsageError(
-            f"--processors vnni is of --engine {' and '.join(_IN_PAIRS)}, got {', '.join(engines)}: leave it out"
+            f"--processors vnni is of --engine {' and '.join(saturating)}, got {', '.join(engines)}: leave it out"
         )
 
 

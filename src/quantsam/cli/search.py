@@ -92,10 +92,11 @@ def command(
     quantsam search nano --budget 30% --out found, then quantsam evaluate --scheme found/nano-size-03.toml
     """
     from quantsam.data.open import open_dataset, open_images
-    from quantsam.engines.encoder import check_engine, check_formats
+    from quantsam.engines.encoder import check_formats
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.make import make_plan
+    from quantsam.runtime.engines import check_engine
     from quantsam.search import palette as palettes
     from quantsam.search.budget import parse_budget
     from quantsam.search.search import search_schemes

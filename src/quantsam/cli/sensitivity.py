@@ -18,6 +18,7 @@ from quantsam.cli.options import (
     use_threads,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.runtime.engines import placement_of
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue, Record
@@ -83,12 +84,11 @@ def command(
     --limit 4500
     """
     from quantsam.data.open import open_dataset, open_images
-    from quantsam.engines.encoder import check_engine
-    from quantsam.evaluation.experiment import PYTORCH
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
     from quantsam.plans.calibration import calibrate
     from quantsam.plans.make import make_plan
+    from quantsam.runtime.engines import check_engine
     from quantsam.schemes.load import uniform_scheme
     from quantsam.sensitivity.study import StudySettings, check_settings, study
 
@@ -110,7 +110,7 @@ def command(
     source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     results = open_store(store, no_store)
     loaded = load_model(name, weights, device=device)
-    placed = placement or ("thesis" if engine == PYTORCH else engine)
+    placed = placement or placement_of(engine)
     plan = make_plan(loaded, scheme, placed, weights=part != "activations", activations=part != "weights")
     plan = calibrate(loaded, plan, source, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit, "images": images}

@@ -11,24 +11,13 @@ import torch
 from torch import Tensor
 
 from quantsam.engines.onnx_encoder import INPUT, OUTPUT, encoder_to_onnx
-from quantsam.engines.tensorrt import check_tensorrt, open_tensorrt
-from quantsam.errors import InputError, PlanError, nearest
+from quantsam.errors import PlanError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import InexactWarning
-from quantsam.plans.layers import Role
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.runtime.engines import get_engine, placement_of
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
-from quantsam.runtime.sessions import Precision, Session, SessionOptions, open_session, require
-
-ENGINES = ("onnxruntime", "openvino", "tensorrt")
-_BYTES, _WORDS = ("int8", "uint8"), ("int16", "uint16")
-_NARROW = tuple(f"{sign}int{bits}" for bits in (7, 6, 5, 4) for sign in ("", "u"))
-_FORMATS: dict[str, dict[Role, tuple[str, ...]]] = {
-    "onnxruntime": {"weight": (*_BYTES, *_NARROW), "activation": (*_BYTES, *_WORDS)},
-    "openvino": {"weight": (*_BYTES, *_NARROW), "activation": (*_BYTES, *_WORDS)},
-    "tensorrt": {"weight": ("int8", "fp8_e4m3"), "activation": ("int8", "fp8_e4m3")},
-}
-"""What each engine's own conversion was seen to compute as the plan says; TensorRT's from its documentation."""
+from quantsam.runtime.sessions import Precision, Session, SessionOptions
 
 
 class EngineEncoder:
@@ -55,22 +44,6 @@ class EngineEncoder:
         return torch.from_numpy(np.concatenate(parts)).to(image.device)
 
 
-def check_engine(engine: str) -> None:
-    """Make sure, before long work, that something computes: `pytorch`, or an engine that is installed.
-
-    Raises:
-        InputError: There is no such engine.
-        EngineError: It is not installed.
-    """
-    if engine not in ("pytorch", *ENGINES):
-        known = ("pytorch", *ENGINES)
-        raise InputError(f"engine must be one of {', '.join(known)}, got {engine!r}: {nearest(engine, known)}")
-    if engine == "tensorrt":
-        check_tensorrt()
-    elif engine != "pytorch":
-        require(engine)
-
-
 def check_runs(plan: Plan, engine: str) -> None:
     """Make sure that an engine has what a plan asks for.
 
@@ -78,13 +51,12 @@ def check_runs(plan: Plan, engine: str) -> None:
         InputError: There is no such engine.
         PlanError: The plan was placed for another engine, is not calibrated, or has formats that the engine lacks.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}: {nearest(engine, ENGINES)}")
+    placements = [placement_of(get_engine(engine).name, vnni=vnni) for vnni in (False, True)]
     plan.check_calibrated()
-    if plan.sites and plan.placement not in (engine, f"{engine}+vnni"):
+    if plan.sites and plan.placement not in placements:
         raise PlanError(
-            f"a plan for {engine} must have placement {engine!r} or '{engine}+vnni', got {plan.placement!r}: "
-            f"calibrate with --placement {engine}"
+            f"a plan for {engine} must have placement {' or '.join(repr(p) for p in dict.fromkeys(placements))}, got "
+            f"{plan.placement!r}: calibrate with --placement {placements[0]}"
         )
     check_formats(plan.sites, engine)
 
@@ -95,16 +67,17 @@ def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
     Raises:
         PlanError: It lacks one.
     """
+    described = get_engine(engine)
     for site in sites:
-        known = _FORMATS[engine][site.role]
+        known = described.formats(site.role)
         if site.spec.format not in known or site.spec.quantizer == "log2":
             raise PlanError(
                 f"{site.key} must have a format of {engine} ({', '.join(known)}), got {site.spec.format!r} "
                 f"with quantizer {site.spec.quantizer!r}: change the scheme, or simulate the plan"
             )
-        if engine == "onnxruntime" and site.role == "activation" and site.spec.per_channel:
+        if not described.channel_activations and site.role == "activation" and site.spec.per_channel:
             raise PlanError(
-                f"{site.key} must have one scale on onnxruntime, got one a channel with observer "
+                f"{site.key} must have one scale on {engine}, got one a channel with observer "
                 f"{site.spec.observer!r}: take another observer and per_channel = false, or openvino"
             )
 
@@ -122,7 +95,7 @@ def make_engine_encoder(
     Args:
         model: The model the plan was made for.
         plan: Calibrated, with the engine's placement; or without sites, for the float model.
-        engine: `onnxruntime`, `openvino` or `tensorrt`.
+        engine: Its name: `onnxruntime`, `openvino`, `tensorrt`.
         threads: Of one inference; PyTorch's number if None.
         precision: Of what is not quantized: `f32`, or on OpenVINO `bf16`, which is faster where the processor has it.
             TensorRT runs it in float16 but for what would overflow.
@@ -133,33 +106,34 @@ def make_engine_encoder(
         EngineError: The engine is not installed or refuses the graph.
     """
     check_runs(plan, engine)
-    exported = encoder_to_onnx(model, plan)
-    graph = exported.SerializeToString()
-    if engine == "tensorrt":
-        return EngineEncoder(plan, open_tensorrt(exported), graph, "f16")
+    described = get_engine(engine)
+    used = described.precisions[0] if precision == "f32" else precision
+    described.check_precision(used)
+    graph = encoder_to_onnx(model, plan).SerializeToString()
     side = model.variant.input_size
-    options = SessionOptions(threads or torch.get_num_threads(), precision, shapes={INPUT: (1, 3, side, side)})
+    options = SessionOptions(threads or torch.get_num_threads(), used, shapes={INPUT: (1, 3, side, side)})
     session, exact = open_plan(plan, engine, graph, options)
-    return EngineEncoder(plan, session, graph, precision, exact=exact)
+    return EngineEncoder(plan, session, graph, used, exact=exact)
 
 
 def open_plan(plan: Plan, engine: str, graph: bytes, options: SessionOptions) -> tuple[Session, bool]:
     """Give the graph of a plan to an engine, so that it is computed exactly on this processor if it can be.
 
-    ONNX Runtime is told to add in 32 bits where it must. OpenVINO cannot be told.
+    An engine that can be told to add in 32 bits is told so where it must.
 
     Args:
         plan: The plan.
-        engine: `onnxruntime` or `openvino`.
+        engine: Its name.
         graph: Of `encoder_to_onnx`, or made from one.
         options: How to run it.
 
     Returns:
         The session, and whether the engine computes what the plan says. If not, an `InexactWarning` was given.
     """
-    saturates = plan.processors == "vnni" and not adds_in_32_bits(engine)
-    if saturates and engine == "openvino":
-        warnings.warn(inexact_message(f"plan {plan.scheme}/{plan.placement}"), InexactWarning, stacklevel=3)
-    widen = saturates and engine == "onnxruntime"
-    session = open_session(engine, graph, dataclasses.replace(options, wide_sums=widen))
+    described = get_engine(engine)
+    saturates = plan.processors == "vnni" and described.saturates and not adds_in_32_bits(engine)
+    if saturates and not described.widens:
+        warnings.warn(inexact_message(f"plan {plan.scheme}/{plan.placement}", engine), InexactWarning, stacklevel=3)
+    widen = saturates and described.widens
+    session = described.open(graph, dataclasses.replace(options, wide_sums=widen))
     return session, widen or not saturates

@@ -22,7 +22,7 @@ from quantsam.errors import EngineError, OutputError
 from quantsam.files import atomic_write
 from quantsam.notices import notice
 from quantsam.places import cache_folder
-from quantsam.runtime.sessions import require
+from quantsam.runtime.sessions import SessionOptions, require
 
 ENCODER = "encoder.onnx"
 
@@ -54,6 +54,12 @@ def check_tensorrt() -> Any:
     if not torch.cuda.is_available():
         raise EngineError(f"engine 'tensorrt' needs a CUDA GPU, PyTorch finds none on this machine: {elsewhere}")
     return package
+
+
+def open_graph(model: bytes | Path, options: SessionOptions) -> TensorRtSession:
+    """Build or load an engine of an ONNX file or what is in it; see `open_tensorrt`."""
+    graph = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    return open_tensorrt(graph)
 
 
 def open_tensorrt(model: onnx.ModelProto, *, half: bool = True, cache: Path | None = None) -> TensorRtSession:

@@ -12,7 +12,7 @@ import torch
 
 from quantsam.data.dataset import Annotation, BoolMask, Dataset
 from quantsam.engines.encoder import make_engine_encoder
-from quantsam.engines.executed import Executed, executed
+from quantsam.engines.executed import executed
 from quantsam.errors import DatasetError
 from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import scored_annotations
@@ -26,6 +26,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.transforms import preprocess
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.runtime.sessions import Executed
 from quantsam.simulation.simulator import simulate
 
 FLOAT, SIMULATED, EXACT, SATURATING, ENGINE = "fp32", "simulated", "exact", "saturating", "engine"

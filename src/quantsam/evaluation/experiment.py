@@ -20,11 +20,10 @@ from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
+from quantsam.runtime.engines import PYTORCH
 from quantsam.runtime.sessions import Precision
 from quantsam.schemes.scheme import Scheme
 from quantsam.simulation.simulator import simulate
-
-PYTORCH = "pytorch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record
+from quantsam.runtime.engines import PYTORCH, get_engine
 from quantsam.runtime.sessions import Precision, SessionOptions
 from quantsam.simulation.simulator import simulate
 
-PYTORCH = "pytorch"
 DECODED_BOXES = (1, 16)
 _PAUSE_S = 0.15  # the threads of the one before spin for a while, and would take the processor from the next
 
@@ -163,7 +163,7 @@ def _encoder_task(
         return _Task("encoder", engine, plan.scheme, "f32", size, lambda: encoder(image))
     check_runs(plan, engine)
     graph = encoder_to_onnx(model, plan).SerializeToString()
-    used: Precision = precision if engine == "openvino" else "f32"
+    used: Precision = precision if precision in get_engine(engine).precisions else "f32"
     session, exact = open_plan(plan, engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
     inputs = {INPUT: image.numpy()}
     return _Task("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs), exact)

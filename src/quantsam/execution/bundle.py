@@ -16,6 +16,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
+from quantsam.runtime.engines import get_engine
 from quantsam.runtime.manifest import (
     CHECK_ARRAYS,
     CHECK_GRAPH,
@@ -78,8 +79,8 @@ def export_bundle(
         mask_threshold=MASK_THRESHOLD,
         files={name: FileEntry.of(content) for name, content in contents.items()},
         check=reference.check,
-        # int8 for TensorRT is not made for x86, where another engine may open it
-        processors="vnni" if engine == "tensorrt" and reference.check.layers else plan.processors,
+        # what is made for an engine whose kernels never saturate may be opened by another one, on x86
+        processors=plan.processors if get_engine(engine).saturates or not reference.check.layers else "vnni",
         exported_on=processor_text(),
     )
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:

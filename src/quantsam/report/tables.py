@@ -13,6 +13,7 @@ from quantsam.results.distributions import SiteDistribution
 from quantsam.results.record import Record
 from quantsam.results.search import FOUND, SearchEntry, dominating, entries_of
 from quantsam.results.sensitivity import rows_of
+from quantsam.runtime.engines import ENGINES
 
 MOST_ROWS = 100
 _AGREEMENT_TONES: dict[str, Tone] = {AGREES: "good", DIFFERS: "bad", UNDECIDED: "plain"}
@@ -242,7 +243,7 @@ def provenance_table(model: ModelResults) -> Table:
     return Table(f"Weights {model.weights_digest[:16]}", columns, rows)
 
 
-_VERSIONS = ("python", "quantsam", "torch", "numpy", "onnxruntime", "openvino", "tensorrt")
+_VERSIONS = ("python", "quantsam", "torch", "numpy", *ENGINES)
 
 
 def _range(low: float | None, high: float | None) -> str:

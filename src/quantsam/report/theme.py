@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+
+from quantsam.runtime.engines import ENGINES
 
 KIND_COLOURS = {
     "conv": "#67727f",
@@ -24,20 +27,19 @@ KIND_COLOURS = {
 INK, GRID, CLIPPED = "#1f2328", "#d8dde3", "#d55e00"
 """Ink is a colour that nothing else has: the page's style sheet gives it another one in the dark."""
 
+_ENGINE_LOOKS = (("#d55e00", "square"), ("#009e73", "triangle-up"), ("#8e4ea8", "diamond"), ("#56b4e9", "stroke"))
+"""Colour and shape of engines, in the order of the registry; a fifth one begins anew."""
+
 ENGINE_COLOURS = {
     "PyTorch": INK,
     "simulated": "#0072b2",
-    "onnxruntime": "#d55e00",
-    "openvino": "#009e73",
-    "tensorrt": "#8e4ea8",
+    **{name: colour for name, (colour, _) in zip(ENGINES, itertools.cycle(_ENGINE_LOOKS), strict=False)},
     "published": "#767676",
 }
 ENGINE_SHAPES = {
     "PyTorch": "circle",
     "simulated": "circle",
-    "onnxruntime": "square",
-    "openvino": "triangle-up",
-    "tensorrt": "diamond",
+    **{name: shape for name, (_, shape) in zip(ENGINES, itertools.cycle(_ENGINE_LOOKS), strict=False)},
     "published": "cross",
 }
 

@@ -16,9 +16,10 @@ from quantsam.data.images import check_image_array
 from quantsam.errors import BundleError, EngineError, InputError
 from quantsam.models.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
 from quantsam.notices import InexactWarning
+from quantsam.runtime.engines import get_engine, open_session
 from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_GRAPH, DECODER, ENCODER, FileEntry, Manifest, read_manifest
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
-from quantsam.runtime.sessions import Session, SessionOptions, open_session
+from quantsam.runtime.sessions import Session, SessionOptions
 from quantsam.runtime.verify import read_arrays, verify_layers, verify_masks
 
 if TYPE_CHECKING:
@@ -81,10 +82,11 @@ def load_bundle(
 
 def _options(manifest: Manifest, engine: str, threads: int | None, path: Path, *, warn: bool) -> SessionOptions:
     """Return how the encoder is run: ONNX Runtime is told to add in 32 bits where the plan needs it."""
+    widens = get_engine(engine, on_processor=True).widens
     saturates = manifest.processors == "vnni" and not adds_in_32_bits(engine)
-    if saturates and warn and engine != "onnxruntime":
-        warnings.warn(inexact_message(f"bundle {str(path)!r}"), InexactWarning, stacklevel=3)
-    return SessionOptions(threads, wide_sums=saturates and engine == "onnxruntime")
+    if saturates and warn and not widens:
+        warnings.warn(inexact_message(f"bundle {str(path)!r}", engine), InexactWarning, stacklevel=3)
+    return SessionOptions(threads, wide_sums=saturates and widens)
 
 
 def _refused(what: str, manifest: Manifest, engine: str, error: EngineError) -> EngineError:

@@ -13,7 +13,8 @@ from importlib import resources
 import numpy as np
 
 from quantsam.results.machine import instruction_sets
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import ENGINES, get_engine, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 PROBE = "probe.onnx"
 PROBE_SHAPE = (1, 32, 4, 4)
@@ -26,12 +27,12 @@ def adds_in_32_bits(engine: str) -> bool:
     Without VNNI (or AMX), x86 kernels add pairs of them in 16 bits, which saturate.
 
     Args:
-        engine: `onnxruntime` or `openvino`; TensorRT's kernels always do.
+        engine: Its name.
 
     Raises:
         EngineError: The engine is not installed.
     """
-    if engine == "tensorrt":
+    if not get_engine(engine).saturates:
         return True
     graph = resources.files(__package__).joinpath(PROBE).read_bytes()
     session = open_session(engine, graph, SessionOptions(threads=1, shapes={"in": PROBE_SHAPE}))
@@ -53,13 +54,15 @@ def processor_text(engine: str | None = None) -> str:
     return f"{sets}; {engine}: {how}"
 
 
-def inexact_message(what: str) -> str:
+def inexact_message(what: str, engine: str) -> str:
     """Say that a plan for VNNI does not suit this processor, and the way out.
 
     Args:
         what: The plan or bundle.
+        engine: The engine that runs it.
     """
+    others = " or ".join(name for name, described in ENGINES.items() if described.widens)
     return (
-        f"{what} is exact only where products are added in 32 bits, got {processor_text('openvino')}: "
-        "calibrate or export again with --processors any, or for onnxruntime"
+        f"{what} is exact only where products are added in 32 bits, got {processor_text(engine)}: "
+        f"calibrate or export again with --processors any, or for {others}"
     )

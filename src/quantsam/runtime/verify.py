@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsam.errors import BundleError
+from quantsam.runtime.engines import open_session
 from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_BOXES, CHECK_GRAPH, Check, test_image
 from quantsam.runtime.processor import processor_text
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -16,12 +16,12 @@ from quantsam.plans.sizes import account
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.search import FOUND, KIND, SearchEntry
+from quantsam.runtime.engines import PYTORCH, get_engine
 from quantsam.schemes.load import FLOAT, load_scheme
 from quantsam.search.costs import encoder_ms
 from quantsam.search.finder import Finder
 from quantsam.search.palette import Choice, Palette
 from quantsam.search.verify import Verifier
-from quantsam.sensitivity.measure import PYTORCH
 
 HAND_MADE = ("int8", "mix-dwsc", "mix-mbc-neck")
 
@@ -75,7 +75,7 @@ def confirm(
     milliseconds: dict[str, float] = {}
     if settings.engine is not None:
         finalists = [choice for choice in shown if choice in named.values() or chosen is None or choice == chosen]
-        if settings.engine != "tensorrt":
+        if get_engine(settings.engine).on_processor:
             timed = {names[choice]: choice for choice in finalists}
             threads = torch.get_num_threads()
             milliseconds = encoder_ms(model, palette, settings.engine, timed, threads=threads, rounds=settings.rounds)

@@ -19,6 +19,7 @@ from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.sensitivity import rows_of
 from quantsam.results.store import ResultStore
+from quantsam.runtime.engines import PYTORCH
 from quantsam.search.confirm import confirm, known_choices
 from quantsam.search.costs import CostTable, bit_operations_table, latency_table, size_table
 from quantsam.search.finder import Finder
@@ -26,7 +27,6 @@ from quantsam.search.palette import Palette
 from quantsam.search.program import check_budget
 from quantsam.search.settings import USUAL, SearchSettings, check_settings
 from quantsam.search.verify import Verifier
-from quantsam.sensitivity.measure import PYTORCH
 from quantsam.sensitivity.study import StudySettings, study
 from quantsam.sensitivity.table import pictures_with_objects
 

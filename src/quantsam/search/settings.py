@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from quantsam.errors import InputError, nearest
 from quantsam.evaluation.prompts import parse_prompt
+from quantsam.runtime.engines import engine_names
 from quantsam.search.budget import Budget
 from quantsam.search.improve import can_improve
 
@@ -59,8 +60,9 @@ def check_settings(settings: SearchSettings) -> None:
         raise InputError(
             f"cost must be one of {', '.join(COSTS)}, got {settings.cost!r}: {nearest(settings.cost, COSTS)}"
         )
-    if settings.cost == "latency" and settings.engine in (None, "tensorrt"):
-        raise InputError(f"cost latency needs engine onnxruntime or openvino, got {settings.engine}: name one")
+    timed = engine_names(on_processor=True)
+    if settings.cost == "latency" and settings.engine not in timed:
+        raise InputError(f"cost latency needs engine {' or '.join(timed)}, got {settings.engine}: name one")
     if settings.budget is not None and settings.max_drop is not None:
         raise InputError("budget and max_drop exclude each other: the most accurate within, or the cheapest within")
     if settings.max_drop is not None and not settings.max_drop >= 0:

@@ -12,8 +12,9 @@ from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.results.record import identity
 from quantsam.results.sensitivity import RowScore
+from quantsam.runtime.engines import PYTORCH
 from quantsam.search.palette import Choice, Palette
-from quantsam.sensitivity.measure import PYTORCH, RowMeter
+from quantsam.sensitivity.measure import RowMeter
 from quantsam.sensitivity.rows import Row
 from quantsam.sensitivity.table import RowPass
 

@@ -26,11 +26,11 @@ from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
 from quantsam.quant.kernels import threads_may_meet
 from quantsam.quant.params import TensorSpec
+from quantsam.runtime.engines import PYTORCH
 from quantsam.sensitivity.rows import Row
 from quantsam.simulation.simulator import assemble
 from quantsam.simulation.steps import SharedEncoders
 
-PYTORCH = "pytorch"
 _Task = tuple[int, Callable[[], Tensor]]
 
 

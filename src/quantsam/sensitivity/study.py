@@ -25,8 +25,9 @@ from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record, identity
 from quantsam.results.sensitivity import KIND, RowScore
 from quantsam.results.store import ResultStore
+from quantsam.runtime.engines import PYTORCH
 from quantsam.sensitivity.gradient import gradient_noise
-from quantsam.sensitivity.measure import PYTORCH, RowMeter
+from quantsam.sensitivity.measure import RowMeter
 from quantsam.sensitivity.racing import undecided
 from quantsam.sensitivity.rows import GROUPS, MODES, PARTS, Row, make_rows
 from quantsam.sensitivity.table import RowPass, pictures_with_objects

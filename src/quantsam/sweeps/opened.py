@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from quantsam.engines.encoder import check_engine, check_formats
+from quantsam.engines.encoder import check_formats
 from quantsam.errors import InputError, QuantsamError, SchemeError, nearest
 from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.prompts import parse_prompt
@@ -18,6 +18,7 @@ from quantsam.models.variants import get_variant
 from quantsam.plans.make import resolve_sites
 from quantsam.plans.plan import PlanSite
 from quantsam.results.record import JsonValue, identity
+from quantsam.runtime.engines import PYTORCH, check_engine, check_precision, placement_of
 from quantsam.schemes.load import load_scheme, uniform_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.sensitivity.study import check_settings
@@ -81,11 +82,11 @@ def check_point(point: Point) -> None:
         raise InputError(
             "crowds is of prompts made from the ground truth: detections have COCO's own rule, leave it out"
         )
-    if point.precision not in ("f32", "bf16") or (point.precision == "bf16" and point.engine != "openvino"):
-        raise InputError(f"precision must be f32, or bf16 on openvino, got {point.precision} on {point.engine}")
+    if point.precision != "f32":
+        check_precision(point.engine, point.precision)
     if point.detections is not None and point.prompts != "box":
         raise InputError("detections and prompts exclude each other: the detector's boxes are the prompts")
-    if point.engine != "pytorch" and point.placed != point.engine:
+    if point.engine != PYTORCH and point.placed != placement_of(point.engine):
         raise InputError(
             f"engine {point.engine} has a placement of its own, got placement {point.placed}: leave it out"
         )

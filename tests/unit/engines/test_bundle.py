@@ -16,10 +16,11 @@ from quantsam.models.grid import GridSettings
 from quantsam.notices import InexactWarning
 from quantsam.quant.saturation import saturating_channels
 from quantsam.results.machine import instruction_sets
-from quantsam.runtime import bundle, processor, sessions, verify
+from quantsam.runtime import bundle, engines, processor, verify
+from quantsam.runtime.engines import open_session
 from quantsam.runtime.manifest import test_image as check_image
 from quantsam.runtime.processor import processor_text
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def without_vnni(monkeypatch, model, plan):
 
     def open_session(name, content, options):
         opened.append(options)
-        return sessions.open_session(name, content, options) if options.wide_sums else SaturatingLayers(model, plan)
+        return engines.open_session(name, content, options) if options.wide_sums else SaturatingLayers(model, plan)
 
     monkeypatch.setattr(verify, "open_session", open_session)
     return opened

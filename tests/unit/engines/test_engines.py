@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from quantsam.engines.departures import report_layers
-from quantsam.engines.encoder import check_engine, check_formats, check_runs, make_engine_encoder
+from quantsam.engines.encoder import check_formats, check_runs, make_engine_encoder
 from quantsam.engines.executed import executed, quantized_but_float
 from quantsam.errors import EngineError, InputError, PlanError
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
 from quantsam.runtime import sessions
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import check_engine, open_session
+from quantsam.runtime.sessions import SessionOptions
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
 

@@ -9,7 +9,8 @@ from quantsam.errors import OutputError, PlanError
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
 from quantsam.quant.quantizers import quantize
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions
 from quantsam.simulation.simulator import simulate
 
 PLACEMENTS = ("thesis", "onnxruntime", "openvino", "tensorrt")

@@ -11,12 +11,12 @@ import torch
 from onnx import TensorProto, shape_inference
 
 from quantsam.engines import tensorrt
-from quantsam.engines.encoder import check_engine
 from quantsam.engines.half import with_half_precision
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import EngineError, OutputError
 from quantsam.notices import Notice
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import check_engine, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from quantsam.models.blocks import Conv2d
 from quantsam.quant.formats import get_format
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.saturation import PairOrder, saturation_free_scale
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions
 from quantsam.simulation.integer import IntegerConv2d
 from quantsam.simulation.pairs import PairSaturation
 from quantsam.simulation.sites import FakeQuantize, ShiftedFakeQuantize

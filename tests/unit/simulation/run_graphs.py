@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from quantsam.runtime.engines import open_session
 from quantsam.runtime.processor import adds_in_32_bits
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.sessions import SessionOptions
 
 
 def main(folder: Path) -> None:

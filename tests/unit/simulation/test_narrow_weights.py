@@ -10,7 +10,8 @@ from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
 from quantsam.quant.ranges import grid_range
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
 

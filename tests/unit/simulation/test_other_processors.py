@@ -21,7 +21,8 @@ from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
 from quantsam.plans.observation import encoder_input
 from quantsam.quant.ranges import grid_range
-from quantsam.runtime.sessions import SessionOptions, open_session
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions
 from quantsam.simulation.integer import Requantize
 
 from .layer import LAYERS, Layer

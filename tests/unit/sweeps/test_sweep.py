@@ -69,7 +69,7 @@ def test_what_a_file_may_not_say(tmp_path, text, words):
         ({"engine": "opnvino"}, "engine must be one of"),
         ({"engine": "openvino", "placement": "thesis"}, "placement of its own"),
         ({"engine": "onnxruntime", "scheme": "fp8_e4m3@neck"}, "must have a format of onnxruntime"),
-        ({"precision": "bf16"}, "precision must be f32"),
+        ({"precision": "bf16"}, "precision .* is of openvino"),
         ({"prompts": "boxes"}, "prompts must be"),
         ({"model": "l0", "scheme": "int8"}, "needs pictures"),
         ({"data": "scenes:x"}, "scenes are written"),

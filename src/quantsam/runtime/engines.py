@@ -1,0 +1,107 @@
+"""The registry of engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantsam.errors import InputError, nearest
+from quantsam.runtime import onnxruntime, openvino, tensorrt
+from quantsam.runtime.engine import Engine
+from quantsam.runtime.sessions import Session, SessionOptions, require
+
+PYTORCH = "pytorch"
+"""Not an engine, but what computes where none does: float, or a simulation."""
+
+_DEFAULT = SessionOptions()
+
+ENGINES: dict[str, Engine] = {
+    module.ENGINE.name: module.ENGINE
+    for module in (
+        onnxruntime,
+        openvino,
+        tensorrt,
+    )
+}
+
+
+def get_engine(name: str, *, on_processor: bool = False) -> Engine:
+    """Return an engine by name.
+
+    Args:
+        name: Its name.
+        on_processor: Only engines that run on the processor.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    known = engine_names(on_processor=on_processor)
+    if name not in known:
+        raise InputError(f"engine must be one of {', '.join(known)}, got {name!r}: {nearest(name, known)}")
+    return ENGINES[name]
+
+
+def engine_names(*, on_processor: bool = False) -> tuple[str, ...]:
+    """Return the names of all engines, or of those that run on the processor."""
+    return tuple(name for name, engine in ENGINES.items() if engine.on_processor or not on_processor)
+
+
+def check_engine(name: str) -> None:
+    """Make sure, before long work, that something computes: `pytorch`, or an engine that is installed.
+
+    Raises:
+        InputError: There is no such engine.
+        EngineError: It is not installed, or its device is missing.
+    """
+    known = (PYTORCH, *ENGINES)
+    if name not in known:
+        raise InputError(f"engine must be one of {', '.join(known)}, got {name!r}: {nearest(name, known)}")
+    if name != PYTORCH:
+        ENGINES[name].check()
+
+
+def check_precision(name: str, precision: str) -> None:
+    """Make sure that something computes what is not quantized in a precision.
+
+    Raises:
+        InputError: It does not.
+    """
+    able = [other for other, engine in ENGINES.items() if precision in engine.precisions]
+    if name not in able:
+        raise InputError(f"precision {precision} is of {' and '.join(able) or 'no engine'}, got engine {name}")
+
+
+def placement_of(engine: str, *, vnni: bool = False) -> str:
+    """Return the name of the placement of plans that something computes.
+
+    Args:
+        engine: `pytorch`, or an engine's name.
+        vnni: For processors with VNNI alone, where that makes a difference.
+    """
+    if engine == PYTORCH:
+        return "thesis"
+    found = ENGINES[engine]
+    return f"{found.placement}+vnni" if vnni and found.saturates else found.placement
+
+
+def open_session(engine: str, model: bytes | Path, options: SessionOptions = _DEFAULT) -> Session:
+    """Give a graph to an engine of this processor.
+
+    Args:
+        engine: Its name.
+        model: The ONNX file, or what is in it.
+        options: How to run it.
+
+    Raises:
+        InputError: There is no such engine, or it has no such precision.
+        EngineError: The engine is not installed, or cannot run the graph.
+    """
+    return get_engine(engine, on_processor=True).open(model, options)
+
+
+def engine_version(name: str) -> str:
+    """Return the version of an engine's package.
+
+    Raises:
+        EngineError: It is not installed.
+    """
+    return str(require(get_engine(name).package).__version__)

@@ -1,0 +1,98 @@
+"""ONNX Runtime, on the processor."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from quantsam.errors import EngineError
+from quantsam.runtime.engine import BYTES, NARROW, WORDS, Engine
+from quantsam.runtime.sessions import Array, Executed, Session, SessionOptions, reason_of, require
+
+ENGINE = Engine(
+    name="onnxruntime",
+    package="onnxruntime",
+    title="ONNX Runtime",
+    placement="onnxruntime",
+    weight_formats=(*BYTES, *NARROW),
+    activation_formats=(*BYTES, *WORDS),
+    opener="quantsam.runtime.onnxruntime:OnnxRuntimeSession",
+    reader="quantsam.runtime.onnxruntime:executed_convolutions",
+    channel_activations=False,
+    saturates=True,
+    widens=True,
+)
+
+
+class OnnxRuntimeSession:
+    """A graph in ONNX Runtime, on the processor."""
+
+    engine = "onnxruntime"
+
+    def __init__(self, model: bytes | Path, options: SessionOptions) -> None:
+        ENGINE.check_precision(options.precision)
+        ort = require("onnxruntime")
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4  # what is wrong comes as an exception
+        self._scratch = tempfile.TemporaryDirectory() if options.profile else None
+        if self._scratch is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(Path(self._scratch.name) / "profile")
+        if options.threads:
+            settings.intra_op_num_threads = options.threads
+        if options.wide_sums:
+            settings.add_session_config_entry("session.x64quantprecision", "1")
+        levels = ort.GraphOptimizationLevel
+        settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimize else levels.ORT_DISABLE_ALL
+        source = model if isinstance(model, bytes) else str(model)
+        self.handle = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self.handle.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name."""
+        try:
+            found = self.handle.run(self._outputs, dict(inputs))
+        except Exception as error:  # a kernel that finds only now that it cannot, such as a scale a channel
+            raise EngineError(
+                f"onnxruntime cannot run the graph ({reason_of(error)}): export it for onnxruntime"
+            ) from error
+        return dict(zip(self._outputs, found, strict=True))
+
+    def profile(self, inputs: Mapping[str, Array], warm_up: int, rounds: int) -> list[list[tuple[str, float]]]:
+        """Return for each of some inferences every node's name and milliseconds, in the order of running; once."""
+        for _ in range(warm_up + rounds):
+            self.run(inputs)
+        events = json.loads(Path(self.handle.end_profiling()).read_text("utf-8"))
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        found: list[list[tuple[str, float]]] = [[]]
+        for event in events:
+            if event["name"] == "SequentialExecutor::Execute":  # closes an inference
+                found.append([])
+            elif event["name"].endswith("_kernel_time"):
+                found[-1].append((event["name"].removesuffix("_kernel_time"), event["dur"] / 1000))
+        return found[warm_up : warm_up + rounds]
+
+
+def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
+    """Let ONNX Runtime write the graph it runs; it does so only while a session is made."""
+    import onnx  # not needed to run a bundle
+
+    ort = require("onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = session.handle.get_session_options()
+        settings = ort.SessionOptions()
+        settings.graph_optimization_level = options.graph_optimization_level
+        settings.log_severity_level = 4
+        settings.optimized_model_filepath = str(path)
+        ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(path, load_external_data=False).graph.node
+    entries = []
+    for node in nodes:
+        if "Conv" in node.op_type:
+            precision = "u8" if node.op_type in ("QLinearConv", "ConvInteger") else "f32"
+            entries.append(Executed(node.name, node.op_type, precision, ()))
+    return entries
