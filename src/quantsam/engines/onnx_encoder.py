@@ -22,7 +22,7 @@ from quantsam.files import atomic_write
 from quantsam.models.blocks import Conv2d, LayerNorm2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder, UpSample
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.structure import Attention, Block, Chain, Convolution, structure_of
+from quantsam.models.structure import Attention, Block, Chain, Convolution, sides_of, structure_of
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.plan import Plan, PlanSite
@@ -89,7 +89,7 @@ class EncoderWriter:
         self._sites = {site.path: site for site in plan.sites}
         self._biases = integer_biases(plan, encoder)
         self._labels = dict(_labels(encoder))
-        self._input_shapes = _input_shapes(encoder)
+        self._sides = sides_of(encoder)
 
     def label(self, path: str) -> str:
         """Return what the names of a convolution's values begin with."""
@@ -207,7 +207,7 @@ class EncoderWriter:
     def _up_sample(self, path: str, x: str) -> str:
         module = self._encoder.get_submodule(path)
         assert isinstance(module, UpSample)
-        scale = module.size / self._input_shapes[path][-1]
+        scale = module.size / self._sides[path]
         if scale == 1:
             return x
         return self.graph.add(
@@ -230,13 +230,14 @@ class EncoderWriter:
         joined = self.graph.add("Concat", parts, f"{part.main}.concat", axis=1)
         core = self._encoder.get_submodule(part.core)
         assert isinstance(core, LinearAttentionCore)
-        return self._convolution(part.proj, self._core(core, part.core, joined))
+        proj = self._encoder.get_submodule(part.proj.conv)
+        assert isinstance(proj, Conv2d)
+        heads = proj.in_channels // core.dim
+        return self._convolution(part.proj, self._core(core, part.core, joined, heads))
 
-    def _core(self, core: LinearAttentionCore, path: str, qkv: str) -> str:
+    def _core(self, core: LinearAttentionCore, path: str, qkv: str, heads: int) -> str:
         """Linear attention as `LinearAttentionCore` computes it; (N, heads, dim, H*W) between the reshapes."""
-        graph, dim = self.graph, core.dim
-        _, channels, side, _ = self._input_shapes[path]
-        heads = channels // (3 * dim)
+        graph, dim, side = self.graph, core.dim, self._sides[path]
 
         def site(name: str, x: str) -> str:
             return self._site(f"{path}.sites.{name}", x)
@@ -262,26 +263,6 @@ def _labels(encoder: ImageEncoder) -> Iterator[tuple[str, str]]:
         for site in layer.sites:
             if site.role == "weight":
                 yield site.path, f"{layer.address}/{site.branch}"
-
-
-def _input_shapes(encoder: ImageEncoder) -> dict[str, tuple[int, ...]]:
-    """Return the shape of what enters each attention core and up-sampling, found on PyTorch's `meta` device."""
-    with torch.device("meta"):
-        blank = ImageEncoder(encoder.variant).eval()
-        image = torch.empty(1, 3, encoder.variant.input_size, encoder.variant.input_size)
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(path: str) -> None:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            shapes[path] = tuple(inputs[0].shape)
-
-        blank.get_submodule(path).register_forward_pre_hook(hook)
-
-    for path, module in blank.named_modules():
-        if isinstance(module, (LinearAttentionCore, UpSample)):
-            note(path)
-    blank(image)
-    return shapes
 
 
 def _numpy(x: Tensor | nn.Module) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -7,7 +7,7 @@ encoder: float, folded, simulated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -232,6 +232,38 @@ def structure_of(encoder: ImageEncoder) -> Structure:
     path = "neck.output_ops.0.op_list.0"
     output = tuple(_parts(encoder.get_submodule(path), path, "neck_out"))
     return Structure(stages, tuple(inputs), middle, Block("neck", len(inputs) + len(middle), output))
+
+
+def sides_of(encoder: ImageEncoder) -> dict[str, int]:
+    """Return the height, which is the width, of what enters each convolution, attention core and up-sampling.
+
+    It follows from strides alone: nothing is computed, and the encoder may be on `meta`.
+
+    Returns:
+        Pixels by path, for the encoder's own input size.
+    """
+    structure = structure_of(encoder)
+    sides: dict[str, int] = {}
+
+    def enter(blocks: Iterable[Block], side: int) -> int:
+        for part in (part for block in blocks for part in block.parts):
+            if isinstance(part, Attention):
+                sides[part.core] = side
+            for conv in part.convolutions:
+                module = encoder.get_submodule(conv.conv)
+                assert isinstance(module, Conv2d)
+                sides[conv.conv] = side
+                side = -(-side // module.stride[0])
+        return side
+
+    side, behind = encoder.variant.input_size, []
+    for stage in structure.stages:
+        side = enter(stage, side)
+        behind.append(side)
+    for entry in structure.neck_inputs:
+        sides[entry.up_sample] = enter([entry.block], behind[entry.stage])
+    enter([*structure.neck_middle, structure.neck_output], encoder.variant.embed_size)
+    return sides
 
 
 def _parts(module: nn.Module, path: str, kind: str) -> Iterator[Chain | Attention]:

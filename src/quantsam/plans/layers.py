@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 
 from quantsam.errors import PlanError, nearest
 from quantsam.models.blocks import Conv2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Chain, Convolution, structure_of
+from quantsam.models.structure import Attention, Chain, Convolution, sides_of, structure_of
 from quantsam.schemes.scheme import Address
 
 Role = Literal["weight", "activation"]
@@ -142,29 +141,29 @@ def _sites_of(prefix: str, conv: Convolution) -> Iterator[LayerSite]:
 
 
 def count_macs(encoder: ImageEncoder) -> dict[Address, int]:
-    """Return the multiply-accumulate operations of each layer for one image.
-
-    The encoder is run on PyTorch's `meta` device: nothing is computed.
-    """
-    with torch.device("meta"):
-        blank = ImageEncoder(encoder.variant).eval()
-        image = torch.empty(1, 3, encoder.variant.input_size, encoder.variant.input_size)
-    layers = discover_layers(blank)
-    owners = {site.path: layer.address for layer in layers for site in layer.sites if site.role == "weight"}
-    cores = (p.core for block in structure_of(blank).blocks for p in block.parts if isinstance(p, Attention))
-    owners |= dict(zip(cores, (layer.address for layer in layers if layer.kind == "attention"), strict=True))
-    macs: dict[Address, int] = {layer.address: 0 for layer in layers}
-
-    def count(name: str) -> None:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if isinstance(module, Conv2d):
-                macs[owners[name]] += output.numel() * module.weight[0].numel()
-            elif isinstance(module, LinearAttentionCore):  # two products of (dim + 1, dim) by H * W a head
-                macs[owners[name]] += 2 * output.numel() * (module.dim + 1)
-
-        blank.get_submodule(name).register_forward_hook(hook)
-
-    for name in owners:
-        count(name)
-    blank(image)
+    """Return the multiply-accumulate operations of each layer for one image; nothing is computed."""
+    sides = sides_of(encoder)
+    parts = (part for block in structure_of(encoder).blocks for part in block.parts)
+    attentions = (part for part in parts if isinstance(part, Attention))
+    macs: dict[Address, int] = {}
+    for layer in discover_layers(encoder):
+        if layer.kind == "attention":
+            macs[layer.address] = _macs_of_attention(encoder, next(attentions), sides)
+            continue
+        convolutions = [encoder.get_submodule(site.path) for site in layer.sites if site.role == "weight"]
+        entering = [sides[site.path] for site in layer.sites if site.role == "weight"]
+        macs[layer.address] = sum(map(_macs_of_convolution, convolutions, entering))
     return macs
+
+
+def _macs_of_convolution(module: nn.Module, side: int) -> int:
+    assert isinstance(module, Conv2d)
+    return int((-(-side // module.stride[0])) ** 2 * module.weight.numel())
+
+
+def _macs_of_attention(encoder: ImageEncoder, part: Attention, sides: dict[str, int]) -> int:
+    """Return those of two products of (dim + 1, dim) by H * W a head."""
+    core, proj = encoder.get_submodule(part.core), encoder.get_submodule(part.proj.conv)
+    assert isinstance(core, LinearAttentionCore)
+    assert isinstance(proj, Conv2d)
+    return int(2 * proj.in_channels * sides[part.core] ** 2 * (core.dim + 1))

@@ -7,7 +7,7 @@ from torch import nn
 from quantsam.models.blocks import Conv2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
-from quantsam.models.structure import Attention, structure_of
+from quantsam.models.structure import Attention, sides_of, structure_of
 from quantsam.models.variants import VARIANTS
 
 
@@ -74,3 +74,14 @@ def test_scaling_a_stream_where_it_is_written_and_read_changes_nothing(make_tiny
             for reader in stream.readers:
                 encoder.get_submodule(reader.conv).weight.div_(4)
         assert torch.equal(encoder(image), before)  # 4 is a power of two
+
+
+def test_sides_are_those_of_a_forward_pass(make_tiny):
+    encoder = make_tiny(3).float_encoder
+    seen = {}
+    for path in sides_of(encoder):
+        hook = lambda module, inputs, path=path: seen.update({path: inputs[0].shape[-1]})  # noqa: E731
+        encoder.get_submodule(path).register_forward_pre_hook(hook)
+    with torch.inference_mode():
+        encoder(torch.zeros(1, 3, 64, 64))
+    assert sides_of(encoder) == seen
