@@ -20,6 +20,8 @@ settings.load_profile("patient")
 PATIENCE_S = 300
 """How long a test waits for another process, on a machine that may be busy."""
 
+os.environ["QUANTSAM_CACHE"] = "off"  # no test may find a plan that another run left
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

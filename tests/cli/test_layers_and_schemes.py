@@ -79,3 +79,20 @@ def test_a_broken_scheme_file_is_one_line(run, tmp_path):
     file.write_text("[[")
     run("layers", "nano", "--scheme", file).complains(2, "valid TOML")
     run("schemes", tmp_path / "absent.toml").complains(2, "absent.toml")
+
+
+def test_cache(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUANTSAM_CACHE", str(tmp_path / "cache"))
+    assert run("cache", "--json").json["plans"] == 0
+    line = ("evaluate", "--data", "scenes:1", "--scheme", "int8@neck", "--calibration", "scenes:1:1", "--no-store")
+    first = run(*line, "--gallery", "0")
+    assert first.code == 0
+
+    def calibrates_again(image, size):
+        raise AssertionError("calibrated again")
+
+    monkeypatch.setattr("quantsam.plans.observation.encoder_input", calibrates_again)
+    assert run(*line, "--gallery", "0").out == first.out
+    assert run("cache").out.startswith("kept 1 calibrated plans, ")
+    assert run("cache", "--clear").out.startswith("removed 1 calibrated plans, ")
+    assert run("cache", "--json").json["plans"] == 0

@@ -89,7 +89,7 @@ def command(
 
 
 def _plan(model: EfficientViTSam, scheme: str | None, plan: str | None, placement: str, images: Any) -> Plan | None:
-    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.schemes.load import load_scheme
@@ -98,7 +98,9 @@ def _plan(model: EfficientViTSam, scheme: str | None, plan: str | None, placemen
         return load_plan(plan, model)
     if scheme is None:
         return None
-    return calibrate(model, make_plan(model, load_scheme(scheme), placement), images, progress=progress("calibrating"))
+    return calibrate_once(
+        model, make_plan(model, load_scheme(scheme), placement), images, progress=progress("calibrating")
+    )
 
 
 def _saturation(

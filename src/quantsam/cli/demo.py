@@ -104,11 +104,11 @@ def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, st
 def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: ResultStore) -> None:
     """Find the layers that hurt, and how values are distributed."""
     from quantsam.evaluation.distributions import record_distributions
-    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
     from quantsam.sensitivity.study import StudySettings, study
 
-    plan = calibrate(model, make_plan(model, "int8"), images, progress=progress("calibrating"))
+    plan = calibrate_once(model, make_plan(model, "int8"), images, progress=progress("calibrating"))
     study(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
     record_distributions(model, plan, images, store=store, progress=progress("distributions"))
 

@@ -90,7 +90,7 @@ def command(
     from quantsam.files import atomic_write
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.results.distributions import distributions_of
@@ -116,7 +116,7 @@ def command(
         if plan_folder is None:
             needed = any(site.role == "activation" for site in plan.sites)
             own = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needed else ()
-            plan = calibrate(loaded, plan, own, progress=progress("calibrating"))
+            plan = calibrate_once(loaded, plan, own, progress=progress("calibrating"))
         notes: dict[str, JsonValue] = {"images_limit": images_limit, "limit": limit, "seed": seed}
         wrap = progress("measuring")
         record = record_distributions(loaded, plan, source, store=results, histograms=aside, progress=wrap, notes=notes)

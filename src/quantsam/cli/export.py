@@ -54,7 +54,7 @@ def command(
     from quantsam.execution.bundle import check_bundle_folder, export_bundle
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
     from quantsam.plans.storage import load_plan
     from quantsam.runtime.manifest import ENCODER
@@ -77,7 +77,7 @@ def command(
     else:
         uncalibrated = make_plan(loaded, declared, placement_of(engine, vnni=processors == "vnni"))
         check_formats(uncalibrated.sites, engine)
-        ready = calibrate(loaded, uncalibrated, images, progress=progress("calibrating"))
+        ready = calibrate_once(loaded, uncalibrated, images, progress=progress("calibrating"))
     manifest = export_bundle(loaded, ready, out, engine=engine)
     line = described.build_line(out / ENCODER)
     if as_json:

@@ -44,6 +44,7 @@ COMMANDS = {
     "schemes": "List the quantization schemes that come along, or show one.",
     "results": "List, filter, compare and export the results so far.",
     "data": "Make data: scenes as a COCO folder.",
+    "cache": "Show or remove the calibrated plans that are kept.",
 }
 
 

@@ -86,7 +86,7 @@ def command(
     from quantsam.data.open import open_dataset, open_images
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
     from quantsam.runtime.engines import check_engine
     from quantsam.schemes.load import uniform_scheme
@@ -112,7 +112,7 @@ def command(
     loaded = load_model(name, weights, device=device)
     placed = placement or placement_of(engine)
     plan = make_plan(loaded, scheme, placed, weights=part != "activations", activations=part != "weights")
-    plan = calibrate(loaded, plan, source, progress=progress("calibrating"))
+    plan = calibrate_once(loaded, plan, source, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit, "images": images}
     record = study(loaded, plan, dataset, settings, store=results, progress=progress, notes=notes, workers=threads)
     if as_json:

@@ -82,6 +82,22 @@ class ImageFolder:
             state.update(f"{name}\0{file_size(self.folder / name)}\n".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 
+    @functools.cached_property
+    def stamp(self) -> str:
+        """Hex digest of the chosen pictures' full paths, sizes and times of last change.
+
+        Raises:
+            DatasetError: A picture vanished since the folder was read.
+        """
+        state = hashlib.sha256(self.digest.encode())
+        for path in self.paths:
+            try:
+                changed = path.stat().st_mtime_ns
+            except OSError as error:
+                raise DatasetError(f"{path} vanished: {error.strerror}") from error
+            state.update(f"{path.absolute()}\0{changed}\n".encode("utf-8", "surrogateescape"))
+        return state.hexdigest()
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -70,6 +70,11 @@ class DatasetImages:
         """The dataset's digest."""
         return self._dataset.digest
 
+    @property
+    def stamp(self) -> str | None:
+        """What changes with the pictures' contents; None where nothing tells but reading them all."""
+        return getattr(self._dataset, "stamp", None)
+
     def __len__(self) -> int:
         return len(self._dataset.image_ids)
 

@@ -85,6 +85,11 @@ class SceneDataset:
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property
+    def stamp(self) -> str:
+        """The digest: scenes are made anew each time, by it alone."""
+        return self.digest
+
+    @property
     def image_ids(self) -> Sequence[int]:
         """1 to `count`."""
         return range(1, self._count + 1)

@@ -14,7 +14,7 @@ from quantsam.evaluation.evaluator import evaluate
 from quantsam.evaluation.gallery import keep_gallery
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibration import calibrate
+from quantsam.plans.cache import calibrate_once
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
@@ -66,7 +66,7 @@ def calibrated_plans(
         return []
 
     def here(plan: Plan) -> Plan:
-        return calibrate(model, plan, images, progress=progress)
+        return calibrate_once(model, plan, images, progress=progress)
 
     variants: dict[tuple[str, str], Any] = {}
     for plan in plans:

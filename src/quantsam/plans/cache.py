@@ -1,0 +1,156 @@
+"""Calibrated plans that are kept in the user's cache folder: what was calibrated once is not calibrated again.
+
+A plan is found by all that determines it: model and weights, transforms, sites and how each is quantized, the images,
+the versions of quantsam and PyTorch, the device and the processor. So a cached plan is the one that would be made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantsam.errors import OutputError, PlanError
+from quantsam.models.sam import EfficientViTSam
+from quantsam.places import cache_folder
+from quantsam.plans.calibration import calibrate
+from quantsam.plans.observation import CalibrationImage, Progress
+from quantsam.plans.plan import Plan
+from quantsam.plans.storage import PLAN_VERSION, load_plan, save_plan
+from quantsam.results.machine import environment
+
+VARIABLE = "QUANTSAM_CACHE"
+"""Names another folder for the cache, or is `off`."""
+
+MOST_PLANS = 64
+"""How many are kept; the ones that were used longest ago go first."""
+
+
+def calibrate_once(
+    model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage] = (), *, progress: Progress | None = None
+) -> Plan:
+    """Do what `calibrate` does, unless the user's cache has the result.
+
+    Only images that have a `stamp`, which changes with their contents, make a plan that can be found again. A cache
+    that cannot be written or read costs time, and nothing else.
+
+    Args:
+        model: The model the plan was made for.
+        plan: Not calibrated.
+        images: See `calibrate`.
+        progress: See `calibrate`; not used if the plan is found.
+
+    Raises:
+        PlanError: See `calibrate`.
+        CalibrationError: See `calibrate`.
+    """
+    folder = _folder()
+    stamp = getattr(images, "stamp", None)
+    quantizes_activations = any(site.role == "activation" for site in plan.sites)
+    if folder is None or not quantizes_activations or stamp is None:
+        return calibrate(model, plan, images, progress=progress)
+    place = folder / _key(model, plan, stamp)
+    found = _load(place, model)
+    if found is None:
+        found = calibrate(model, plan, images, progress=progress)
+        with suppress(OutputError, OSError):
+            save_plan(found, place)
+            _forget_oldest(folder)
+    return dataclasses.replace(found, scheme=plan.scheme, scheme_digest=plan.scheme_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPlans:
+    """What the cache holds.
+
+    Attributes:
+        folder: Where; None where none can be written.
+        count: Plans.
+        size_bytes: Of all.
+    """
+
+    folder: Path | None
+    count: int
+    size_bytes: int
+
+
+def cached_plans() -> CachedPlans:
+    """Return what the cache holds."""
+    folder = _folder()
+    plans = _entries(folder) if folder is not None else []
+    size = sum(file.stat().st_size for plan in plans for file in plan.iterdir())
+    return CachedPlans(folder, len(plans), size)
+
+
+def clear_cached_plans() -> int:
+    """Remove all cached plans and return how many there were."""
+    folder = _folder()
+    plans = _entries(folder) if folder is not None else []
+    for plan in plans:
+        shutil.rmtree(plan, ignore_errors=True)
+    return len(plans)
+
+
+def _folder() -> Path | None:
+    named = os.environ.get(VARIABLE)
+    if named is None:
+        return cache_folder("plans")
+    return None if named == "off" else Path(named).expanduser() / "plans"
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return the cached plans, the one used last at the end."""
+    try:
+        return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_used_ns)
+    except OSError:  # not there yet
+        return []
+
+
+def _used_ns(place: Path) -> int:
+    try:
+        return place.stat().st_mtime_ns
+    except OSError:  # another process removed it just now
+        return 0
+
+
+def _key(model: EfficientViTSam, plan: Plan, stamp: str) -> str:
+    device = str(next(model.float_encoder.parameters()).device)
+    machine = environment()
+    told = [PLAN_VERSION, plan.digest, stamp, device, _sources_stamp()]
+    told += [machine[name] for name in ("quantsam", "torch", "machine", "instruction_sets")]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+@functools.cache
+def _sources_stamp() -> str:
+    """Return what changes with quantsam's own files: who works on them does not want yesterday's plans."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for file in sorted(root.rglob("*.py")):
+        status = file.stat()
+        digest.update(f"{file.relative_to(root)}:{status.st_size}:{status.st_mtime_ns};".encode())
+    return digest.hexdigest()
+
+
+def _load(place: Path, model: EfficientViTSam) -> Plan | None:
+    if not place.is_dir():
+        return None
+    try:
+        plan = load_plan(place, model)
+        os.utime(place)
+    except (PlanError, OSError):  # damaged, or removed by another process
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+    return plan
+
+
+def _forget_oldest(folder: Path) -> None:
+    for place in _entries(folder)[:-MOST_PLANS]:
+        shutil.rmtree(place, ignore_errors=True)
