@@ -15,7 +15,7 @@ from common import RESULTS, save
 
 import quantsam as qs
 from quantsam.data.dataset import Dataset
-from quantsam.evaluation.agreement import agree
+from quantsam.diagnostics.agreement import agree
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 
 ENGINES = ("onnxruntime", "openvino")

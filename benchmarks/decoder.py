@@ -29,10 +29,10 @@ from quantsam.evaluation.prompts import answer_boxes
 from quantsam.memory import keep_freed_memory
 from quantsam.metrics.iou import mask_iou
 from quantsam.models.blocks import LayerNorm2d
-from quantsam.models.geometry import scaled_hw
 from quantsam.models.mask_decoder import Attention, TwoWayBlock
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import preprocess, scale_coordinates
+from quantsam.prediction.geometry import scaled_hw
+from quantsam.prediction.transforms import preprocess, scale_coordinates
 
 HW = (480, 640)
 

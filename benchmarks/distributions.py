@@ -13,8 +13,8 @@ import torch
 from common import interleaved_ms, save
 
 import quantsam as qs
+from quantsam.diagnostics.distributions import observe_distributions
 from quantsam.plans.calibration import observe
-from quantsam.plans.distributions import observe_distributions
 
 
 def main() -> None:

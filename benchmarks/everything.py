@@ -2,7 +2,7 @@
 
 python benchmarks/everything.py [--coco ../shared/data/coco] [--images 24]
 
-Prints a line for each pair of thresholds; `models/grid.py` has those that were chosen.
+Prints a line for each pair of thresholds; `prediction/grid.py` has those that were chosen.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import quantsam as qs
 from quantsam.data.dataset import Dataset
 from quantsam.metrics.iou import mask_iou
-from quantsam.models.everything import FoundMask
-from quantsam.models.grid import GridSettings
-from quantsam.models.nms import nms
+from quantsam.prediction.everything import FoundMask
+from quantsam.prediction.grid import GridSettings
+from quantsam.prediction.nms import nms
 
 IOU, STABILITY = (0.4, 0.5, 0.6, 0.7, 0.88), (0.4, 0.5, 0.6, 0.8, 0.95)
 LOOSE = GridSettings(points_per_side=16, iou_threshold=0.3, stability_threshold=0.3, box_nms_threshold=1.0)

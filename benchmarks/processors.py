@@ -29,8 +29,8 @@ import numpy as np
 from common import save
 
 import quantsam as qs
+from quantsam.diagnostics.agreement import agree
 from quantsam.engines import encoder
-from quantsam.evaluation.agreement import agree
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.notices import InexactWarning
 from quantsam.results.agreement import agreement_verdict

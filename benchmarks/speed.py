@@ -18,8 +18,8 @@ from common import interleaved_ms, save
 import quantsam as qs
 from quantsam.data.scenes import make_scene
 from quantsam.memory import keep_freed_memory
-from quantsam.models.transforms import preprocess
 from quantsam.plans.observation import observe_activations
+from quantsam.prediction.transforms import preprocess
 
 
 def main() -> None:

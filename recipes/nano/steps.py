@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quantsam.models.mask_decoder import MaskDecoder
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import PIXEL_MEAN, PIXEL_STD
+from quantsam.prediction.transforms import PIXEL_MEAN, PIXEL_STD
 
 DENSE_WEIGHT = 0.5
 ALL_MASKS = range(MaskDecoder.NUM_MASKS)

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from quantsam.data.lvis import LvisDataset
     from quantsam.data.open import open_dataset, open_images
     from quantsam.data.scenes import SceneDataset
+    from quantsam.diagnostics.agreement import agree
+    from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.engines.encoder import make_engine_encoder
     from quantsam.errors import QuantsamError
-    from quantsam.evaluation.agreement import agree
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.evaluator import evaluate
     from quantsam.execution.bundle import export_bundle
     from quantsam.memory import keep_freed_memory
-    from quantsam.models.automatic import segment_everything
-    from quantsam.models.grid import GridSettings
-    from quantsam.models.predictor import Predictor
     from quantsam.models.zoo import create_model, load_model
     from quantsam.plans.calibration import calibrate
-    from quantsam.plans.distributions import measure_distributions
     from quantsam.plans.make import make_plan
     from quantsam.plans.plan import Plan
     from quantsam.plans.storage import load_plan, save_plan
+    from quantsam.prediction.automatic import segment_everything
+    from quantsam.prediction.grid import GridSettings
+    from quantsam.prediction.predictor import Predictor
     from quantsam.results.compare import compare
     from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
@@ -55,11 +55,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "CocoDataset": "data.coco",
     "DetectionFile": "data.detections",
-    "GridSettings": "models.grid",
+    "GridSettings": "prediction.grid",
     "ImageFolder": "data.folders",
     "LvisDataset": "data.lvis",
     "Plan": "plans.plan",
-    "Predictor": "models.predictor",
+    "Predictor": "prediction.predictor",
     "QuantsamError": "errors",
     "Record": "results.record",
     "ResultStore": "results.store",
@@ -67,7 +67,7 @@ _HOMES = {
     "Scheme": "schemes.scheme",
     "SearchSettings": "search.settings",
     "StudySettings": "sensitivity.study",
-    "agree": "evaluation.agreement",
+    "agree": "diagnostics.agreement",
     "calibrate": "plans.calibration",
     "compare": "results.compare",
     "create_model": "models.zoo",
@@ -82,7 +82,7 @@ _HOMES = {
     "make_engine_encoder": "engines.encoder",
     "make_palette": "search.palette",
     "make_plan": "plans.make",
-    "measure_distributions": "plans.distributions",
+    "measure_distributions": "diagnostics.distributions",
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
     "open_images": "data.open",
@@ -90,7 +90,7 @@ _HOMES = {
     "run_sweep": "sweeps.driver",
     "save_plan": "plans.storage",
     "search_schemes": "search.search",
-    "segment_everything": "models.automatic",
+    "segment_everything": "prediction.automatic",
     "simulate": "simulation.simulator",
     "study": "sensitivity.study",
 }

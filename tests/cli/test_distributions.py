@@ -36,7 +36,7 @@ def test_what_the_store_holds_is_not_measured_again(run, plan, own_store, monkey
     line = ("distributions", "--plan", plan, "--images", "scenes:1:1", "--sort", "order")
     assert "the calibration images themselves" in run(*line).out
     (record,) = ResultStore(own_store).records()
-    monkeypatch.setattr("quantsam.plans.distributions.encoder_input", refuse)
+    monkeypatch.setattr("quantsam.diagnostics.distributions.encoder_input", refuse)
     again = run(*line, "--json", "--top", "7").json
     assert again["id"] == record.id
     assert [site["site"] for site in again["settings"]["sites"]] == [s.site for s in distributions_of(record)[:7]]
@@ -122,7 +122,7 @@ def test_stopped_while_measuring_nothing_is_left(run, own_store, tmp_path, left,
         raise KeyboardInterrupt
 
     (tmp_path / "h.npz").write_text("old")
-    monkeypatch.setattr("quantsam.plans.distributions.encoder_input", stop)
+    monkeypatch.setattr("quantsam.diagnostics.distributions.encoder_input", stop)
     run("distributions", *ONE, "--out", tmp_path / "h.npz").complains(130, "interrupted")
     assert left(tmp_path) == ["h.npz"]
     assert (tmp_path / "h.npz").read_text() == "old"

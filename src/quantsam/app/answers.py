@@ -19,12 +19,12 @@ from quantsam.app.pictures import Picture
 from quantsam.app.quantized import QuantizedModel, QuantizedModels, device_of
 from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.errors import QuantsamError
-from quantsam.evaluation.picture import ModelSegmenter
-from quantsam.models.everything import FoundMask, Progress
-from quantsam.models.grid import GridSettings
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.tally import Tally
-from quantsam.models.transforms import preprocess
+from quantsam.prediction.everything import FoundMask, Progress
+from quantsam.prediction.grid import GridSettings
+from quantsam.prediction.segmenter import ModelSegmenter
+from quantsam.prediction.tally import Tally
+from quantsam.prediction.transforms import preprocess
 from quantsam.runtime.picture import Float32, PictureMask, PicturePrompts, agreements, segment_picture
 
 

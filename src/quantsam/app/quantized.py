@@ -14,9 +14,9 @@ from quantsam.app.lru import Lru
 from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized_model
 from quantsam.evaluation.subject import sizes
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import preprocess
 from quantsam.plans.make import make_plan
 from quantsam.plans.plan import Plan
+from quantsam.prediction.transforms import preprocess
 from quantsam.runtime.engines import placement_of
 
 

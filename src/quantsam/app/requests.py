@@ -15,7 +15,7 @@ from quantsam.app.catalogue import Catalogue
 from quantsam.app.limits import Limits
 from quantsam.app.pictures import Picture
 from quantsam.errors import InputError, nearest
-from quantsam.models.grid import GridSettings, usual_settings
+from quantsam.prediction.grid import GridSettings, usual_settings
 from quantsam.runtime.picture import PicturePrompts
 
 MAX_POINTS_PER_SIDE = 64

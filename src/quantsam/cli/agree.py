@@ -22,7 +22,7 @@ from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.runtime.engines import engine_names, placement_of
 
 if TYPE_CHECKING:
-    from quantsam.engines.departures import LayerReport
+    from quantsam.diagnostics.departures import LayerReport
     from quantsam.results.record import Record
 
 
@@ -79,13 +79,13 @@ def command(
 ) -> None:
     """Score schemes in the simulator and on real engines, on the same objects, and compare mask by mask."""
     from quantsam.data.open import open_dataset, open_images
-    from quantsam.engines.departures import report_layers
-    from quantsam.evaluation.agreement import agree
+    from quantsam.diagnostics.agreement import agree
+    from quantsam.diagnostics.departures import report_layers
     from quantsam.evaluation.experiment import Switches, calibrated_plans
     from quantsam.evaluation.prompts import parse_prompt
-    from quantsam.models.transforms import preprocess
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
+    from quantsam.prediction.transforms import preprocess
     from quantsam.runtime.engines import check_engine
     from quantsam.schemes.load import load_scheme
     from quantsam.simulation.simulator import simulate
@@ -234,7 +234,7 @@ def _print_layers(title: str, entries: Sequence[LayerReport]) -> None:
 
 
 def _distance(found: object) -> list[str]:
-    from quantsam.engines.departures import Distance
+    from quantsam.diagnostics.departures import Distance
 
     if not isinstance(found, Distance):
         return ["", ""]

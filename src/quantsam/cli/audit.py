@@ -11,7 +11,7 @@ from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.runtime.engines import ENGINES, placement_of
 
 if TYPE_CHECKING:
-    from quantsam.execution.saturation import LayerSaturation
+    from quantsam.diagnostics.saturation import LayerSaturation
     from quantsam.models.sam import EfficientViTSam
     from quantsam.plans.plan import Plan
 
@@ -55,9 +55,9 @@ def command(
     processors without VNNI, and those that did on the images.
     """
     from quantsam.data.open import open_images
+    from quantsam.diagnostics.audit import LARGEST_FP16, audit_half_precision, conclusion
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.plans.audit import LARGEST_FP16, audit_half_precision, conclusion
     from quantsam.runtime.processor import processor_text
 
     if scheme is not None and plan is not None:
@@ -109,7 +109,7 @@ def _saturation(
     """Return the layers with a conclusion, and both as JSON."""
     import dataclasses
 
-    from quantsam.execution.saturation import count_saturation, saturation_conclusion
+    from quantsam.diagnostics.saturation import count_saturation, saturation_conclusion
 
     layers = count_saturation(model, plan, images, progress=progress("counting"))
     said = saturation_conclusion(plan, layers)

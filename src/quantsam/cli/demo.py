@@ -103,7 +103,7 @@ def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, st
 
 def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: ResultStore) -> None:
     """Find the layers that hurt, and how values are distributed."""
-    from quantsam.evaluation.distributions import record_distributions
+    from quantsam.diagnostics.distribution_records import record_distributions
     from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
     from quantsam.sensitivity.study import StudySettings, study
@@ -117,7 +117,7 @@ def _on_engines(
     model: EfficientViTSam, images: ImageSource, dataset: Dataset, few: Dataset, store: ResultStore
 ) -> Sequence[Record]:
     """Run FP32 and INT8 on the engines that are installed; return how INT8 agrees with its simulation."""
-    from quantsam.evaluation.agreement import agree
+    from quantsam.diagnostics.agreement import agree
     from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
     from quantsam.schemes.load import load_scheme
 

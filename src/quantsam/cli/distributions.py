@@ -86,7 +86,7 @@ def command(
     --sort and --top choose.
     """
     from quantsam.data.open import open_images
-    from quantsam.evaluation.distributions import record_distributions
+    from quantsam.diagnostics.distribution_records import record_distributions
     from quantsam.files import atomic_write
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
@@ -147,8 +147,8 @@ def _calibration_images(model: str, calibration: str | None, plan_folder: str | 
 
 def _check_site(pattern: str, model: EfficientViTSam, plan: Plan) -> None:
     """Make sure, before long work, that there is something to list."""
+    from quantsam.diagnostics.distributions import site_names
     from quantsam.errors import nearest
-    from quantsam.plans.distributions import site_names
 
     names = site_names(model, plan.placement)
     if not any(_matches(name, pattern) for name in names):

@@ -16,9 +16,9 @@ from quantsam.notices import notice
 
 if TYPE_CHECKING:
     from quantsam.data.dataset import UInt8Image
-    from quantsam.models.grid import GridSettings
     from quantsam.models.sam import EfficientViTSam
-    from quantsam.models.tally import Tally
+    from quantsam.prediction.grid import GridSettings
+    from quantsam.prediction.tally import Tally
     from quantsam.runtime.picture import PictureMask, PicturePrompts, Segmenter
 
 
@@ -94,7 +94,7 @@ def command(
     With --scheme the quantized model's masks are drawn beside the float model's, and their IoU is printed.
     """
     from quantsam.data.images import load_image
-    from quantsam.models.tally import Tally
+    from quantsam.prediction.tally import Tally
     from quantsam.runtime.picture import agreements, segment_picture
 
     prompts = _prompts(boxes, points, everything)
@@ -137,7 +137,7 @@ def command(
 
 def _check_grid(ctx: click.Context, grid: Mapping[str, float], everything: bool) -> None:
     """Make sure that options of --everything are given with it, and are in range."""
-    from quantsam.models.grid import usual_settings
+    from quantsam.prediction.grid import usual_settings
 
     options = {
         "points_per_side": "--points-per-side",
@@ -155,7 +155,7 @@ def _check_grid(ctx: click.Context, grid: Mapping[str, float], everything: bool)
 
 def _grid_of(bundle: Path | None, model: str, grid: Mapping[str, float]) -> GridSettings:
     """Return how everything is looked for: as is usual for the model, but for what was given."""
-    from quantsam.models.grid import usual_settings
+    from quantsam.prediction.grid import usual_settings
     from quantsam.runtime.manifest import read_manifest
 
     return usual_settings(model.lower() if bundle is None else read_manifest(bundle).model, **grid)
@@ -236,8 +236,8 @@ def _quantized(model: EfficientViTSam, scheme: str, calibration: str | None) -> 
 def _loaded(
     model: str, weights: str | None, device: str, scheme: str | None, calibration: str | None
 ) -> dict[str, Segmenter]:
-    from quantsam.evaluation.picture import ModelSegmenter
     from quantsam.models.zoo import load_model
+    from quantsam.prediction.segmenter import ModelSegmenter
 
     loaded = load_model(model, weights, device=device)
     subjects: dict[str, Segmenter] = {"fp32": ModelSegmenter(loaded)}

@@ -17,7 +17,7 @@ from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer, answer_boxes
 from quantsam.metrics.average_precision import coco_precision
 from quantsam.metrics.lvis_precision import MAX_DETECTIONS, lvis_precision
-from quantsam.models.predictor import Predictor
+from quantsam.prediction.predictor import Predictor
 from quantsam.results.record import JsonValue
 from quantsam.versions import check_version
 

@@ -20,8 +20,8 @@ from quantsam.evaluation.runner import Progress, Task, run, times
 from quantsam.evaluation.subject import engine_of, plan_fields, sizes, switches
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
-from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
+from quantsam.prediction.predictor import Predictor
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record, new_id
 from quantsam.results.store import ResultStore

@@ -14,8 +14,8 @@ from quantsam.evaluation.clicks import next_click
 from quantsam.evaluation.prompts import Prompt, answers, parse_prompt
 from quantsam.metrics.iou import mask_iou
 from quantsam.metrics.summary import ObjectScore
-from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
+from quantsam.prediction.predictor import Predictor
 from quantsam.results.gallery import RANKS, GalleryEntry, Rank
 from quantsam.results.record import Record
 from quantsam.results.store import ResultStore

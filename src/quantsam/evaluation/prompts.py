@@ -13,9 +13,8 @@ from torch import Tensor
 from quantsam.data.dataset import Annotation, BoolMask
 from quantsam.errors import InputError, nearest
 from quantsam.evaluation.clicks import Click, next_click
-from quantsam.models.predictor import Predictor
+from quantsam.prediction.predictor import PROMPTS_A_BATCH, Predictor
 
-PROMPTS_A_BATCH = 16
 MAX_CLICKS = 100
 BoxXyxy = tuple[float, float, float, float]
 

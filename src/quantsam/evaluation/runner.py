@@ -12,7 +12,7 @@ from quantsam.data.dataset import Dataset, UInt8Image
 from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer
-from quantsam.models.predictor import Predictor
+from quantsam.prediction.predictor import Predictor
 from quantsam.results.record import JsonValue
 
 Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]

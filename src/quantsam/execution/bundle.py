@@ -10,11 +10,11 @@ from quantsam.engines.onnx_decoder import decoder_to_onnx
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.execution.check import make_reference
 from quantsam.files import atomic_folder, check_replaceable
-from quantsam.models.geometry import PIXEL_MEAN, PIXEL_STD
-from quantsam.models.predictor import MASK_THRESHOLD
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.prediction.geometry import PIXEL_MEAN, PIXEL_STD
+from quantsam.prediction.predictor import MASK_THRESHOLD
 from quantsam.results.machine import environment
 from quantsam.runtime.engines import get_engine
 from quantsam.runtime.manifest import (

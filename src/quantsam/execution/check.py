@@ -13,9 +13,9 @@ from torch import Tensor
 
 from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
 from quantsam.metrics.iou import mask_iou
-from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.prediction.predictor import Predictor
 from quantsam.quant.ranges import grid_range
 from quantsam.quant.saturation import is_depthwise, saturating_channels
 from quantsam.runtime.manifest import CHECK_BOXES, Check, test_image

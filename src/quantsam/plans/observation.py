@@ -17,7 +17,7 @@ from quantsam.data.images import check_image_array, load_image
 from quantsam.errors import CalibrationError, InputError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import with_modules
-from quantsam.models.transforms import preprocess
+from quantsam.prediction.transforms import preprocess
 from quantsam.quant.observers import Observer, make_observer
 from quantsam.quant.params import QParams, TensorSpec
 

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from quantsam.data.images import check_image_array
 from quantsam.errors import BundleError, EngineError, InputError
-from quantsam.models.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
 from quantsam.notices import InexactWarning
+from quantsam.prediction.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
 from quantsam.runtime.engines import get_engine, open_session
 from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_GRAPH, DECODER, ENCODER, FileEntry, Manifest, read_manifest
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
@@ -23,9 +23,9 @@ from quantsam.runtime.sessions import Session, SessionOptions
 from quantsam.runtime.verify import read_arrays, verify_layers, verify_masks
 
 if TYPE_CHECKING:
-    from quantsam.models.everything import Candidate, FoundMask
-    from quantsam.models.grid import Box, GridSettings
-    from quantsam.models.tally import Tally
+    from quantsam.prediction.everything import Candidate, FoundMask
+    from quantsam.prediction.grid import Box, GridSettings
+    from quantsam.prediction.tally import Tally
 
 PROMPTS_AT_ONCE = 8
 SINGLE, MULTI = slice(0, 1), slice(1, 4)
@@ -197,8 +197,8 @@ class BundlePredictor:
             progress: Wraps the iteration over batches of points, given their number.
             tally: Counts what is left out.
         """
-        from quantsam.models.everything import find_masks
-        from quantsam.models.grid import usual_settings
+        from quantsam.prediction.everything import find_masks
+        from quantsam.prediction.grid import usual_settings
 
         check_image_array(image)
 
@@ -247,7 +247,7 @@ class _Crop:
 
     def candidates(self, points: NDArray[np.float64], settings: GridSettings, tally: Tally) -> Iterable[Candidate]:
         """Yield the masks of a batch of points (B, 2) that are good and stable, in order."""
-        from quantsam.models.everything import Candidate
+        from quantsam.prediction.everything import Candidate
 
         predictor = self._predictor
         threshold = predictor.manifest.mask_threshold

@@ -14,10 +14,10 @@ from quantsam.data.coco_masks import encode_mask
 from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.errors import InputError
 from quantsam.metrics.iou import mask_iou
-from quantsam.models.everything import FoundMask
-from quantsam.models.grid import Box, GridSettings
-from quantsam.models.regions import tight_box
-from quantsam.models.tally import Tally
+from quantsam.prediction.everything import FoundMask
+from quantsam.prediction.grid import Box, GridSettings
+from quantsam.prediction.regions import tight_box
+from quantsam.prediction.tally import Tally
 
 BoxXyxy = tuple[float, float, float, float]
 Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]

@@ -15,9 +15,9 @@ from quantsam.data.dataset import UInt8Image
 from quantsam.errors import DatasetError
 from quantsam.models.graph import set_parameter, with_modules
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import preprocess
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.prepare import prepare, rounded_weight
+from quantsam.prediction.transforms import preprocess
 from quantsam.quant.quantizers import fake_quantize
 
 PROBES = 4

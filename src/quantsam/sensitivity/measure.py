@@ -19,11 +19,11 @@ from quantsam.evaluation.evaluator import scored_annotations
 from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Prompt, answers
 from quantsam.metrics.iou import mask_iou
-from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import preprocess
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
+from quantsam.prediction.predictor import Predictor
+from quantsam.prediction.transforms import preprocess
 from quantsam.quant.kernels import threads_may_meet
 from quantsam.quant.params import TensorSpec
 from quantsam.runtime.engines import PYTORCH

@@ -20,8 +20,8 @@ from quantsam.app.limits import Limits
 from quantsam.app.server import Page
 from quantsam.data.coco_masks import encode_mask
 from quantsam.data.open import open_images
-from quantsam.models.everything import FoundMask
 from quantsam.models.sam import EfficientViTSam
+from quantsam.prediction.everything import FoundMask
 from quantsam.schemes.load import load_scheme
 
 JSON = {"content-type": "application/json"}

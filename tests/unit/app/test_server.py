@@ -20,10 +20,10 @@ from quantsam.app.pictures import EXAMPLES, make_picture, read_picture
 from quantsam.app.requests import parse_request
 from quantsam.app.server import PAGE
 from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized_model
-from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.evaluation.subject import sizes
-from quantsam.models.automatic import segment_everything
-from quantsam.models.grid import GridSettings, usual_settings
+from quantsam.prediction.automatic import segment_everything
+from quantsam.prediction.grid import GridSettings, usual_settings
+from quantsam.prediction.segmenter import ModelSegmenter
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts, agreements, segment_picture
 from quantsam.schemes.load import load_scheme

@@ -21,7 +21,7 @@ from quantsam.app.pictures import EXAMPLES, make_picture
 from quantsam.app.quantized import QuantizedModels
 from quantsam.errors import SchemeError
 from quantsam.evaluation.experiment import calibrated_plans
-from quantsam.models.grid import GridSettings
+from quantsam.prediction.grid import GridSettings
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts
 from quantsam.schemes.load import load_scheme

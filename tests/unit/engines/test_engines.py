@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantsam.engines.departures import report_layers
+from quantsam.diagnostics.departures import report_layers
 from quantsam.engines.encoder import check_formats, check_runs, make_engine_encoder
 from quantsam.engines.executed import executed, quantized_but_float
 from quantsam.errors import EngineError, InputError, PlanError

@@ -10,9 +10,9 @@ from quantsam.errors import DatasetError, InputError
 from quantsam.evaluation.evaluator import Evaluation, evaluate, scored_annotations
 from quantsam.evaluation.journal import journal_path
 from quantsam.metrics.iou import box_mask, mask_iou
-from quantsam.models.predictor import Predictor
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
+from quantsam.prediction.predictor import Predictor
 from quantsam.results.compare import compare
 from quantsam.simulation.simulator import simulate
 

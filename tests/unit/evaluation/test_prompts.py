@@ -5,8 +5,8 @@ from quantsam.data.scenes import SceneDataset
 from quantsam.errors import InputError
 from quantsam.evaluation.prompts import PROMPTS_A_BATCH, Prompt, answer_boxes, answers, parse_prompt
 from quantsam.metrics.iou import mask_iou
-from quantsam.models.predictor import Predictor
 from quantsam.models.zoo import load_model
+from quantsam.prediction.predictor import Predictor
 
 SCENES = SceneDataset(4, seed=5)
 

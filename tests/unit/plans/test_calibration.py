@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from quantsam.errors import CalibrationError, ImageError, InputError
-from quantsam.models.transforms import preprocess
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
+from quantsam.prediction.transforms import preprocess
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
 

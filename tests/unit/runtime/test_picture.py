@@ -9,8 +9,8 @@ import pytest
 
 from quantsam.data.coco_masks import encode_mask
 from quantsam.metrics.iou import mask_iou
-from quantsam.models.everything import FoundMask
-from quantsam.models.regions import tight_box
+from quantsam.prediction.everything import FoundMask
+from quantsam.prediction.regions import tight_box
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts, agreements, segment_picture
 

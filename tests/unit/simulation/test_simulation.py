@@ -188,7 +188,7 @@ def test_a_model_in_training_mode_is_simulated_as_it_is_deployed(make_tiny, plan
 
 
 def test_pictures_go_through_a_simulated_model(tiny, plans):
-    from quantsam.models.predictor import Predictor
+    from quantsam.prediction.predictor import Predictor
 
     predictor = Predictor(tiny.with_encoder(simulate(tiny, plans("int8"))))
     predictor.set_image(np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8))

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import quantsam as qs
+from quantsam.diagnostics.agreement import agree
 from quantsam.errors import InputError, PlanError
-from quantsam.evaluation.agreement import agree
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.latency import measure_latency
 from quantsam.results.store import ResultStore

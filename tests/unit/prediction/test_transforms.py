@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantsam.models.geometry import scaled_hw
-from quantsam.models.transforms import (
+from quantsam.prediction.geometry import scaled_hw
+from quantsam.prediction.transforms import (
     PIXEL_MEAN,
     PIXEL_STD,
     mask_resize,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantsam.errors import InputError
-from quantsam.models.grid import GridSettings, crop_boxes, point_grid
+from quantsam.prediction.grid import GridSettings, crop_boxes, point_grid
 
 
 def test_points_are_the_centres_of_cells_row_by_row():

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantsam.diagnostics.site_meter import SiteMeter
 from quantsam.errors import CalibrationError, InputError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import with_modules
@@ -21,7 +22,6 @@ from quantsam.plans.observation import CalibrationImage, Progress, encoder_input
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
-from quantsam.plans.site_meter import SiteMeter
 from quantsam.plans.transforms import transformed
 from quantsam.results.distributions import SiteDistribution
 

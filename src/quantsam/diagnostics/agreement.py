@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from quantsam.data.dataset import Dataset
+from quantsam.diagnostics.columns import ENGINE, FLOAT, SIMULATED, Comparison, Table, plan_name
 from quantsam.engines.encoder import EngineEncoder
 from quantsam.engines.executed import quantized_but_float
 from quantsam.errors import InputError
-from quantsam.evaluation.columns import ENGINE, FLOAT, SIMULATED, Comparison, Table, plan_name
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.runner import Progress
 from quantsam.evaluation.subject import exactness, plan_fields, sizes

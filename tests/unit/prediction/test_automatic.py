@@ -13,10 +13,10 @@ import torch
 from faster_coco_eval.core import mask as coco_api
 
 from quantsam.errors import DatasetError, InputError
-from quantsam.models import automatic
-from quantsam.models.automatic import FoundMask, GridSettings, segment_everything
-from quantsam.models.predictor import Predictor
-from quantsam.models.transforms import MaskResize
+from quantsam.prediction import automatic
+from quantsam.prediction.automatic import FoundMask, GridSettings, segment_everything
+from quantsam.prediction.predictor import Predictor
+from quantsam.prediction.transforms import MaskResize
 
 SIDE = 64  # of `tiny`'s prompt frame and of its masks: those of a 64 x 64 picture are up-sampled by nothing
 PICTURE = np.zeros((SIDE, SIDE, 3), np.uint8)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quantsam.errors import InputError
-from quantsam.models.predictor import Predictor
+from quantsam.prediction.predictor import Predictor
 
 BOX = [10.0, 8.0, 70.0, 50.0]
 POINTS, LABELS = [[20.0, 30.0], [60.0, 10.0]], [1, 0]

@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from quantsam.errors import CalibrationError, ImageError, InputError, PlanError
-from quantsam.models.encoder import ImageEncoder
-from quantsam.models.graph import copy_encoder
-from quantsam.models.transforms import preprocess
-from quantsam.models.variants import get_variant
-from quantsam.plans.calibration import calibrate
-from quantsam.plans.distributions import (
+from quantsam.diagnostics.distributions import (
     Distributions,
     measure_distributions,
     observe_distributions,
     save_histograms,
     site_names,
 )
+from quantsam.diagnostics.site_meter import MOST_BINS, SiteMeter, bins_for, compare, shown_bins
+from quantsam.errors import CalibrationError, ImageError, InputError, PlanError
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import copy_encoder
+from quantsam.models.variants import get_variant
+from quantsam.plans.calibration import calibrate
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.make import make_plan
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
-from quantsam.plans.site_meter import MOST_BINS, SiteMeter, bins_for, compare, shown_bins
 from quantsam.plans.transforms import transformed
+from quantsam.prediction.transforms import preprocess
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.quantizers import fake_quantize
 from quantsam.quant.ranges import grid_range

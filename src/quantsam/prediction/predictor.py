@@ -13,9 +13,11 @@ from quantsam.data.images import check_image_array
 from quantsam.errors import InputError
 from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import mask_resize, preprocess, scale_coordinates
+from quantsam.prediction.transforms import mask_resize, preprocess, scale_coordinates
 
 MASK_THRESHOLD = 0.0
+
+PROMPTS_A_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)

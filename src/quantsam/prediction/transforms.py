@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantsam.models import geometry
-from quantsam.models.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
+from quantsam.prediction import geometry
+from quantsam.prediction.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
 
 PIXEL_MEAN = torch.from_numpy(geometry.PIXEL_MEAN)
 PIXEL_STD = torch.from_numpy(geometry.PIXEL_STD)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantsam.models.grid import GridSettings
+from quantsam.prediction.grid import GridSettings
 
 _NEAR = 0.1  # below a threshold
 

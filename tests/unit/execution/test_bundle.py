@@ -10,10 +10,10 @@ import torch
 import quantsam as qs
 from quantsam.engines.onnx_decoder import decoder_to_onnx
 from quantsam.errors import BundleError, EngineError, InputError, OutputError, PlanError
-from quantsam.evaluation.picture import ModelSegmenter
 from quantsam.metrics.iou import mask_iou
-from quantsam.models.grid import GridSettings
 from quantsam.notices import InexactWarning
+from quantsam.prediction.grid import GridSettings
+from quantsam.prediction.segmenter import ModelSegmenter
 from quantsam.quant.saturation import saturating_channels
 from quantsam.results.machine import instruction_sets
 from quantsam.runtime import bundle, engines, processor, verify

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from quantsam.data.coco_masks import Rle, decode_mask, encode_mask
 from quantsam.data.dataset import BoolMask
-from quantsam.models.grid import Box, GridSettings, crop_boxes, point_grid
-from quantsam.models.nms import nms
-from quantsam.models.regions import remove_small_regions, tight_box
-from quantsam.models.tally import Tally
+from quantsam.prediction.grid import Box, GridSettings, crop_boxes, point_grid
+from quantsam.prediction.nms import nms
+from quantsam.prediction.regions import remove_small_regions, tight_box
+from quantsam.prediction.tally import Tally
 
 Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
 

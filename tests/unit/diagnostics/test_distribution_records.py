@@ -7,10 +7,10 @@ import copy
 import pytest
 
 from quantsam.data.open import open_images
+from quantsam.diagnostics.distribution_records import record_distributions
+from quantsam.diagnostics.distributions import measure_distributions
 from quantsam.errors import StoreError
-from quantsam.evaluation.distributions import record_distributions
 from quantsam.plans.calibration import calibrate
-from quantsam.plans.distributions import measure_distributions
 from quantsam.plans.make import make_plan
 from quantsam.results.distributions import distributions_of
 from quantsam.results.record import Record

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from quantsam.diagnostics.audit import LARGEST_FP16, audit_half_precision, conclusion
 from quantsam.errors import CalibrationError
-from quantsam.plans.audit import LARGEST_FP16, audit_half_precision, conclusion
 from quantsam.plans.layers import discover_layers
 
 

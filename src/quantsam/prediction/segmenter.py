@@ -7,13 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from quantsam.data.dataset import UInt8Image
-from quantsam.evaluation.prompts import PROMPTS_A_BATCH
-from quantsam.models.automatic import segment_everything
-from quantsam.models.everything import FoundMask, Progress
-from quantsam.models.grid import GridSettings
-from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.tally import Tally
+from quantsam.prediction.automatic import segment_everything
+from quantsam.prediction.everything import FoundMask, Progress
+from quantsam.prediction.grid import GridSettings
+from quantsam.prediction.predictor import PROMPTS_A_BATCH, Predictor
+from quantsam.prediction.tally import Tally
 
 Float32 = NDArray[np.float32]
 

@@ -21,11 +21,11 @@ from quantsam.evaluation.runner import Progress
 from quantsam.metrics.iou import mask_iou
 from quantsam.metrics.summary import ObjectScore, PairedDifference, compare_paired
 from quantsam.models.encoder import Encoder
-from quantsam.models.predictor import Predictor
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.transforms import preprocess
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.prediction.predictor import Predictor
+from quantsam.prediction.transforms import preprocess
 from quantsam.runtime.sessions import Executed
 from quantsam.simulation.simulator import simulate
 

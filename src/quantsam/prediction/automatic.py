@@ -16,13 +16,13 @@ from torch import Tensor
 from quantsam.data.coco_masks import Rle
 from quantsam.data.dataset import UInt8Image
 from quantsam.data.images import check_image_array
-from quantsam.models.everything import Candidate, FoundMask, Progress, find_masks
-from quantsam.models.grid import Box, GridSettings, usual_settings
 from quantsam.models.image_decoder import ImageDecoder
-from quantsam.models.predictor import MASK_THRESHOLD
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.tally import Tally
-from quantsam.models.transforms import MaskResize, mask_resize, preprocess, scale_coordinates
+from quantsam.prediction.everything import Candidate, FoundMask, Progress, find_masks
+from quantsam.prediction.grid import Box, GridSettings, usual_settings
+from quantsam.prediction.predictor import MASK_THRESHOLD
+from quantsam.prediction.tally import Tally
+from quantsam.prediction.transforms import MaskResize, mask_resize, preprocess, scale_coordinates
 
 __all__ = ["FoundMask", "GridSettings", "Progress", "Rle", "segment_everything"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantsam.errors import InputError
-from quantsam.models.nms import nms
+from quantsam.prediction.nms import nms
 
 
 def naive_iou(a, b):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from quantsam.data.open import ImageSource
+from quantsam.diagnostics.distributions import observe_distributions, save_histograms
 from quantsam.evaluation.subject import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.distributions import observe_distributions, save_histograms
 from quantsam.plans.observation import Progress
 from quantsam.plans.plan import Plan
 from quantsam.results.distributions import KIND, SiteDistribution

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantsam.models.regions import remove_small_regions, tight_box
+from quantsam.prediction.regions import remove_small_regions, tight_box
 
 masks = hnp.arrays(bool, st.tuples(st.integers(1, 8), st.integers(1, 8)))
 

@@ -1,0 +1,1 @@
+"""Ask the network: prompts in, masks out; one picture, its grid of points, or all of it."""
