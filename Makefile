@@ -51,6 +51,7 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/distributions.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/starting.py
 
 screenshots: $(READY)  ## take the pictures of docs/img/ anew; needs Chromium
 	$(BIN)/python docs/screenshots.py

@@ -196,6 +196,17 @@ def official() -> str:
     return f"{markdown(header, rows)}\n\n{caption}"
 
 
+def starting() -> str:
+    """Return what commands that run no network take."""
+    document = load("starting")
+    rows = [
+        [f"`{name}`", f"{row['seconds']:.2f}", f"{row['times_import_torch']:.2f}"]
+        for name, row in document["commands"].items()
+    ]
+    caption = f"User and system time of a process, median of {document['rounds']} in turn. {machine(document)}."
+    return f"{markdown(['', 'processor seconds', 'times `import torch`'], rows)}\n\n{caption}"
+
+
 def report() -> str:
     """Return the table of reports of large stores."""
     document = load("report")
@@ -236,6 +247,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "official": official,
     "report": report,
     "distributions": distributions,
+    "starting": starting,
     **ENGINE_TABLES,
     **SEARCH_TABLES,
     **{
