@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from quantsam.data.coco import CocoDataset
+    from quantsam.data.dataset import Dataset
     from quantsam.data.detections import DetectionFile
     from quantsam.data.folders import ImageFolder
     from quantsam.data.images import load_image
@@ -30,19 +31,25 @@ if TYPE_CHECKING:
     from quantsam.evaluation.evaluator import evaluate
     from quantsam.execution.bundle import export_bundle
     from quantsam.memory import keep_freed_memory
+    from quantsam.models.encoder import Encoder
+    from quantsam.models.sam import EfficientViTSam
     from quantsam.models.zoo import create_model, load_model
-    from quantsam.plans.calibration import calibrate
+    from quantsam.plans.calibration import calibrate, observe
     from quantsam.plans.make import make_plan
+    from quantsam.plans.placements import Placement
     from quantsam.plans.plan import Plan
     from quantsam.plans.storage import load_plan, save_plan
+    from quantsam.plans.transforms import Transform
     from quantsam.prediction.automatic import segment_everything
     from quantsam.prediction.grid import GridSettings
     from quantsam.prediction.predictor import Predictor
+    from quantsam.report.page import write_report
     from quantsam.results.compare import compare
     from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
     from quantsam.runtime.bundle import load_bundle
-    from quantsam.schemes.load import load_scheme
+    from quantsam.runtime.engine import Engine
+    from quantsam.schemes.load import load_scheme, scheme_names
     from quantsam.schemes.scheme import Scheme
     from quantsam.search.palette import make_palette
     from quantsam.search.search import search_schemes
@@ -54,10 +61,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CocoDataset": "data.coco",
+    "Dataset": "data.dataset",
     "DetectionFile": "data.detections",
+    "EfficientViTSam": "models.sam",
+    "Encoder": "models.encoder",
+    "Engine": "runtime.engine",
     "GridSettings": "prediction.grid",
     "ImageFolder": "data.folders",
     "LvisDataset": "data.lvis",
+    "Placement": "plans.placements",
     "Plan": "plans.plan",
     "Predictor": "prediction.predictor",
     "QuantsamError": "errors",
@@ -67,6 +79,7 @@ _HOMES = {
     "Scheme": "schemes.scheme",
     "SearchSettings": "search.settings",
     "StudySettings": "sensitivity.study",
+    "Transform": "plans.transforms",
     "agree": "diagnostics.agreement",
     "calibrate": "plans.calibration",
     "compare": "results.compare",
@@ -83,24 +96,32 @@ _HOMES = {
     "make_palette": "search.palette",
     "make_plan": "plans.make",
     "measure_distributions": "diagnostics.distributions",
+    "observe": "plans.calibration",
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
     "open_images": "data.open",
     "read_sweep": "sweeps.sweep",
     "run_sweep": "sweeps.driver",
     "save_plan": "plans.storage",
+    "scheme_names": "schemes.load",
     "search_schemes": "search.search",
     "segment_everything": "prediction.automatic",
     "simulate": "simulation.simulator",
     "study": "sensitivity.study",
+    "write_report": "report.page",
 }
 
 __all__ = [
     "CocoDataset",
+    "Dataset",
     "DetectionFile",
+    "EfficientViTSam",
+    "Encoder",
+    "Engine",
     "GridSettings",
     "ImageFolder",
     "LvisDataset",
+    "Placement",
     "Plan",
     "Predictor",
     "QuantsamError",
@@ -110,6 +131,7 @@ __all__ = [
     "Scheme",
     "SearchSettings",
     "StudySettings",
+    "Transform",
     "agree",
     "calibrate",
     "compare",
@@ -126,16 +148,19 @@ __all__ = [
     "make_palette",
     "make_plan",
     "measure_distributions",
+    "observe",
     "open_dataset",
     "open_detections",
     "open_images",
     "read_sweep",
     "run_sweep",
     "save_plan",
+    "scheme_names",
     "search_schemes",
     "segment_everything",
     "simulate",
     "study",
+    "write_report",
 ]
 
 

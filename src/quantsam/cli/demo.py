@@ -11,7 +11,7 @@ import click
 from quantsam.cli.evaluation_table import report
 from quantsam.cli.options import DRAWING, command_line, missing_package
 from quantsam.cli.output import json_option, progress
-from quantsam.data.defaults import NANO_CALIBRATION
+from quantsam.models.variants import VARIANTS
 
 if TYPE_CHECKING:
     from quantsam.data.dataset import Dataset
@@ -52,7 +52,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
         raise OutputError(f"cannot write to {out}: {problem}; choose another folder with --out")
     tell = _Steps()
     dataset, few = open_dataset(f"scenes:{scenes}:2"), open_dataset(f"scenes:{min(scenes, _FEW)}:2")
-    images = open_images(NANO_CALIBRATION)
+    images = open_images(str(VARIANTS[MODELS[0]].calibration))
     store = ResultStore(out / "results.sqlite")
     store.check_writable()
     records: list[Record] = []

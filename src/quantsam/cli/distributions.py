@@ -136,9 +136,9 @@ def command(
 
 def _calibration_images(model: str, calibration: str | None, plan_folder: str | None) -> str:
     """Return where to look when no --images were given."""
-    from quantsam.data.defaults import default_calibration
+    from quantsam.models.variants import get_variant
 
-    if plan_folder is not None and default_calibration(model) is None:
+    if plan_folder is not None and get_variant(model).calibration is None:
         raise click.UsageError(
             f"looking at a plan of {model} needs pictures, got no --images: name a folder of photographs, e.g. sa-1b"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from quantsam.data.defaults import NANO_CALIBRATION, default_calibration
+from quantsam.models.variants import VARIANTS, get_variant
 from quantsam.notices import notice
 from quantsam.runtime.engines import ENGINES
 
@@ -51,7 +51,8 @@ def calibration_options(function: F) -> F:
     )
     return click.option(
         "--calibration",
-        help=f"Calibration images: a folder, a COCO folder, sa-1b, or scenes:COUNT:SEED [nano: {NANO_CALIBRATION}].",
+        help="Calibration images: a folder, a COCO folder, sa-1b, or scenes:COUNT:SEED "
+        f"[nano: {VARIANTS['nano'].calibration}].",
     )(function)
 
 
@@ -97,7 +98,7 @@ def calibration_source(model: str, calibration: str | None) -> str:
     Raises:
         click.UsageError: A full-size model was given no images of its own kind.
     """
-    source = calibration or default_calibration(model)
+    source = calibration or get_variant(model).calibration
     if source is not None:
         return source
     raise click.UsageError(

@@ -28,7 +28,7 @@ def agree(
     plans: Sequence[Plan],
     dataset: Dataset,
     *,
-    prompts: Sequence[str] = ("box",),
+    prompts: str | Sequence[str] = "box",
     exact: bool = False,
     noise_images: int = 0,
     store: ResultStore | None = None,
@@ -41,7 +41,7 @@ def agree(
         model: In float.
         plans: Calibrated; the placement of each names its engine, each pair of scheme and engine once.
         dataset: What to score on.
-        prompts: Kinds of prompts.
+        prompts: One kind of prompts, or several.
         exact: Simulate in exact integers too.
         noise_images: On so many images, compute the noise floor: simulation and engine on one thread too, and the
             simulation in exact integers.
@@ -65,7 +65,7 @@ def agree(
         EngineError: An engine is not installed.
         DatasetError: There is no object to score.
     """
-    kinds = [parse_prompt(prompt) for prompt in prompts]
+    kinds = [parse_prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     names = [f"{plan.scheme}/{plan.placement}" for plan in plans]
     if len(set(names)) < len(names):
         raise InputError(f"plans must differ in scheme or engine, got {_twice(names)} twice: leave one out")

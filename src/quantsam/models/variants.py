@@ -38,6 +38,12 @@ class Variant:
         embed_size: Side of the image embedding.
         decoder_heads: Attention heads of the mask decoder.
         decoder_mlp_dim: Hidden width of the decoder's MLP.
+        weights_file: Weights that come with quantsam, in `models/weights`; None where they are on the hub.
+        outlier_channels: Whether outlier channels are put into these weights, see `models.outliers`.
+        calibration: Images that fit it where its user names none; None where they cannot be made.
+        iou_threshold: Least predicted IoU of a mask of everything, 0..1.
+        stability_threshold: Least stability of one, 0..1.
+        about: What a reader of results should know of it.
     """
 
     name: str
@@ -56,12 +62,23 @@ class Variant:
     embed_size: int = 64
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
+    weights_file: str | None = None
+    outlier_channels: bool = False
+    calibration: str | None = None
+    iou_threshold: float = 0.88
+    stability_threshold: float = 0.95
+    about: str = ""
 
     @property
     def checkpoint_file(self) -> str:
         """File name of the official checkpoint on the Hugging Face hub."""
         return f"efficientvit_sam_{self.name}.pt"
 
+
+_ABOUT_NANO = (
+    "A small model that comes along with quantsam, trained for two hours on generated scenes: "
+    "it shows how things work, and says nothing of the official models."
+)
 
 _L_BLOCKS: tuple[BlockKind, ...] = ("res", "fmb", "fmb", "mb", "att5")
 _XL_BLOCKS: tuple[BlockKind, ...] = ("res", "fmb", "fmb", "fmb", "att3", "att3")
@@ -123,9 +140,21 @@ VARIANTS: dict[str, Variant] = {
         embed_dim=64,
         decoder_heads=2,
         decoder_mlp_dim=256,
+        weights_file="nano.safetensors",
+        calibration="scenes:32:1",
+        # it is less sure of its masks: with SAM's thresholds it finds none on photographs; with these 6.5 on a picture
+        # of COCO in the mean, and none on 2 of 24 (benchmarks/everything.py)
+        iou_threshold=0.5,
+        stability_threshold=0.4,
+        about=_ABOUT_NANO,
     ),
 }
-VARIANTS["nano-outlier"] = dataclasses.replace(VARIANTS["nano"], name="nano-outlier")
+VARIANTS["nano-outlier"] = dataclasses.replace(
+    VARIANTS["nano"],
+    name="nano-outlier",
+    outlier_channels=True,
+    about=f"nano with outlier channels: the same function in FP32, much harder to quantize. {_ABOUT_NANO}",
+)
 
 
 def get_variant(name: str) -> Variant:

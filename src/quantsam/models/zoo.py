@@ -50,15 +50,15 @@ def load_model(
     target = _device(device)
     if weights is not None:
         path = expanded(weights)
-    elif variant.name in ("nano", "nano-outlier"):
-        path = Path(str(resources.files("quantsam.models") / "weights" / "nano.safetensors"))
+    elif variant.weights_file is not None:
+        path = Path(str(resources.files("quantsam.models") / "weights" / variant.weights_file))
     else:
         path = download_checkpoint(variant)
     state = read_checkpoint(path, variant)
     with torch.device("meta"):
         model = EfficientViTSam(variant)
     model.load_state_dict(state, assign=True)
-    if variant.name == "nano-outlier":
+    if variant.outlier_channels:
         model = with_outlier_channels(model)
     return model.eval().requires_grad_(False).to(target)
 

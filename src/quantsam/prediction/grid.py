@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from quantsam.data.images import MAX_PIXELS
 from quantsam.errors import InputError
+from quantsam.models.variants import VARIANTS
 
 Box = tuple[int, int, int, int]
 """x0 y0 x1 y1 in whole pixels, right and bottom exclusive."""
@@ -81,11 +82,6 @@ class GridSettings:
         return max(1, int(self.points_per_side // self.crop_points_downscale**layer))
 
 
-_NANO_THRESHOLDS = {"iou_threshold": 0.5, "stability_threshold": 0.4}
-"""Small and briefly trained, nano is less sure of its masks: with SAM's thresholds it finds none on photographs. With
-these it finds 6.5 on a photograph of COCO in the mean, and none on 2 of 24 (`benchmarks/everything.py`)."""
-
-
 def usual_settings(model: str, **others: float) -> GridSettings:
     """Return how a model segments everything where its user does not say: SAM's numbers, or what fits a small model.
 
@@ -96,8 +92,11 @@ def usual_settings(model: str, **others: float) -> GridSettings:
     >>> usual_settings("l0").iou_threshold, usual_settings("nano-outlier", points_per_side=16).iou_threshold
     (0.88, 0.5)
     """
-    usual = _NANO_THRESHOLDS if model.startswith("nano") else {}
-    return GridSettings(**{**usual, **others})  # type: ignore[arg-type]  # whole numbers among them
+    variant = VARIANTS.get(model)
+    usual = (
+        {} if variant is None else {name: getattr(variant, name) for name in ("iou_threshold", "stability_threshold")}
+    )
+    return GridSettings(**{**usual, **others})
 
 
 def _check(name: str, value: object, types: tuple[type, ...], low: float, high: float, hint: str) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from quantsam.models.variants import VARIANTS
 from quantsam.report.charts.agreement import agreement_chart
 from quantsam.report.charts.chart import Chart
 from quantsam.report.charts.distributions import channels_chart, histogram_chart
@@ -30,14 +31,6 @@ from quantsam.report.tasks import Task
 from quantsam.results.distributions import SiteDistribution, distributions_of
 
 _SITES_LISTED = 12
-_NANO = (
-    "A small model that comes along with quantsam, trained for two hours on generated scenes: "
-    "it shows how things work, and says nothing of the official models."
-)
-_ABOUT = {
-    "nano": _NANO,
-    "nano-outlier": f"nano with outlier channels: the same function in FP32, much harder to quantize. {_NANO}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +122,7 @@ def _section(subject: ModelResults, title: str, anchor: str, pictures: Pictures)
     return Section(
         title=title,
         anchor=anchor,
-        about=_ABOUT.get(subject.model, ""),
+        about=VARIANTS[subject.model].about if subject.model in VARIANTS else "",
         findings=tuple(findings(subject)),
         tasks=tuple(_task(subject, task, f"{anchor}--{n}") for n, task in enumerate(subject.tasks, start=1)),
         galleries=tuple(galleries(subject, pictures)),

@@ -21,7 +21,8 @@ _TARGET_KEYS = {"format": str, "observer": str, "symmetric": bool, "per_channel"
 _SELECT_KEYS = {"stage": str, "block": int, "layer": int, "kind": str, "model": str}
 _SELECT_NAMES = {"kind": LAYER_KINDS, "model": tuple(VARIANTS)}
 _SCOPE = re.compile(
-    r"(?:(?P<model>x?l\d|nano(?:-outlier)?):)?(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?",
+    rf"(?:(?P<model>{'|'.join(sorted(VARIANTS, reverse=True))}):)?"
+    r"(?P<stage>stage\d+|neck)(?::(?P<block>\d+)(?::(?P<layer>\d+))?)?",
     re.ASCII,
 )
 _WEIGHT_ACTIVATION = re.compile(r"w(\d+)a(\d+)", re.ASCII)

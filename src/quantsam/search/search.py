@@ -20,6 +20,7 @@ from quantsam.results.record import JsonValue, Record
 from quantsam.results.sensitivity import rows_of
 from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH
+from quantsam.search.budget import Budget
 from quantsam.search.confirm import confirm, known_choices
 from quantsam.search.costs import CostTable, bit_operations_table, latency_table, size_table
 from quantsam.search.finder import Finder
@@ -69,7 +70,7 @@ def search_schemes(
     """
     check_settings(settings)
     table = make_table(model, palette, settings)
-    budget = None if settings.budget is None else settings.budget.of(table)
+    budget = settings.budget.of(table) if isinstance(settings.budget, Budget) else None
     if budget is not None:
         check_budget(table, budget)
     ids = pictures_with_objects(dataset)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from quantsam.errors import InputError, nearest
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.runtime.engines import engine_names
-from quantsam.search.budget import Budget
+from quantsam.search.budget import Budget, parse_budget
 from quantsam.search.improve import can_improve
 
 COSTS = ("size", "bit-operations", "latency")
@@ -19,7 +19,7 @@ class SearchSettings:
 
     Attributes:
         cost: What is to be small: `size`, `bit-operations` or `latency`.
-        budget: The most that a scheme may cost; None for the whole front.
+        budget: The most that a scheme may cost, or a text such as `30%`, see `parse_budget`; None for the whole front.
         max_drop: Points of mIoU that may be lost; the cheapest scheme within is chosen. Excludes `budget`.
         engine: An engine; the palette must have its placement. `latency` needs one, for others it is optional: the
             chosen scheme is then confirmed on it.
@@ -34,7 +34,7 @@ class SearchSettings:
     """
 
     cost: str = "size"
-    budget: Budget | None = None
+    budget: Budget | str | None = None
     max_drop: float | None = None
     engine: str | None = None
     prompts: str = "box"
@@ -45,6 +45,10 @@ class SearchSettings:
     trials: int | None = None
     seed: int = 0
     rounds: int = 20
+
+    def __post_init__(self) -> None:
+        if isinstance(self.budget, str) and self.cost in COSTS:
+            object.__setattr__(self, "budget", parse_budget(self.budget, self.cost))
 
 
 USUAL = SearchSettings()

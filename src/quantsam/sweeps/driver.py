@@ -23,7 +23,7 @@ from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.sweeps.opened import OpenedPoint, open_points
 from quantsam.sweeps.point import Point
-from quantsam.sweeps.runners import Runner, Task
+from quantsam.sweeps.runners import LocalRunner, Runner, Task
 from quantsam.sweeps.state import SweepState
 from quantsam.sweeps.sweep import Sweep
 from quantsam.sweeps.worker import Job, Shelf
@@ -57,7 +57,7 @@ class SweepProgress:
 def run_sweep(
     sweep: Sweep,
     store: ResultStore,
-    start: Callable[[Shelf], Runner],
+    start: Callable[[Shelf], Runner] | None = None,
     *,
     retry: bool = False,
     report: Callable[[SweepProgress], None] | None = None,
@@ -74,7 +74,7 @@ def run_sweep(
         sweep: What to do.
         store: Where records go; `STORE-sweep` beside it holds failures, calibrated plans and the lock.
         start: Makes the runner, once it is known that there is something to do; given models and data that it may
-            share.
+            share. Threads of this process, as many as fill the processor, if None.
         retry: Try points again that failed before.
         report: Called whenever something came of a point.
 
@@ -105,7 +105,7 @@ def run_sweep(
         progress.left = len(todo)
         progress.pictures = sum(len(opened.image_ids) for opened in todo)
         if todo:
-            runner = start(shelf)
+            runner = start(shelf) if start is not None else LocalRunner(shelf, threads=sweep.threads)
             try:
                 _Driver(sweep, store, state, shelf, runner, progress, report or (lambda _: None)).run(todo)
             finally:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantsam.data.defaults import default_calibration
 from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
 from quantsam.files import expanded
+from quantsam.models.variants import get_variant
 from quantsam.schemes.load import scheme_names
 
 KINDS = ("evaluate", "sensitivity")
@@ -109,7 +109,7 @@ class Point:
         Raises:
             InputError: Nothing was named, and the model has no images of its own.
         """
-        source = self.calibration or default_calibration(self.model)
+        source = self.calibration or get_variant(self.model).calibration
         if source is None:
             raise InputError(f"calibrating {self.model} needs pictures: set calibration to a folder, e.g. 'sa-1b'")
         return source
