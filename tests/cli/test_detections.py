@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+import quantsam as qs
 from quantsam.data.coco import CocoDataset
 
 
@@ -81,7 +82,9 @@ def test_lvis(run, shared_data, prompts):
     line = ("evaluate", "--data", lvis, "--annotations", file, "--images", 1, "--json")
     (record,) = run(*line, "--prompts", prompts).json
     assert record["dataset"].startswith("lvis:")
-    assert record["figures"]["count"] > 0
+    (image_id,) = qs.open_dataset(lvis, annotations=file, limit=1).image_ids
+    entries = [a for a in json.loads(file.read_text())["annotations"] if a["image_id"] == image_id]
+    assert record["figures"]["count"] == len(entries) > 0
 
 
 def test_lvis_with_a_detector_s_boxes(run, shared_data):

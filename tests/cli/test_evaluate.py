@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+import quantsam as qs
 from quantsam.results.store import ResultStore
 
 ONE = ("--calibration", "scenes:1:1")
@@ -134,5 +135,8 @@ def test_real_photographs(run, shared_data):
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("nano on coco:val2017[3:0], box prompts: ")
     (record,) = run("results", "--json").json
-    assert record["figures"]["count"] > 0
+    ids = qs.open_dataset(data, limit=3).image_ids
+    file = json.loads((data / "annotations" / "instances_val2017.json").read_text())
+    entries = [a for a in file["annotations"] if a["image_id"] in ids and a["area"] >= 1]
+    assert record["figures"]["count"] == len(entries) > 0
     assert 0 < record["figures"]["box_fill_miou"] < 100

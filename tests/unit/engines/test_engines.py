@@ -24,10 +24,14 @@ def test_an_engine_computes_what_the_simulation_does(tiny, placed, images, engin
     with torch.inference_mode():
         expected = simulate(tiny, plan)(torch.cat(images))
         float_embedding = tiny.image_encoder(torch.cat(images))
+        exact = simulate(tiny, plan, exact=True)(torch.cat(images))
     found = encoder(torch.cat(images))
     assert found.shape == expected.shape
-    off, damage = (found - expected).square().mean(), (expected - float_embedding).square().mean()
-    assert off < 0.6 * damage  # random weights: codes that flip at ties spread far
+    damage = (expected - float_embedding).square().mean()
+    if engine == "onnxruntime":
+        assert (found - exact).square().mean() < 1e-9 * damage
+    else:  # codes that flip at ties spread far with random weights; test_weights_of_any_width looks layer by layer
+        assert min((found - other).square().mean() for other in (expected, exact)) < 0.5 * damage
 
 
 @pytest.mark.parametrize("engine", ENGINES)

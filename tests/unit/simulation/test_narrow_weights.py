@@ -1,4 +1,4 @@
-"""Weights of fewer than 8 bits: engines compute them in integers, exactly."""
+"""Weights of 4 to 8 bits: engines compute them in integers, exactly, layer by layer."""
 
 import pytest
 import torch
@@ -21,9 +21,9 @@ def images():
     return [torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
 
 
-@pytest.mark.parametrize("bits", [4, 5, 6, 7])
+@pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_narrow_weights_run_in_integers_as_the_exact_simulation_says(tiny, images, engine, bits):
+def test_weights_of_any_width_run_in_integers_as_the_exact_simulation_says(tiny, images, engine, bits):
     scheme = parse_scheme(f'[[rules]]\nweight = "int{bits}"\nactivation = "int8"', default_name=f"w{bits}a8")
     plan = calibrate(tiny, make_plan(tiny, scheme, engine), images)
     encoder = make_engine_encoder(tiny, plan, engine)
