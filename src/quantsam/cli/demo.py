@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quantsam.results.store import ResultStore
 
 MODELS = ("nano", "nano-outlier")
+CALIBRATION = str(VARIANTS[MODELS[0]].calibration)
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
 ENGINES = ("onnxruntime", "openvino")
 _FEW = 20  # scenes for what takes longer
@@ -52,7 +53,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
         raise OutputError(f"cannot write to {out}: {problem}; choose another folder with --out")
     tell = _Steps()
     dataset, few = open_dataset(f"scenes:{scenes}:2"), open_dataset(f"scenes:{min(scenes, _FEW)}:2")
-    images = open_images(str(VARIANTS[MODELS[0]].calibration))
+    images = open_images(CALIBRATION)
     store = ResultStore(out / "results.sqlite")
     store.check_writable()
     records: list[Record] = []
