@@ -87,7 +87,7 @@ def main() -> None:
     qs.keep_freed_memory()
     held_out: dict[str, Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)}
     if args.coco:
-        held_out["photographs"] = qs.CocoDataset(args.coco)
+        held_out["photographs"] = qs.open_dataset(args.coco, crowds=False)
     parts = [args.only] if args.only else ["nano", "nano-outlier", "latency"]
     for name in parts:
         if name != "latency":
