@@ -27,8 +27,9 @@ def front() -> str:
     documents = [load(f"search_{name}") for name in MODELS]
     seconds = " and ".join(f"{d['searching_s']:.0f} s" for d in documents)
     caption = (
-        "→: the smallest found scheme that is smaller and loses no more, on scenes and on photographs (without crowds). "
-        "Points of mIoU lost against FP32, paired, ± standard error; neither the scenes nor the photographs were seen by the search. "
+        "→: the smallest found scheme that is smaller and loses no more, on scenes and on photographs (without "
+        "crowds). Points of mIoU lost against FP32, paired, ± standard error; neither the scenes nor the photographs "
+        "were seen by the search. "
         "Simulated with the thesis' placement; calibrating and searching took "
         f"{seconds}. {machine(documents[0])}."
     )
