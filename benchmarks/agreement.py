@@ -15,7 +15,7 @@ from common import RESULTS, save
 
 import quantsam as qs
 from quantsam.data.dataset import Dataset
-from quantsam.diagnostics.agreement import agree
+from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 
 ENGINES = ("onnxruntime", "openvino")
@@ -50,7 +50,7 @@ def main() -> None:
                 if args.missing and (RESULTS / "agreement" / f"{name}_{scheme}_{kind}.json").exists():
                     continue
                 started = time.perf_counter()
-                records = agree(
+                records = measure_agreement(
                     model,
                     plans,
                     dataset,

@@ -29,7 +29,7 @@ import numpy as np
 from common import save
 
 import quantsam as qs
-from quantsam.diagnostics.agreement import agree
+from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.engines import encoder
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.notices import InexactWarning
@@ -123,7 +123,7 @@ def main() -> None:
         for scheme in args.schemes:
             images = qs.open_images(CALIBRATION)
             plans = [calibrated_plans(model, [qs.load_scheme(scheme)], images, Switches(p))[0] for p in PLACEMENTS]
-            for record in agree(model, plans, dataset, exact=True):
+            for record in measure_agreement(model, plans, dataset, exact=True):
                 records.append(record.to_json_dict())
                 said, f = agreement_verdict(record), record.figures
                 print(

@@ -21,7 +21,7 @@ import quantsam as qs
 from quantsam.results.sensitivity import RowScore, compare_ranks, rows_of
 from quantsam.schemes.load import uniform_scheme
 from quantsam.sensitivity.rows import Row, make_rows
-from quantsam.sensitivity.study import StudySettings, study
+from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 
 CALIBRATION = "scenes:32:1"
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def exact_and_estimates(name: str, scheme: str, images: int, repeated: int) -> d
         lambda: qs.calibrate(model, qs.make_plan(model, uniform_scheme(scheme)), qs.open_images(CALIBRATION))
     )
     rows = make_rows(plan)
-    exact, exact_s = timed(lambda: rows_of(study(model, plan, dataset, StudySettings(method="exact"))))
+    exact, exact_s = timed(lambda: rows_of(measure_sensitivity(model, plan, dataset, StudySettings(method="exact"))))
     reference = qs.evaluate(model, dataset)
     chosen = [rows[i * len(rows) // repeated] for i in range(repeated)]
     spent, off = 0.0, 0.0
@@ -65,7 +65,7 @@ def exact_and_estimates(name: str, scheme: str, images: int, repeated: int) -> d
           f"({whole_s / (exact_s + calibrating_s):.1f} times), off by {off:.2g}", flush=True)  # fmt: skip
     found: dict[str, Any] = {}
     for label, settings in ESTIMATES.items():
-        estimate, seconds = timed(lambda s=settings: rows_of(study(model, plan, dataset, s)))  # type: ignore[misc]
+        estimate, seconds = timed(lambda s=settings: rows_of(measure_sensitivity(model, plan, dataset, s)))  # type: ignore[misc]
         found[label] = _rated(exact, estimate, seconds, whole_s / (seconds + calibrating_s))
         print(f"{name} {label}: {found[label]}", flush=True)
     return {
@@ -112,7 +112,7 @@ def growth(name: str, scheme: str) -> list[dict[str, Any]]:
         for images in (10, 20, 40):
             dataset = qs.open_dataset(f"scenes:{images}:5")
             settings = StudySettings(by=by, method="exact")
-            record, seconds = timed(lambda s=settings, d=dataset: study(model, plan, d, s))  # type: ignore[misc]
+            record, seconds = timed(lambda s=settings, d=dataset: measure_sensitivity(model, plan, d, s))  # type: ignore[misc]
             found.append({"by": by, "rows": record.figures["rows"], "images": images, "seconds": seconds})
             print(f"by {by}: {found[-1]}", flush=True)
     return found
@@ -125,7 +125,7 @@ def full_size(images: int) -> dict[str, Any]:
     dataset = qs.open_dataset(f"scenes:{images}:5")
     plan, calibrating_s = timed(lambda: qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:2:1")))
     before = peak_mib()
-    record, exact_s = timed(lambda: study(model, plan, dataset, StudySettings(method="exact")))
+    record, exact_s = timed(lambda: measure_sensitivity(model, plan, dataset, StudySettings(method="exact")))
     after = peak_mib()
     rows = int(record.figures["rows"] or 0)
     row = make_rows(plan)[rows // 2]
@@ -136,7 +136,9 @@ def full_size(images: int) -> dict[str, Any]:
         qs.compare(qs.evaluate(model.with_encoder(qs.simulate(model, alone)), dataset), reference)
 
     _, one_s = timed(once)
-    gradient, gradient_s = timed(lambda: study(model, plan, dataset, StudySettings(method="gradient", first=2)))
+    gradient, gradient_s = timed(
+        lambda: measure_sensitivity(model, plan, dataset, StudySettings(method="gradient", first=2))
+    )
     print(
         f"l0: exact {exact_s:.0f} s for {rows} rows, one by hand {one_s:.1f} s, gradient {gradient_s:.0f} s", flush=True
     )

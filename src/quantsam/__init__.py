@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from quantsam.data.lvis import LvisDataset
     from quantsam.data.open import open_dataset, open_images
     from quantsam.data.scenes import SceneDataset
-    from quantsam.diagnostics.agreement import agree
+    from quantsam.diagnostics.agreement import measure_agreement
     from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.engines.encoder import make_engine_encoder
     from quantsam.errors import QuantsamError
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.evaluator import evaluate
+    from quantsam.evaluation.latency import measure_latency
     from quantsam.execution.bundle import export_bundle
     from quantsam.memory import keep_freed_memory
     from quantsam.models.encoder import Encoder
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from quantsam.search.palette import make_palette
     from quantsam.search.search import search_schemes
     from quantsam.search.settings import SearchSettings
-    from quantsam.sensitivity.study import StudySettings, study
+    from quantsam.sensitivity.study import StudySettings, measure_sensitivity
     from quantsam.simulation.simulator import simulate
     from quantsam.sweeps.driver import run_sweep
     from quantsam.sweeps.sweep import read_sweep
@@ -80,7 +81,6 @@ _HOMES = {
     "SearchSettings": "search.settings",
     "StudySettings": "sensitivity.study",
     "Transform": "plans.transforms",
-    "agree": "diagnostics.agreement",
     "calibrate": "plans.calibration",
     "compare": "results.compare",
     "create_model": "models.zoo",
@@ -95,7 +95,10 @@ _HOMES = {
     "make_engine_encoder": "engines.encoder",
     "make_palette": "search.palette",
     "make_plan": "plans.make",
+    "measure_agreement": "diagnostics.agreement",
     "measure_distributions": "diagnostics.distributions",
+    "measure_latency": "evaluation.latency",
+    "measure_sensitivity": "sensitivity.study",
     "observe": "plans.calibration",
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
@@ -107,7 +110,6 @@ _HOMES = {
     "search_schemes": "search.search",
     "segment_everything": "prediction.automatic",
     "simulate": "simulation.simulator",
-    "study": "sensitivity.study",
     "write_report": "report.page",
 }
 
@@ -132,7 +134,6 @@ __all__ = [
     "SearchSettings",
     "StudySettings",
     "Transform",
-    "agree",
     "calibrate",
     "compare",
     "create_model",
@@ -147,7 +148,10 @@ __all__ = [
     "make_engine_encoder",
     "make_palette",
     "make_plan",
+    "measure_agreement",
     "measure_distributions",
+    "measure_latency",
+    "measure_sensitivity",
     "observe",
     "open_dataset",
     "open_detections",
@@ -159,7 +163,6 @@ __all__ = [
     "search_schemes",
     "segment_everything",
     "simulate",
-    "study",
     "write_report",
 ]
 

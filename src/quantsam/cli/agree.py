@@ -79,7 +79,7 @@ def command(
 ) -> None:
     """Score schemes in the simulator and on real engines, on the same objects, and compare mask by mask."""
     from quantsam.data.open import open_dataset, open_images
-    from quantsam.diagnostics.agreement import agree
+    from quantsam.diagnostics.agreement import measure_agreement
     from quantsam.diagnostics.departures import report_layers
     from quantsam.evaluation.experiment import Switches, calibrated_plans
     from quantsam.evaluation.prompts import parse_prompt
@@ -125,7 +125,7 @@ def command(
     if layers:
         picture = preprocess(dataset.image(dataset.image_ids[0]), loaded.variant.input_size).to(device)
         reports = [(f"{p.scheme} on {p.placement}", report_layers(loaded, p, picture, simulate)) for p in plans]
-    records = agree(
+    records = measure_agreement(
         loaded,
         plans,
         dataset,

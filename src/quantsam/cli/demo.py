@@ -107,10 +107,10 @@ def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: Res
     from quantsam.diagnostics.distribution_records import record_distributions
     from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
-    from quantsam.sensitivity.study import StudySettings, study
+    from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 
     plan = calibrate_once(model, make_plan(model, "int8"), images, progress=progress("calibrating"))
-    study(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
+    measure_sensitivity(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
     record_distributions(model, plan, images, store=store, progress=progress("distributions"))
 
 
@@ -118,7 +118,7 @@ def _on_engines(
     model: EfficientViTSam, images: ImageSource, dataset: Dataset, few: Dataset, store: ResultStore
 ) -> Sequence[Record]:
     """Run FP32 and INT8 on the engines that are installed; return how INT8 agrees with its simulation."""
-    from quantsam.diagnostics.agreement import agree
+    from quantsam.diagnostics.agreement import measure_agreement
     from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
     from quantsam.schemes.load import load_scheme
 
@@ -133,7 +133,9 @@ def _on_engines(
         int8.append(plans[1])
     if not int8:
         return ()
-    return agree(model, int8, few, noise_images=_NOISE_IMAGES, store=store, progress=progress("simulation and engines"))
+    return measure_agreement(
+        model, int8, few, noise_images=_NOISE_IMAGES, store=store, progress=progress("simulation and engines")
+    )
 
 
 def _write_page(out: Path, store: ResultStore, as_json: bool) -> None:

@@ -90,7 +90,7 @@ def command(
     from quantsam.plans.make import make_plan
     from quantsam.runtime.engines import check_engine
     from quantsam.schemes.load import uniform_scheme
-    from quantsam.sensitivity.study import StudySettings, check_settings, study
+    from quantsam.sensitivity.study import StudySettings, check_settings, measure_sensitivity
 
     use_threads(threads)
     settings = StudySettings(by, mode, part, method, prompts, engine, first, seed=seed)
@@ -114,7 +114,9 @@ def command(
     plan = make_plan(loaded, scheme, placed, weights=part != "activations", activations=part != "weights")
     plan = calibrate_once(loaded, plan, source, progress=progress("calibrating"))
     notes: dict[str, JsonValue] = {"limit": limit, "images": images}
-    record = study(loaded, plan, dataset, settings, store=results, progress=progress, notes=notes, workers=threads)
+    record = measure_sensitivity(
+        loaded, plan, dataset, settings, store=results, progress=progress, notes=notes, workers=threads
+    )
     if as_json:
         print_json(record.to_json_dict())
         return

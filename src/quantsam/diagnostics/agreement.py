@@ -23,7 +23,7 @@ from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 
 
-def agree(
+def measure_agreement(
     model: EfficientViTSam,
     plans: Sequence[Plan],
     dataset: Dataset,

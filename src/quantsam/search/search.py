@@ -28,7 +28,7 @@ from quantsam.search.palette import Palette
 from quantsam.search.program import check_budget
 from quantsam.search.settings import USUAL, SearchSettings, check_settings
 from quantsam.search.verify import Verifier
-from quantsam.sensitivity.study import StudySettings, study
+from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 from quantsam.sensitivity.table import pictures_with_objects
 
 
@@ -133,7 +133,9 @@ def _layer_losses(
         if not plan.sites:
             continue
         wrap = (lambda _, f=palette.formats[number]: progress(f"layers in {f}")) if progress else None
-        for row in rows_of(study(model, plan, dataset, wanted, store=store, progress=wrap, workers=workers)):
+        for row in rows_of(
+            measure_sensitivity(model, plan, dataset, wanted, store=store, progress=wrap, workers=workers)
+        ):
             layer = palette.layers.index(row.unit)
             masks[layer, number] = row.mask_loss or 0.0
             noise[layer, number] = 0.0 if row.sqnr_db is None else 10 ** (-row.sqnr_db / 20)

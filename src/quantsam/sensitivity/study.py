@@ -68,7 +68,7 @@ class StudySettings:
     seed: int = 0
 
 
-def study(
+def measure_sensitivity(
     model: EfficientViTSam,
     plan: Plan,
     dataset: Dataset,

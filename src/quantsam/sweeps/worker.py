@@ -26,7 +26,7 @@ from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
-from quantsam.sensitivity.study import StudySettings, study
+from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 from quantsam.sweeps.point import Point
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class Worker:
     def study(self, job: Job, record_id: str, notes: dict[str, JsonValue], store: ResultStore | None) -> Record:
         """Do a sensitivity study; its record is appended, and it can be taken up again, if a store is given."""
         model, dataset = self._model(job), self._dataset(job)
-        return study(
+        return measure_sensitivity(
             model,
             job.plan,
             dataset,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import quantsam as qs
-from quantsam.diagnostics.agreement import agree
+from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.errors import InputError, PlanError
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.latency import measure_latency
@@ -24,7 +24,7 @@ def plans(tiny, images):
 @pytest.fixture(scope="module")
 def records(tiny, plans):
     dataset = qs.SceneDataset(3, seed=4)
-    return agree(tiny, plans, dataset, prompts=("box", "click"), exact=True, noise_images=2)
+    return measure_agreement(tiny, plans, dataset, prompts=("box", "click"), exact=True, noise_images=2)
 
 
 def test_a_record_for_each_plan_and_prompt(records):
@@ -69,7 +69,7 @@ def test_the_noise_floor(records):
 
 def test_records_are_kept(tiny, plans, tmp_path):
     store = ResultStore(tmp_path / "results.db")
-    (record,) = agree(tiny, plans[1:], qs.SceneDataset(1, seed=4), store=store)
+    (record,) = measure_agreement(tiny, plans[1:], qs.SceneDataset(1, seed=4), store=store)
     (kept,) = store.records(kind="agree")
     assert kept.id == record.id
     assert "exact_gap" not in record.figures
@@ -79,12 +79,12 @@ def test_records_are_kept(tiny, plans, tmp_path):
 def test_what_is_refused(tiny, plans, images):
     dataset = qs.SceneDataset(1, seed=4)
     with pytest.raises(InputError, match="plans must differ in scheme or engine, got int8/openvino twice"):
-        agree(tiny, [plans[1], plans[1]], dataset)
+        measure_agreement(tiny, [plans[1], plans[1]], dataset)
     with pytest.raises(InputError, match="got 'boks'"):
-        agree(tiny, plans, dataset, prompts=("boks",))
+        measure_agreement(tiny, plans, dataset, prompts=("boks",))
     thesis = qs.calibrate(tiny, qs.make_plan(tiny, "int8@neck", "thesis"), images)
     with pytest.raises((InputError, PlanError), match="got 'thesis'"):
-        agree(tiny, [thesis], dataset)
+        measure_agreement(tiny, [thesis], dataset)
 
 
 def test_latencies(tiny, plans):

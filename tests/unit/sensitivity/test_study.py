@@ -13,7 +13,7 @@ from quantsam.schemes.load import uniform_scheme
 from quantsam.sensitivity.gradient import gradient_noise
 from quantsam.sensitivity.racing import undecided
 from quantsam.sensitivity.rows import make_rows
-from quantsam.sensitivity.study import StudySettings, check_settings, study
+from quantsam.sensitivity.study import StudySettings, check_settings, measure_sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def _one_thread():
 
 @pytest.mark.parametrize("mode", ["in", "out"])
 def test_exact_is_what_evaluating_row_by_row_gives(model, plan, scenes, mode):
-    record = study(model, plan, scenes, StudySettings(by="stage", mode=mode, method="exact"))
+    record = measure_sensitivity(model, plan, scenes, StudySettings(by="stage", mode=mode, method="exact"))
     whole = qs.evaluate(model, scenes)
     for found, row in zip(rows_of(record), make_rows(plan, by="stage", mode=mode), strict=True):
         alone = qs.evaluate(model.with_encoder(qs.simulate(model, row.plan)), scenes)
@@ -54,7 +54,7 @@ def test_exact_is_what_evaluating_row_by_row_gives(model, plan, scenes, mode):
 
 
 def test_a_row_is_a_scheme_of_its_own(model, plan, scenes):
-    rows = rows_of(study(model, plan, scenes, StudySettings(by="kind", method="exact")))
+    rows = rows_of(measure_sensitivity(model, plan, scenes, StudySettings(by="kind", method="exact")))
     row = max(rows, key=lambda r: r.damage)
     own = qs.calibrate(model, qs.make_plan(model, f"int4@{row.unit}"), qs.open_images("scenes:2:1"))
     alone = qs.evaluate(model.with_encoder(qs.simulate(model, own)), scenes)
@@ -73,13 +73,13 @@ def test_a_stopped_study_goes_on_to_the_same_rows(model, plan, scenes, tmp_path)
 
     store = ResultStore(tmp_path / "r.sqlite")
     with pytest.raises(KeyboardInterrupt):
-        study(model, plan, scenes, settings, store=store, progress=lambda label: stop_after_two)
+        measure_sensitivity(model, plan, scenes, settings, store=store, progress=lambda label: stop_after_two)
     seen = []
-    again = study(
+    again = measure_sensitivity(
         model, plan, scenes, settings, store=store, progress=lambda label: lambda items, n: seen.append(n) or items
     )
     assert seen == [1]
-    assert again.settings["rows"] == study(model, plan, scenes, settings).settings["rows"]
+    assert again.settings["rows"] == measure_sensitivity(model, plan, scenes, settings).settings["rows"]
     assert [r.id for r in store.records(kind="sensitivity")] == [again.id]
     assert not (tmp_path / "r.sqlite-unfinished").exists()
 
@@ -87,8 +87,10 @@ def test_a_stopped_study_goes_on_to_the_same_rows(model, plan, scenes, tmp_path)
 def test_an_engine_computes_the_rows(model, scenes):
     pytest.importorskip("onnxruntime")
     plan = qs.calibrate(model, qs.make_plan(model, "int8", "onnxruntime"), qs.open_images("scenes:2:1"))
-    rows = rows_of(study(model, plan, scenes, StudySettings(by="stage", method="exact", engine="onnxruntime")))
-    simulated = rows_of(study(model, plan, scenes, StudySettings(by="stage", method="exact")))
+    rows = rows_of(
+        measure_sensitivity(model, plan, scenes, StudySettings(by="stage", method="exact", engine="onnxruntime"))
+    )
+    simulated = rows_of(measure_sensitivity(model, plan, scenes, StudySettings(by="stage", method="exact")))
     for a, b in zip(rows, simulated, strict=True):
         assert a.sqnr_db == pytest.approx(b.sqnr_db, abs=1.5)
         assert a.drop == pytest.approx(b.drop, abs=1)
@@ -98,8 +100,8 @@ def test_the_gradient_predicts_the_noise_of_single_sites(model):
     plan = qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:2:1"))
     pictures = qs.open_dataset("scenes:3:9")
     noise = gradient_noise(model, plan, (pictures.image(i) for i in pictures.image_ids), probes=8)
-    exact = rows_of(study(model, plan, pictures, StudySettings(method="exact")))
-    guessed = rows_of(study(model, plan, pictures, StudySettings(method="gradient", first=3)))
+    exact = rows_of(measure_sensitivity(model, plan, pictures, StudySettings(method="exact")))
+    guessed = rows_of(measure_sensitivity(model, plan, pictures, StudySettings(method="gradient", first=3)))
     assert noise.keys() == {site.key for site in plan.sites}
     from scipy.stats import spearmanr
 
@@ -109,9 +111,9 @@ def test_the_gradient_predicts_the_noise_of_single_sites(model):
 
 def test_a_race_measures_the_undecided_longer(model, plan, scenes):
     many = qs.open_dataset("scenes:12:9")
-    rows = rows_of(study(model, plan, many, StudySettings(by="stage", first=2, step=2)))
+    rows = rows_of(measure_sensitivity(model, plan, many, StudySettings(by="stage", first=2, step=2)))
     assert min(r.images for r in rows) >= 2
-    assert rows_of(study(model, plan, many, StudySettings(by="stage", first=2, step=2))) == rows
+    assert rows_of(measure_sensitivity(model, plan, many, StudySettings(by="stage", first=2, step=2))) == rows
 
 
 def test_who_is_undecided():
