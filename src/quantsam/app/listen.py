@@ -58,23 +58,35 @@ def allowed_hosts(host: str, listener: socket.socket) -> tuple[frozenset[str], b
 
 
 class _Server(uvicorn.Server):
-    """Tells when it begins to end: before it waits for the answers under way."""
+    """Tells when it answers, and when it begins to end: before it waits for the answers under way."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self._on_stop = on_stop
+        self._on_start, self._on_stop = on_start, on_stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
         await super().shutdown(sockets)
 
 
-def serve(app: ASGIApp, listener: socket.socket, on_stop: Callable[[], None], *, debug: bool = False) -> None:
+def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
+    debug: bool = False,
+) -> None:
     """Serve until Ctrl-C, which is raised again as `KeyboardInterrupt`.
 
     Args:
         app: What answers; it logs its own errors.
         listener: Where.
+        on_start: Called when it answers; from then on Ctrl-C ends it in good order.
         on_stop: Called when it begins to end; answers under way should then end soon.
         debug: Log the server's own warnings too.
     """
@@ -91,4 +103,4 @@ def serve(app: ASGIApp, listener: socket.socket, on_stop: Callable[[], None], *,
         limit_concurrency=64,
         timeout_graceful_shutdown=2,
     )
-    _Server(config, on_stop).run(sockets=[listener])
+    _Server(config, on_start, on_stop).run(sockets=[listener])

@@ -92,8 +92,14 @@ def command(
             )
         hosts, any_address = allowed_hosts(host, listener)
         try:
-            click.echo(f"quantsam app at {url(host, listener)} (Ctrl-C ends it)")
-            serve(page.app(hosts, any_address=any_address), listener, page.worker.stopping.set, debug=debug)
+            line = f"quantsam app at {url(host, listener)} (Ctrl-C ends it)"
+            serve(
+                page.app(hosts, any_address=any_address),
+                listener,
+                on_start=lambda: click.echo(line),
+                on_stop=page.worker.stopping.set,
+                debug=debug,
+            )
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
         finally:
