@@ -195,7 +195,7 @@ def test_demo_without_what_draws_reports(run, tmp_path, left, short_demo, monkey
 
 
 def test_an_interrupted_demo_keeps_what_is_done(run, tmp_path, left, short_demo, monkeypatch):
-    fail_in(monkeypatch, "quantsam.sensitivity.study.study", KeyboardInterrupt())
+    fail_in(monkeypatch, "quantsam.sensitivity.study.measure_sensitivity", KeyboardInterrupt())
     ran = run("demo", "--scenes", "1", "--out", tmp_path / "demo")
     assert ran.code == 130
     assert "interrupted" in ran.err
