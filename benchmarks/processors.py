@@ -15,6 +15,7 @@ import os
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # before OpenVINO is loaded
 
 import argparse
+import dataclasses
 import io
 import shutil
 import subprocess
@@ -34,7 +35,8 @@ from quantsam.engines import encoder
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.notices import InexactWarning
 from quantsam.results.agreement import agreement_verdict
-from quantsam.runtime.engines import open_session
+from quantsam.runtime.engines import ENGINES
+from quantsam.runtime.onnxruntime import OnnxRuntimeSession
 from quantsam.runtime.sessions import Array, Session, SessionOptions
 
 CALIBRATION = "scenes:32:1"
@@ -95,11 +97,10 @@ class EmulatedSession:
             return dict(found)
 
 
-def open_elsewhere(engine: str, model: bytes | Path, options: SessionOptions) -> Session:
-    """Open a graph as on a processor without VNNI."""
-    native = open_session(engine, model, options)
+def open_emulated(model: bytes | Path, options: SessionOptions) -> Session:
+    """Open a graph in ONNX Runtime as on a processor without VNNI."""
     assert isinstance(model, bytes)
-    return native if engine == "openvino" else EmulatedSession(native, model, options)
+    return EmulatedSession(OnnxRuntimeSession(model, options), model, options)
 
 
 def main() -> None:
@@ -112,8 +113,8 @@ def main() -> None:
     if shutil.which(QEMU[0]) is None:
         parser.error(f"{QEMU[0]} is needed, it is not installed: apt-get install qemu-user")
     qs.keep_freed_memory()
-    for name, replaced in (("open_session", open_elsewhere), ("adds_in_32_bits", lambda engine: False)):
-        setattr(encoder, name, replaced)
+    ENGINES["onnxruntime"] = dataclasses.replace(ENGINES["onnxruntime"], opener=f"{__name__}:open_emulated")
+    setattr(encoder, "adds_in_32_bits", lambda engine: False)  # noqa: B010
     warnings.simplefilter("ignore", InexactWarning)
     dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
     started = time.perf_counter()
