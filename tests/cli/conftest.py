@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -124,3 +125,23 @@ def left_in(folder: Path) -> list[str]:
 def left() -> Callable[[Path], list[str]]:
     """Give `left_in`."""
     return left_in
+
+
+@pytest.fixture
+def own_coco(coco: Path, tmp_path: Path) -> Path:
+    """A copy of the toy COCO folder that may be changed."""
+    return Path(shutil.copytree(coco, tmp_path / "toy"))
+
+
+def annotation_file(folder: Path) -> Path:
+    """The annotations of a toy COCO folder."""
+    return folder / "annotations" / "instances_val2017.json"
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Change the annotations of a toy COCO folder, and return them."""
+    path = annotation_file(folder)
+    document: dict[str, Any] = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    return document

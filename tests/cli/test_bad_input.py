@@ -1,11 +1,12 @@
 """Broken data of every kind: one clear line, and nothing half-written."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from .conftest import annotation_file, edit
 
 
 @pytest.fixture
@@ -64,23 +65,6 @@ def test_calibration_pictures_of_one_colour(run, photographs, tmp_path):
     ran = run("calibrate", "--calibration", photographs, "--out", tmp_path / "plan")
     ran.complains(1, "calibrate with pictures")
     assert not (tmp_path / "plan").exists()
-
-
-@pytest.fixture
-def own_coco(coco, tmp_path):
-    """A copy of the toy COCO folder that may be broken."""
-    return shutil.copytree(coco, tmp_path / "toy")
-
-
-def annotation_file(folder):
-    return folder / "annotations" / "instances_val2017.json"
-
-
-def edit(folder, change):
-    path = annotation_file(folder)
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize(

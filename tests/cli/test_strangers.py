@@ -12,23 +12,7 @@ from PIL import Image
 
 from quantsam.results.store import ResultStore
 
-
-@pytest.fixture
-def own_coco(coco, tmp_path):
-    """A copy of the toy COCO folder that may be changed."""
-    return shutil.copytree(coco, tmp_path / "toy")
-
-
-def annotation_file(folder):
-    return folder / "annotations" / "instances_val2017.json"
-
-
-def edit(folder, change):
-    path = annotation_file(folder)
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-    return document
+from .conftest import annotation_file, edit
 
 
 def figures(ran):

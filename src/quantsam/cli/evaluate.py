@@ -127,8 +127,7 @@ def command(
 
     if plans:
         refuse_beside_plan(ctx, _HELD)
-    if precision != "f32":
-        check_precision(engine, precision)
+    check_precision(engine, precision)
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
     if detections is not None and no_crowds:

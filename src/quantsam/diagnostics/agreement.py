@@ -99,7 +99,7 @@ def _record(
             if found.count < count:
                 figures[f"{prefix}objects"] = found.count
     ran = table.ran[name]
-    quantized = {weight.label for weight, _ in plan.pairs()}
+    quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
     figures["convolutions"] = len(ran)
     figures["convolutions_quantized"] = sum(e.layer in quantized for e in ran)
     figures["convolutions_integer"] = sum(e.is_integer for e in ran)

@@ -97,7 +97,7 @@ def report_layers(model: EfficientViTSam, plan: Plan, image: Tensor, simulate: S
         exact: _distances(sites, _rounded(simulate(model, plan, fused=False, exact=exact), sites, image), engine)
         for exact in (False, True)
     }
-    quantized = {weight.label for weight, _ in plan.pairs()}
+    quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
     return tuple(
         LayerReport(
             layer=entry.layer.rstrip("/."),

@@ -15,7 +15,7 @@ from quantsam.errors import PlanError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import InexactWarning
 from quantsam.plans.plan import Plan, PlanSite
-from quantsam.runtime.engines import get_engine, placement_of
+from quantsam.runtime.engines import ENGINES, get_engine, placement_of
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
 from quantsam.runtime.sessions import Precision, Session, SessionOptions
 
@@ -78,8 +78,13 @@ def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
         if not described.channel_activations and site.role == "activation" and site.spec.per_channel:
             raise PlanError(
                 f"{site.key} must have one scale on {engine}, got one a channel with observer "
-                f"{site.spec.observer!r}: take another observer and per_channel = false, or openvino"
+                f"{site.spec.observer!r}: take another observer and per_channel = false, or {_others(engine)}"
             )
+
+
+def _others(engine: str) -> str:
+    """Return the engines that take a scale a channel."""
+    return " or ".join(name for name, other in ENGINES.items() if other.channel_activations and name != engine)
 
 
 def make_engine_encoder(
@@ -106,9 +111,7 @@ def make_engine_encoder(
         EngineError: The engine is not installed or refuses the graph.
     """
     check_runs(plan, engine)
-    described = get_engine(engine)
-    used = described.precisions[0] if precision == "f32" else precision
-    described.check_precision(used)
+    used = get_engine(engine).precision_for(precision)
     graph = encoder_to_onnx(model, plan).SerializeToString()
     side = model.variant.input_size
     options = SessionOptions(threads or torch.get_num_threads(), used, shapes={INPUT: (1, 3, side, side)})

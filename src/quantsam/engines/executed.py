@@ -15,14 +15,16 @@ MERGED = "(merged)"  # the engine made it part of something else, such as a matr
 
 
 def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
-    """Return every convolution of a graph as a session runs it, in the order of the graph.
+    """Return every convolution of a graph as a session runs it, in the order of the graph; nothing if it does not tell.
 
     Args:
         graph: The ONNX model that the session was made from, of `encoder_to_onnx`.
-        session: In ONNX Runtime or OpenVINO.
+        session: What an engine made of it.
     """
-    names = [n.name for n in onnx.load_from_string(graph).graph.node if n.op_type == "Conv"]
     found = ENGINES[session.engine].read(graph, session)
+    if found is None:
+        return ()
+    names = [n.name for n in onnx.load_from_string(graph).graph.node if n.op_type == "Conv"]
     told = []
     for name in names:
         entry = next((e for e in found if any(_is_named(key, name) for key in (e.layer, *e.fused))), None)
@@ -33,7 +35,7 @@ def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
 
 def quantized_but_float(plan: Plan, ran: Iterable[Executed]) -> tuple[str, ...]:
     """Return the convolutions that the plan quantizes, weight and input, and the engine ran in float."""
-    quantized = {weight.label for weight, _ in plan.pairs()}
+    quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
     return tuple(e.layer for e in ran if e.layer in quantized and not e.is_integer)
 
 

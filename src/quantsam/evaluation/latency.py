@@ -86,7 +86,7 @@ def measure_latency(
         warm_up: Calls of each before.
         threads: Of everything.
         batch: Images a call of the encoder.
-        precision: Of what OpenVINO does not quantize; the others have float32 alone.
+        precision: Of what is not quantized, on engines that have it; the others take their own.
         progress: Wraps the iteration over the rounds.
 
     Returns:
@@ -163,7 +163,8 @@ def _encoder_task(
         return _Task("encoder", engine, plan.scheme, "f32", size, lambda: encoder(image))
     check_runs(plan, engine)
     graph = encoder_to_onnx(model, plan).SerializeToString()
-    used: Precision = precision if precision in get_engine(engine).precisions else "f32"
+    described = get_engine(engine)
+    used = described.precision_for(precision if precision in described.precisions else "f32")
     session, exact = open_plan(plan, engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
     inputs = {INPUT: image.numpy()}
     return _Task("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs), exact)

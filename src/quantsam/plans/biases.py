@@ -45,7 +45,7 @@ def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     if not get_placement(plan.placement).integer_bias:
         return {}
     found = {}
-    for weight, x in plan.pairs():
+    for weight, x in plan.quantized_convolutions():
         bias = encoder.get_submodule(weight.path)._parameters.get("bias")
         if bias is None or not (weight.spec.fits_8_bits and x.spec.fits_8_bits) or x.grid.axis is not None:
             continue

@@ -1,7 +1,8 @@
 """Calibrated plans that are kept in the user's cache folder: what was calibrated once is not calibrated again.
 
 A plan is found by all that determines it: model and weights, transforms, sites and how each is quantized, the images,
-the versions of quantsam and PyTorch, the device and the processor. So a cached plan is the one that would be made.
+the versions of quantsam, PyTorch and NumPy, the device, the processor and the number of threads. So a cached plan is
+the one that would be made.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from quantsam.errors import OutputError, PlanError
 from quantsam.models.sam import EfficientViTSam
@@ -56,7 +59,7 @@ def calibrate_once(
     quantizes_activations = any(site.role == "activation" for site in plan.sites)
     if folder is None or not quantizes_activations or stamp is None:
         return calibrate(model, plan, images, progress=progress)
-    place = folder / _key(model, plan, stamp)
+    place = folder / _key(model, plan, getattr(images, "name", ""), stamp)
     found = _load(place, model)
     if found is None:
         found = calibrate(model, plan, images, progress=progress)
@@ -85,8 +88,7 @@ def cached_plans() -> CachedPlans:
     """Return what the cache holds."""
     folder = _folder()
     plans = _entries(folder) if folder is not None else []
-    size = sum(file.stat().st_size for plan in plans for file in plan.iterdir())
-    return CachedPlans(folder, len(plans), size)
+    return CachedPlans(folder, len(plans), sum(map(_size_bytes, plans)))
 
 
 def clear_cached_plans() -> int:
@@ -113,6 +115,13 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
+def _size_bytes(place: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in place.iterdir())
+    except OSError:  # another process removed it just now
+        return 0
+
+
 def _used_ns(place: Path) -> int:
     try:
         return place.stat().st_mtime_ns
@@ -120,11 +129,11 @@ def _used_ns(place: Path) -> int:
         return 0
 
 
-def _key(model: EfficientViTSam, plan: Plan, stamp: str) -> str:
+def _key(model: EfficientViTSam, plan: Plan, name: str, stamp: str) -> str:
     device = str(next(model.float_encoder.parameters()).device)
     machine = environment()
-    told = [PLAN_VERSION, plan.digest, stamp, device, _sources_stamp()]
-    told += [machine[name] for name in ("quantsam", "torch", "machine", "instruction_sets")]
+    told = [PLAN_VERSION, plan.digest, name, stamp, device, torch.get_num_threads(), _sources_stamp()]
+    told += [machine[key] for key in ("quantsam", "torch", "numpy", "machine", "instruction_sets")]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

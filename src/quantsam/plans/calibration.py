@@ -37,8 +37,9 @@ def calibrate(
         PlanError: The plan was made for another model or other weights.
         CalibrationError: There are no images, they show nothing, or a site is constant or not finite.
     """
-    weights = _weight_grids(prepare(model, plan), plan)  # first: what is wrong with them is known at once
-    seen = observe(model, plan, images, progress=progress) if _specs(plan, "activation") else None
+    prepared, activations = prepare(model, plan), _specs(plan, "activation")
+    weights = _weight_grids(prepared, plan)  # first: what is wrong with them is known at once
+    seen = observe_activations(prepared, activations, images, progress) if activations else None
     return _with_grids(plan, weights, seen, getattr(images, "name", "images"), getattr(images, "digest", None))
 
 

@@ -118,7 +118,7 @@ class Plan:
                 digest.update(site.params.zero_point.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def pairs(self) -> Iterator[tuple[PlanSite, PlanSite]]:
+    def quantized_convolutions(self) -> Iterator[tuple[PlanSite, PlanSite]]:
         """Yield the weight and the input of every convolution both of which are quantized."""
         inputs = {site.convolution: site for site in self.sites if site.tensor == "input"}
         for site in self.sites:

@@ -16,7 +16,7 @@ from quantsam.plans.transforms import transformed, transforms_digest
 from quantsam.quant.params import QParams
 from quantsam.quant.quantizers import dequantize, quantize
 
-_KEPT = 2  # of one model, the last ones asked for
+_KEPT = 1  # of one model, the last one asked for: each is as large as the encoder
 _Key = tuple[str, str, torch.device]
 
 _prepared: WeakKeyDictionary[ImageEncoder, OrderedDict[_Key, ImageEncoder]] = WeakKeyDictionary()

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from quantsam.errors import PlanError, QuantsamError
 from quantsam.files import atomic_folder, check_holds_only, check_replaceable, expanded
+from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.placements import get_placement
@@ -95,8 +96,7 @@ def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
         raise PlanError(f"plan {str(path)!r} is damaged ({type(error).__name__}: {error}): calibrate again") from error
     if not same:
         raise PlanError(f"plan {str(path)!r} was changed after it was saved: calibrate again")
-    plan.check_fits(model)
-    _check_sites(plan, model, path)
+    _check_sites(plan, prepare(model, plan), path)
     return plan
 
 
@@ -104,7 +104,7 @@ def _checksum(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _check_sites(plan: Plan, model: EfficientViTSam, path: Path) -> None:
+def _check_sites(plan: Plan, prepared: ImageEncoder, path: Path) -> None:
     """Make sure that every site is one of the model's and every grid is usable, whoever wrote the files."""
     try:
         placement = get_placement(plan.placement)
@@ -113,12 +113,12 @@ def _check_sites(plan: Plan, model: EfficientViTSam, path: Path) -> None:
             raise PlanError(f"its transforms must begin with those of placement {plan.placement!r}")
         known = {
             (str(layer.address), layer.kind, site.name, site.role, site.path)
-            for layer in discover_layers(prepare(model, plan))
+            for layer in discover_layers(prepared)
             for site in placement.sites(layer)
         }
         for site in plan.sites:
             if (site.layer, site.kind, site.name, site.role, site.path) not in known:
-                raise PlanError(f"{site.key} is no site of {model.name} under placement {plan.placement!r}")
+                raise PlanError(f"{site.key} is no site of {plan.model} under placement {plan.placement!r}")
             if site.params is not None:
                 _check_grid(site, site.params)
     except (QuantsamError, TypeError) as error:

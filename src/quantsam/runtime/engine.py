@@ -89,6 +89,16 @@ class Engine:
                 f"precision of {self.name} must be {' or '.join(map(repr, self.precisions))}, got {precision!r}"
             )
 
+    def precision_for(self, asked: Precision) -> Precision:
+        """Return the precision of what is not quantized; `f32` asks for the engine's own choice.
+
+        Raises:
+            InputError: It has not what was asked for.
+        """
+        used = self.precisions[0] if asked == "f32" else asked
+        self.check_precision(used)
+        return used
+
     def open(self, model: bytes | Path, options: SessionOptions) -> Session:
         """Give it a graph.
 
@@ -111,9 +121,10 @@ class Engine:
         """Return the shell line that builds its own file of an exported encoder; None where it runs the ONNX file."""
         return None if self.builder is None else str(imported(self.builder)(graph))
 
-    def read(self, graph: bytes, session: Session) -> Sequence[Executed]:
-        """Return the convolutions that a session runs, in its own words; empty where it does not tell."""
-        return () if self.reader is None else imported(self.reader)(graph, session)
+    def read(self, graph: bytes, session: Session) -> Sequence[Executed] | None:
+        """Return the convolutions that a session runs, in its own words; None where it does not tell."""
+        found: Sequence[Executed] | None = None if self.reader is None else imported(self.reader)(graph, session)
+        return found
 
 
 def imported(reference: str) -> Any:

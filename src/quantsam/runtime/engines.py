@@ -60,14 +60,16 @@ def check_engine(name: str) -> None:
 
 
 def check_precision(name: str, precision: str) -> None:
-    """Make sure that something computes what is not quantized in a precision.
+    """Make sure that something computes what is not quantized in a precision; `f32` leaves it to the engine.
 
     Raises:
         InputError: It does not.
     """
     able = [other for other, engine in ENGINES.items() if precision in engine.precisions]
-    if name not in able:
-        raise InputError(f"precision {precision} is of {' and '.join(able) or 'no engine'}, got engine {name}")
+    if precision != "f32" and name not in able:
+        raise InputError(
+            f"precision {precision} is of {' and '.join(able) or 'no engine'}, got engine {name}: take f32"
+        )
 
 
 def placement_of(engine: str, *, vnni: bool = False) -> str:

@@ -61,8 +61,13 @@ def inexact_message(what: str, engine: str) -> str:
         what: The plan or bundle.
         engine: The engine that runs it.
     """
-    others = " or ".join(name for name, described in ENGINES.items() if described.widens)
     return (
         f"{what} is exact only where products are added in 32 bits, got {processor_text(engine)}: "
-        f"calibrate or export again with --processors any, or for {others}"
+        f"calibrate or export again {way_to_exactness()}"
     )
+
+
+def way_to_exactness() -> str:
+    """Return what to add to a calibration or an export so that it is exact here."""
+    able = " or ".join(name for name, engine in ENGINES.items() if engine.widens)
+    return f"with --processors any, or for {able}"

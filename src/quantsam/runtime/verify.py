@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quantsam.errors import BundleError
 from quantsam.runtime.engines import open_session
 from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_BOXES, CHECK_GRAPH, Check, test_image
-from quantsam.runtime.processor import processor_text
+from quantsam.runtime.processor import processor_text, way_to_exactness
 from quantsam.runtime.sessions import SessionOptions
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -74,7 +74,7 @@ def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, optio
             raise BundleError(
                 f"layer {label.rstrip('/.')} in {CHECK_GRAPH} must be within {tolerance:.3g} of exact integers, got "
                 f"{off:.3g} off on {processor_text(engine)}: this engine or processor computes something else; export "
-                "again with --processors any, or for onnxruntime"
+                f"again {way_to_exactness()}"
             )
 
 

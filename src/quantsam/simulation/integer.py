@@ -134,7 +134,7 @@ def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder, *, s
     order = get_placement(plan.placement).pairs if saturate else None
     sites = ((site.kind, site, site.spec) for site in plan.sites)
     in_pairs = set() if order is None else weights_in_pairs(sites, order)
-    for site, x in plan.pairs():
+    for site, x in plan.quantized_convolutions():
         if not (site.spec.fits_8_bits and x.spec.fits_8_bits):
             continue
         conv = encoder.get_submodule(site.path)

@@ -82,8 +82,7 @@ def check_point(point: Point) -> None:
         raise InputError(
             "crowds is of prompts made from the ground truth: detections have COCO's own rule, leave it out"
         )
-    if point.precision != "f32":
-        check_precision(point.engine, point.precision)
+    check_precision(point.engine, point.precision)
     if point.detections is not None and point.prompts != "box":
         raise InputError("detections and prompts exclude each other: the detector's boxes are the prompts")
     if point.engine != PYTORCH and point.placed != placement_of(point.engine):

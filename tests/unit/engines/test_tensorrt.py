@@ -11,6 +11,8 @@ import torch
 from onnx import TensorProto, shape_inference
 
 from quantsam.engines import tensorrt
+from quantsam.engines.encoder import make_engine_encoder
+from quantsam.engines.executed import executed
 from quantsam.engines.half import with_half_precision
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import EngineError, OutputError
@@ -173,6 +175,14 @@ def test_a_strongly_typed_network_is_built_once(fake, graph, tmp_path):
         assert session.engine == "tensorrt"
     assert fake.calls == [("network", 1 << 2), ("shape", "image", (1, 3, 64, 64)), ("build",)]
     assert len(list((tmp_path / "engines").iterdir())) == 1
+
+
+def test_an_encoder_in_it_goes_by_the_registry(fake, tiny, placed, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorrt, "cache_folder", lambda name: tmp_path)
+    encoder = make_engine_encoder(tiny, placed("int8", "tensorrt"), "tensorrt")
+    assert (encoder.engine, encoder.precision, encoder.exact) == ("tensorrt", "f16", True)
+    assert fake.calls[-1] == ("build",)
+    assert executed(encoder.graph, encoder.session) == ()  # it does not tell, so nothing is said of it
 
 
 def test_a_refused_graph(fake, graph, tmp_path):

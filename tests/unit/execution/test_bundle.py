@@ -155,9 +155,7 @@ class SaturatingLayers:
     def __init__(self, model, plan):
         encoder = qs.simulate(model, plan, saturate=True).encoder
         sites = [site for site in plan.sites if site.role == "weight"]
-        self.layers = {
-            f"{site.layer}/{site.name.removesuffix('weight')}": encoder.get_submodule(site.path) for site in sites
-        }
+        self.layers = {site.label: encoder.get_submodule(site.path) for site in sites}
 
     def run(self, inputs):
         with torch.inference_mode():
@@ -192,9 +190,7 @@ def test_every_layer_that_can_saturate_is_seen_to(nano, unsafe, engine):
     lost = {label for label in check if np.abs(found[f"{label}found"] - expected[f"{label}found"]).max() > check[label]}
     exact = qs.simulate(nano, plan, exact=True).encoder
     codes = {
-        f"{site.layer}/{site.name.removesuffix('weight')}": exact.get_submodule(site.path).get_buffer("codes")
-        for site in plan.sites
-        if site.role == "weight"
+        site.label: exact.get_submodule(site.path).get_buffer("codes") for site in plan.sites if site.role == "weight"
     }
     assert lost == {label for label in check if saturating_channels(codes[label]).any()}
     assert len(lost) >= 6

@@ -10,6 +10,7 @@ from quantsam.engines.onnx_graph import FLOAT, Graph
 from quantsam.models.blocks import Conv2d
 from quantsam.quant.formats import get_format
 from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.ranges import grid_range
 from quantsam.quant.saturation import PairOrder, saturation_free_scale
 from quantsam.runtime.engines import open_session
 from quantsam.runtime.sessions import SessionOptions
@@ -130,3 +131,11 @@ def _in_pairs(window, weight, order):
         for k in range(0, len(run), 2):
             total = total + np.clip(sum(x * w for x, w in run[k : k + 2]), -32768, 32767)
     return total
+
+
+def random_codes(layer, height, width):
+    """Codes of a quantized convolution's input (1, in, height, width) that spread over its grid, as floats."""
+    site = layer.input_site
+    low, high = (end.reshape(-1, 1, 1) for end in grid_range(site.spec, site.params))
+    shape = (1, layer.get_buffer("codes").shape[1] * layer.groups, height, width)
+    return site(low + torch.rand(shape, generator=torch.Generator().manual_seed(1)) * (high - low))

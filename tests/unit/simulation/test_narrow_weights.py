@@ -9,11 +9,12 @@ from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
-from quantsam.quant.ranges import grid_range
 from quantsam.runtime.engines import open_session
 from quantsam.runtime.sessions import SessionOptions
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
+
+from .layer import random_codes
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,9 @@ def test_weights_of_any_width_run_in_integers_as_the_exact_simulation_says(tiny,
     encoder = make_engine_encoder(tiny, plan, engine)
     assert all(entry.is_integer for entry in executed(encoder.graph, encoder.session))
     exact = simulate(tiny, plan, exact=True).encoder
-    convs = {
-        f"{site.layer}/{site.name.removesuffix('weight')}": exact.get_submodule(site.path)
-        for site in plan.sites
-        if site.role == "weight"
-    }
+    convs = {site.label: exact.get_submodule(site.path) for site in plan.sites if site.role == "weight"}
     graph = layers_to_onnx(tiny, plan, {site.path: (6, 7) for site in plan.sites if site.role == "weight"})
-    given = {f"{label}{GIVEN}": _codes(conv) for label, conv in convs.items()}
+    given = {f"{label}{GIVEN}": random_codes(conv, 6, 7) for label, conv in convs.items()}
     found = open_session(engine, graph.SerializeToString(), SessionOptions(1)).run(
         {name: x.numpy() for name, x in given.items()}
     )
@@ -47,14 +44,6 @@ def test_weights_of_any_width_run_in_integers_as_the_exact_simulation_says(tiny,
             assert steps.max() < (1e-3 if engine == "onnxruntime" else 1.01), label  # OpenVINO rounds ties otherwise
         else:
             assert off.max() < 1e-4 * conv(given[f"{label}{GIVEN}"]).abs().max(), label
-
-
-def _codes(conv):
-    """Random codes of an input (1, in, 6, 7), as floats."""
-    site = conv.input_site
-    low, high = (end.reshape(-1, 1, 1) for end in grid_range(site.spec, site.params))
-    shape = (1, conv.get_buffer("codes").shape[1] * conv.groups, 6, 7)
-    return site(low + torch.rand(shape, generator=torch.Generator().manual_seed(1)) * (high - low))
 
 
 def test_four_bits_stay_four_bits_in_the_file(tiny, images):

@@ -20,12 +20,11 @@ import quantsam as qs
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.engines.onnx_layers import FOUND, GIVEN, layers_to_onnx
 from quantsam.plans.observation import encoder_input
-from quantsam.quant.ranges import grid_range
 from quantsam.runtime.engines import open_session
 from quantsam.runtime.sessions import SessionOptions
 from quantsam.simulation.integer import Requantize
 
-from .layer import LAYERS, Layer
+from .layer import LAYERS, Layer, random_codes
 
 pytestmark = pytest.mark.slow
 
@@ -132,32 +131,23 @@ def test_nanos_layers_on_a_processor_without_vnni(haswell, tmp_path, placement):
     promised = exact if placement == engine else qs.simulate(model, plan, saturate=True).encoder
     sites = [site for site in plan.sites if site.role == "weight"]
     graph = layers_to_onnx(model, plan, {site.path: (7, 8) for site in sites}).SerializeToString()
-    labels = {site.path: f"{site.layer}/{site.name.removesuffix('weight')}" for site in sites}
-    given = {f"{labels[site.path]}{GIVEN}": random_codes(exact.get_submodule(site.path)) for site in sites}
+    given = {f"{site.label}{GIVEN}": random_codes(exact.get_submodule(site.path), 7, 8) for site in sites}
     (tmp_path / "nano.onnx").write_bytes(graph)
     (tmp_path / "nano.json").write_text(json.dumps({"engine": engine}))
     np.savez(tmp_path / "nano.npz", **{name: x.numpy() for name, x in given.items()})
     haswell.run(tmp_path)
     lost = 0
     for site in sites:
-        x, layer = given[f"{labels[site.path]}{GIVEN}"], promised.get_submodule(site.path)
+        x, layer = given[f"{site.label}{GIVEN}"], promised.get_submodule(site.path)
         with torch.inference_mode():
             expected, whole = layer(x), exact.get_submodule(site.path)(x)
-        found = read(tmp_path, "nano", f"{labels[site.path]}{FOUND}")
+        found = read(tmp_path, "nano", f"{site.label}{FOUND}")
         rounded = isinstance(layer.conv_site, Requantize)
         unit = float(layer.conv_site.site.params.scale) if rounded else 1e-4 * float(expected.abs().max())
         most = 1.01 if engine == "openvino" or not rounded else 1e-3  # OpenVINO rounds ties otherwise
         assert float((found - expected).abs().max()) <= most * unit, site.key
         lost += float((found - whole).abs().max()) > 1.01 * unit
     assert lost >= 10 if placement != engine else lost == 0
-
-
-def random_codes(layer):
-    """Codes of an input (1, in, 7, 8) that spread over its grid, as floats."""
-    site = layer.input_site
-    low, high = (end.reshape(-1, 1, 1) for end in grid_range(site.spec, site.params))
-    shape = (1, layer.get_buffer("codes").shape[1] * layer.groups, 7, 8)
-    return site(low + torch.rand(shape, generator=torch.Generator().manual_seed(1)) * (high - low))
 
 
 def test_layers_on_arm(cortex, tmp_path):
