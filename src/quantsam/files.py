@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 import secrets
@@ -233,8 +234,8 @@ def read_text(path: Path) -> str:
 
 def unwritable(folder: Path) -> str | None:
     """Say why nothing can be written into a folder, which need not exist yet; None when it seems possible."""
-    above = next(place for place in (folder, *folder.parents) if _exists(place) or place.is_symlink())
-    if above.is_symlink() and not _exists(above):
+    above = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not exists(above):
         return f"{above} is a link to nothing"
     if not above.is_dir():
         return f"{above} is a file, not a folder"
@@ -242,12 +243,11 @@ def unwritable(folder: Path) -> str | None:
         # Tried, not asked: mode bits say nothing of root, of read-only mounts, or of /proc.
         with tempfile.TemporaryFile(prefix=".quantsam-", dir=above):
             return None
-    except OSError:
-        return f"{above} is not writable"
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"{above} is full: {error.strerror}" if full else f"{above} is not writable"
 
 
-def _exists(place: Path) -> bool:
-    try:
-        return place.exists()
-    except OSError:  # a parent that may not be entered
-        return False
+def exists(place: Path) -> bool:
+    """Return whether there is something; False where a parent may not be entered, on which `Path.exists` raises."""
+    return os.path.exists(place)  # noqa: PTH110

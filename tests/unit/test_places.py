@@ -39,6 +39,26 @@ def test_a_home_that_cannot_be_made_leaves_a_temporary_place(machine):
     assert default_store_path() == mine / "results.sqlite"
 
 
+def test_a_home_that_may_not_be_entered(machine, monkeypatch):
+    """`Path.exists` and `Path.is_symlink` raise there, on Python 3.11."""
+
+    def refused(real):
+        def call(self, *arguments, **options):
+            if self.is_relative_to(machine / "home"):
+                raise PermissionError(13, "Permission denied", str(self))
+            return real(self, *arguments, **options)
+
+        return call
+
+    (machine / "home").touch()  # so that nothing can be made below it either
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(Path, name, refused(getattr(Path, name)))
+    monkeypatch.setattr(os.path, "lexists", lambda place: not Path(place).is_relative_to(machine / "home"))
+    monkeypatch.setattr(os.path, "exists", lambda place: not Path(place).is_relative_to(machine / "home"))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: (_ for _ in ()).throw(PermissionError(13, "no")))
+    assert unwritable(machine / "home" / "deep") == f"{machine} is not writable"
+
+
 def test_a_user_without_a_home(machine, monkeypatch):
     def no_home(_name):
         raise RuntimeError("could not determine the home directory")

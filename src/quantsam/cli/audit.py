@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantsam.cli.options import calibration_source, model_options, processors_option
+from quantsam.cli.options import calibration_source, model_options, processors_option, refuse_beside_plan
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.runtime.engines import ENGINES, placement_of
 
@@ -62,9 +62,11 @@ def command(
 
     if scheme is not None and plan is not None:
         raise click.UsageError("--scheme and --plan exclude each other: give one of them")
+    if plan is not None:
+        refuse_beside_plan(ctx, ("engine", "processors"))
     for option in ("engine", "processors") if scheme is None else ():
         if ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{option} of audit is of --scheme, which is not given: add --scheme int8")
+            raise click.UsageError(f"--{option} needs --scheme, got none: add --scheme int8, or leave --{option} out")
     name = get_variant(model).name
     images = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
     loaded = load_model(model, weights, device=device)

@@ -26,5 +26,5 @@ def command(clear: bool, as_json: bool) -> None:
     if found.folder is None:
         click.echo("no folder can be written, so no calibrated plans are kept")
         return
-    did = "removed" if clear else "kept"
-    click.echo(f"{did} {found.count} calibrated plans, {found.size_bytes / 2**20:.1f} MiB, in {found.folder}")
+    held = f"{found.count} calibrated plans, {found.size_bytes / 2**20:.1f} MiB, in {found.folder}"
+    click.echo(f"removed {removed} of {held}" if clear else f"kept {held}")

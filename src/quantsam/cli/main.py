@@ -48,6 +48,9 @@ COMMANDS = {
 }
 
 
+_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
 class _Interrupted(click.ClickException):
     """Ctrl-C; caught before click, which would print an empty line first."""
 
@@ -119,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message() if isinstance(error, click.ClickException) else in_options(str(error), command)
         return _complain(message, error.exit_code, debug)
     except OSError as error:
-        if error.filename is not None and _is_temporary(error.filename):
+        if error.filename is not None and error.errno in _CANNOT_WRITE and _is_temporary(error.filename):
             where = f"cannot write the temporary file {os.fsdecode(error.filename)}: {error.strerror}"
             return _complain(f"{where}: set TMPDIR to a folder that can be written", 1, debug)
         if error.errno != errno.ENOSPC or error.filename is not None:
@@ -131,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = outdated()
         if not problems:
             raise  # a defect of ours
-        return _complain(f"{type(error).__name__}, and a package is too old: {problems[0]}", 1, debug)
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _complain(f"{what}; it may be that a package is too old: {problems[0]}; --debug shows more", 1, debug)
     return code if isinstance(code, int) else 0
 
 

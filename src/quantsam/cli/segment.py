@@ -155,10 +155,11 @@ def _check_grid(ctx: click.Context, grid: Mapping[str, float], everything: bool)
 
 def _grid_of(bundle: Path | None, model: str, grid: Mapping[str, float]) -> GridSettings:
     """Return how everything is looked for: as is usual for the model, but for what was given."""
+    from quantsam.models.variants import get_variant
     from quantsam.prediction.grid import usual_settings
     from quantsam.runtime.manifest import read_manifest
 
-    return usual_settings(model.lower() if bundle is None else read_manifest(bundle).model, **grid)
+    return usual_settings(get_variant(model).name if bundle is None else read_manifest(bundle).model, **grid)
 
 
 def _check_outputs(out: Path, masks_file: Path | None, inputs: Sequence[Path | str | None]) -> None:

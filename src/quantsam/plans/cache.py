@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 
 from quantsam.errors import OutputError, PlanError
+from quantsam.files import expanded
 from quantsam.models.sam import EfficientViTSam
 from quantsam.places import cache_folder
 from quantsam.plans.calibration import calibrate
@@ -31,6 +33,8 @@ from quantsam.results.machine import environment
 
 VARIABLE = "QUANTSAM_CACHE"
 """Names another folder for the cache, or is `off`."""
+
+_NAME = re.compile("[0-9a-f]{64}")
 
 MOST_PLANS = 64
 """How many are kept; the ones that were used longest ago go first."""
@@ -97,20 +101,20 @@ def clear_cached_plans() -> int:
     plans = _entries(folder) if folder is not None else []
     for plan in plans:
         shutil.rmtree(plan, ignore_errors=True)
-    return len(plans)
+    return sum(not plan.exists() for plan in plans)
 
 
 def _folder() -> Path | None:
     named = os.environ.get(VARIABLE)
-    if named is None:
+    if not named:
         return cache_folder("plans")
-    return None if named == "off" else Path(named).expanduser() / "plans"
+    return None if named == "off" else expanded(named) / "plans"
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return the cached plans, the one used last at the end."""
+    """Return the cached plans, the one used last at the end; what else lies there is its owner's."""
     try:
-        return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_used_ns)
+        return sorted((place for place in folder.iterdir() if _NAME.fullmatch(place.name)), key=_used_ns)
     except OSError:  # not there yet
         return []
 
@@ -153,10 +157,11 @@ def _load(place: Path, model: EfficientViTSam) -> Plan | None:
         return None
     try:
         plan = load_plan(place, model)
-        os.utime(place)
     except (PlanError, OSError):  # damaged, or removed by another process
         shutil.rmtree(place, ignore_errors=True)
         return None
+    with suppress(OSError):  # a cache that others keep can be read
+        os.utime(place)
     return plan
 
 

@@ -124,9 +124,15 @@ def find_masks(
     found: list[FoundMask] = []
     for crop, group in itertools.groupby(batches, key=lambda batch: batch[0]):
         decoder = open_crop(crop)
-        candidates = [(points, c) for _, points in group for c in decoder.candidates(points, settings, tally)]
-        in_crop = [m for points, c in candidates if (m := _found(crop, image_hw, points, c)) is not None]
-        tally.cut += len(candidates) - len(in_crop)
+        in_crop: list[FoundMask] = []
+        for _, points in group:
+            for candidate in decoder.candidates(points, settings, tally):  # one whole mask at a time is in memory
+                if not candidate.mask.any():
+                    tally.empty += 1
+                elif (mask := _found(crop, image_hw, points, candidate)) is None:
+                    tally.cut += 1
+                else:
+                    in_crop.append(mask)
         found += _unique(in_crop, [mask.predicted_iou for mask in in_crop], settings.box_nms_threshold)
         tally.repeated += len(in_crop)
     if len(crops) > 1:  # masks of small crops are the finer ones
@@ -147,10 +153,8 @@ def _batches(crops: list[tuple[Box, int]], settings: GridSettings) -> Iterator[t
 
 
 def _found(crop: Box, image_hw: tuple[int, int], points: NDArray[np.float64], candidate: Candidate) -> FoundMask | None:
-    """Return a mask of a crop in the picture; None if it is empty or the crop's border cuts it."""
+    """Return a mask of a crop, which is not empty, in the picture; None if the crop's border cuts it."""
     mask = candidate.mask
-    if not mask.any():
-        return None
     x0, y0, x1, y1 = crop
     left, top, right, bottom = tight_box(mask)
     box = (left + x0, top + y0, right + x0, bottom + y0)

@@ -21,7 +21,7 @@ class Tally:
         poor: Of too low a predicted IoU.
         nearly_good: Of these, within 0.1 of the threshold.
         best_iou: The highest predicted IoU of all.
-        empty: Without a pixel, but of a good predicted IoU.
+        empty: Without a pixel, but of a good predicted IoU; also those that lose all pixels when they are resized.
         unstable: Of the rest, those of too low a stability.
         nearly_stable: Of these, within 0.1 of the threshold.
         best_stability: The highest stability of what was not poor.

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from quantsam.errors import InputError, StoreError, nearest
-from quantsam.files import expanded, storable, unwritable
+from quantsam.files import exists, expanded, storable, unwritable
 from quantsam.metrics.summary import ObjectScore
 from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
@@ -52,7 +52,7 @@ def default_store_path() -> Path:
     if given:
         return expanded(given)
     folder = user_data()
-    if folder is not None and ((folder / _NAME).exists() or unwritable(folder) is None):
+    if folder is not None and (exists(folder / _NAME) or unwritable(folder) is None):
         return folder / _NAME
     return spare_store_path() or (folder or Path.cwd()) / _NAME
 

@@ -255,12 +255,13 @@ class _Crop:
         rows, columns = predictor._resizing(image_hw)
         arrays = _prompt_arrays(points[:, None], np.ones((len(points), 1)), None)
         low_res, iou = predictor._low_res(*arrays, multimask=True)
+        low_res = low_res[:, :, : rows.shape[1], : columns.shape[0]]  # without the padding
         lowest = settings.iou_threshold or -np.inf
         is_full = low_res.max((2, 3)) > threshold
         tally.note_quality(iou, ~is_full, lowest)
         promising = (iou > lowest) & is_full
         for point, mask in np.argwhere(promising).tolist():
-            logits = rows @ low_res[point, mask, : rows.shape[1], : columns.shape[0]] @ columns
+            logits = rows @ low_res[point, mask] @ columns
             inner, outer = (int((logits > threshold + s * settings.stability_offset).sum()) for s in (1, -1))
             stability = inner / max(outer, 1)
             tally.note_stability(np.array([stability]), settings.stability_threshold)

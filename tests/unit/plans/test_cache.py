@@ -14,6 +14,7 @@ from quantsam.plans import cache
 from quantsam.plans.cache import cached_plans, calibrate_once, clear_cached_plans
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
+from quantsam.results.machine import environment
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,57 @@ def test_a_damaged_plan_is_made_anew(tiny, pictures, folder):
     assert qs.load_plan(kept, tiny).digest == first.digest
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("torch.get_num_threads", lambda: 97),
+        ("_sources_stamp", lambda: "edited"),
+        *(
+            ("environment", lambda key=key: environment() | {key: "another"})
+            for key in ("quantsam", "torch", "numpy", "machine", "instruction_sets")
+        ),
+    ],
+    ids=range(7),
+)
+def test_the_key_sees_threads_versions_and_processor(tiny, monkeypatch, where, value):
+    plan = make_plan(tiny, "int8", "openvino")
+    before = cache._key(tiny, plan, "pictures", "stamp")
+    assert cache._key(tiny, plan, "pictures", "stamp") == before
+    assert cache._key(tiny, plan, "others", "stamp") != before
+    monkeypatch.setattr(f"quantsam.plans.cache.{where}", value)
+    assert cache._key(tiny, plan, "pictures", "stamp") != before
+
+
+def test_a_cache_that_others_keep_can_be_read(tiny, pictures, monkeypatch):
+    def refuses(place):
+        raise PermissionError(1, "Operation not permitted", str(place))
+
+    passes = Passes()
+    plan, images = make_plan(tiny, "int8", "openvino"), qs.open_images(pictures)
+    calibrate_once(tiny, plan, images, progress=passes)
+    monkeypatch.setattr(cache.os, "utime", refuses)
+    calibrate_once(tiny, plan, images, progress=passes)
+    assert (passes.count, cached_plans().count) == (1, 1)
+
+
+def test_what_is_no_cached_plan_is_left_alone(tiny, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cache, "MOST_PLANS", 1)
+    mine = qs.save_plan(make_plan(tiny, "int8", "openvino"), tmp_path / "plans" / "mine")
+    for scheme in ("int8", "int8@neck"):
+        calibrate_once(tiny, make_plan(tiny, scheme, "openvino"), qs.open_images(pictures))
+    assert cached_plans().count == 1
+    assert clear_cached_plans() == 1
+    assert [place.name for place in (tmp_path / "plans").iterdir()] == [mine.name]
+
+
+def test_an_empty_variable_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.VARIABLE, "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "usual"))
+    assert cached_plans().folder == tmp_path / "usual" / "quantsam" / "plans"
+
+
 def test_the_ones_used_longest_ago_are_forgotten(tiny, pictures, folder, monkeypatch):
     monkeypatch.setattr(cache, "MOST_PLANS", 2)
     images = qs.open_images(pictures)
@@ -125,7 +177,7 @@ print(calibrate_once(model, qs.make_plan(model, "int8@neck"), qs.open_images("sc
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(2)
     ]
-    digests = [process.communicate()[0] for process in ran]
+    digests = [process.communicate(timeout=300)[0] for process in ran]
     assert [process.returncode for process in ran] == [0, 0]
     assert digests[0] == digests[1]
     assert cached_plans().count == 1

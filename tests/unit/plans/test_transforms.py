@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor
 
+from quantsam.diagnostics.distributions import measure_distributions
+from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder, set_parameter
@@ -85,6 +90,13 @@ def test_everything_sees_the_transformed_encoder(tiny, gained, image):
     torch.testing.assert_close(first[gained].grid.scale, first[plain].grid.scale * gains)  # calibrated on it
     rounded = simulate(tiny, gained).encoder.get_submodule(FIRST).weight
     assert torch.equal(rounded, rounded_weight(changed, first[gained]))  # and simulated
+    codes = weight_codes(changed, first[gained])
+    exact = simulate(tiny, gained, exact=True).encoder.get_submodule(FIRST).get_buffer("codes")
+    assert torch.equal(exact, codes.float())
+    exported = {t.name: onnx.numpy_helper.to_array(t) for t in encoder_to_onnx(tiny, gained).graph.initializer}
+    np.testing.assert_array_equal(exported["stage0:0:0/weight:codes"], codes.numpy())
+    seen = {site.site: site for site in measure_distributions(tiny, gained, [image])}
+    assert seen["stage0:0:0/weight"].high == pytest.approx(float(changed.get_submodule(FIRST).weight.max()))
     assert gained.encoder_digest == plain.encoder_digest
     assert gained.digest != plain.digest
 
@@ -129,10 +141,18 @@ def test_an_encoder_is_prepared_once_and_forgotten_with_its_model(make_tiny):
     plans = [make_plan(model, scheme, "openvino") for scheme in ("int8", "mix-dwsc")]
     assert prepare(model, plans[0]) is prepare(model, plans[1])
     assert prepare(model, make_plan(model, "int8", "thesis")) is model.float_encoder
-    kept = len(preparing._prepared)
+    prepared = weakref.ref(prepare(model, plans[0]))
     del model
     gc.collect()
-    assert len(preparing._prepared) < kept
+    assert prepared() is None
+
+
+def test_one_prepared_encoder_of_a_model_is_kept(gained, tiny):
+    plain = make_plan(tiny, "int8", "openvino")
+    first = prepare(tiny, plain)
+    prepare(tiny, gained)
+    assert len(preparing._prepared[tiny.float_encoder]) == 1
+    assert prepare(tiny, plain) is not first
 
 
 def test_an_encoder_whose_weights_changed_is_prepared_anew(make_tiny):
