@@ -176,3 +176,15 @@ def test_what_audit_refuses(run, plan):
     both.complains(2, "--scheme and --plan exclude each other")
     thesis = run("audit", "--plan", plan, "--calibration", "scenes:1:1")
     thesis.complains(1, "only plans for onnxruntime and openvino have sums that saturate, got placement 'thesis'")
+
+
+def test_processors_that_would_change_nothing_are_refused(run, tmp_path):
+    vnni = ("--processors", "vnni")
+    run("latency", "--engine", "pytorch", *vnni).complains(
+        2, "--processors vnni is of --engine onnxruntime and openvino"
+    )
+    run("export", "--engine", "tensorrt", *vnni, "--out", tmp_path / "b").complains(2, "got tensorrt: leave it out")
+    both = ("evaluate", "--engine", "openvino", "--placement", "openvino", *vnni)
+    run(*both).complains(2, "--processors and --placement exclude each other", "got openvino")
+    run("audit", "--engine", "openvino").complains(2, "--engine needs --scheme, got none", "add --scheme int8")
+    run("audit", "--plan", "p", "--engine", "openvino").complains(2, "--plan and --engine exclude each other")

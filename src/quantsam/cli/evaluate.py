@@ -127,7 +127,6 @@ def command(
 
     if plans:
         refuse_beside_plan(ctx, _HELD)
-    check_precision(engine, precision)
     if detections is not None and ctx.get_parameter_source("prompts") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
     if detections is not None and no_crowds:
@@ -137,6 +136,7 @@ def command(
     use_threads(threads)
     parse_prompt(prompts)
     check_engine(engine)
+    check_precision(engine, precision)
     name = get_variant(model).name
     declared = [] if plans else [load_scheme(scheme) for scheme in schemes]
     dataset = open_dataset(

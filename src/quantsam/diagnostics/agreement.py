@@ -66,7 +66,7 @@ def measure_agreement(
         DatasetError: There is no object to score.
     """
     kinds = [parse_prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
-    names = [f"{plan.scheme}/{plan.placement}" for plan in plans]
+    names = [plan_name(plan) for plan in plans]
     if len(set(names)) < len(names):
         raise InputError(f"plans must differ in scheme or engine, got {_twice(names)} twice: leave one out")
     table = Table(model, plans, exact, noise_images)

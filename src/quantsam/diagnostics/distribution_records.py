@@ -29,15 +29,15 @@ def record_distributions(
     progress: Progress | None = None,
     notes: dict[str, JsonValue] | None = None,
 ) -> Record:
-    """Measure how the values of all sites are distributed, see `plans.distributions.measure_distributions`.
+    """Measure how the values of all sites are distributed, see `diagnostics.distributions.measure_distributions`.
 
     Args:
         model: In float.
         plan: Calibrated, for this model.
         images: What to look at.
         store: Where the record is appended; if it holds this very measurement already, that is returned.
-        histograms: A file for every channel's histogram, see `plans.distributions.save_histograms`. A store does not
-            keep these, so where a file is given the sites are measured in any case.
+        histograms: A file for every channel's histogram, see `diagnostics.distributions.save_histograms`. A store
+            does not keep these, so where a file is given the sites are measured in any case.
         progress: Wraps the iteration over the images.
         notes: Added to the record's settings.
 

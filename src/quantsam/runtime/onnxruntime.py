@@ -11,6 +11,8 @@ from quantsam.errors import EngineError
 from quantsam.runtime.engine import BYTES, NARROW, WORDS, Engine
 from quantsam.runtime.sessions import Array, Executed, Session, SessionOptions, reason_of, require
 
+_WIDE_SUMS = "session.x64quantprecision"
+
 ENGINE = Engine(
     name="onnxruntime",
     package="onnxruntime",
@@ -33,6 +35,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, model: bytes | Path, options: SessionOptions) -> None:
         ENGINE.check_precision(options.precision)
+        self.wide_sums = options.wide_sums
         ort = require("onnxruntime")
         settings = ort.SessionOptions()
         settings.log_severity_level = 4  # what is wrong comes as an exception
@@ -43,7 +46,7 @@ class OnnxRuntimeSession:
         if options.threads:
             settings.intra_op_num_threads = options.threads
         if options.wide_sums:
-            settings.add_session_config_entry("session.x64quantprecision", "1")
+            settings.add_session_config_entry(_WIDE_SUMS, "1")
         levels = ort.GraphOptimizationLevel
         settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimize else levels.ORT_DISABLE_ALL
         source = model if isinstance(model, bytes) else str(model)
@@ -78,6 +81,7 @@ class OnnxRuntimeSession:
 
 def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
     """Let ONNX Runtime write the graph it runs; it does so only while a session is made."""
+    assert isinstance(session, OnnxRuntimeSession)
     import onnx  # not needed to run a bundle
 
     ort = require("onnxruntime")
@@ -86,6 +90,8 @@ def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
         options = session.handle.get_session_options()
         settings = ort.SessionOptions()
         settings.graph_optimization_level = options.graph_optimization_level
+        if session.wide_sums:
+            settings.add_session_config_entry(_WIDE_SUMS, "1")
         settings.log_severity_level = 4
         settings.optimized_model_filepath = str(path)
         ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])

@@ -6,6 +6,7 @@ from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.errors import InputError, PlanError
 from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.latency import measure_latency
+from quantsam.notices import InexactWarning
 from quantsam.results.store import ResultStore
 
 
@@ -60,11 +61,37 @@ def test_engines_are_compared_both_ways(records):
     assert there["miou"] + there["between_openvino_gap"] == pytest.approx(back["miou"])
 
 
+def test_exact_integers_are_compared_as_evaluate_scores_them(tiny, plans, records):
+    dataset = qs.SceneDataset(3, seed=4)
+    for plan, record in zip(plans, records[::2], strict=True):
+        exact = qs.evaluate(tiny.with_encoder(qs.simulate(tiny, plan, exact=True)), dataset).figures["miou"]
+        figures = record.figures
+        assert figures["exact_gap"] == pytest.approx(figures["miou"] - exact)
+        assert figures["rounding_gap"] == pytest.approx(exact - figures["miou_simulated"])
+        assert figures["exact_identical"] <= figures["exact_mask_iou"] <= 100
+        assert "rounding_objects" not in figures  # of all objects
+
+
 def test_the_noise_floor(records):
+    dataset = qs.SceneDataset(3, seed=4)
+    first_two = sum(len(dataset.annotations(image_id)) for image_id in dataset.image_ids[:2])
     for record in records:
         for way in ("simulated", "engine"):
-            assert 0 <= record.figures[f"threads_{way}_mask_iou"] <= 100
-            assert record.figures[f"threads_{way}_identical"] <= record.figures[f"threads_{way}_mask_iou"] + 100
+            figures = record.figures
+            assert figures[f"threads_{way}_identical"] <= figures[f"threads_{way}_mask_iou"] <= 100
+            assert figures[f"threads_{way}_objects"] == first_two < figures["count"]
+
+
+def test_where_sums_saturate_their_simulation_is_compared_too(tiny, images, monkeypatch):
+    monkeypatch.setattr("quantsam.engines.encoder.adds_in_32_bits", lambda engine: False)
+    plan = calibrated_plans(tiny, [qs.load_scheme("int8")], images, Switches("openvino+vnni"))[0]
+    dataset = qs.SceneDataset(1, seed=4)
+    with pytest.warns(InexactWarning, match=r"plan int8/openvino\+vnni is exact only where"):
+        (record,) = measure_agreement(tiny, [plan], dataset, exact=True)
+    saturating = qs.evaluate(tiny.with_encoder(qs.simulate(tiny, plan, saturate=True)), dataset).figures["miou"]
+    assert record.figures["saturating_gap"] == pytest.approx(record.figures["miou"] - saturating)
+    assert record.settings["processors"] == "vnni"
+    assert record.settings["exact"] is False
 
 
 def test_records_are_kept(tiny, plans, tmp_path):

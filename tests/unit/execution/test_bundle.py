@@ -171,11 +171,16 @@ def without_vnni(monkeypatch, model, plan):
     monkeypatch.setattr(processor, "adds_in_32_bits", lambda name: False)
     opened = []
 
-    def open_session(name, content, options):
+    def open_graph(name, content, options):
         opened.append(options)
-        return engines.open_session(name, content, options) if options.wide_sums else SaturatingLayers(model, plan)
+        return engines.open_session(name, content, options)
 
-    monkeypatch.setattr(verify, "open_session", open_session)
+    def open_layers(name, content, options):
+        session = open_graph(name, content, options)
+        return session if options.wide_sums else SaturatingLayers(model, plan)
+
+    monkeypatch.setattr(bundle, "open_session", open_graph)
+    monkeypatch.setattr(verify, "open_session", open_layers)
     return opened
 
 
@@ -234,7 +239,7 @@ def test_onnx_runtime_is_told_to_add_in_32_bits_where_a_bundle_needs_it(nano, un
     folder, plan = unsafe["onnxruntime"]
     opened = without_vnni(monkeypatch, nano, plan)
     qs.load_bundle(folder, threads=1)
-    assert opened[0].wide_sums
+    assert [options.wide_sums for options in opened] == [True] * 3  # encoder, decoder, layers
 
 
 def test_a_safe_bundle_needs_no_wide_sums(nano, bundles, monkeypatch):
@@ -243,7 +248,7 @@ def test_a_safe_bundle_needs_no_wide_sums(nano, bundles, monkeypatch):
     )  # as the bundle's
     opened = without_vnni(monkeypatch, nano, plan)
     qs.load_bundle(bundles["onnxruntime"][0], threads=1)
-    assert not opened[0].wide_sums
+    assert [options.wide_sums for options in opened] == [False] * 3
 
 
 def edited(folder, target, name, change):
