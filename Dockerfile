@@ -1,6 +1,6 @@
 # quantsam with its engines, on the processor. Data and weights are mounted:
 #   docker build -t quantsam .
-#   docker run --rm --user "$(id -u)" -v "$PWD/data:/data:ro" -v "$PWD/results:/results" quantsam evaluate --scheme int8 --data coco
+#   mkdir -p results && docker run --rm --user "$(id -u)" -v "$PWD/data:/data:ro" -v "$PWD/results:/results" quantsam evaluate --scheme int8 --data coco
 FROM python:3.11-slim
 COPY pyproject.toml constraints.txt README.md LICENSE /quantsam/
 COPY src /quantsam/src

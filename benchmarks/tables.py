@@ -226,11 +226,11 @@ def distributions() -> str:
             continue
         d = load(f"distributions_{name}")
         times = [f"{d['times'][key]:.0f}" for key in ("encoder_ms", "calibrating_ms", "measuring_ms")]
-        state = [f"{d['state_one_image_mib']:.0f}", f"{d['state_mib']:.0f}"]
+        state = [f"{d['state_one_image_mib']:.0f}", f"{d['state_mib']:.0f} ({d['images']})"]
         rows.append([name.upper(), str(d["sites"]), f"{d['channels']:,}", *times, *state, f"{d['record_mb']:.1f}"])
     document = load("distributions_l0")
     header = ["", "sites", "channels", "encoder, ms", "calibrating, ms", "measuring, ms", "state of one image, MiB"]
-    header += [f"of {document['images']} images", "record, MB"]
+    header += ["of several (how many), MiB", "record, MB"]
     caption = f"Random weights, one image, {document['threads']} threads, medians in turn. {machine(document)}."
     return f"{markdown(header, rows)}\n\n{caption}"
 
