@@ -37,6 +37,7 @@ def shown_by(show: Callable[[str], object]) -> Iterator[None]:
     """
     seen: dict[tuple[str, int], set[str]] = {}
     more: Counter[tuple[str, int]] = Counter()
+    first: dict[tuple[str, int], str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("always", Notice)
         otherwise = warnings.showwarning
@@ -56,6 +57,7 @@ def shown_by(show: Callable[[str], object]) -> Iterator[None]:
             if text in known:
                 return
             known.add(text)
+            first.setdefault((filename, lineno), text)
             if len(known) <= _SHOWN:
                 show(text)
             else:
@@ -65,5 +67,5 @@ def shown_by(show: Callable[[str], object]) -> Iterator[None]:
         try:
             yield
         finally:
-            for count in more.values():
-                show(f"and {count} more like it")
+            for place, count in more.items():
+                show(f"and {count} more like: {first[place]}")

@@ -28,22 +28,18 @@ def user_cache() -> Path | None:
         return None
 
 
-def temporary_folder(*, make: bool = True) -> Path | None:
+def temporary_folder() -> Path | None:
     """Return a folder for this user alone below the system's temporary folder.
 
     The name is the same in every process, so what is kept here is found again until the machine clears it. Others may
     write beside it, so a folder that is not this user's own, or that others may write, is not used.
-
-    Args:
-        make: Make it where it is missing.
 
     Returns:
         The folder; None if there is none, or none that is safe.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"quantsam-{os.getuid()}"
-        if make:
-            folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError:
         return None

@@ -170,7 +170,7 @@ def short_demo(monkeypatch):
     """A demonstration of seconds."""
     monkeypatch.setattr("quantsam.cli.demo.CALIBRATION", "scenes:2:1")
     monkeypatch.setattr("quantsam.cli.demo.MODELS", ("nano",))
-    monkeypatch.setattr("quantsam.cli.demo.ENGINES", ("openvino",))
+    monkeypatch.setattr("quantsam.cli.demo.installed_engines", lambda: ("openvino",))
 
 
 def test_demo(run, tmp_path, left, short_demo):

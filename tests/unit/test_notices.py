@@ -20,7 +20,7 @@ def test_each_is_shown_once_and_of_many_alike_the_number():
     with shown_by(shown.append):
         tell("a", "b", "a", "c\n d", "e", "f", "e")
         notice("of another kind")
-    assert shown == ["a", "b", "c d", "of another kind", "and 2 more like it"]
+    assert shown == ["a", "b", "c d", "of another kind", "and 2 more like: a"]
 
 
 def test_what_was_not_shown_is_told_of_where_an_error_ends_the_command():
@@ -33,7 +33,7 @@ def test_what_was_not_shown_is_told_of_where_an_error_ends_the_command():
 
     with pytest.raises(ValueError, match="broken"):
         fail()
-    assert shown[-1] == "and 1 more like it"
+    assert shown[-1] == "and 1 more like: a"
 
 
 def test_other_warnings_go_their_way():

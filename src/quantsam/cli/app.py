@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
 
 from quantsam.cli.options import calibration_source, need_extra
-from quantsam.runtime.engines import ENGINES, engine_names
 
 if TYPE_CHECKING:
     from quantsam.app.catalogue import Catalogue
@@ -118,9 +116,9 @@ def _catalogue(
     from quantsam.data.open import open_images
     from quantsam.models.variants import get_variant
     from quantsam.models.zoo import load_model
-    from quantsam.runtime.engines import check_engine
+    from quantsam.runtime.engines import PYTORCH, check_engine, installed_engines
 
-    engines = tuple(dict.fromkeys(engines)) or _installed_engines()
+    engines = tuple(dict.fromkeys(engines)) or (PYTORCH, *installed_engines())
     for engine in engines:
         check_engine(engine)
     declared = _schemes(schemes)
@@ -142,10 +140,3 @@ def _schemes(sources: tuple[str, ...]) -> dict[str, Scheme]:
         if scheme.rules and found.setdefault(scheme.name, scheme) is not scheme:
             raise click.UsageError(f"two schemes have the name {scheme.name!r}: give them different ones")
     return found
-
-
-def _installed_engines() -> tuple[str, ...]:
-    return (
-        "pytorch",
-        *(name for name in engine_names(on_processor=True) if find_spec(ENGINES[name].package) is not None),
-    )

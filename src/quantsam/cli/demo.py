@@ -12,6 +12,7 @@ from quantsam.cli.evaluation_table import report
 from quantsam.cli.options import DRAWING, command_line, missing_package
 from quantsam.cli.output import json_option, progress
 from quantsam.models.variants import VARIANTS
+from quantsam.runtime.engines import installed_engines, placement_of
 
 if TYPE_CHECKING:
     from quantsam.data.dataset import Dataset
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 MODELS = ("nano", "nano-outlier")
 CALIBRATION = str(VARIANTS[MODELS[0]].calibration)
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
-ENGINES = ("onnxruntime", "openvino")
 _FEW = 20  # scenes for what takes longer
 _NOISE_IMAGES = 5
 
@@ -69,13 +69,14 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
         tell(f"{name}: which layers hurt, on {len(few.image_ids)} scenes")
         _study(model, images, few, store)
         if name == MODELS[0]:
-            tell(f"{name}: FP32 and INT8 on real engines, {', '.join(ENGINES)}")
+            engines = ", ".join(installed_engines()) or "of which none is installed"
+            tell(f"{name}: FP32 and INT8 on real engines, {engines}")
             gaps = _on_engines(model, images, dataset, few, store)
     if as_json:
         report(records, as_json)
     elif gaps:
-        engines = ", ".join(f"{r.engine} {r.figures['gap']:+.2f} ({agreement_verdict(r).answer})" for r in gaps)
-        click.echo(f"INT8 on real engines, points of mIoU off the simulation: {engines}")
+        told = ", ".join(f"{r.engine} {r.figures['gap']:+.2f} ({agreement_verdict(r).answer})" for r in gaps)
+        click.echo(f"INT8 on real engines, points of mIoU off the simulation: {told}")
         click.echo(f"processor: {processor_text(gaps[0].engine)}")
     tell("the report")
     _write_page(out, store, as_json)
@@ -123,11 +124,9 @@ def _on_engines(
     from quantsam.schemes.load import load_scheme
 
     int8 = []
-    for engine in ENGINES:
-        if missing_package(engine) is not None:
-            continue
+    for engine in installed_engines():
         schemes = [load_scheme("fp32"), load_scheme("int8")]
-        plans = calibrated_plans(model, schemes, images, Switches(engine), progress("calibrating"))
+        plans = calibrated_plans(model, schemes, images, Switches(placement_of(engine)), progress("calibrating"))
         for _ in score_plans(model, plans, dataset, engine=engine, store=store, progress=progress):
             pass
         int8.append(plans[1])

@@ -139,8 +139,10 @@ def command(
         score = command_line(f"quantsam evaluate --scheme {quoted(out / _an_entry(record))}", results)
         click.echo(f"\nwritten to {out}: {score} scores one")
     else:
-        again = shlex.join(["quantsam", *ctx.obj["arguments"], "--out", f"{record.model}-{cost}"])
-        click.echo(f"\nno scheme was written: `{again}` does it; layers that the store holds are not measured again")
+        arguments = (ctx.obj or {}).get("arguments", ["search", name])
+        again = shlex.join(["quantsam", *arguments, "--out", f"{record.model}-{cost}"])
+        kept = "" if results is None else "; layers that the store holds are not measured again"
+        click.echo(f"\nno scheme was written: `{again}` does it{kept}")
     if results is not None:
         lists = command_line("quantsam results --kind search", results)
         click.echo(f"\nkept in {results.path}: {lists} lists it")

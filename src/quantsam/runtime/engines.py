@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from quantsam.errors import InputError, nearest
@@ -43,6 +44,13 @@ def get_engine(name: str, *, on_processor: bool = False) -> Engine:
 def engine_names(*, on_processor: bool = False) -> tuple[str, ...]:
     """Return the names of all engines, or of those that run on the processor."""
     return tuple(name for name, engine in ENGINES.items() if engine.on_processor or not on_processor)
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Return the names of the engines of this processor whose packages are installed; none is imported."""
+    return tuple(
+        name for name in engine_names(on_processor=True) if importlib.util.find_spec(ENGINES[name].package) is not None
+    )
 
 
 def check_engine(name: str) -> None:
