@@ -15,7 +15,7 @@ demo: $(READY)  ## quantize and score the shipped models, simulated and on real 
 	$(BIN)/quantsam demo --out quantsam-demo
 
 test: $(READY) lint  ## lint, types, layers and the tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0
 
 test-slow: $(READY)  ## the long tests alone
 	$(BIN)/python -m pytest -m slow
@@ -24,7 +24,7 @@ arm64: $(READY)  ## bring an Arm Python and its engines, for the slow tests unde
 	tests/arm64.sh $(BIN)/python
 
 test-floors: .venv-floors/.ready  ## the tests of what other packages do for us, with the lowest versions declared
-	.venv-floors/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(FLOOR_TESTS)
+	.venv-floors/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 $(FLOOR_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -40,18 +39,6 @@ TINY = dataclasses.replace(
     embed_dim=16,
     decoder_mlp_dim=16,
 )
-
-
-@pytest.fixture(autouse=True)
-def _signals_of_children_as_they_were():
-    """DataLoader leaves a handler of SIGCHLD behind.
-
-    It runs on the signal stack that the charts' converter gave the main thread, which is too small for it on processors
-    with AVX-512: the next process that ends would end the tests.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.fixture(scope="module")
