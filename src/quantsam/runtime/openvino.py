@@ -36,7 +36,7 @@ class OpenVinoSession:
         ENGINE.check_precision(options.precision)
         if not options.optimize:
             raise InputError("openvino always rewrites the graph, got optimize=False: onnxruntime can run it as it is")
-        core = _core()
+        core = _core(require("openvino"))
         graph = core.read_model(model if isinstance(model, bytes) else str(model))
         if options.shapes:
             graph.reshape({name: list(shape) for name, shape in options.shapes.items()})
@@ -67,14 +67,14 @@ class OpenVinoSession:
 
 
 @functools.cache
-def _core() -> Any:
+def _core(openvino: Any) -> Any:
     """Return the one OpenVINO core of this process, which lives as long as it.
 
     A core gives the thread that first compiles with it a signal stack and unmaps it when it goes. Cores that go in the
     order in which they came leave the thread with an unmapped one, and the next signal that Python handles, such as
     Ctrl-C, ends the process.
     """
-    return require("openvino").Core()
+    return openvino.Core()
 
 
 def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
