@@ -13,8 +13,9 @@ from common import save
 import quantsam as qs
 from quantsam.cli.evaluation_table import report
 from quantsam.data.dataset import Dataset
-from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
+from quantsam.evaluation.experiment import score_plans
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.results.record import Record
 
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
@@ -25,7 +26,7 @@ HELD_OUT_SEED = 3
 def score(model: EfficientViTSam, dataset: Dataset, prompts: str, schemes: tuple[str, ...]) -> list[Record]:
     """Return a record a scheme, and print the table."""
     loaded = [qs.load_scheme(scheme) for scheme in schemes]
-    plans = calibrated_plans(model, loaded, qs.open_images(CALIBRATION), Switches())
+    plans = calibrated_plans(model, loaded, qs.open_images(CALIBRATION))
     records = list(score_plans(model, plans, dataset, prompts=prompts))
     report(records, as_json=False)
     return records

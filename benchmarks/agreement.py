@@ -16,7 +16,7 @@ from common import RESULTS, save
 import quantsam as qs
 from quantsam.data.dataset import Dataset
 from quantsam.diagnostics.agreement import measure_agreement
-from quantsam.evaluation.experiment import Switches, calibrated_plans
+from quantsam.plans.calibrated import calibrated_plans
 
 ENGINES = ("onnxruntime", "openvino")
 SCHEMES = ("int8", "mix-dwsc", "mix-mbc-neck")
@@ -43,7 +43,7 @@ def main() -> None:
         for name in args.models:
             model = qs.load_model(name)
             plans = [
-                calibrated_plans(model, [qs.load_scheme(scheme)], qs.open_images(CALIBRATION), Switches(engine))[0]
+                calibrated_plans(model, [qs.load_scheme(scheme)], qs.open_images(CALIBRATION), engine)[0]
                 for engine in ENGINES
             ]
             for kind, dataset in sets.items():

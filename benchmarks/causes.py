@@ -21,7 +21,8 @@ from common import save
 
 import quantsam as qs
 from quantsam.data.dataset import Dataset
-from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
+from quantsam.evaluation.experiment import score_plans
+from quantsam.plans.calibrated import calibrated_plans
 
 ENGINE = "openvino"
 STEPS = (
@@ -67,7 +68,7 @@ def walk(name: str, dataset: Dataset, data: tuple[str, ...]) -> dict[str, Any]:
     scheme, images = qs.load_scheme("int8"), qs.open_images(CALIBRATION)
 
     def plan(placement: str) -> qs.Plan:
-        return calibrated_plans(model, [scheme], images, Switches(placement))[0]
+        return calibrated_plans(model, [scheme], images, placement)[0]
 
     (whole,) = score_plans(model, [qs.make_plan(model, "fp32")], dataset)
     (deployed,) = score_plans(model, [plan(ENGINE)], dataset, engine=ENGINE)

@@ -17,7 +17,8 @@ from common import save
 
 import quantsam as qs
 from quantsam.cli.evaluation_table import report
-from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
+from quantsam.evaluation.experiment import score_plans
+from quantsam.plans.calibrated import calibrated_plans
 
 PROMPTS = ("box", "click", "clicks:3", "clicks:5", "detections")
 SCHEMES = ("fp32", "int8")
@@ -32,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     model = qs.load_model("nano")
     schemes = [qs.load_scheme(name) for name in SCHEMES]
-    plans = calibrated_plans(model, schemes, qs.open_images(CALIBRATION), Switches())
+    plans = calibrated_plans(model, schemes, qs.open_images(CALIBRATION))
     sets = {
         "coco": qs.open_dataset(args.coco),
         "lvis": qs.open_dataset(args.lvis, annotations=args.lvis_annotations),

@@ -32,8 +32,8 @@ from common import save
 import quantsam as qs
 from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.engines import encoder
-from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.notices import InexactWarning
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.results.agreement import agreement_verdict
 from quantsam.runtime.engines import ENGINES
 from quantsam.runtime.onnxruntime import OnnxRuntimeSession
@@ -123,7 +123,7 @@ def main() -> None:
         model = qs.load_model(name)
         for scheme in args.schemes:
             images = qs.open_images(CALIBRATION)
-            plans = [calibrated_plans(model, [qs.load_scheme(scheme)], images, Switches(p))[0] for p in PLACEMENTS]
+            plans = [calibrated_plans(model, [qs.load_scheme(scheme)], images, p)[0] for p in PLACEMENTS]
             for record in measure_agreement(model, plans, dataset, exact=True):
                 records.append(record.to_json_dict())
                 said, f = agreement_verdict(record), record.figures

@@ -38,7 +38,7 @@ def fill(path: Path, count: int, different: int) -> None:
         dataset="coco:val2017",
         dataset_digest="cd" * 32,
         figures={**figures, "miou": 78.4, "size_bytes": 122_900_000, "fp32_bytes": 122_900_000, "saved_mib": 0.0},
-        settings={"seed": 0, "limit": 4500, "threads": 2},
+        settings={"seed": 0, "calibration_images": 4500, "threads": 2},
     )
     ResultStore(path).append(record)
     body = record.to_json_dict()

@@ -95,7 +95,7 @@ def open_photographs(folder: Path) -> CocoDataset:
     file = folder / "annotations.json"
     if not file.is_file():
         raise DatasetError(f"photographs must have annotations, got no {file}: name the folder that holds this file")
-    data = CocoDataset(folder, annotations=file, images=folder / "images")
+    data = CocoDataset(folder, annotations=file, image_root=folder / "images")
     for image_id in data.image_ids:
         for annotation in data.annotations(image_id):
             rle = annotation.segmentation

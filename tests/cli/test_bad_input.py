@@ -55,7 +55,7 @@ def test_an_empty_calibration_folder(run, tmp_path):
 def test_a_missing_calibration_folder_and_too_high_a_limit(run, photographs, tmp_path):
     line = ("calibrate", "--out", tmp_path / "plan", "--calibration")
     run(*line, tmp_path / "absent").complains(1, "absent")
-    run(*line, photographs, "--limit", "3").complains(2, "at most 2", "got 3")
+    run(*line, photographs, "--calibration-images", "3").complains(2, "at most 2", "got 3")
     run(*line, photographs / "0.jpg").complains(1, "0.jpg", "is a file")
 
 

@@ -43,7 +43,7 @@ def test_what_the_store_holds_is_not_measured_again(run, plan, own_store, monkey
 
 
 def test_a_plan_and_other_pictures(run, plan):
-    line = ("distributions", "--plan", plan, "--images", "scenes:2:5", "--images-limit", "1", "--no-store")
+    line = ("distributions", "--plan", plan, "--data", "scenes:2:5", "--images", "1", "--no-store")
     table = run(*line, "--site", "stage3:*").out
     assert "calibrated on scenes-1-seed1" in table
     assert "on the 1 images of scenes-2-seed5" in table
@@ -75,12 +75,12 @@ def refuse(*args, **kwargs):
     [
         (["--model", "nanno"], 2, ["model must be one of", "'nano'"]),
         (["--model", "l0"], 2, ["--calibration"]),
-        (["--model", "l0", "--plan", "{}"], 2, ["--images", "l0"]),
+        (["--model", "l0", "--plan", "{}"], 2, ["--data", "l0"]),
         (["--scheme", "imt8"], 2, ["'imt8'", "int8"]),
         (["--plan", "{}", "--scheme", "int8"], 2, ["--plan and --scheme exclude each other"]),
         (["--plan", "{}", "--calibration", "scenes:1"], 2, ["--plan and --calibration exclude each other"]),
-        (["--images", "sceens:2"], 1, ["'sceens:2'", "scenes"]),
-        (["--images", "scenes:2", "--images-limit", "3"], 2, ["at most 2", "got 3"]),
+        (["--data", "sceens:2"], 1, ["'sceens:2'", "scenes"]),
+        (["--data", "scenes:2", "--images", "3"], 2, ["at most 2", "got 3"]),
         (["--sort", "outlier"], 2, ["outlier", "clipped"]),
         (["--out", "{}/h.npy"], 2, ["--out must end in .npz", "h.npy"]),
         (["--out", "{}/absent/h.npz"], 1, ["cannot write", "there is no folder"]),
@@ -89,7 +89,7 @@ def refuse(*args, **kwargs):
 )
 def test_what_is_wrong_is_said_before_the_model_is_loaded(run, tmp_path, left, monkeypatch, line, code, words):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("quantsam.models.zoo.load_model", refuse)
+    monkeypatch.setattr("quantsam.runs.run.load_model", refuse)
     given = () if "--plan" in line or "l0" in line else ONE
     run("distributions", *given, *(part.format(tmp_path) for part in line)).complains(code, *words)
     assert left(tmp_path) == ["file"]

@@ -91,7 +91,9 @@ def test_evaluate_on_an_engine(run):
     assert fast["settings"]["precision"] == "bf16"
     run(*args, "--precision", "bf16").complains(2, "precision bf16 is of openvino")
     run(*args, "--engine", "openvinu").complains(2, "did you mean 'openvino'")
-    run(*args, "--engine", "openvino", "--placement", "thesis").complains(1, "must have placement 'openvino'")
+    run(*args, "--engine", "openvino", "--placement", "thesis").complains(
+        2, "engine openvino has a placement of its own"
+    )
     run(*args, "--engine", "tensorrt").complains(1, "package tensorrt", "trtexec")
 
 

@@ -57,7 +57,7 @@ def test_no_command_shows_the_help_and_fails(run):
         ("evaluate --scheme int8@stag3", ["'stag3'", "did you mean"]),
         ("evaluate --plan x --scheme int8", ["--plan", "--scheme", "exclude"]),
         ("evaluate --plan x --no-weights", ["--plan", "--no-weights", "exclude"]),
-        ("evaluate --plan x --limit 3", ["--plan", "--limit", "exclude"]),
+        ("evaluate --plan x --calibration-images 3", ["--plan", "--calibration-images", "exclude"]),
         ("calibrate", ["Missing option '--out'"]),
         ("layers", ["Missing argument 'MODEL'"]),
         ("layers nan", ["got 'nan'", "did you mean 'nano'?"]),

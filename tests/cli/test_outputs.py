@@ -40,7 +40,7 @@ def test_places_that_cannot_be_written(run, tmp_path, left, monkeypatch, line, w
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.setattr("quantsam.models.zoo.load_model", refuse)
+    monkeypatch.setattr("quantsam.runs.run.load_model", refuse)
     before = left(tmp_path)
     run(*(part.format(tmp_path) for part in line)).complains(1, *words)
     assert left(tmp_path) == before

@@ -116,6 +116,6 @@ def test_a_damaged_store_is_one_line_before_any_work(run, own_store, content):
 
 def test_a_store_below_a_file_is_found_before_any_work(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("quantsam.models.zoo.load_model", lambda *a, **k: pytest.fail("the store must be looked at"))
+    monkeypatch.setattr("quantsam.runs.run.load_model", lambda *a, **k: pytest.fail("the store must be looked at"))
     ran = run("evaluate", "--data", "scenes:1", "--store", tmp_path / "file" / "r.sqlite")
     ran.complains(1, "is a file, not a folder", "another path")

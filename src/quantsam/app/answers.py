@@ -16,7 +16,7 @@ from quantsam.app.jobs import Job
 from quantsam.app.limits import Limits
 from quantsam.app.lru import Lru
 from quantsam.app.pictures import Picture
-from quantsam.app.quantized import QuantizedModel, QuantizedModels, device_of
+from quantsam.app.quantized import QuantizedModel, QuantizedModels
 from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.errors import QuantsamError
 from quantsam.models.sam import EfficientViTSam
@@ -170,7 +170,7 @@ class Answers:
 
 @torch.inference_mode()
 def _encode(model: EfficientViTSam, picture: Picture) -> _Encoded:
-    x = preprocess(picture.pixels, model.variant.input_size).to(device_of(model))
+    x = preprocess(picture.pixels, model.variant.input_size).to(model.device)
     start = time.perf_counter()
     embedding = model.image_encoder(x)
     if embedding.is_cuda:

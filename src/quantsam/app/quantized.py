@@ -11,9 +11,10 @@ from quantsam.app.catalogue import FP32, Catalogue, where
 from quantsam.app.jobs import Job
 from quantsam.app.limits import Limits
 from quantsam.app.lru import Lru
-from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized_model
+from quantsam.evaluation.experiment import quantized_model
 from quantsam.evaluation.subject import sizes
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.make import make_plan
 from quantsam.plans.plan import Plan
 from quantsam.prediction.transforms import preprocess
@@ -62,7 +63,7 @@ class QuantizedModels:
         # The first run compiles and fills caches: it is not the time that a picture takes.
         side = float_model.variant.input_size
         with torch.inference_mode():
-            quantized.image_encoder(preprocess(np.zeros((side, side, 3), np.uint8), side).to(device_of(float_model)))
+            quantized.image_encoder(preprocess(np.zeros((side, side, 3), np.uint8), side).to(float_model.device))
         size_bytes = sizes(quantized)["size_bytes"]
         assert isinstance(size_bytes, int)
         return QuantizedModel(quantized, size_bytes)
@@ -77,11 +78,6 @@ class QuantizedModels:
             schemes = self.catalogue.schemes
             text = f"calibrating {', '.join(schemes)} of {model} {where(engine)} on pictures of {source.name}"
             steps = job.steps(text, shared=True)
-            plans = calibrated_plans(float_model, list(schemes.values()), source, Switches(placed), steps)
+            plans = calibrated_plans(float_model, list(schemes.values()), source, placed, progress=steps)
             self._plans[model, placed] = dict(zip(schemes, plans, strict=True))
         return self._plans[model, placed][scheme]
-
-
-def device_of(model: EfficientViTSam) -> torch.device:
-    """Return where a model is."""
-    return next(model.mask_decoder.parameters()).device

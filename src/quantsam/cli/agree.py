@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantsam.cli.options import (
-    calibration_source,
-    command_line,
+    calibration_options,
     data_options,
     model_options,
-    open_store,
     processors_option,
     refuse_idle_processors,
-    store_options,
+    schemes_option,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
-from quantsam.runtime.engines import engine_names, placement_of
+from quantsam.cli.stores import StoreChoice, store_options, tell_kept
+from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runtime.engines import PYTORCH, engine_names
 
 if TYPE_CHECKING:
     from quantsam.diagnostics.departures import LayerReport
+    from quantsam.plans.plan import Plan
     from quantsam.results.record import Record
+    from quantsam.runs.run import Run
 
 
 @click.command(name="agree")
 @model_options
-@click.option("--scheme", "schemes", multiple=True, default=("int8",), help="As in `evaluate`; may be repeated. [int8]")
+@schemes_option("int8")
 @click.option(
     "--engine",
     "engines",
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option("--prompts", multiple=True, default=("box",), help="box, click or clicks:N; may be repeated. [box]")
 @processors_option
-@click.option("--calibration", help="Calibration images, as in `evaluate` [nano: scenes:32:1].")
-@click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
-@click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")
+@calibration_options
 @click.option("--exact", is_flag=True, help="Simulate in exact integers too; takes twice as long.")
 @click.option(
     "--noise-images",
@@ -54,87 +53,44 @@ if TYPE_CHECKING:
 @store_options
 @json_option
 def command(
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     schemes: tuple[str, ...],
     engines: tuple[str, ...],
-    data: str,
-    annotations: str | None,
-    image_root: str | None,
-    no_crowds: bool,
-    strict: bool,
-    images: int | None,
+    data: DataSource,
     prompts: tuple[str, ...],
-    processors: str,
-    calibration: str | None,
-    limit: int | None,
-    seed: int,
+    processors: Any,
+    calibration: CalibrationSource,
     exact: bool,
     noise_images: int,
     layers: bool,
-    store: Path | None,
-    no_store: bool,
+    store: StoreChoice,
     as_json: bool,
 ) -> None:
     """Score schemes in the simulator and on real engines, on the same objects, and compare mask by mask."""
-    from quantsam.data.open import open_dataset, open_images
     from quantsam.diagnostics.agreement import measure_agreement
-    from quantsam.diagnostics.departures import report_layers
-    from quantsam.evaluation.experiment import Switches, calibrated_plans
     from quantsam.evaluation.prompts import parse_prompt
-    from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
-    from quantsam.prediction.transforms import preprocess
-    from quantsam.runtime.engines import check_engine
-    from quantsam.schemes.load import load_scheme
-    from quantsam.simulation.simulator import simulate
+    from quantsam.runs.run import open_run
 
     refuse_idle_processors(processors, engines)
-    for engine in engines:
-        check_engine(engine)
-        if engine == "pytorch":
-            raise click.UsageError("--engine of agree is what the simulation is compared with, got 'pytorch'")
+    if PYTORCH in engines:
+        raise click.UsageError(f"--engine of agree is what the simulation is compared with, got {PYTORCH!r}")
     for prompt in prompts:
         parse_prompt(prompt)
-    declared = [load_scheme(scheme) for scheme in schemes]
-    dataset = open_dataset(
-        data,
-        annotations=annotations,
-        images=image_root,
-        limit=images,
-        seed=seed,
-        crowds=not no_crowds,
-        strict=strict,
-    )
-    source = open_images(calibration_source(get_variant(model).name, calibration), limit=limit, seed=seed)
-    results = open_store(store, no_store)
-    loaded = load_model(model, weights, device=device)
-    plans = [
-        plan
-        for engine in engines
-        for plan in calibrated_plans(
-            loaded,
-            declared,
-            source,
-            Switches(placement_of(engine, vnni=processors == "vnni")),
-            progress(f"calibrating for {engine}"),
-        )
-    ]
-    reports: list[tuple[str, Sequence[LayerReport]]] = []
-    if layers:
-        picture = preprocess(dataset.image(dataset.image_ids[0]), loaded.variant.input_size).to(device)
-        reports = [(f"{p.scheme} on {p.placement}", report_layers(loaded, p, picture, simulate)) for p in plans]
+    targets = [Target(engine=engine, processors=processors) for engine in engines]
+    results = store.open()
+    run = open_run(model, schemes=schemes, targets=targets, calibration=calibration, data=data)
+    plans = [plan for t in targets for plan in run.plans(t, progress(f"calibrating for {t.engine}"))]
+    reports = _layer_reports(run, plans) if layers else []
     records = measure_agreement(
-        loaded,
+        run.model,
         plans,
-        dataset,
+        run.dataset_to_score(),
         prompts=prompts,
         exact=exact,
         noise_images=noise_images,
         store=results,
         progress=progress("comparing"),
-        settings={"seed": seed, "limit": limit, "images": images},
+        settings={"seed": data.seed, "calibration_images": calibration.images, "images": data.images},
     )
     if as_json:
         print_json(
@@ -147,9 +103,18 @@ def command(
     _print_records(records)
     for title, entries in reports:
         _print_layers(title, entries)
-    if results is not None:
-        lists = command_line("quantsam results --kind agree", results)
-        click.echo(f"\nkept in {results.path}: {lists} lists them")
+    tell_kept(results, ("quantsam results --kind agree", "lists them"))
+
+
+def _layer_reports(run: Run, plans: Sequence[Plan]) -> list[tuple[str, Sequence[LayerReport]]]:
+    """Return, for each plan with a title, how its layers ran on the first picture."""
+    from quantsam.diagnostics.departures import report_layers
+    from quantsam.prediction.transforms import preprocess
+    from quantsam.simulation.simulator import simulate
+
+    dataset = run.dataset_to_score()
+    picture = preprocess(dataset.image(dataset.image_ids[0]), run.model.variant.input_size).to(run.model.device)
+    return [(f"{p.scheme} on {p.placement}", report_layers(run.model, p, picture, simulate)) for p in plans]
 
 
 def _print_records(records: Sequence[Record]) -> None:

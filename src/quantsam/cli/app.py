@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import calibration_source, need_extra
+from quantsam.cli.options import need_extra
 
 if TYPE_CHECKING:
     from quantsam.app.catalogue import Catalogue
@@ -113,9 +113,9 @@ def _catalogue(
     device: str,
 ) -> Catalogue:
     from quantsam.app.catalogue import Catalogue
-    from quantsam.data.open import open_images
     from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
+    from quantsam.runs.run import open_calibration, open_model
+    from quantsam.runs.sources import CalibrationSource, ModelSource
     from quantsam.runtime.engines import PYTORCH, check_engine, installed_engines
 
     engines = tuple(dict.fromkeys(engines)) or (PYTORCH, *installed_engines())
@@ -123,8 +123,8 @@ def _catalogue(
         check_engine(engine)
     declared = _schemes(schemes)
     names = tuple(dict.fromkeys(get_variant(model).name for model in models))
-    sources = {name: open_images(calibration_source(name, calibration)) for name in names} if declared else {}
-    loaded = {name: load_model(name, weights, device=device) for name in names}
+    sources = {name: open_calibration(CalibrationSource(spec=calibration), name) for name in names} if declared else {}
+    loaded = {name: open_model(ModelSource(name=name, weights=weights, device=device)) for name in names}
     catalogue = Catalogue(loaded, declared, engines, sources)
     catalogue.check()
     return catalogue

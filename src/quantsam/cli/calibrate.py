@@ -6,47 +6,43 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import calibration_options, calibration_source, model_options
+from quantsam.cli.options import (
+    calibration_options,
+    model_options,
+    placement_option,
+    quantized_options,
+    scheme_option,
+)
 from quantsam.cli.output import json_option, print_json, progress
+from quantsam.runs.sources import CalibrationSource, ModelSource, Target
 
 
 @click.command(name="calibrate")
 @model_options
-@click.option("--scheme", default="int8", show_default=True, help="A name, a TOML file, or e.g. int8@stage3:4:2.")
+@scheme_option
 @calibration_options
+@placement_option
+@quantized_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the plan.")
 @json_option
 def command(
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     scheme: str,
-    calibration: str | None,
-    limit: int | None,
-    seed: int,
-    placement: str,
+    calibration: CalibrationSource,
+    placement: str | None,
     no_weights: bool,
     no_activations: bool,
     out: Path,
     as_json: bool,
 ) -> None:
     """Calibrate a scheme on images and save the plan: every scale and zero point, used by `evaluate --plan`."""
-    from quantsam.data.open import open_images
-    from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
-    from quantsam.plans.calibration import calibrate
-    from quantsam.plans.make import make_plan
     from quantsam.plans.storage import check_plan_folder, save_plan
-    from quantsam.schemes.load import load_scheme
+    from quantsam.runs.run import open_run
 
     check_plan_folder(out)
-    declared = load_scheme(scheme)
-    name = get_variant(model).name
-    needs_images = not no_activations and bool(declared.rules)
-    images = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needs_images else ()
-    loaded = load_model(model, weights, device=device)
-    plan = make_plan(loaded, declared, placement, weights=not no_weights, activations=not no_activations)
-    plan = calibrate(loaded, plan, images, progress=progress("calibrating"))
+    target = Target(placement=placement, weights=not no_weights, activations=not no_activations)
+    run = open_run(model, schemes=[scheme], targets=[target], calibration=calibration)
+    (plan,) = run.plans(target, progress("calibrating"))
     save_plan(plan, out)
     seen = plan.calibration
     if as_json:

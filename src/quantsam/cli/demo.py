@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from quantsam.cli.evaluation_table import report
-from quantsam.cli.options import DRAWING, command_line, missing_package
+from quantsam.cli.options import DRAWING, missing_package
 from quantsam.cli.output import json_option, progress
+from quantsam.cli.stores import command_line
 from quantsam.models.variants import VARIANTS
 from quantsam.runtime.engines import installed_engines, placement_of
 
@@ -95,11 +96,10 @@ class _Steps:
 
 def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, store: ResultStore) -> list[Record]:
     """Score the schemes, and keep pictures of some objects."""
-    from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
-    from quantsam.schemes.load import load_scheme
+    from quantsam.evaluation.experiment import score_plans
+    from quantsam.plans.calibrated import calibrated_plans
 
-    schemes = [load_scheme(name) for name in SCHEMES]
-    plans = calibrated_plans(model, schemes, images, Switches(), progress("calibrating"))
+    plans = calibrated_plans(model, SCHEMES, images, progress=progress("calibrating"))
     return list(score_plans(model, plans, dataset, store=store, progress=progress, gallery=3))
 
 
@@ -120,13 +120,13 @@ def _on_engines(
 ) -> Sequence[Record]:
     """Run FP32 and INT8 on the engines that are installed; return how INT8 agrees with its simulation."""
     from quantsam.diagnostics.agreement import measure_agreement
-    from quantsam.evaluation.experiment import Switches, calibrated_plans, score_plans
-    from quantsam.schemes.load import load_scheme
+    from quantsam.evaluation.experiment import score_plans
+    from quantsam.plans.calibrated import calibrated_plans
 
     int8 = []
     for engine in installed_engines():
-        schemes = [load_scheme("fp32"), load_scheme("int8")]
-        plans = calibrated_plans(model, schemes, images, Switches(placement_of(engine)), progress("calibrating"))
+        placement = placement_of(engine)
+        plans = calibrated_plans(model, ("fp32", "int8"), images, placement, progress=progress("calibrating"))
         for _ in score_plans(model, plans, dataset, engine=engine, store=store, progress=progress):
             pass
         int8.append(plans[1])

@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantsam.cli.options import (
     calibration_options,
-    calibration_source,
-    command_line,
     model_options,
-    open_store,
-    refuse_beside_plan,
-    store_options,
+    placement_option,
+    quantized_options,
+    refuse_beside,
+    scheme_option,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
-from quantsam.cli.written import check_not_read
+from quantsam.cli.stores import StoreChoice, store_options, tell_kept
+from quantsam.cli.written import check_not_read, check_suffix
+from quantsam.notices import notice
+from quantsam.runs.sources import CalibrationSource, ModelSource, Target
 
 if TYPE_CHECKING:
     from quantsam.data.open import ImageSource
@@ -36,16 +39,31 @@ _ORDERS = {
     "sqnr": "the lowest SQNR first",
     "order": "in the order of the forward pass",
 }
-_HELD = ("scheme", "calibration", "limit", "placement", "no_weights", "no_activations")
+_HELD = ("scheme", "calibration", "calibration_images", "placement", "no_weights", "no_activations")
+
+
+class _Count(click.ParamType):  # type: ignore[type-arg]  # generic only in the type checker's eyes
+    """How many; other text is kept, for --images once named pictures."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return click.IntRange(min=1).convert(int(value), param, ctx)
+        except ValueError:
+            return value
 
 
 @click.command(name="distributions")
 @model_options
-@click.option("--scheme", default="int8", show_default=True, help="A name, a TOML file, or e.g. int8@stage3:4:2.")
+@scheme_option
 @click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead.")
 @calibration_options
-@click.option("--images", help="Look at other pictures, named as for --calibration [the calibration images].")
-@click.option("--images-limit", type=click.IntRange(min=1), help="Look at no more than this many; --seed says which.")
+@placement_option
+@quantized_options
+@click.option("--data", help="Look at other pictures, named as for --calibration [the calibration images].")
+@click.option("--images", type=_Count(), help="Look at no more than this many of them.")
+@click.option("--images-limit", type=click.IntRange(min=1), hidden=True)
 @click.option("--site", "pattern", default="*", help="List these sites only: a layer or site; * and ? match anything.")
 @click.option(
     "--sort", type=click.Choice(list(_ORDERS)), default="outliers", show_default=True, help="What comes first."
@@ -57,25 +75,21 @@ _HELD = ("scheme", "calibration", "limit", "placement", "no_weights", "no_activa
 @click.pass_context
 def command(
     ctx: click.Context,
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     scheme: str,
     plan_folder: str | None,
-    calibration: str | None,
-    limit: int | None,
-    seed: int,
-    placement: str,
+    calibration: CalibrationSource,
+    placement: str | None,
     no_weights: bool,
     no_activations: bool,
-    images: str | None,
+    data: str | None,
+    images: int | str | None,
     images_limit: int | None,
     pattern: str,
     sort: str,
     top: int,
     out: Path | None,
-    store: Path | None,
-    no_store: bool,
+    store: StoreChoice,
     as_json: bool,
 ) -> None:
     """Show how weights and activations are distributed, what is clipped, and which channels stand out.
@@ -85,41 +99,34 @@ def command(
     than half a step beyond the grid. The record and --out hold all sites; the table and --json those that --site,
     --sort and --top choose.
     """
-    from quantsam.data.open import open_images
     from quantsam.diagnostics.distribution_records import record_distributions
     from quantsam.files import atomic_write
-    from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
-    from quantsam.plans.cache import calibrate_once
-    from quantsam.plans.make import make_plan
-    from quantsam.plans.storage import load_plan
     from quantsam.results.distributions import distributions_of
-    from quantsam.schemes.load import load_scheme
+    from quantsam.runs.run import open_calibration, open_run
 
     if plan_folder is not None:
-        refuse_beside_plan(ctx, _HELD)
-    if out is not None and out.suffix.lower() != ".npz":
-        raise click.UsageError(f"--out must end in .npz, got {str(out)!r}: the histograms are arrays of NumPy's")
+        refuse_beside(ctx, "--plan", _HELD, "a plan")
     if out is not None:
-        check_not_read("--out", out, [weights, scheme])
-    name, declared = get_variant(model).name, load_scheme(scheme)
-    looked_at = images or _calibration_images(name, calibration, plan_folder)
-    source = open_images(looked_at, limit=images_limit or (None if images else limit), seed=seed)
-    results = open_store(store, no_store)
+        check_suffix("--out", out, (".npz",))
+        check_not_read("--out", out, [model.weights, scheme])
+    data, count = _with_new_names(data, images, images_limit)
+    source = open_calibration(_looked_at(model.name, calibration, data, count, plan_folder), model.name)
+    target = Target(placement=placement, weights=not no_weights, activations=not no_activations)
+    results = store.open()
     with atomic_write(out) if out is not None else nullcontext() as aside:  # first: can it be written?
-        loaded = load_model(model, weights, device=device)
-        if plan_folder is not None:
-            plan = load_plan(plan_folder, loaded)
-        else:
-            plan = make_plan(loaded, declared, placement, weights=not no_weights, activations=not no_activations)
-        _check_site(pattern, loaded, plan)
-        if plan_folder is None:
-            needed = any(site.role == "activation" for site in plan.sites)
-            own = open_images(calibration_source(name, calibration), limit=limit, seed=seed) if needed else ()
-            plan = calibrate_once(loaded, plan, own, progress=progress("calibrating"))
-        notes: dict[str, JsonValue] = {"images_limit": images_limit, "limit": limit, "seed": seed}
+        plans = [] if plan_folder is None else [plan_folder]
+        run = open_run(model, schemes=[scheme], plans=plans, targets=[target], calibration=calibration)
+        _check_site(pattern, run.model, run.loaded_plans[0].placement if plans else target.placed)
+        (plan,) = run.plans(target, progress("calibrating"))
+        notes: dict[str, JsonValue] = {
+            "images": count,
+            "calibration_images": calibration.images,
+            "seed": calibration.seed,
+        }
         wrap = progress("measuring")
-        record = record_distributions(loaded, plan, source, store=results, histograms=aside, progress=wrap, notes=notes)
+        record = record_distributions(
+            run.model, plan, source, store=results, histograms=aside, progress=wrap, notes=notes
+        )
     sites = distributions_of(record)
     chosen = _chosen(sites, pattern, sort)[:top]
     if as_json:
@@ -129,35 +136,51 @@ def command(
     _report(record, chosen, len(sites), sort, _is_same(plan, source))
     if out is not None:
         click.echo(f"{out}: the histogram of every channel")
-    if results is not None:
-        lists = command_line("quantsam results --kind distributions", results)
-        click.echo(f"kept in {results.path}: {lists} lists it")
+    tell_kept(results, ("quantsam results --kind distributions", "lists it"))
 
 
-def _calibration_images(model: str, calibration: str | None, plan_folder: str | None) -> str:
-    """Return where to look when no --images were given."""
+def _with_new_names(
+    data: str | None, images: int | str | None, images_limit: int | None
+) -> tuple[str | None, int | None]:
+    """Return --data and --images, which were --images and --images-limit."""
+    if images_limit is not None:
+        notice("--images-limit is now called --images: the old name goes with the next version")
+    if not isinstance(images, str):
+        return data, images or images_limit
+    notice(
+        "what --images named is now called --data, and --images says how many: the old use goes with the next version"
+    )
+    return data or images, images_limit
+
+
+def _looked_at(
+    model: str, calibration: CalibrationSource, data: str | None, images: int | None, plan_folder: str | None
+) -> CalibrationSource:
+    """Return which pictures are looked at: the calibration images unless others were named."""
     from quantsam.models.variants import get_variant
 
+    if data is not None:
+        return CalibrationSource(spec=data, images=images, seed=calibration.seed)
     if plan_folder is not None and get_variant(model).calibration is None:
         raise click.UsageError(
-            f"looking at a plan of {model} needs pictures, got no --images: name a folder of photographs, e.g. sa-1b"
+            f"looking at a plan of {model} needs pictures, got no --data: name a folder of photographs, e.g. sa-1b"
         )
-    return calibration_source(model, calibration)
+    return replace(calibration, images=images or calibration.images)
 
 
-def _check_site(pattern: str, model: EfficientViTSam, plan: Plan) -> None:
+def _check_site(pattern: str, model: EfficientViTSam, placement: str) -> None:
     """Make sure, before long work, that there is something to list."""
     from quantsam.diagnostics.distributions import site_names
     from quantsam.errors import nearest
 
-    names = site_names(model, plan.placement)
+    names = site_names(model, placement)
     if not any(_matches(name, pattern) for name in names):
         layers = dict.fromkeys(name.partition("/")[0] for name in names)
         known = names if "/" in pattern else layers
         close = nearest(pattern, known)
         hint = close if close.startswith("did") else f"see `quantsam layers {model.name}`"
         raise click.UsageError(
-            f"--site must match one of the {len(names)} sites of {model.name} under placement {plan.placement}, "
+            f"--site must match one of the {len(names)} sites of {model.name} under placement {placement}, "
             f"got {pattern!r}: {hint}"
         )
 

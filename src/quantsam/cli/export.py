@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from quantsam.cli.options import (
-    calibration_source,
+    calibration_options,
     model_options,
     processors_option,
-    quoted,
+    refuse_beside,
     refuse_idle_processors,
+    scheme_option,
 )
 from quantsam.cli.output import json_option, print_json, progress
-from quantsam.runtime.engines import get_engine, placement_of
+from quantsam.cli.stores import quoted
+from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runtime.engines import get_engine
+
+_HELD = ("scheme", "processors", "calibration", "calibration_images")
 
 
 @click.command(name="export")
 @model_options
-@click.option("--scheme", default="int8", show_default=True, help="A name, a TOML file, or e.g. int8@stage3:4:2.")
+@scheme_option
 @click.option("--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead.")
 @click.option("--engine", default="onnxruntime", show_default=True, help="onnxruntime, openvino or tensorrt.")
 @processors_option
-@click.option("--calibration", help="Calibration images, as in `calibrate` [nano: scenes:32:1].")
-@click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
-@click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")
+@calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     scheme: str,
     plan: str | None,
     engine: str,
-    processors: str,
-    calibration: str | None,
-    limit: int | None,
-    seed: int,
+    processors: Any,
+    calibration: CalibrationSource,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -49,36 +49,26 @@ def command(
     `quantsam segment --bundle DIR` and `quantsam.load_bundle` run it with numpy, Pillow and the engine, without
     PyTorch.
     """
-    from quantsam.data.open import open_images
-    from quantsam.engines.encoder import check_formats
     from quantsam.execution.bundle import check_bundle_folder, export_bundle
-    from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
-    from quantsam.plans.cache import calibrate_once
-    from quantsam.plans.make import make_plan
-    from quantsam.plans.storage import load_plan
+    from quantsam.runs.run import open_run
     from quantsam.runtime.manifest import ENCODER
-    from quantsam.schemes.load import load_scheme
 
     described = get_engine(engine)
     refuse_idle_processors(processors, [engine])
     if plan is not None:
-        for name in ("scheme", "processors", "calibration", "limit"):
-            if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-                raise click.UsageError(f"--plan and --{name} exclude each other: a plan already holds all of that")
+        refuse_beside(ctx, "--plan", _HELD, "a plan")
     check_bundle_folder(out)
-    declared = load_scheme(scheme)
-    needs_images = plan is None and bool(declared.rules)
-    source = calibration_source(get_variant(model).name, calibration) if needs_images else ""
-    images = open_images(source, limit=limit, seed=seed) if needs_images else ()
-    loaded = load_model(model, weights, device=device)
-    if plan is not None:
-        ready = load_plan(plan, loaded)
-    else:
-        uncalibrated = make_plan(loaded, declared, placement_of(engine, vnni=processors == "vnni"))
-        check_formats(uncalibrated.sites, engine)
-        ready = calibrate_once(loaded, uncalibrated, images, progress=progress("calibrating"))
-    manifest = export_bundle(loaded, ready, out, engine=engine)
+    target = Target(engine=engine, processors=processors)
+    run = open_run(
+        model,
+        schemes=[scheme],
+        plans=[] if plan is None else [plan],
+        targets=[target],
+        calibration=calibration,
+        installed=False,
+    )
+    (ready,) = run.plans(target, progress("calibrating"))
+    manifest = export_bundle(run.model, ready, out, engine=engine)
     line = described.build_line(out / ENCODER)
     if as_json:
         sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}

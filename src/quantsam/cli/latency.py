@@ -5,27 +5,27 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantsam.cli.options import (
-    calibration_source,
-    command_line,
+    calibration_options,
     model_options,
-    open_store,
+    precision_option,
     processors_option,
     refuse_idle_processors,
-    store_options,
+    schemes_option,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
-from quantsam.runtime.engines import placement_of
+from quantsam.cli.stores import StoreChoice, store_options, tell_kept
+from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
     from quantsam.evaluation.latency import Latency
-    from quantsam.models.sam import EfficientViTSam
     from quantsam.results.record import JsonValue
+    from quantsam.runs.run import Run
 
 
 @click.command(name="latency")
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     "--engine",
     "engines",
     multiple=True,
-    default=("pytorch", "onnxruntime", "openvino"),
+    default=(PYTORCH, "onnxruntime", "openvino"),
     help="pytorch, onnxruntime, openvino; may be repeated. [all three]",
 )
-@click.option("--scheme", "schemes", multiple=True, default=("fp32", "int8"), help="May be repeated. [fp32, int8]")
+@schemes_option("fp32", "int8")
 @processors_option
-@click.option("--calibration", help="Calibration images, as in `calibrate` [nano: scenes:32:1].")
-@click.option("--precision", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="On openvino.")
+@calibration_options
+@precision_option
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--warm-up", type=click.IntRange(min=0), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one call [all processors].")
@@ -49,63 +49,39 @@ if TYPE_CHECKING:
 @store_options
 @json_option
 def command(
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     random_weights: bool,
     engines: tuple[str, ...],
     schemes: tuple[str, ...],
-    processors: str,
-    calibration: str | None,
+    processors: Any,
+    calibration: CalibrationSource,
     precision: Any,
     rounds: int,
     warm_up: int,
     threads: int | None,
     batch: int,
-    store: Path | None,
-    no_store: bool,
+    store: StoreChoice,
     as_json: bool,
 ) -> None:
     """Time the encoder by engine and scheme, side by side, and the decoder: median and 95th percentile."""
-    from quantsam.data.open import open_images
-    from quantsam.evaluation.experiment import Switches, calibrated_plans
     from quantsam.evaluation.latency import latency_records, measure_latency
-    from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
     from quantsam.results.machine import environment
-    from quantsam.runtime.engines import PYTORCH, check_engine
+    from quantsam.runs.run import open_run
     from quantsam.runtime.processor import processor_text
-    from quantsam.schemes.load import load_scheme
 
-    if device != "cpu":
-        raise click.UsageError(f"latency is measured on the processor, got --device {device}")
+    if model.device != "cpu":
+        raise click.UsageError(f"latency is measured on the processor, got --device {model.device}")
     refuse_idle_processors(processors, engines)
-    for engine in engines:
-        check_engine(engine)
-    declared = [load_scheme(scheme) for scheme in schemes]
-    name = get_variant(model).name
-    needs_images = any(scheme.rules for scheme in declared)
-    results = open_store(store, no_store or random_weights)  # of no accuracy that it could stand beside
+    targets = [Target(engine=engine, processors=processors) for engine in engines]
     if random_weights:
-        loaded = _random(name)
-        images: Any = [_noise(loaded.variant.input_size)]
+        run, results = _random_run(model.name, schemes, targets), None  # of no accuracy that it could stand beside
     else:
-        images = open_images(calibration_source(name, calibration)) if needs_images else ()
-        loaded = load_model(model, weights)
-    plans = [
-        (engine, plan)
-        for engine in engines
-        for plan in calibrated_plans(
-            loaded,
-            declared,
-            images,
-            Switches(placement_of(engine, vnni=processors == "vnni")),
-            progress("calibrating"),
-        )
-    ]
+        results = store.open()
+        run = open_run(model, schemes=schemes, targets=targets, calibration=calibration)
+    plans = [(t.engine, plan) for t in targets for plan in run.plans(t, progress("calibrating"))]
     count = threads or os.cpu_count() or 1
     found = measure_latency(
-        loaded,
+        run.model,
         plans,
         rounds=rounds,
         warm_up=warm_up,
@@ -117,8 +93,9 @@ def command(
     settings: dict[str, JsonValue] = {"threads": count, "batch": batch, "rounds": rounds}
     settings["random_weights"] = random_weights
     if results is not None:
-        for record in latency_records(loaded, plans, found, settings):
+        for record in latency_records(run.model, plans, found, settings):
             results.append(record)
+    name = run.model.name
     if as_json:
         entries = [dataclasses.asdict(entry) for entry in found]
         surroundings = environment(*(engine for engine in engines if engine != PYTORCH))
@@ -129,10 +106,7 @@ def command(
         click.echo(f"processor: {processor_text(engine)}")
     if random_weights:
         click.echo("\nrandom weights: for latency and size only")
-    if results is not None:
-        click.echo(
-            f"\nkept in {results.path}: {command_line('quantsam report', results)} shows them beside the accuracy"
-        )
+    tell_kept(results, ("quantsam report", "shows them beside the accuracy"))
 
 
 def _print(title: str, found: Sequence[Latency]) -> None:
@@ -154,17 +128,20 @@ def _print(title: str, found: Sequence[Latency]) -> None:
     )
 
 
-def _random(name: str) -> EfficientViTSam:
+def _random_run(name: str, schemes: Sequence[str], targets: Sequence[Target]) -> Run:
+    """Return a run of a model with random weights, calibrated on noise."""
     import torch
 
     from quantsam.models.zoo import create_model
+    from quantsam.runs.run import Run
+    from quantsam.schemes.load import load_scheme
 
+    for target in targets:
+        target.check()
+    declared = tuple(load_scheme(scheme) for scheme in schemes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return create_model(name).requires_grad_(False)
-
-
-def _noise(size: int) -> Any:
-    import torch
-
-    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        model = create_model(name).requires_grad_(False)
+    size = model.variant.input_size
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return Run(model, declared, [noise])

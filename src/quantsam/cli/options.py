@@ -1,71 +1,173 @@
-"""Options that several commands share."""
+"""Options that several commands share, in groups that become one value each."""
 
 from __future__ import annotations
 
 import importlib.util
-import shlex
-from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import click
 
-from quantsam.models.variants import VARIANTS, get_variant
-from quantsam.notices import notice
+from quantsam.cli.groups import RenamedOption, option_group
+from quantsam.models.variants import VARIANTS
+from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource
 from quantsam.runtime.engines import ENGINES
-
-if TYPE_CHECKING:
-    from quantsam.results.store import ResultStore
 
 DRAWING = ("altair", "vl_convert", "jinja2")
 """Packages that a report needs."""
 
-STORE_HELP = "Where results are kept [$QUANTSAM_STORE, or a file in the user's data folder]."
-
 F = TypeVar("F", bound=Callable[..., Any])
+_COUNT = click.IntRange(min=1)
+
+_weights = click.option(
+    "--weights",
+    type=click.Path(),
+    help="A .pt or .safetensors file. Left out: nano's come along, others are fetched once from the hub.",
+)
+_device = click.option("--device", default="cpu", show_default=True, help="Where to compute.")
 
 
-def model_options(function: F) -> F:
-    """Add --model, --weights, --device."""
-    function = click.option("--device", default="cpu", show_default=True, help="Where to compute.")(function)
-    function = click.option(
-        "--weights",
-        type=click.Path(),
-        help="A .pt or .safetensors file. Left out: nano's come along, others are fetched once from the hub.",
-    )(function)
-    return click.option(
-        "--model", default="nano", show_default=True, help="l0, l1, l2, xl0, xl1, nano or nano-outlier."
-    )(function)
+def _model_source(given: Mapping[str, Any]) -> ModelSource:
+    return ModelSource(name=given["model"], weights=given["weights"], device=given["device"])
 
 
-def calibration_options(function: F) -> F:
-    """Add --calibration, --limit, --seed, --placement, --no-weights, --no-activations."""
-    function = click.option("--no-activations", is_flag=True, help="Leave activations in float.")(function)
-    function = click.option("--no-weights", is_flag=True, help="Leave weights in float.")(function)
-    function = click.option("--placement", default="thesis", show_default=True, help="Where tensors are quantized.")(
-        function
-    )
-    function = click.option("--seed", default=0, show_default=True, help="Which images a limit takes.")(function)
-    function = click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")(
-        function
-    )
-    return click.option(
+model_options = option_group(
+    "model",
+    _model_source,
+    click.option("--model", default="nano", show_default=True, help=f"{', '.join(VARIANTS)}."),
+    _weights,
+    _device,
+)
+"""Add --model, --weights, --device: `model`, a `ModelSource`."""
+
+model_argument = option_group("model", _model_source, click.argument("model"), _weights, _device)
+"""Add MODEL, --weights, --device: `model`, a `ModelSource`."""
+
+
+def _calibration_source(given: Mapping[str, Any]) -> CalibrationSource:
+    return CalibrationSource(spec=given["calibration"], images=given["calibration_images"], seed=given["seed"])
+
+
+calibration_options = option_group(
+    "calibration",
+    _calibration_source,
+    click.option(
         "--calibration",
         help="Calibration images: a folder, a COCO folder, sa-1b, or scenes:COUNT:SEED "
         f"[nano: {VARIANTS['nano'].calibration}].",
-    )(function)
+    ),
+    click.option(
+        "--calibration-images", cls=RenamedOption, old="--limit", type=_COUNT, help="Calibrate on at most this many."
+    ),
+    click.option("--seed", default=0, show_default=True, help="Which images are taken where a number is given."),
+)
+"""Add --calibration, --calibration-images, --seed: `calibration`, a `CalibrationSource`."""
 
 
-def processors_option(function: F) -> F:
-    """Add --processors."""
-    return click.option(
-        "--processors",
-        type=click.Choice(["any", "vnni"]),
-        default="any",
+def _data_source(given: Mapping[str, Any]) -> DataSource:
+    return DataSource(
+        spec=given["data"],
+        annotations=given["annotations"],
+        image_root=given["image_root"],
+        images=given["images"],
+        seed=given["seed"],
+        crowds=not given["no_crowds"],
+        strict=given["strict"],
+    )
+
+
+_DATA = (
+    click.option(
+        "--data",
+        default="scenes:300",
         show_default=True,
-        help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
-        "VNNI sums of such products saturate.",
-    )(function)
+        help="A folder of COCO, LVIS or an annotation tool; coco, lvis; scenes:COUNT:SEED.",
+    ),
+    click.option("--annotations", type=click.Path(), help="An annotation file of COCO's or LVIS's form."),
+    click.option(
+        "--image-root",
+        type=click.Path(),
+        help="The folder of the images, if not in the data's folder; LVIS: the one that holds val2017 and train2017.",
+    ),
+    click.option("--no-crowds", is_flag=True, help="Leave out crowds (iscrowd), which the authors' evaluation scores."),
+    click.option(
+        "--strict",
+        is_flag=True,
+        help="Refuse annotations that are never scored, and boxes that do not fit their masks.",
+    ),
+)
+
+data_options = option_group(
+    "data", _data_source, *_DATA, click.option("--images", type=_COUNT, help="Score at most this many images.")
+)
+"""Add --data, --annotations, --image-root, --no-crowds, --strict, --images: `data`, a `DataSource`. Needs --seed."""
+
+whole_data_options = option_group("data", lambda given: _data_source({**given, "images": None}), *_DATA)
+"""Add the same without --images: `data`, a `DataSource` of all images."""
+
+scheme_option = click.option(
+    "--scheme", default="int8", show_default=True, help="A name, a TOML file, or e.g. int8@stage3:4:2."
+)
+
+
+def schemes_option(*default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --scheme, which may be repeated: `schemes`."""
+    return click.option(
+        "--scheme",
+        "schemes",
+        multiple=True,
+        default=default,
+        help=f"A name, a TOML file, or e.g. int8@stage3:4:2; may be repeated. [{', '.join(default)}]",
+    )
+
+
+prompts_option = click.option("--prompts", default="box", show_default=True, help="box, click, or clicks:N.")
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["f32", "bf16"]),
+    default="f32",
+    show_default=True,
+    help="--engine openvino: of what is not quantized.",
+)
+
+threads_option = click.option("--threads", type=_COUNT, help="Threads to compute with. [as many as PyTorch takes]")
+
+placement_option = click.option(
+    "--placement", help="Where tensors are quantized. [thesis, or where there is an --engine, its own]"
+)
+
+processors_option = click.option(
+    "--processors",
+    type=click.Choice(["any", "vnni"]),
+    default="any",
+    show_default=True,
+    help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
+    "VNNI sums of such products saturate.",
+)
+
+
+def quantized_options(function: F) -> F:
+    """Add --no-weights, --no-activations: which tensors stay in float."""
+    function = click.option("--no-activations", is_flag=True, help="Leave activations in float.")(function)
+    return click.option("--no-weights", is_flag=True, help="Leave weights in float.")(function)
+
+
+def record_filters(function: F) -> F:
+    """Add --model, --scheme, --dataset, --prompt, --placement, --engine, --kind: which records of a store."""
+    for option in reversed(
+        (
+            click.option("--model", help="Only this model; * and ? match anything."),
+            click.option("--scheme", help="Only this scheme."),
+            click.option("--dataset", help="Only this dataset."),
+            click.option("--prompt", help="Only this kind of prompt."),
+            click.option("--placement", help="Only this placement."),
+            click.option("--engine", help="Only what this engine computed: pytorch, onnxruntime, openvino, ..."),
+            click.option("--kind", help="Only evaluate, agree, sensitivity, search, distributions or latency."),
+        )
+    ):
+        function = option(function)
+    return function
 
 
 def refuse_idle_processors(processors: str, engines: Collection[str], placement: str | None = None) -> None:
@@ -92,80 +194,28 @@ def refuse_idle_processors(processors: str, engines: Collection[str], placement:
         )
 
 
-def calibration_source(model: str, calibration: str | None) -> str:
-    """Return where calibration images come from.
-
-    Raises:
-        click.UsageError: A full-size model was given no images of its own kind.
-    """
-    source = calibration or get_variant(model).calibration
-    if source is not None:
-        return source
-    raise click.UsageError(
-        f"calibrating {model} needs pictures, got no --calibration: name a folder of photographs, e.g. sa-1b"
-    )
-
-
-def data_options(function: F) -> F:
-    """Add --data, --annotations, --image-root, --no-crowds, --strict, --images."""
-    limit = click.option("--images", type=click.IntRange(min=1), help="Score at most this many images.")
-    return dataset_options(limit(function))
-
-
-def dataset_options(function: F) -> F:
-    """Add --data, --annotations, --image-root, --no-crowds, --strict."""
-    function = click.option(
-        "--strict",
-        is_flag=True,
-        help="Refuse annotations that are never scored, and boxes that do not fit their masks.",
-    )(function)
-    function = click.option(
-        "--no-crowds", is_flag=True, help="Leave out crowds (iscrowd), which the authors' evaluation scores."
-    )(function)
-    function = click.option(
-        "--image-root",
-        type=click.Path(),
-        help="The folder of the images, if not in the data's folder; LVIS: the one that holds val2017 and train2017.",
-    )(function)
-    function = click.option("--annotations", type=click.Path(), help="An annotation file of COCO's or LVIS's form.")(
-        function
-    )
-    return click.option(
-        "--data",
-        default="scenes:300",
-        show_default=True,
-        help="A folder of COCO, LVIS or an annotation tool; coco, lvis; scenes:COUNT:SEED.",
-    )(function)
-
-
-def record_filters(function: F) -> F:
-    """Add --model, --scheme, --dataset, --prompt, --placement, --engine, --kind: which records of a store."""
-    function = click.option("--kind", help="Only evaluate, agree, sensitivity, search, distributions or latency.")(
-        function
-    )
-    function = click.option("--engine", help="Only what this engine computed: pytorch, onnxruntime, openvino, ...")(
-        function
-    )
-    function = click.option("--placement", help="Only this placement.")(function)
-    function = click.option("--prompt", help="Only this kind of prompt.")(function)
-    function = click.option("--dataset", help="Only this dataset.")(function)
-    function = click.option("--scheme", help="Only this scheme.")(function)
-    return click.option("--model", help="Only this model; * and ? match anything.")(function)
-
-
-def refuse_beside_plan(ctx: click.Context, held: Collection[str]) -> None:
-    """Refuse options that would be ignored because a plan holds what they say.
+def refuse_beside(ctx: click.Context, option: str, held: Collection[str], holder: str) -> None:
+    """Refuse options that would be ignored because something that was given holds what they say.
 
     Args:
         ctx: Of the command.
-        held: Names of these options.
+        option: What was given: `--plan`.
+        held: Names of the options that it replaces.
+        holder: What it is: `a plan`.
 
     Raises:
         click.UsageError: One was given.
     """
-    for option in ctx.command.params:
-        if option.name in held and ctx.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--plan and {option.opts[0]} exclude each other: a plan already holds all of that")
+    for other in ctx.command.params:
+        if other.name in held and was_given(ctx, str(other.name)):
+            raise click.UsageError(
+                f"{option} and {other.opts[0]} exclude each other: {holder} already holds all of that"
+            )
+
+
+def was_given(ctx: click.Context, name: str) -> bool:
+    """Return whether an option was given, by its name in Python."""
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 def need_extra(extra: str, *packages: str) -> None:
@@ -186,67 +236,6 @@ def missing_package(*packages: str) -> str | None:
     return next((package for package in packages if importlib.util.find_spec(package) is None), None)
 
 
-def open_store(store: Path | None, no_store: bool = False) -> ResultStore | None:
-    """Return where a command keeps its results, which was made sure to be writable; None if nowhere.
-
-    Where the user named no place and the usual one cannot be written, it is a temporary one, or none; a line says so.
-
-    Raises:
-        StoreError: The place that was named cannot be written.
-    """
-    import os
-
-    from quantsam.errors import StoreError
-    from quantsam.results.store import STORE_VARIABLE, ResultStore, spare_store_path
-
-    if no_store:
-        return None
-    results = ResultStore(store)
-    usual = results.path
-    spare = spare_store_path()
-    try:
-        results.check_writable()
-    except StoreError:
-        if store is not None or os.environ.get(STORE_VARIABLE):
-            raise
-        if spare is None:
-            notice(f"results are not kept: neither {usual} nor a temporary place can be written; name one with --store")
-            return None
-        results = ResultStore(spare)
-        results.check_writable()
-    if results.path == spare and store is None and not os.environ.get(STORE_VARIABLE):
-        notice(
-            f"results go to {spare}, which does not outlast this machine's temporary files: the user's data folder "
-            "cannot be written; name a place with --store or QUANTSAM_STORE"
-        )
-    return results
-
-
-def command_line(text: str, results: ResultStore | None = None) -> str:
-    """Return a command to be pasted into a shell, in backquotes; with `--store` where another one would be used.
-
-    Args:
-        text: The command without it, paths in it quoted.
-        results: The store that it is to use.
-    """
-    from quantsam.results.store import default_store_path
-
-    needed = results is not None and results.path.absolute() != default_store_path().absolute()
-    return f"`{text} --store {quoted(results.path)}`" if needed and results is not None else f"`{text}`"
-
-
-def quoted(path: Path | str) -> str:
-    """Return a path as a word of a shell's line."""
-    return shlex.quote(str(path))
-
-
-def threads_option(function: F) -> F:
-    """Add --threads."""
-    return click.option(
-        "--threads", type=click.IntRange(min=1), help="Threads to compute with. [as many as PyTorch takes]"
-    )(function)
-
-
 def use_threads(threads: int | None) -> None:
     """Let PyTorch, and the engines that follow it, use so many threads until the command ends."""
     if threads is None:
@@ -256,9 +245,3 @@ def use_threads(threads: int | None) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     click.get_current_context().call_on_close(lambda: torch.set_num_threads(before))
-
-
-def store_options(function: F) -> F:
-    """Add --store, --no-store."""
-    function = click.option("--no-store", is_flag=True, help="Do not keep the results.")(function)
-    return click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)(function)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from quantsam.cli.options import DRAWING, STORE_HELP, need_extra, record_filters
+from quantsam.cli.options import DRAWING, need_extra, record_filters
 from quantsam.cli.output import json_option, print_json
+from quantsam.cli.stores import STORE_HELP
 from quantsam.cli.written import check_not_read, check_suffix
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import STORE_HELP, record_filters
+from quantsam.cli.options import record_filters
 from quantsam.cli.output import json_option, print_json, print_table
+from quantsam.cli.stores import STORE_HELP
 from quantsam.cli.written import check_not_read
 
 if TYPE_CHECKING:

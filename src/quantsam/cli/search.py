@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantsam.cli.options import (
-    calibration_source,
-    command_line,
-    dataset_options,
-    open_store,
-    quoted,
-    store_options,
+    calibration_options,
+    model_argument,
+    placement_option,
+    prompts_option,
     threads_option,
     use_threads,
+    whole_data_options,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.cli.stores import StoreChoice, command_line, quoted, store_options, tell_kept
+from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue, Record
@@ -32,25 +33,21 @@ _INDEX = "front.json"
 
 
 @click.command(name="search")
-@click.argument("model")
-@click.option("--weights", type=click.Path(), help="A .pt or .safetensors file.")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute.")
+@model_argument
 @click.option("--formats", help="What each layer may have. [float,w8a16,int8,w4a8; with --engine float,int8]")
 @click.option("--cost", default="size", show_default=True, help="What is to be small: size, bit-operations or latency.")
 @click.option("--budget", help="The most that it may cost: 40% of float, 1.5MB, 12ms, 90G. [the whole front]")
 @click.option("--max-drop", type=float, help="Instead: points of mIoU that may be lost; finds the cheapest scheme.")
 @click.option("--engine", help="Place tensors as this engine does, and confirm on it; --cost latency needs one.")
-@click.option("--placement", help="Where tensors are quantized. [thesis, or the engine's own]")
-@dataset_options
-@click.option("--prompts", default="box", show_default=True, help="box, click, or clicks:N.")
+@placement_option
+@whole_data_options
+@prompts_option
 @click.option("--first", default=8, show_default=True, help="Pictures on which each layer is measured alone.")
 @click.option("--images", default=32, show_default=True, help="Pictures on which schemes are measured.")
 @click.option("--held-out", default=64, show_default=True, help="Further pictures, to confirm.")
 @click.option("--points", default=10, show_default=True, help="Schemes to keep of the front.")
 @click.option("--trials", type=click.IntRange(min=0), help="Schemes that Optuna may try. [48 where it is installed]")
-@click.option("--calibration", help="Calibration images: a folder, sa-1b, or scenes:COUNT:SEED.")
-@click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
-@click.option("--seed", default=0, show_default=True, help="Which images a limit takes, order of pictures, trials.")
+@calibration_options
 @threads_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the schemes (TOML) and front.json.")
 @store_options
@@ -58,76 +55,59 @@ _INDEX = "front.json"
 @click.pass_context
 def command(
     ctx: click.Context,
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     formats: str | None,
-    cost: str,
+    cost: Any,
     budget: str | None,
     max_drop: float | None,
     engine: str | None,
     placement: str | None,
-    data: str,
-    annotations: str | None,
-    image_root: str | None,
-    no_crowds: bool,
-    strict: bool,
+    data: DataSource,
     prompts: str,
     first: int,
     images: int,
     held_out: int,
     points: int,
     trials: int | None,
-    calibration: str | None,
-    limit: int | None,
-    seed: int,
+    calibration: CalibrationSource,
     threads: int | None,
     out: Path | None,
-    store: Path | None,
-    no_store: bool,
+    store: StoreChoice,
     as_json: bool,
 ) -> None:
     """Find a format for each layer of MODEL: the most accurate scheme within a budget, or the smallest within a loss.
 
     quantsam search nano --budget 30% --out found, then quantsam evaluate --scheme found/nano-size-03.toml
     """
-    from quantsam.data.open import open_dataset, open_images
-    from quantsam.engines.encoder import check_formats
-    from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
-    from quantsam.plans.make import make_plan
-    from quantsam.runtime.engines import check_engine
+    from quantsam.runs.run import open_run
     from quantsam.search import palette as palettes
-    from quantsam.search.budget import parse_budget
     from quantsam.search.search import search_schemes
     from quantsam.search.settings import SearchSettings, check_settings
 
     use_threads(threads)
-    chosen = SearchSettings(cost, None, max_drop, engine, prompts, first, images, held_out, points, trials, seed)
+    chosen = SearchSettings(cost, budget, max_drop, engine, prompts, first, images, held_out, points, trials, data.seed)
     check_settings(chosen)
-    if budget is not None:
-        chosen = dataclasses.replace(chosen, budget=parse_budget(budget, cost))
-        check_settings(chosen)
     names = (formats or ("float,int8" if engine else "float,w8a16,int8,w4a8")).lower().replace(" ", "").split(",")
     palettes.check_formats(names)
-    if engine is not None:
-        check_engine(engine)
-    placed = placement or engine or "thesis"
-    if engine is not None and placed != engine:
-        raise click.UsageError(f"--engine {engine} has a placement of its own, got --placement {placed}: leave it out")
+    target = Target(engine=engine or PYTORCH, placement=placement)
     if out is not None:
         _check_out(out)
-    name = get_variant(model).name
-    dataset = open_dataset(data, annotations=annotations, images=image_root, crowds=not no_crowds, strict=strict)
-    source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
-    results = open_store(store, no_store)
-    loaded = load_model(name, weights, device=device)
-    for one in names if engine is not None else ():
-        check_formats(make_plan(loaded, palettes.format_scheme(one), placed).sites, str(engine))
-    palette = palettes.make_palette(loaded, names, source, placement=placed, progress=progress("calibrating"))
-    notes: dict[str, JsonValue] = {"limit": limit}
+    results = store.open()
+    run = open_run(model, schemes=palettes.format_schemes(names), targets=[target], calibration=calibration, data=data)
+    run.check_formats(target)
+    palette = palettes.make_palette(
+        run.model, names, run.calibration or (), placement=target.placed, progress=progress("calibrating")
+    )
+    notes: dict[str, JsonValue] = {"calibration_images": calibration.images}
     record = search_schemes(
-        loaded, palette, dataset, chosen, store=results, progress=progress, notes=notes, workers=threads
+        run.model,
+        palette,
+        run.dataset_to_score(),
+        chosen,
+        store=results,
+        progress=progress,
+        notes=notes,
+        workers=threads,
     )
     if out is not None:
         _write(out, record, palette)
@@ -139,13 +119,11 @@ def command(
         score = command_line(f"quantsam evaluate --scheme {quoted(out / _an_entry(record))}", results)
         click.echo(f"\nwritten to {out}: {score} scores one")
     else:
-        arguments = (ctx.obj or {}).get("arguments", ["search", name])
+        arguments = (ctx.obj or {}).get("arguments", ["search", model.name])
         again = shlex.join(["quantsam", *arguments, "--out", f"{record.model}-{cost}"])
         kept = "" if results is None else "; layers that the store holds are not measured again"
         click.echo(f"\nno scheme was written: `{again}` does it{kept}")
-    if results is not None:
-        lists = command_line("quantsam results --kind search", results)
-        click.echo(f"\nkept in {results.path}: {lists} lists it")
+    tell_kept(results, ("quantsam results --kind search", "lists it"))
 
 
 def _check_out(out: Path) -> None:

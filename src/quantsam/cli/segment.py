@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantsam.cli.options import calibration_source, model_options
+from quantsam.cli.options import calibration_options, model_options, refuse_beside
 from quantsam.cli.output import json_option, print_json, progress
 from quantsam.cli.written import PICTURES, check_not_read, check_suffix, save_picture
 from quantsam.notices import notice
+from quantsam.runs.sources import CalibrationSource, ModelSource, Target
 
 if TYPE_CHECKING:
     from quantsam.data.dataset import UInt8Image
-    from quantsam.models.sam import EfficientViTSam
     from quantsam.prediction.grid import GridSettings
     from quantsam.prediction.tally import Tally
     from quantsam.runtime.picture import PictureMask, PicturePrompts, Segmenter
+
+
+_HELD = ("model", "weights", "device", "scheme", "calibration", "calibration_images", "seed")
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in the type checker's eyes
@@ -55,7 +58,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in th
 @click.option("--crop-layers", default=0, show_default=True, help="--everything: also look at crops, for small things.")
 @model_options
 @click.option("--scheme", help="Show beside FP32 what this scheme makes of it: a name, a TOML file, int8@stage3:4:2.")
-@click.option("--calibration", help="Calibration images for the scheme [nano: scenes].")
+@calibration_options
 @click.option("--bundle", type=click.Path(path_type=Path), help="Use a bundle of `quantsam export`; needs no PyTorch.")
 @click.option("--engine", help="--bundle: onnxruntime or openvino [the one it was exported for].")
 @click.option(
@@ -78,11 +81,9 @@ def command(
     min_iou: float | None,
     min_stability: float | None,
     crop_layers: int,
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     scheme: str | None,
-    calibration: str | None,
+    calibration: CalibrationSource,
     bundle: Path | None,
     engine: str | None,
     out: Path | None,
@@ -104,17 +105,17 @@ def command(
     _check_grid(ctx, grid, everything)
     out = out or Path(f"{image.stem}-masks.png")
     held = [] if bundle is None else [bundle / name for name in ("manifest.json", "encoder.onnx", "decoder.onnx")]
-    _check_outputs(out, masks_file, [image, weights, scheme, *held])
+    _check_outputs(out, masks_file, [image, model.weights, scheme, *held])
     pixels = load_image(image, apply_exif=True)
     prompts = _fitted(prompts, (pixels.shape[0], pixels.shape[1]))
     if bundle is not None:
-        _refuse_beside_bundle(ctx)
+        refuse_beside(ctx, "--bundle", _HELD, "a bundle")
         subjects = _bundled(bundle, engine)
     elif engine is not None:
         raise click.UsageError("--engine is of --bundle, got no bundle: make one with `quantsam export`")
     else:
-        subjects = _loaded(model, weights, device, scheme, calibration)
-    settings = _grid_of(bundle, model, grid)
+        subjects = _loaded(model, scheme, calibration)
+    settings = _grid_of(bundle, model.name, grid)
     tallies = {name: Tally() for name in subjects}
     found = {
         name: segment_picture(subject, pixels, prompts, grid=settings, progress=progress(name), tally=tallies[name])
@@ -222,28 +223,16 @@ def _prompts(
     return PicturePrompts(boxes, tuple((x, y) for x, y, *_ in points), labels)
 
 
-def _quantized(model: EfficientViTSam, scheme: str, calibration: str | None) -> EfficientViTSam:
-    from quantsam.data.open import open_images
-    from quantsam.evaluation.experiment import Switches, calibrated_plans
-    from quantsam.schemes.load import load_scheme
-    from quantsam.simulation.simulator import simulate
-
-    declared = load_scheme(scheme)
-    source = open_images(calibration_source(model.name, calibration)) if declared.rules else ()
-    (plan,) = calibrated_plans(model, [declared], source, Switches(), progress("calibrating"))
-    return model.with_encoder(simulate(model, plan)) if plan.sites else model
-
-
-def _loaded(
-    model: str, weights: str | None, device: str, scheme: str | None, calibration: str | None
-) -> dict[str, Segmenter]:
-    from quantsam.models.zoo import load_model
+def _loaded(model: ModelSource, scheme: str | None, calibration: CalibrationSource) -> dict[str, Segmenter]:
+    from quantsam.evaluation.experiment import quantized_model
     from quantsam.prediction.segmenter import ModelSegmenter
+    from quantsam.runs.run import open_run
 
-    loaded = load_model(model, weights, device=device)
-    subjects: dict[str, Segmenter] = {"fp32": ModelSegmenter(loaded)}
-    if scheme is not None:
-        subjects[scheme] = ModelSegmenter(_quantized(loaded, scheme, calibration))
+    target = Target()
+    run = open_run(model, schemes=() if scheme is None else [scheme], targets=[target], calibration=calibration)
+    subjects: dict[str, Segmenter] = {"fp32": ModelSegmenter(run.model)}
+    for plan in run.plans(target, progress("calibrating")):
+        subjects[str(scheme)] = ModelSegmenter(quantized_model(run.model, plan))
     return subjects
 
 
@@ -264,13 +253,6 @@ def _bundled(bundle: Path, engine: str | None) -> dict[str, Segmenter]:
             f"give {others}, which run the same graph on the processor"
         )
     return {manifest.scheme: load_bundle(bundle, engine=engine)}
-
-
-def _refuse_beside_bundle(ctx: click.Context) -> None:
-    """Refuse options that would be ignored."""
-    for name in ("model", "weights", "device", "scheme", "calibration"):
-        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--bundle and --{name} exclude each other: a bundle already holds all of that")
 
 
 def _print(

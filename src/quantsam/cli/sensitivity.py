@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantsam.cli.options import (
-    calibration_source,
-    command_line,
+    calibration_options,
     data_options,
-    open_store,
-    store_options,
+    model_argument,
+    placement_option,
+    prompts_option,
     threads_option,
     use_threads,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
-from quantsam.runtime.engines import placement_of
+from quantsam.cli.stores import StoreChoice, store_options, tell_kept
+from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue, Record
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="sensitivity")
-@click.argument("model")
-@click.option("--weights", type=click.Path(), help="A .pt or .safetensors file.")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute.")
+@model_argument
 @click.option("--format", "format_name", default="int8", show_default=True, help="A format, or wNaM such as w4a8.")
 @click.option("--by", default="layer", show_default=True, help="What a row is about: layer, block, stage or kind.")
 @click.option("--mode", default="in", show_default=True, help="in: quantize the row's layers alone; out: all but them.")
@@ -42,80 +41,56 @@ if TYPE_CHECKING:
 )
 @click.option("--first", default=8, show_default=True, help="race, gradient: pictures for every row.")
 @data_options
-@click.option("--prompts", default="box", show_default=True, help="box, click, or clicks:N.")
-@click.option("--engine", default="pytorch", show_default=True, help="What computes: pytorch simulates, or an engine.")
-@click.option("--placement", help="Where tensors are quantized. [thesis, or the engine's own]")
-@click.option("--calibration", help="Calibration images: a folder, sa-1b, or scenes:COUNT:SEED.")
-@click.option("--limit", type=click.IntRange(min=1), help="Calibrate on at most this many images.")
-@click.option("--seed", default=0, show_default=True, help="Which images a limit takes, and their order in a race.")
+@prompts_option
+@click.option("--engine", default=PYTORCH, show_default=True, help="What computes: pytorch simulates, or an engine.")
+@placement_option
+@calibration_options
 @threads_option
 @store_options
 @json_option
 def command(
-    model: str,
-    weights: str | None,
-    device: str,
+    model: ModelSource,
     format_name: str,
-    by: str,
-    mode: str,
-    part: str,
-    method: str,
+    by: Any,
+    mode: Any,
+    part: Any,
+    method: Any,
     first: int,
-    data: str,
-    annotations: str | None,
-    image_root: str | None,
-    no_crowds: bool,
-    strict: bool,
-    images: int | None,
+    data: DataSource,
     prompts: str,
     engine: str,
     placement: str | None,
-    calibration: str | None,
-    limit: int | None,
-    seed: int,
+    calibration: CalibrationSource,
     threads: int | None,
-    store: Path | None,
-    no_store: bool,
+    store: StoreChoice,
     as_json: bool,
 ) -> None:
     """Quantize MODEL one layer at a time, and say which layers hurt.
 
     The thesis' study: quantsam sensitivity l0 --weights l0.pt --method exact --data coco --calibration sa-1b
-    --limit 4500
+    --calibration-images 4500
     """
-    from quantsam.data.open import open_dataset, open_images
-    from quantsam.models.variants import get_variant
-    from quantsam.models.zoo import load_model
-    from quantsam.plans.cache import calibrate_once
-    from quantsam.plans.make import make_plan
-    from quantsam.runtime.engines import check_engine
+    from quantsam.runs.run import open_run
     from quantsam.schemes.load import uniform_scheme
     from quantsam.sensitivity.study import StudySettings, check_settings, measure_sensitivity
 
     use_threads(threads)
-    settings = StudySettings(by, mode, part, method, prompts, engine, first, seed=seed)
+    settings = StudySettings(by, mode, part, method, prompts, engine, first, seed=data.seed)
     check_settings(settings)
-    check_engine(engine)
-    scheme = uniform_scheme(format_name)
-    name = get_variant(model).name
-    dataset = open_dataset(
-        data,
-        annotations=annotations,
-        images=image_root,
-        limit=images,
-        seed=seed,
-        crowds=not no_crowds,
-        strict=strict,
-    )
-    source = open_images(calibration_source(name, calibration), limit=limit, seed=seed)
-    results = open_store(store, no_store)
-    loaded = load_model(name, weights, device=device)
-    placed = placement or placement_of(engine)
-    plan = make_plan(loaded, scheme, placed, weights=part != "activations", activations=part != "weights")
-    plan = calibrate_once(loaded, plan, source, progress=progress("calibrating"))
-    notes: dict[str, JsonValue] = {"limit": limit, "images": images}
+    target = Target(engine=engine, placement=placement, weights=part != "activations", activations=part != "weights")
+    results = store.open()
+    run = open_run(model, schemes=[uniform_scheme(format_name)], targets=[target], calibration=calibration, data=data)
+    (plan,) = run.plans(target, progress("calibrating"))
+    notes: dict[str, JsonValue] = {"calibration_images": calibration.images, "images": data.images}
     record = measure_sensitivity(
-        loaded, plan, dataset, settings, store=results, progress=progress, notes=notes, workers=threads
+        run.model,
+        plan,
+        run.dataset_to_score(),
+        settings,
+        store=results,
+        progress=progress,
+        notes=notes,
+        workers=threads,
     )
     if as_json:
         print_json(record.to_json_dict())
@@ -123,8 +98,7 @@ def command(
     _report(record)
     if results is not None:
         _compare(record, results)
-        lists = command_line("quantsam results --kind sensitivity", results)
-        click.echo(f"\nkept in {results.path}: {lists} lists it")
+        tell_kept(results, ("quantsam results --kind sensitivity", "lists it"))
 
 
 def _report(record: Record) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantsam.cli.options import STORE_HELP, command_line, open_store
 from quantsam.cli.output import json_option, print_json, print_table
+from quantsam.cli.stores import STORE_HELP, StoreChoice, command_line
 
 if TYPE_CHECKING:
     from quantsam.results.record import Record
@@ -54,7 +54,7 @@ def command(
     sweep = _sweep(file, settings, threads)
     if runner == "local" and address is not None:
         raise click.UsageError("--address is of --runner ray")
-    results = open_store(store)
+    results = StoreChoice(store).open()
     if results is None:
         raise click.UsageError("a sweep needs a store that can be written: name one with --store")
     if dry_run:

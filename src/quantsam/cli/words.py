@@ -8,9 +8,6 @@ import click
 
 _PHRASES = (
     (r"open it with \w+Dataset, or with open_dataset\(FOLDER, annotations=FILE\)", "name it with --annotations"),
-    (r"takes neither `annotations` nor `images`", "takes neither --annotations nor --image-root"),
-    (r"give as `images` the folder", "name with --image-root the folder"),
-    (r"or a file as `annotations`", "or a file with --annotations"),
     (r"a list of files, or quantsam\.open_images\(\.\.\.\)", "a folder with --calibration"),
 )
 _ELSEWHERE = {"iou_threshold": "--min-iou", "stability_threshold": "--min-stability"}

@@ -28,7 +28,7 @@ class CocoDataset(IndexedDataset):
         *,
         split: str = "val2017",
         annotations: Path | None = None,
-        images: Path | None = None,
+        image_root: Path | None = None,
         limit: int | None = None,
         seed: int = 0,
         strict: bool = False,
@@ -39,7 +39,7 @@ class CocoDataset(IndexedDataset):
             folder: The dataset's folder.
             split: Which part of it.
             annotations: The annotation file; `FOLDER/annotations/instances_SPLIT.json`, packed or not, if left out.
-            images: The folder of the images; if left out, `FOLDER/SPLIT`, or where annotation tools put them.
+            image_root: The folder of the images; if left out, `FOLDER/SPLIT`, or where annotation tools put them.
             limit: How many images to evaluate; `None` takes all.
             seed: Which images a limit takes; see `stable_subset`.
             strict: Refuse what is never scored or looks wrong, instead of a notice.
@@ -54,7 +54,9 @@ class CocoDataset(IndexedDataset):
         super().__init__(
             name=f"{folder.resolve().name}:{split}",
             folder=folder,
-            image_folders=[images] if images else image_folders(folder, annotation_file, split) or [folder / split],
+            image_folders=[image_root]
+            if image_root
+            else image_folders(folder, annotation_file, split) or [folder / split],
             annotation_file=annotation_file,
             document=document,
             images=parse_images(document, annotation_file),

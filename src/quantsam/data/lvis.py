@@ -39,7 +39,7 @@ class LvisDataset(IndexedDataset):
         *,
         split: str = "val",
         annotations: Path | None = None,
-        images: Path | None = None,
+        image_root: Path | None = None,
         limit: int | None = None,
         seed: int = 0,
         strict: bool = False,
@@ -51,7 +51,7 @@ class LvisDataset(IndexedDataset):
             split: Which part of it, `val` or `train`; not looked at if `annotations` is given.
             annotations: The annotation file; if left out, `FOLDER/annotations/lvis_v1_SPLIT.json` or, where
                 that is not there, `lvis_v0.5_SPLIT.json`.
-            images: The folder that holds `val2017/` and `train2017/`, a COCO folder for example; `FOLDER` if
+            image_root: The folder that holds `val2017/` and `train2017/`, a COCO folder for example; `FOLDER` if
                 left out.
             limit: How many images to evaluate; `None` takes all.
             seed: Which images a limit takes; see `stable_subset`.
@@ -63,7 +63,7 @@ class LvisDataset(IndexedDataset):
         """
         folder = existing_folder(folder, "LVIS")
         annotation_file = annotations or _find_file(folder, split)
-        image_folder = images or folder
+        image_folder = image_root or folder
         document = read_document(annotation_file, "LVIS")
         folder_name = folder.resolve().name
         super().__init__(
@@ -84,8 +84,8 @@ class LvisDataset(IndexedDataset):
         )
         self._check_categories()
         self._check_files(
-            "LVIS uses COCO's photographs, so give as `images` the folder that holds COCO's val2017/ and train2017/, "
-            "or complete the download"
+            "LVIS uses COCO's photographs, so name with --image-root the folder that holds COCO's val2017/ and "
+            "train2017/, or complete the download"
         )
 
     def negative_category_ids(self, image_id: int) -> tuple[int, ...]:
@@ -135,7 +135,7 @@ def _find_file(folder: Path, split: str) -> Path:
     hint = nearest(split, known) if known else "the folder has none, download it from lvisdataset.org"
     raise DatasetError(
         f"the LVIS folder {folder} has no split {split!r}, looked for annotations/lvis_v1_{split}.json and "
-        f"lvis_v0.5_{split}.json: give another split, or a file as `annotations`; {hint}"
+        f"lvis_v0.5_{split}.json: give another split, or a file with --annotations; {hint}"
     )
 
 

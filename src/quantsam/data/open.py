@@ -95,7 +95,7 @@ def open_dataset(
     spec: str | Path,
     *,
     annotations: str | Path | None = None,
-    images: str | Path | None = None,
+    image_root: str | Path | None = None,
     limit: int | None = None,
     seed: int = 0,
     crowds: bool = True,
@@ -110,7 +110,7 @@ def open_dataset(
             (or `lvis_v0.5_val.json`) and no `instances_*.json`, which is LVIS. Of a folder with both, `lvis`
             means LVIS and any other name COCO.
         annotations: Another annotation file than these; whether it is of COCO or of LVIS is seen from its content.
-        images: The folder of the images. COCO's: the pictures themselves; if left out `FOLDER/SPLIT`, of
+        image_root: The folder of the images. COCO's: the pictures themselves; if left out `FOLDER/SPLIT`, of
             `instances_SPLIT.json`, or `FOLDER/val2017`. LVIS's: what holds `val2017/` and `train2017/`, a
             COCO folder for example; `FOLDER` if left out.
         limit: How many images to evaluate; `None` takes all.
@@ -129,16 +129,16 @@ def open_dataset(
     """
     scenes = _scenes(spec, default_seed=0)
     if scenes is not None:
-        if annotations is not None or images is not None:
+        if annotations is not None or image_root is not None:
             raise InputError(
-                f"{spec!r} takes neither `annotations` nor `images`, as scenes have no files: leave them out, "
+                f"{spec!r} takes neither --annotations nor --image-root, as scenes have no files: leave them out, "
                 "or name the folder that they belong to"
             )
         return scenes if limit is None else DatasetSubset(scenes, limit, seed)  # without crowds anyway
     folder = _find_folder(spec)
     file = None if annotations is None else expanded(annotations)
-    pictures = None if images is None else expanded(images)
-    chosen: dict[str, Any] = {"images": pictures, "limit": limit, "seed": seed, "strict": strict}
+    pictures = None if image_root is None else expanded(image_root)
+    chosen: dict[str, Any] = {"image_root": pictures, "limit": limit, "seed": seed, "strict": strict}
     dataset: IndexedDataset
     if _is_lvis(spec, folder, file):
         dataset = LvisDataset(folder, annotations=file, **chosen)

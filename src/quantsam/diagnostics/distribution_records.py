@@ -97,7 +97,7 @@ def _subject(model: EfficientViTSam, plan: Plan, images: ImageSource) -> dict[st
         "plan_digest": plan.digest,
         "dataset": images.name,
         "dataset_digest": images.digest,
-        "device": str(next(model.mask_decoder.parameters()).device),
+        "device": str(model.device),
         "threads": torch.get_num_threads(),
         **environment(),
     }

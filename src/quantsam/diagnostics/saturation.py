@@ -62,7 +62,7 @@ def count_saturation(
         layer = encoder.get_submodule(site.path)
         if site.role == "weight" and isinstance(layer, IntegerConv2d):
             meters[site.label.rstrip("/.")] = _Meter(site.kind, layer)
-    device = next(model.float_encoder.parameters()).device
+    device = model.device
     seen = 0
     with torch.inference_mode():
         for image in progress(images, None) if progress else images:

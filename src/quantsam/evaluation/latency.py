@@ -179,7 +179,7 @@ def _decoder_tasks(model: EfficientViTSam) -> list[_Task]:
         corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * variant.prompt_size
         boxes = corners.flatten(1)
         name = f"decoder, {count} box{'es' if count > 1 else ''}"
-        return _Task(name, PYTORCH, "fp32", "f32", None, lambda: model.prepare(embedding).decode(boxes=boxes))
+        return _Task(name, PYTORCH, "fp32", "f32", None, lambda: model.image_decoder(embedding).decode(boxes=boxes))
 
     return [task(count) for count in DECODED_BOXES]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 
+import torch
 from torch import Tensor, nn
 
 from quantsam.models.encoder import Encoder, ImageEncoder
@@ -53,12 +54,17 @@ class EfficientViTSam(nn.Module):
         assert isinstance(encoder, ImageEncoder)
         return encoder
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.mask_decoder.parameters()).device
+
     def weights_digest(self) -> str:
         """Return the hex digest of all weights, those of the float encoder included."""
         parts = (self.float_encoder, self.prompt_encoder, self.mask_decoder)
         return hashlib.sha256("".join(map(state_digest, parts)).encode()).hexdigest()
 
-    def prepare(self, embedding: Tensor) -> ImageDecoder:
+    def image_decoder(self, embedding: Tensor) -> ImageDecoder:
         """Return a decoder for many prompts without a mask input on one image.
 
         Args:

@@ -134,7 +134,7 @@ def _used_ns(place: Path) -> int:
 
 
 def _key(model: EfficientViTSam, plan: Plan, name: str, stamp: str) -> str:
-    device = str(next(model.float_encoder.parameters()).device)
+    device = str(model.device)
     machine = environment()
     told = [PLAN_VERSION, plan.digest, name, stamp, device, torch.get_num_threads(), _sources_stamp()]
     told += [machine[key] for key in ("quantsam", "torch", "numpy", "machine", "instruction_sets")]

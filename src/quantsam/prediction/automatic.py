@@ -61,7 +61,7 @@ def segment_everything(
 
     def open_crop(crop: Box) -> _View:
         x0, y0, x1, y1 = crop
-        return _View(model.prepare(_encode(model, image, crop)), model.variant.prompt_size, (y1 - y0, x1 - x0))
+        return _View(model.image_decoder(_encode(model, image, crop)), model.variant.prompt_size, (y1 - y0, x1 - x0))
 
     return find_masks(image_hw, settings or usual_settings(model.name), open_crop, progress, tally)
 
@@ -117,7 +117,7 @@ class _View:
 def _encode(model: EfficientViTSam, image: UInt8Image, crop: Box) -> Tensor:
     x0, y0, x1, y1 = crop
     x = preprocess(image[y0:y1, x0:x1], model.variant.input_size)
-    return model.image_encoder(x.to(next(model.mask_decoder.parameters()).device))
+    return model.image_encoder(x.to(model.device))
 
 
 def _stability(logits: Tensor, offset: float) -> Tensor:

@@ -54,7 +54,7 @@ class Predictor:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.mask_decoder.parameters()).device
+        return self.model.device
 
     @torch.inference_mode()
     def set_image(self, image: NDArray[np.uint8]) -> None:
@@ -79,7 +79,7 @@ class Predictor:
             image_hw: Height and width of the picture.
         """
         self._embedding, self.image_hw = embedding, image_hw
-        self._decoder = self.model.prepare(embedding)
+        self._decoder = self.model.image_decoder(embedding)
 
     def predict(
         self,

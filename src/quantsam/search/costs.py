@@ -10,7 +10,7 @@ from quantsam.evaluation.latency import measure_latency
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import count_macs
 from quantsam.plans.sizes import account
-from quantsam.search.palette import Choice, Palette, format_scheme
+from quantsam.search.palette import Choice, Palette, format_schemes
 
 _FLOAT_BITS = 32
 
@@ -66,8 +66,8 @@ def bit_operations_table(model: EfficientViTSam, palette: Palette) -> CostTable:
     """
     macs = {str(address): count for address, count in count_macs(model.float_encoder).items()}
     bits = []
-    for name in palette.formats:
-        targets = [rule.targets for rule in format_scheme(name).rules]
+    for scheme in format_schemes(palette.formats):
+        targets = [rule.targets for rule in scheme.rules]
         found = {role: t.fmt.num_bits for role in ("weight", "activation") if targets and (t := targets[0][role])}
         bits.append((found.get("weight", _FLOAT_BITS), found.get("activation", _FLOAT_BITS)))
     cells = tuple(

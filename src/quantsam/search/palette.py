@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from quantsam.errors import InputError
-from quantsam.evaluation.experiment import Switches, calibrated_plans
-from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.observation import CalibrationImage
+from quantsam.plans.calibrated import calibrated_plans
+from quantsam.plans.observation import CalibrationImage, Progress
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.schemes.load import FLOAT, uniform_scheme
 from quantsam.schemes.scheme import Scheme
@@ -88,7 +87,7 @@ def make_palette(
     """
     names = tuple(name.strip().lower() for name in formats)
     check_formats(names)
-    plans = calibrated_plans(model, [format_scheme(name) for name in names], images, Switches(placement), progress)
+    plans = calibrated_plans(model, format_schemes(names), images, placement, progress=progress)
     fullest = max(plans, key=lambda plan: len(plan.sites))
     kinds = {site.layer: site.kind for site in fullest.sites}
     return Palette(names, tuple(kinds), tuple(kinds.values()), tuple(plans))
@@ -101,12 +100,15 @@ def check_formats(names: Sequence[str]) -> None:
         InputError: Fewer than two formats, or one twice.
         SchemeError: There is no such format.
     """
-    for name in names:
-        format_scheme(name)
+    format_schemes(names)
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"a search needs at least two different formats, got {', '.join(names) or 'none'}: float,int8")
 
 
-def format_scheme(name: str) -> Scheme:
-    """Return the scheme that has one format, or float, everywhere."""
-    return Scheme(FLOAT) if name == FLOAT else uniform_scheme(name)
+def format_schemes(names: Sequence[str]) -> list[Scheme]:
+    """Return for each name the scheme that has this format, or float, everywhere.
+
+    Raises:
+        SchemeError: There is no such format.
+    """
+    return [Scheme(FLOAT) if name == FLOAT else uniform_scheme(name) for name in names]

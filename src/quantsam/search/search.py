@@ -84,7 +84,7 @@ def search_schemes(
         "images": mine,
         "held_out": held_out,
         "prompts": settings.prompts,
-        "device": str(next(model.mask_decoder.parameters()).device),
+        "device": str(model.device),
         **environment(*([settings.engine] if settings.engine else [])),
     }
     with open_journal(journals_of(store), subject) if store else nullcontext(Outcomes()) as outcomes:

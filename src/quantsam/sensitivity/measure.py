@@ -62,7 +62,7 @@ class RowMeter:
             workers: Rows side by side; as many as there are processors if None.
         """
         self._model, self._rows, self._prompt = model, list(rows), prompt
-        self._device = next(model.mask_decoder.parameters()).device
+        self._device = model.device
         self._local = threading.local()
         self._tasks: Callable[[Tensor, Sequence[int]], Iterator[_Task]]
         for row in rows[:1]:

@@ -207,7 +207,7 @@ def _subject(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: Stu
         "weights_digest": model.weights_digest(),
         "plan_digest": plan.digest,
         "dataset_digest": dataset.digest,
-        "device": str(next(model.mask_decoder.parameters()).device),
+        "device": str(model.device),
         "threads": torch.get_num_threads() if settings.method == "gradient" else 1,  # rows have one each
         **surroundings,
     }

@@ -13,8 +13,8 @@ from typing import Any
 
 from quantsam.errors import QuantsamError, StoreError
 from quantsam.evaluation.evaluator import journals_of
-from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.journal import Journal, journal_path, open_journal
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.calibration import calibrate, with_observations
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import Observations
@@ -175,7 +175,7 @@ class _Driver:
 
         def together(opened: OpenedPoint) -> tuple[Any, ...]:
             point = opened.point
-            return point.placed, point.quantized, point.calibrated_on, point.limit or 0, point.seed
+            return point.target.placed, point.quantized, point.calibration_source
 
         for _, several in itertools.groupby(sorted(missing, key=together), key=together):
             same = list(several)
@@ -211,9 +211,7 @@ class _Driver:
         return {
             o.identity: calibrate(
                 model,
-                make_plan(
-                    model, o.scheme, o.point.placed, weights=o.point.quantized != "activations", activations=False
-                ),
+                make_plan(model, o.scheme, o.point.target.placed, weights=o.point.target.weights, activations=False),
             )
             for o in points
         }
@@ -223,7 +221,7 @@ class _Driver:
         point = points[0].point
         model, images = self._shelf.model(point), self._shelf.images(point)
         schemes = {opened.calibration: opened.scheme for opened in points}
-        switches = Switches(point.placed, point.quantized != "activations", point.quantized != "weights")
+        target = point.target
 
         def shared_out(plan: Plan) -> Plan:
             if not any(site.role == "activation" for site in plan.sites):
@@ -231,7 +229,15 @@ class _Driver:
             seen = self._observe(points[0], plan, len(images))
             return with_observations(model, plan, seen, images.name, images.digest)
 
-        plans = calibrated_plans(model, list(schemes.values()), (), switches, calibrate_one=shared_out)
+        plans = calibrated_plans(
+            model,
+            list(schemes.values()),
+            (),
+            target.placed,
+            weights=target.weights,
+            activations=target.activations,
+            calibrate_one=shared_out,
+        )
         by_key = dict(zip(schemes, plans, strict=True))
         for key, plan in by_key.items():
             self._state.keep(str(key), plan)
@@ -330,7 +336,12 @@ class _Driver:
 
     def _notes(self, opened: OpenedPoint) -> dict[str, JsonValue]:
         point = opened.point
-        return {"sweep": self._sweep.name, "seed": point.seed, "limit": point.limit, "images": point.images}
+        return {
+            "sweep": self._sweep.name,
+            "seed": point.seed,
+            "calibration_images": point.calibration_images,
+            "images": point.images,
+        }
 
     def _submit(self, task: Task) -> None:
         self._runner.submit(task)

@@ -18,7 +18,7 @@ from quantsam.models.variants import get_variant
 from quantsam.plans.make import resolve_sites
 from quantsam.plans.plan import PlanSite
 from quantsam.results.record import JsonValue, identity
-from quantsam.runtime.engines import PYTORCH, check_engine, check_precision, placement_of
+from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.load import load_scheme, uniform_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.sensitivity.study import check_settings
@@ -70,7 +70,7 @@ def check_point(point: Point) -> None:
     """
     variant = get_variant(point.model)
     parse_prompt(point.prompts)
-    check_engine(point.engine)
+    point.target.check()
     if point.quantize not in QUANTIZE:
         raise InputError(
             f"quantize must be one of {', '.join(QUANTIZE)}, got {point.quantize!r}: "
@@ -82,23 +82,18 @@ def check_point(point: Point) -> None:
         raise InputError(
             "crowds is of prompts made from the ground truth: detections have COCO's own rule, leave it out"
         )
-    check_precision(point.engine, point.precision)
     if point.detections is not None and point.prompts != "box":
         raise InputError("detections and prompts exclude each other: the detector's boxes are the prompts")
-    if point.engine != PYTORCH and point.placed != placement_of(point.engine):
-        raise InputError(
-            f"engine {point.engine} has a placement of its own, got placement {point.placed}: leave it out"
-        )
     if point.kind == "sensitivity":
         check_settings(study_settings(point))
     scheme = point_scheme(point)
     with torch.device("meta"):
         encoder = ImageEncoder(variant)
     sites = _sites(point, encoder, scheme)
-    if point.engine != "pytorch":
+    if point.engine != PYTORCH:
         check_formats(sites, point.engine)
     if _needs_images(sites):
-        _ = point.calibrated_on  # complains
+        point.calibration_source.spec_for(point.model)  # complains where there are none
 
 
 def point_scheme(point: Point) -> Scheme:
@@ -136,7 +131,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         plan: dict[str, JsonValue] = {
             "scheme": scheme.digest,
             "quantize": point.quantized,
-            "placement": point.placed,
+            "placement": point.target.placed,
             "images": expected["calibration"],
         }
         calibration = identity({**shared, **plan})
@@ -146,7 +141,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         "model": point.model,
         "scheme": scheme.digest,
         "quantize": point.quantized,
-        "placement": point.placed if scheme.rules else None,
+        "placement": point.target.placed if scheme.rules else None,
         "calibration": calibration,
         "engine": point.engine,
         "precision": point.precision,
@@ -158,8 +153,8 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
 
 
 def _sites(point: Point, encoder: ImageEncoder, scheme: Scheme) -> tuple[PlanSite, ...]:
-    roles = {role: point.quantized in ("both", role) for role in ("weights", "activations")}
-    return resolve_sites(encoder, scheme, point.placed, **roles)
+    target = point.target
+    return resolve_sites(encoder, scheme, target.placed, weights=target.weights, activations=target.activations)
 
 
 def _needs_images(sites: Iterable[PlanSite]) -> bool:
@@ -167,8 +162,7 @@ def _needs_images(sites: Iterable[PlanSite]) -> bool:
 
 
 def _group(point: Point) -> tuple[str, ...]:
-    values = (point.model, point.weights, point.device, point.placed, point.quantized, point.calibration, point.limit)
-    return tuple("" if value is None else str(value) for value in (*values, point.seed))
+    return tuple(map(str, (point.model_source, point.target.placed, point.quantized, point.calibration_source)))
 
 
 def _named(point: Point, call: Callable[[], Any]) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
 from quantsam.files import expanded
-from quantsam.models.variants import get_variant
+from quantsam.notices import notice
+from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
 from quantsam.schemes.load import scheme_names
 
 KINDS = ("evaluate", "sensitivity")
@@ -21,6 +22,7 @@ _OF_ONE_KIND = {
     "evaluate": ("quantize", "detections", "precision"),
     "sensitivity": ("by", "mode", "part", "method", "first"),
 }
+_RENAMED = {"limit": "calibration_images"}
 _PATHS = ("weights", "detections", "annotations", "image_root", "data", "calibration", "scheme")
 _BARE = (*BARE_NAMES, *scheme_names())  # what these say is no path, even beside a folder of that name
 
@@ -47,8 +49,8 @@ class Point:
         prompts: Which prompts.
         detections: A detector's results file, instead of prompts.
         calibration: Images; nano's come along.
-        limit: How many of them.
-        seed: Which images a limit takes.
+        calibration_images: How many of them; all if None.
+        seed: Which images are taken where a number is given.
         by: Of a sensitivity study, as are the rest; see `StudySettings`.
         mode: See there.
         part: See there.
@@ -73,7 +75,7 @@ class Point:
     prompts: str = "box"
     detections: str | None = None
     calibration: str | None = None
-    limit: int | None = None
+    calibration_images: int | None = None
     seed: int = 0
     by: str = "layer"
     mode: str = "in"
@@ -93,26 +95,42 @@ class Point:
         return " ".join(words)
 
     @property
-    def placed(self) -> str:
-        """The placement."""
-        return self.placement or ("thesis" if self.engine == "pytorch" else self.engine)
-
-    @property
     def quantized(self) -> str:
         """`both`, `weights` or `activations`: of a study what its rows may quantize."""
         return self.part if self.kind == "sensitivity" and self.part in QUANTIZE else self.quantize
 
     @property
-    def calibrated_on(self) -> str:
-        """What it is calibrated on.
+    def model_source(self) -> ModelSource:
+        """Its model."""
+        return ModelSource(name=self.model, weights=self.weights, device=self.device)
 
-        Raises:
-            InputError: Nothing was named, and the model has no images of its own.
-        """
-        source = self.calibration or get_variant(self.model).calibration
-        if source is None:
-            raise InputError(f"calibrating {self.model} needs pictures: set calibration to a folder, e.g. 'sa-1b'")
-        return source
+    @property
+    def data_source(self) -> DataSource:
+        """What it is scored on."""
+        return DataSource(
+            spec=self.data,
+            annotations=self.annotations,
+            image_root=self.image_root,
+            images=self.images,
+            seed=self.seed,
+            crowds=self.crowds == "yes",
+        )
+
+    @property
+    def calibration_source(self) -> CalibrationSource:
+        """What it is calibrated on."""
+        return CalibrationSource(spec=self.calibration, images=self.calibration_images, seed=self.seed)
+
+    @property
+    def target(self) -> Target:
+        """What computes, and what of the scheme is carried out."""
+        return Target(
+            engine=self.engine,
+            placement=self.placement,
+            precision=self.precision,  # type: ignore[arg-type]  # what a file says; `Target.check` refuses others
+            weights=self.quantized != "activations",
+            activations=self.quantized != "weights",
+        )
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Point)}
@@ -121,7 +139,7 @@ _TYPES = {name: int if "int" in str(f.type) else str for name, f in _FIELDS.item
 
 def value_type(key: str) -> type | None:
     """Return whether a key takes text or whole numbers; None for an unknown one."""
-    return _TYPES.get(key)
+    return _TYPES.get(_RENAMED.get(key, key))
 
 
 def make_point(values: Mapping[str, Any], where: str) -> Point:
@@ -134,6 +152,7 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
     Raises:
         InputError: A key is not known or of another kind, a value is of the wrong type.
     """
+    values = _with_new_names(values, where)
     kind = values.get("kind", "evaluate")
     if kind not in KINDS:
         raise InputError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}: {nearest(str(kind), KINDS)}")
@@ -158,6 +177,15 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
         if getattr(point, name) is not None and name not in absolute:
             raise InputError(f"{where}: {name} must be a file, got {getattr(point, name)!r}: check the path")
     return dataclasses.replace(point, **absolute)
+
+
+def _with_new_names(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return values whose keys are of this version."""
+    for old, new in _RENAMED.items():
+        if old in values and new not in values:
+            notice(f"{where}: {old!r} is now called {new!r}: the old name goes with the next version")
+            values = {new if key == old else key: value for key, value in values.items()}
+    return dict(values)
 
 
 def _is_path(value: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,20 +13,20 @@ from typing import Any, TypeVar
 import torch
 
 from quantsam.data.dataset import Dataset
-from quantsam.data.open import ImageSource, open_dataset, open_images
+from quantsam.data.open import ImageSource
 from quantsam.errors import InputError
 from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.evaluator import Evaluation
 from quantsam.evaluation.experiment import quantized_model
 from quantsam.evaluation.journal import Outcome, Outcomes
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.zoo import load_model
 from quantsam.plans.calibration import observe
 from quantsam.plans.observation import Observations
 from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
+from quantsam.runs.run import open_calibration, open_data, open_model
 from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 from quantsam.sweeps.point import Point
 
@@ -54,29 +55,16 @@ class Shelf:
 
     def model(self, point: Point) -> EfficientViTSam:
         """Return a point's model, in float."""
-        key = (point.model, point.weights, point.device)
-        return self._get("model", key, lambda: load_model(point.model, point.weights, device=point.device))
+        return self._get("model", point.model_source, lambda: open_model(point.model_source))
 
     def dataset(self, point: Point) -> Dataset:
         """Return what a point is scored on."""
-        key = (point.data, point.annotations, point.image_root, point.images, point.seed, point.crowds)
-
-        def make() -> Dataset:
-            return open_dataset(
-                point.data,
-                annotations=point.annotations,
-                images=point.image_root,
-                limit=point.images,
-                seed=point.seed,
-                crowds=point.crowds == "yes",
-            )
-
-        return self._get("dataset", key, make)
+        return self._get("dataset", point.data_source, lambda: open_data(point.data_source))
 
     def images(self, point: Point) -> ImageSource:
         """Return what a point is calibrated on."""
-        key = (point.calibrated_on, point.limit, point.seed)
-        return self._get("images", key, lambda: open_images(key[0], limit=point.limit, seed=point.seed))
+        source = dataclasses.replace(point.calibration_source, spec=point.calibration_source.spec_for(point.model))
+        return self._get("images", source, lambda: open_calibration(source, point.model))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,8 +19,9 @@ from quantsam.app.limits import Limits
 from quantsam.app.pictures import EXAMPLES, make_picture, read_picture
 from quantsam.app.requests import parse_request
 from quantsam.app.server import PAGE
-from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized_model
+from quantsam.evaluation.experiment import quantized_model
 from quantsam.evaluation.subject import sizes
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.prediction.automatic import segment_everything
 from quantsam.prediction.grid import GridSettings, usual_settings
 from quantsam.prediction.segmenter import ModelSegmenter
@@ -41,7 +42,7 @@ def areas(panel):
 def test_masks_iou_and_size_are_those_of_the_library(served, catalogue, tiny, noise):
     pixels, box = noise(), (4.0, 4.0, 40.0, 40.0)
     fp32, int8, done = served.ask(served.upload(pixels))
-    (plan,) = calibrated_plans(tiny, [load_scheme("int8")], catalogue.calibration["tiny"], Switches())
+    (plan,) = calibrated_plans(tiny, [load_scheme("int8")], catalogue.calibration["tiny"])
     quantized = quantized_model(tiny, plan)
     expected = [segment_picture(ModelSegmenter(model), pixels, PicturePrompts((box,))) for model in (tiny, quantized)]
     assert done == {"event": "done"}

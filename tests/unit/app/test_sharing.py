@@ -20,7 +20,7 @@ from quantsam.app.lru import Lru
 from quantsam.app.pictures import EXAMPLES, make_picture
 from quantsam.app.quantized import QuantizedModels
 from quantsam.errors import SchemeError
-from quantsam.evaluation.experiment import calibrated_plans
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.prediction.grid import GridSettings
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts

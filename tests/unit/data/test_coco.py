@@ -136,7 +136,7 @@ def test_only_the_chosen_images_need_be_there(folder: Path) -> None:
 def test_other_split_and_other_places(folder: Path) -> None:
     (folder / "val2017").rename(folder / "pictures")
     (folder / "annotations" / "instances_val2017.json").rename(folder / "mine.json")
-    dataset = CocoDataset(folder, split="mine", annotations=folder / "mine.json", images=folder / "pictures")
+    dataset = CocoDataset(folder, split="mine", annotations=folder / "mine.json", image_root=folder / "pictures")
     assert dataset.name == "coco:mine"
     assert len(dataset.image_ids) == 5
 
@@ -319,7 +319,7 @@ def test_missing_folder_and_file(folder: Path, tmp_path: Path) -> None:
     ):
         CocoDataset(folder, split="test2017")
     with pytest.raises(DatasetError, match=r"the folder .*none does not exist"):
-        CocoDataset(folder, images=tmp_path / "none")
+        CocoDataset(folder, image_root=tmp_path / "none")
     with pytest.raises(DatasetError, match=r"annotation file .* cannot be read: Is a directory"):
         CocoDataset(folder, annotations=tmp_path)
 

@@ -81,7 +81,7 @@ def test_names_with_folders_in_front_and_backslashes(tmp_path: Path, prefix: str
     write(tmp_path / "result.json", document(f"{prefix}b.png", f"{prefix}a.png"))
     pictures(tmp_path / "images", "b.png", "a.png")
     assert red(open_dataset(tmp_path)) == [40, 80]
-    assert red(open_dataset(tmp_path, images=tmp_path / "images")) == [40, 80]
+    assert red(open_dataset(tmp_path, image_root=tmp_path / "images")) == [40, 80]
 
 
 def test_a_file_whose_name_has_a_backslash_goes_before(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "set" / "mine.json", document("a.png"))
     pictures(tmp_path / "images", "a.png")
-    dataset = open_dataset("~/set", annotations="~/set/mine.json", images="~/images")
+    dataset = open_dataset("~/set", annotations="~/set/mine.json", image_root="~/images")
     assert red(dataset) == [40]
     monkeypatch.setenv("QUANTSAM_DATA", "~")
     pictures(tmp_path / "sa-1b", "a.png")

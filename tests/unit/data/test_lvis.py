@@ -222,7 +222,7 @@ def test_images_of_a_coco_folder(version: str, request: pytest.FixtureRequest) -
     coco.mkdir()
     for split in ("val2017", "train2017"):
         (folder / split).rename(coco / split)
-    dataset = LvisDataset(folder, images=coco)
+    dataset = LvisDataset(folder, image_root=coco)
     assert dataset.image_folder == coco
     assert dataset.image(20)[0, 0, 0] == 20
     assert dataset.digest == digest
@@ -272,7 +272,7 @@ def test_missing_folder_and_files(v1: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"the annotation file .*none.json does not exist: check the path"):
         LvisDataset(v1, annotations=tmp_path / "none.json")
     with pytest.raises(DatasetError, match=r"the folder .*none does not exist"):
-        LvisDataset(v1, images=tmp_path / "none")
+        LvisDataset(v1, image_root=tmp_path / "none")
     with pytest.raises(DatasetError, match=r"the folder .*annotations does not exist"):
         LvisDataset(v1 / "val2017")
 
@@ -282,7 +282,7 @@ def test_unknown_split(v1: Path) -> None:
     with pytest.raises(
         DatasetError,
         match=r"has no split 'vall', looked for annotations/lvis_v1_vall.json and lvis_v0.5_vall.json: "
-        r"give another split, or a file as `annotations`; did you mean 'val'\?",
+        r"give another split, or a file with --annotations; did you mean 'val'\?",
     ):
         LvisDataset(v1, split="vall")
     with pytest.raises(DatasetError, match=r"has no split 'test', .*; known are: val$"):
@@ -379,7 +379,7 @@ def test_missing_images_are_counted_and_the_way_out_named(v1: Path, v05: Path) -
     with pytest.raises(
         DatasetError,
         match=r"2 of the 3 images are not in .*lvis, the first is 'val2017/000000000010.jpg': LVIS uses COCO's "
-        r"photographs, so give as `images` the folder that holds COCO's val2017/ and train2017/",
+        r"photographs, so name with --image-root the folder that holds COCO's val2017/ and train2017/",
     ):
         LvisDataset(v1)
     (v05 / "train2017" / "000000000020.jpg").unlink()
@@ -431,7 +431,7 @@ def test_every_real_mask_decodes_to_its_area(real: LvisDataset) -> None:
 
 
 def test_real_sample_without_its_images(shared_data: Path) -> None:
-    with pytest.raises(DatasetError, match=r"91 of the 100 images are not in .*`images`"):
+    with pytest.raises(DatasetError, match=r"91 of the 100 images are not in .*--image-root"):
         LvisDataset(shared_data / "lvis", split="val_100")
     with pytest.raises(DatasetError, match=r"has no split 'val', .*val_100"):
         LvisDataset(shared_data / "lvis")

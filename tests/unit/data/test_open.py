@@ -111,7 +111,7 @@ def test_coco_with_files_of_its_own(tmp_path: Path) -> None:
     mine = tmp_path / "mine.json"
     train.rename(mine)
     for images, file in ((tmp_path / "pictures", mine), (str(tmp_path / "pictures"), str(mine))):
-        dataset = open_dataset(folder, annotations=file, images=images, limit=2)
+        dataset = open_dataset(folder, annotations=file, image_root=images, limit=2)
         assert isinstance(dataset, CocoDataset)
         assert (dataset.annotation_file, dataset.image_folder) == (mine, tmp_path / "pictures")
         assert dataset.name == "coco:val2017[2:0]"
@@ -129,11 +129,11 @@ def test_lvis_with_the_images_of_coco(tmp_path: Path) -> None:
     coco = make_coco(tmp_path / "coco")
     lvis = make_lvis(tmp_path / "lvis", images=coco)
     file = lvis / "annotations" / "lvis_v1_val.json"
-    with pytest.raises(DatasetError, match=r"2 of the 2 images are not in .*lvis, .*give as `images` the folder"):
+    with pytest.raises(DatasetError, match=r"2 of the 2 images are not in .*lvis, .*name with --image-root the folder"):
         open_dataset(lvis)
     for dataset in (
-        open_dataset(lvis, images=coco),
-        open_dataset(lvis, images=str(coco), annotations=str(file)),
+        open_dataset(lvis, image_root=coco),
+        open_dataset(lvis, image_root=str(coco), annotations=str(file)),
         open_dataset(coco, annotations=file),
     ):
         assert isinstance(dataset, LvisDataset)
@@ -168,7 +168,7 @@ def test_named_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"the annotation file .*none.json does not exist"):
         open_dataset(folder, annotations=tmp_path / "none.json")
     with pytest.raises(DatasetError, match=r"the folder .*none does not exist"):
-        open_dataset(folder, images=tmp_path / "none")
+        open_dataset(folder, image_root=tmp_path / "none")
 
 
 def test_a_named_file_needs_no_folder_of_annotations(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_named_file_needs_no_folder_of_annotations(tmp_path: Path) -> None:
     assert open_dataset(folder, annotations=file).name == "coco:val2017"
 
 
-@pytest.mark.parametrize("given", [{"annotations": Path("a.json")}, {"images": Path("a")}])
+@pytest.mark.parametrize("given", [{"annotations": Path("a.json")}, {"image_root": Path("a")}])
 def test_scenes_have_no_files(given: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"'scenes:3' takes neither `annotations` nor `images`.*: leave them out"):
+    with pytest.raises(InputError, match=r"'scenes:3' takes neither --annotations nor --image-root.*: leave them out"):
         open_dataset("scenes:3", **given)
 
 

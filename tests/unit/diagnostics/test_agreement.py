@@ -4,9 +4,9 @@ import torch
 import quantsam as qs
 from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.errors import InputError, PlanError
-from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.latency import measure_latency
 from quantsam.notices import InexactWarning
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.results.store import ResultStore
 
 
@@ -17,9 +17,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def plans(tiny, images):
-    return [
-        calibrated_plans(tiny, [qs.load_scheme("int8")], images, Switches(e))[0] for e in ("onnxruntime", "openvino")
-    ]
+    return [calibrated_plans(tiny, [qs.load_scheme("int8")], images, e)[0] for e in ("onnxruntime", "openvino")]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +82,7 @@ def test_the_noise_floor(records):
 
 def test_where_sums_saturate_their_simulation_is_compared_too(tiny, images, monkeypatch):
     monkeypatch.setattr("quantsam.engines.encoder.adds_in_32_bits", lambda engine: False)
-    plan = calibrated_plans(tiny, [qs.load_scheme("int8")], images, Switches("openvino+vnni"))[0]
+    plan = calibrated_plans(tiny, [qs.load_scheme("int8")], images, "openvino+vnni")[0]
     dataset = qs.SceneDataset(1, seed=4)
     with pytest.warns(InexactWarning, match=r"plan int8/openvino\+vnni is exact only where"):
         (record,) = measure_agreement(tiny, [plan], dataset, exact=True)

@@ -9,8 +9,8 @@ import quantsam as qs
 from quantsam.engines.encoder import make_engine_encoder
 from quantsam.errors import PlanError
 from quantsam.evaluation.evaluator import evaluate
-from quantsam.evaluation.experiment import Switches, calibrated_plans
 from quantsam.evaluation.latency import measure_latency
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
 from quantsam.runtime import engines
@@ -61,9 +61,9 @@ def test_it_is_timed_and_exported_for(tiny, plan, tmp_path):
 
 def test_its_formats_are_refused_by_name(tiny):
     narrow = parse_scheme('[[rules]]\nweight = "int4"', default_name="w4")
-    plan = calibrated_plans(tiny, [narrow], (), Switches("onnxruntime", activations=False))[0]
+    plan = calibrated_plans(tiny, [narrow], (), "onnxruntime", activations=False)[0]
     with pytest.raises(PlanError, match=r"must have a format of plain \(int8, uint8\), got 'int4'"):
         make_engine_encoder(tiny, plan, "plain")
-    thesis = calibrated_plans(tiny, [load_scheme("int8")], (), Switches("thesis", activations=False))[0]
+    thesis = calibrated_plans(tiny, [load_scheme("int8")], (), "thesis", activations=False)[0]
     with pytest.raises(PlanError, match="a plan for plain must have placement 'onnxruntime', got 'thesis'"):
         make_engine_encoder(tiny, thesis, "plain")

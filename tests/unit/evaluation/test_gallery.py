@@ -7,9 +7,10 @@ from PIL import Image
 from quantsam.data.coco_masks import decode_mask
 from quantsam.data.open import open_dataset, open_images
 from quantsam.evaluation.evaluator import evaluate
-from quantsam.evaluation.experiment import Switches, calibrated_plans, quantized_model, score_plans
+from quantsam.evaluation.experiment import quantized_model, score_plans
 from quantsam.evaluation.gallery import keep_gallery, make_gallery
 from quantsam.metrics.iou import mask_iou
+from quantsam.plans.calibrated import calibrated_plans
 from quantsam.results.store import ResultStore
 from quantsam.schemes.load import load_scheme, uniform_scheme
 
@@ -21,7 +22,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def plans(tiny):
-    return calibrated_plans(tiny, [load_scheme("fp32"), uniform_scheme("int4")], open_images("scenes:2:1"), Switches())
+    return calibrated_plans(tiny, [load_scheme("fp32"), uniform_scheme("int4")], open_images("scenes:2:1"))
 
 
 @pytest.fixture(scope="module")

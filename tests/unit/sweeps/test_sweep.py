@@ -37,7 +37,7 @@ def test_lists_stand_for_all_combinations(tmp_path):
         ("nano", "a"), ("nano", "b"), ("l0", "a"), ("l0", "b"), ("l1", "fp32"),
     ]  # fmt: skip
     assert parse_settings(["model=nano,l0", "scheme=a,b"]) == list(sweep.points[:4])
-    assert parse_settings(["limit=3", "images=1,2"])[1] == Point(limit=3, images=2)
+    assert parse_settings(["calibration_images=3", "images=1,2"])[1] == Point(calibration_images=3, images=2)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_lists_stand_for_all_combinations(tmp_path):
         ("nam = 'x'", "unknown key 'nam'"),
         ("threads = 0", "at least 1"),
         ("[common]\nmodell = 'nano'", "unknown key 'modell'.*'model'"),
-        ("[[runs]]\nlimit = 'many'", "'limit' must be a whole number"),
+        ("[[runs]]\ncalibration_images = 'many'", "'calibration_images' must be a whole number"),
         ("[[runs]]\nscheme = []", "empty list"),
         ("[[runs]]\nkind = 'evaluat'", "kind must be one of.*'evaluate'"),
         ("[[runs]]\nby = 'layer'", "'by' is of kind 'sensitivity'"),
@@ -247,8 +247,8 @@ def test_damaged_failures_are_told(tmp_path):
 def test_the_identity_is_of_all_that_counts():
     base = {"data": "scenes:2:1", "scheme": "int8", "calibration": "scenes:2:3"}
     changes = [
-        {}, {"data": "scenes:2:2"}, {"scheme": "w8a16"}, {"calibration": "scenes:2:4"}, {"limit": 1},
-        {"seed": 3, "limit": 1},
+        {}, {"data": "scenes:2:2"}, {"scheme": "w8a16"}, {"calibration": "scenes:2:4"}, {"calibration_images": 1},
+        {"seed": 3, "calibration_images": 1},
         {"prompts": "click"}, {"engine": "openvino"}, {"model": "nano-outlier"}, {"quantize": "weights"},
         {"kind": "sensitivity"}, {"placement": "openvino"}, {"images": 1},
     ]  # fmt: skip

@@ -1,0 +1,64 @@
+"""How several options of a command become one value, and how an option keeps an old spelling for a version."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from quantsam.notices import notice
+
+
+def option_group(
+    parameter: str, make: Callable[[Mapping[str, Any]], Any], *options: Callable[[Any], Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds options to a command, which gets one value made of theirs.
+
+    Args:
+        parameter: The command's parameter for the value.
+        make: Makes it of the values of all options of the command, by name; a `seed` may so be of several groups.
+        options: As `click.option` gives them, in the order in which help lists them.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def grouped(*args: Any, **given: Any) -> Any:
+            given[parameter] = make(click.get_current_context().params)
+            return function(*args, **{name: value for name, value in given.items() if name not in names})
+
+        for option in reversed(options):
+            option(grouped)
+        added = grouped.__click_params__[-len(options) :]  # type: ignore[attr-defined]
+        names = {option.name for option in added} - {parameter}
+        return grouped
+
+    return decorate
+
+
+class RenamedOption(click.Option):
+    """An option that also takes an old spelling, which help does not show and a line warns of."""
+
+    def __init__(self, *args: Any, old: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.old = old
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser know both spellings."""
+        super().add_to_parser(parser, ctx)
+        hidden = click.Option([self.old, self._old_name], expose_value=False)
+        hidden.add_to_parser(parser, ctx)
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
+        """Take the value of the old spelling where the new one was not given."""
+        value, source = super().consume_value(ctx, opts)
+        old = opts.get(self._old_name)
+        if old is None or source is click.core.ParameterSource.COMMANDLINE:
+            return value, source
+        notice(f"{self.old} is now called {self.opts[0]}: the old name goes with the next version")
+        return old, click.core.ParameterSource.COMMANDLINE
+
+    @property
+    def _old_name(self) -> str:
+        return f"old_{self.name}"

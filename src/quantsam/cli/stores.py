@@ -1,0 +1,107 @@
+"""Where commands keep their results, and how they say so."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantsam.cli.groups import option_group
+from quantsam.notices import notice
+
+if TYPE_CHECKING:
+    from quantsam.results.store import ResultStore
+
+STORE_HELP = "Where results are kept [$QUANTSAM_STORE, or a file in the user's data folder]."
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChoice:
+    """What --store and --no-store say.
+
+    Attributes:
+        path: The file; the usual one if None.
+        none: Keep nothing.
+    """
+
+    path: Path | None = None
+    none: bool = False
+
+    def open(self) -> ResultStore | None:
+        """Return the store, which was made sure to be writable; None if nothing is kept.
+
+        Where the user named no place and the usual one cannot be written, it is a temporary one, or none; a line says
+        so.
+
+        Raises:
+            StoreError: The place that was named cannot be written.
+        """
+        from quantsam.errors import StoreError
+        from quantsam.results.store import STORE_VARIABLE, ResultStore, spare_store_path
+
+        if self.none:
+            return None
+        results = ResultStore(self.path)
+        if self.path is not None or os.environ.get(STORE_VARIABLE):
+            results.check_writable()
+            return results
+        usual, spare = results.path, spare_store_path()
+        try:
+            results.check_writable()
+        except StoreError:
+            if spare is None:
+                notice(
+                    f"results are not kept: neither {usual} nor a temporary place can be written; name one with --store"
+                )
+                return None
+            results = ResultStore(spare)
+            results.check_writable()
+        if results.path == spare:
+            notice(
+                f"results go to {spare}, which does not outlast this machine's temporary files: the user's data folder "
+                "cannot be written; name a place with --store or QUANTSAM_STORE"
+            )
+        return results
+
+
+store_options = option_group(
+    "store",
+    lambda given: StoreChoice(given["store"], given["no_store"]),
+    click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP),
+    click.option("--no-store", is_flag=True, help="Do not keep the results."),
+)
+"""Add --store, --no-store: `store`, a `StoreChoice`."""
+
+
+def tell_kept(results: ResultStore | None, *uses: tuple[str, str]) -> None:
+    """Print where results are kept, and what to do with them; nothing if they are not.
+
+    Args:
+        results: The store.
+        uses: Commands, each with what it does: `("quantsam results", "lists them")`.
+    """
+    if results is not None:
+        does = ", ".join(f"{command_line(command, results)} {what}" for command, what in uses)
+        click.echo(f"\nkept in {results.path}: {does}")
+
+
+def command_line(text: str, results: ResultStore | None = None) -> str:
+    """Return a command to be pasted into a shell, in backquotes; with `--store` where another one would be used.
+
+    Args:
+        text: The command without it, paths in it quoted.
+        results: The store that it is to use.
+    """
+    from quantsam.results.store import default_store_path
+
+    needed = results is not None and results.path.absolute() != default_store_path().absolute()
+    return f"`{text} --store {quoted(results.path)}`" if needed and results is not None else f"`{text}`"
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as a word of a shell's line."""
+    return shlex.quote(str(path))

@@ -1,0 +1,1 @@
+"""Runs: what a run is about, checked, opened and calibrated in one place."""

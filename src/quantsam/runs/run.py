@@ -1,0 +1,159 @@
+"""`open_run`: from plain values to a model, its data and its calibrated plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantsam.data.dataset import Dataset
+from quantsam.data.detections import DetectionFile
+from quantsam.data.open import ImageSource, open_dataset, open_images
+from quantsam.engines.encoder import check_formats, check_runs
+from quantsam.evaluation.detector import open_detections
+from quantsam.models.sam import EfficientViTSam
+from quantsam.models.variants import get_variant
+from quantsam.models.zoo import load_model
+from quantsam.plans.calibrated import calibrated_plans
+from quantsam.plans.make import make_plan
+from quantsam.plans.observation import CalibrationImage, Progress
+from quantsam.plans.plan import Plan
+from quantsam.plans.storage import load_plan
+from quantsam.runs.sources import CalibrationSource, DataSource, FilePath, ModelSource, Target
+from quantsam.runtime.engines import PYTORCH
+from quantsam.schemes.load import load_scheme
+from quantsam.schemes.scheme import Scheme
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A model with its data, ready to be calibrated and measured.
+
+    Attributes:
+        model: In float.
+        schemes: What is to be calibrated.
+        calibration: The images for it; None where nothing needs any.
+        dataset: What to score on; None if nothing is scored.
+        detections: A detector's boxes for the dataset; None without.
+        loaded_plans: Plans that were read instead of schemes.
+    """
+
+    model: EfficientViTSam
+    schemes: tuple[Scheme, ...] = ()
+    calibration: ImageSource | Sequence[CalibrationImage] | None = None
+    dataset: Dataset | None = None
+    detections: DetectionFile | None = None
+    loaded_plans: tuple[Plan, ...] = ()
+
+    def plans(self, target: Target, progress: Progress | None = None) -> list[Plan]:
+        """Return the plans for a target, in the order of the schemes: those that were read, or else calibrated ones.
+
+        Args:
+            target: What computes.
+            progress: Wraps the iteration over calibration images.
+
+        Raises:
+            SchemeError: A scheme does not fit the model.
+            PlanError: The engine lacks a format, or a plan was placed for another one; nothing was calibrated then.
+            CalibrationError: See `calibrate`.
+        """
+        if self.loaded_plans:
+            for plan in self.loaded_plans if target.engine != PYTORCH else ():
+                check_runs(plan, target.engine)
+            return list(self.loaded_plans)
+        self.check_formats(target)
+        return calibrated_plans(
+            self.model,
+            self.schemes,
+            () if self.calibration is None else self.calibration,
+            target.placed,
+            weights=target.weights,
+            activations=target.activations,
+            progress=progress,
+        )
+
+    def check_formats(self, target: Target) -> None:
+        """Make sure, before calibration, that what is to compute has the formats of all schemes.
+
+        Raises:
+            SchemeError: A scheme does not fit the model.
+            PlanError: The engine lacks a format.
+        """
+        if target.engine == PYTORCH:
+            return
+        for scheme in self.schemes:
+            plan = make_plan(self.model, scheme, target.placed, weights=target.weights, activations=target.activations)
+            check_formats(plan.sites, target.engine)
+
+    def dataset_to_score(self) -> Dataset:
+        """Return the dataset of a run that was opened with one."""
+        assert self.dataset is not None
+        return self.dataset
+
+
+def open_run(
+    model: ModelSource,
+    *,
+    schemes: Sequence[Scheme | str] = (),
+    plans: Sequence[FilePath] = (),
+    targets: Sequence[Target] = (Target(),),
+    calibration: CalibrationSource | None = None,
+    data: DataSource | None = None,
+    detections: FilePath | None = None,
+    skip_unknown_images: bool = False,
+    installed: bool = True,
+) -> Run:
+    """Open what a run needs: what is checked quickly first, the model last.
+
+    Args:
+        model: Which model.
+        schemes: What is to be calibrated: schemes, or what `load_scheme` takes.
+        plans: Folders of plans to read instead.
+        targets: What is to compute; the run's plans are then asked for one of these.
+        calibration: Images to calibrate on; the model's own if None. Opened only where a scheme needs any.
+        data: What to score on; nothing is opened if None.
+        detections: A detector's results file for `data`.
+        skip_unknown_images: See `open_detections`.
+        installed: The engines must be installed; not so where plans are only made for them.
+
+    Raises:
+        QuantsamError: Something is not known, not found, damaged, or does not fit.
+    """
+    for target in targets:
+        target.check(installed=installed)
+    name = get_variant(model.name).name
+    declared = () if plans else tuple(s if isinstance(s, Scheme) else load_scheme(s) for s in schemes)
+    dataset = None if data is None else open_data(data)
+    boxes = None
+    if detections is not None and dataset is not None:
+        boxes = open_detections(detections, dataset, skip_unknown_images=skip_unknown_images)
+    needs_images = any(scheme.rules for scheme in declared) and any(target.activations for target in targets)
+    images = open_calibration(calibration or CalibrationSource(), name) if needs_images else None
+    opened = open_model(model)
+    return Run(opened, declared, images, dataset, boxes, tuple(load_plan(plan, opened) for plan in plans))
+
+
+def open_model(source: ModelSource) -> EfficientViTSam:
+    """Load a model; see `load_model`."""
+    return load_model(source.name, source.weights, device=source.device)
+
+
+def open_data(source: DataSource) -> Dataset:
+    """Open what is scored; see `open_dataset`."""
+    return open_dataset(
+        source.spec,
+        annotations=source.annotations,
+        image_root=source.image_root,
+        limit=source.images,
+        seed=source.seed,
+        crowds=source.crowds,
+        strict=source.strict,
+    )
+
+
+def open_calibration(source: CalibrationSource, model: str) -> ImageSource:
+    """Open the calibration images of a model; see `open_images`.
+
+    Raises:
+        InputError: None were named, and the model has none of its own.
+    """
+    return open_images(source.spec_for(model), limit=source.images, seed=source.seed)
