@@ -13,7 +13,7 @@ import torch
 from common import interleaved_ms, save
 
 import quantsam as qs
-from quantsam.diagnostics.distributions import observe_distributions
+from quantsam.diagnostics.observed import observe_distributions
 from quantsam.plans.calibration import observe
 
 

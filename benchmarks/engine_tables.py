@@ -8,8 +8,8 @@ from typing import Any
 
 from common import RESULTS, load, machine, markdown
 
-from quantsam.results.agreement import agreement_verdict
-from quantsam.results.record import Record
+from quantsam.results.agreement_record import AgreementRecord
+from quantsam.results.kinds import read_record
 
 
 def agreements() -> list[dict[str, Any]]:
@@ -47,13 +47,18 @@ def agreement_short() -> str:
         cells = [f"{f[name]:.2f}" for name in ("miou_fp32", "miou_simulated", "miou")]
         integers = f"{f['convolutions_integer']} of {f['convolutions_quantized']}"
         names = [r["model"], r["scheme"], r["engine"]]
-        said = agreement_verdict(
-            Record.from_json_dict({k: v for k, v in r.items() if k not in ("data", "created", "env")})
-        )
-        rows.append([*names, *cells, gap(f), exact, f"{f['mask_iou']:.2f}", f"{between:.2f}", integers, said.answer])
+        said = _verdict({k: v for k, v in r.items() if k not in ("data", "created", "env")})
+        rows.append([*names, *cells, gap(f), exact, f"{f['mask_iou']:.2f}", f"{between:.2f}", integers, said])
     header = ["model", "scheme", "engine", "FP32", "simulated", "engine", "gap", "exact gap", "mask IoU"]
     header += ["between engines", "in integers", "verdict"]
     return f"{markdown(header, rows)}\n\n{agreement_caption()}"
+
+
+def _verdict(values: dict[str, Any]) -> str:
+    """Return what a record of agreement, as JSON, says of its engine."""
+    record = read_record(values)
+    assert isinstance(record, AgreementRecord)
+    return record.verdict.answer
 
 
 def agreement_caption() -> str:
@@ -110,7 +115,7 @@ def without_vnni() -> str:
         made_for = "VNNI alone" if r["placement"].endswith("+vnni") else "any processor"
         cells = [f"{f[name]:.2f}" for name in ("miou_fp32", "miou_simulated", "miou")]
         saturating = gap(f, "saturating_") if "saturating_gap" in f else ""
-        said = agreement_verdict(Record.from_json_dict(r)).answer
+        said = _verdict(r)
         cells += [gap(f), gap(f, "exact_"), saturating, f"{f['mask_iou']:.2f}", said]
         rows.append([r["model"], r["scheme"], r["engine"], made_for, *cells])
     header = ["model", "scheme", "engine", "weights for", "FP32", "simulated", "engine", "gap"]

@@ -34,7 +34,6 @@ from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.engines import encoder
 from quantsam.notices import InexactWarning
 from quantsam.plans.calibrated import calibrated_plans
-from quantsam.results.agreement import agreement_verdict
 from quantsam.runtime.engines import ENGINES
 from quantsam.runtime.onnxruntime import OnnxRuntimeSession
 from quantsam.runtime.sessions import Array, Session, SessionOptions
@@ -126,7 +125,7 @@ def main() -> None:
             plans = [calibrated_plans(model, [qs.load_scheme(scheme)], images, p)[0] for p in PLACEMENTS]
             for record in measure_agreement(model, plans, dataset, exact=True):
                 records.append(record.to_json_dict())
-                said, f = agreement_verdict(record), record.figures
+                said, f = record.verdict, record.figures
                 print(
                     f"{name} {record.label} {record.engine}: {f['gap']:+.3f}, {f['mask_iou']:.2f}: {said}", flush=True
                 )

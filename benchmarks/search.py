@@ -20,7 +20,6 @@ import quantsam as qs
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.journal import Outcomes
 from quantsam.evaluation.prompts import parse_prompt
-from quantsam.results.search import entries_of
 from quantsam.search.confirm import HAND_MADE, known_choices
 from quantsam.search.costs import encoder_ms, latency_table
 from quantsam.search.palette import Palette, make_palette
@@ -42,7 +41,7 @@ def find(name: str, held_out: dict[str, Dataset]) -> dict[str, Any]:
     palette = make_palette(model, FORMATS, qs.open_images(CALIBRATION))
     record = search_schemes(model, palette, qs.open_dataset(SEARCHED), SearchSettings())
     searching_s = time.perf_counter() - started
-    entries = entries_of(record)
+    entries = record.entries
     choices = {e.name: tuple(palette.formats.index(fmt) for fmt in e.formats) for e in entries}
     shown = [e.to_json_dict() for e in entries]
     for kind, dataset in held_out.items():

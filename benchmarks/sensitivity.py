@@ -18,7 +18,7 @@ import torch
 from common import save
 
 import quantsam as qs
-from quantsam.results.sensitivity import RowScore, compare_ranks, rows_of
+from quantsam.results.sensitivity_record import RowScore, compare_ranks
 from quantsam.schemes.load import uniform_scheme
 from quantsam.sensitivity.rows import Row, make_rows
 from quantsam.sensitivity.study import StudySettings, measure_sensitivity
@@ -52,7 +52,7 @@ def exact_and_estimates(name: str, scheme: str, images: int, repeated: int) -> d
         lambda: qs.calibrate(model, qs.make_plan(model, uniform_scheme(scheme)), qs.open_images(CALIBRATION))
     )
     rows = make_rows(plan)
-    exact, exact_s = timed(lambda: rows_of(measure_sensitivity(model, plan, dataset, StudySettings(method="exact"))))
+    exact, exact_s = timed(lambda: measure_sensitivity(model, plan, dataset, StudySettings(method="exact")).rows)
     reference = qs.evaluate(model, dataset)
     chosen = [rows[i * len(rows) // repeated] for i in range(repeated)]
     spent, off = 0.0, 0.0
@@ -65,7 +65,7 @@ def exact_and_estimates(name: str, scheme: str, images: int, repeated: int) -> d
           f"({whole_s / (exact_s + calibrating_s):.1f} times), off by {off:.2g}", flush=True)  # fmt: skip
     found: dict[str, Any] = {}
     for label, settings in ESTIMATES.items():
-        estimate, seconds = timed(lambda s=settings: rows_of(measure_sensitivity(model, plan, dataset, s)))  # type: ignore[misc]
+        estimate, seconds = timed(lambda s=settings: measure_sensitivity(model, plan, dataset, s).rows)  # type: ignore[misc]
         found[label] = _rated(exact, estimate, seconds, whole_s / (seconds + calibrating_s))
         print(f"{name} {label}: {found[label]}", flush=True)
     return {

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from quantsam.models.encoder import Encoder
     from quantsam.models.sam import EfficientViTSam
     from quantsam.models.zoo import create_model, load_model
+    from quantsam.plans.calibrated import calibrated_plans
     from quantsam.plans.calibration import calibrate, observe
     from quantsam.plans.make import make_plan
     from quantsam.plans.placements import Placement
@@ -45,9 +46,15 @@ if TYPE_CHECKING:
     from quantsam.prediction.grid import GridSettings
     from quantsam.prediction.predictor import Predictor
     from quantsam.report.page import write_report
+    from quantsam.results.agreement_record import AgreementRecord
     from quantsam.results.compare import compare
+    from quantsam.results.distribution_record import DistributionRecord
     from quantsam.results.record import Record
+    from quantsam.results.search_record import SearchRecord
+    from quantsam.results.sensitivity_record import SensitivityRecord
     from quantsam.results.store import ResultStore
+    from quantsam.runs.run import Run, open_run
+    from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
     from quantsam.runtime.bundle import load_bundle
     from quantsam.runtime.engine import Engine
     from quantsam.schemes.load import load_scheme, scheme_names
@@ -61,27 +68,37 @@ if TYPE_CHECKING:
     from quantsam.sweeps.sweep import read_sweep
 
 _HOMES = {
+    "AgreementRecord": "results.agreement_record",
+    "CalibrationSource": "runs.sources",
     "CocoDataset": "data.coco",
+    "DataSource": "runs.sources",
     "Dataset": "data.dataset",
     "DetectionFile": "data.detections",
+    "DistributionRecord": "results.distribution_record",
     "EfficientViTSam": "models.sam",
     "Encoder": "models.encoder",
     "Engine": "runtime.engine",
     "GridSettings": "prediction.grid",
     "ImageFolder": "data.folders",
     "LvisDataset": "data.lvis",
+    "ModelSource": "runs.sources",
     "Placement": "plans.placements",
     "Plan": "plans.plan",
     "Predictor": "prediction.predictor",
     "QuantsamError": "errors",
     "Record": "results.record",
     "ResultStore": "results.store",
+    "Run": "runs.run",
     "SceneDataset": "data.scenes",
     "Scheme": "schemes.scheme",
+    "SearchRecord": "results.search_record",
     "SearchSettings": "search.settings",
+    "SensitivityRecord": "results.sensitivity_record",
     "StudySettings": "sensitivity.study",
+    "Target": "runs.sources",
     "Transform": "plans.transforms",
     "calibrate": "plans.calibration",
+    "calibrated_plans": "plans.calibrated",
     "compare": "results.compare",
     "create_model": "models.zoo",
     "evaluate": "evaluation.evaluator",
@@ -103,6 +120,7 @@ _HOMES = {
     "open_dataset": "data.open",
     "open_detections": "evaluation.detector",
     "open_images": "data.open",
+    "open_run": "runs.run",
     "read_sweep": "sweeps.sweep",
     "run_sweep": "sweeps.driver",
     "save_plan": "plans.storage",
@@ -114,27 +132,37 @@ _HOMES = {
 }
 
 __all__ = [
+    "AgreementRecord",
+    "CalibrationSource",
     "CocoDataset",
+    "DataSource",
     "Dataset",
     "DetectionFile",
+    "DistributionRecord",
     "EfficientViTSam",
     "Encoder",
     "Engine",
     "GridSettings",
     "ImageFolder",
     "LvisDataset",
+    "ModelSource",
     "Placement",
     "Plan",
     "Predictor",
     "QuantsamError",
     "Record",
     "ResultStore",
+    "Run",
     "SceneDataset",
     "Scheme",
+    "SearchRecord",
     "SearchSettings",
+    "SensitivityRecord",
     "StudySettings",
+    "Target",
     "Transform",
     "calibrate",
+    "calibrated_plans",
     "compare",
     "create_model",
     "evaluate",
@@ -156,6 +184,7 @@ __all__ = [
     "open_dataset",
     "open_detections",
     "open_images",
+    "open_run",
     "read_sweep",
     "run_sweep",
     "save_plan",

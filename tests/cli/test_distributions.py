@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from quantsam.results.distributions import distributions_of
 from quantsam.results.store import ResultStore
 
 ONE = ("--calibration", "scenes:1:1")
@@ -20,7 +19,7 @@ def test_it_ranks_outlier_channels_and_keeps_a_record(run, own_store, tmp_path):
     assert "the calibration images themselves" in ran.out
     assert f"{out}: the histogram of every channel" in ran.out
     (record,) = ResultStore(own_store).records(kind="distributions")
-    sites = distributions_of(record)
+    sites = record.sites
     assert record.figures["sites"] == len(sites) > 100
     worst = max(sites, key=lambda site: site.outlier_ratio or 0)
     assert worst.outlier_ratio == record.figures["outlier_ratio"] > 20
@@ -36,10 +35,10 @@ def test_what_the_store_holds_is_not_measured_again(run, plan, own_store, monkey
     line = ("distributions", "--plan", plan, "--images", "scenes:1:1", "--sort", "order")
     assert "the calibration images themselves" in run(*line).out
     (record,) = ResultStore(own_store).records()
-    monkeypatch.setattr("quantsam.diagnostics.distributions.encoder_input", refuse)
+    monkeypatch.setattr("quantsam.diagnostics.observed.encoder_input", refuse)
     again = run(*line, "--json", "--top", "7").json
     assert again["id"] == record.id
-    assert [site["site"] for site in again["settings"]["sites"]] == [s.site for s in distributions_of(record)[:7]]
+    assert [site["site"] for site in again["results"]["sites"]] == [s.site for s in record.sites[:7]]
 
 
 def test_a_plan_and_other_pictures(run, plan):
@@ -48,21 +47,21 @@ def test_a_plan_and_other_pictures(run, plan):
     assert "calibrated on scenes-1-seed1" in table
     assert "on the 1 images of scenes-2-seed5" in table
     found = run(*line, "--json", "--site", "stage3:*", "--sort", "clipped", "--top", "9").json
-    sites = found["settings"]["sites"]
+    sites = found["results"]["sites"]
     assert len(sites) == 9
     assert all(site["site"].startswith("stage3:") for site in sites)
     shares = [site["clipped"] for site in sites]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 0
-    noise = [s["sqnr_db"] for s in run(*line, "--json", "--sort", "sqnr").json["settings"]["sites"]]
+    noise = [s["sqnr_db"] for s in run(*line, "--json", "--sort", "sqnr").json["results"]["sites"]]
     assert noise == sorted(noise)
 
 
 def test_a_model_in_float(run):
     found = run("distributions", "--scheme", "fp32", *ONE, "--no-store", "--json").json
     assert found["figures"]["clipped_percent"] is None
-    assert {site["format"] for site in found["settings"]["sites"]} == {None}
-    ratios = [site["outlier_ratio"] for site in found["settings"]["sites"]]
+    assert {site["format"] for site in found["results"]["sites"]} == {None}
+    ratios = [site["outlier_ratio"] for site in found["results"]["sites"]]
     assert ratios == sorted(ratios, reverse=True)
 
 
@@ -122,7 +121,7 @@ def test_stopped_while_measuring_nothing_is_left(run, own_store, tmp_path, left,
         raise KeyboardInterrupt
 
     (tmp_path / "h.npz").write_text("old")
-    monkeypatch.setattr("quantsam.diagnostics.distributions.encoder_input", stop)
+    monkeypatch.setattr("quantsam.diagnostics.observed.encoder_input", stop)
     run("distributions", *ONE, "--out", tmp_path / "h.npz").complains(130, "interrupted")
     assert left(tmp_path) == ["h.npz"]
     assert (tmp_path / "h.npz").read_text() == "old"
@@ -132,4 +131,4 @@ def test_stopped_while_measuring_nothing_is_left(run, own_store, tmp_path, left,
 def test_the_record_is_json_without_nan(run):
     ran = run("distributions", *ONE, "--no-store", "--json", "--top", "1000")
     record = json.loads(ran.out, parse_constant=lambda name: pytest.fail(name))
-    assert record["figures"]["sites"] == len(record["settings"]["sites"])
+    assert record["figures"]["sites"] == len(record["results"]["sites"])

@@ -18,7 +18,7 @@ def test_found_schemes_can_be_used(run, tmp_path):
     index = json.loads((found / "front.json").read_text())
     schemes = sorted(found.glob("*.toml"))
     assert schemes
-    assert {entry["name"] for entry in index["settings"]["entries"]} >= {path.stem for path in schemes}
+    assert {entry["name"] for entry in index["results"]["entries"]} >= {path.stem for path in schemes}
     scored = run("layers", "nano", "--scheme", schemes[0], "--json")
     assert scored.code == 0, scored.err
     listed = run("results", "--store", tmp_path / "r.sqlite", "--kind", "search", "--json")

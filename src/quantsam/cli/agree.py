@@ -23,7 +23,7 @@ from quantsam.runtime.engines import PYTORCH, engine_names
 if TYPE_CHECKING:
     from quantsam.diagnostics.departures import LayerReport
     from quantsam.plans.plan import Plan
-    from quantsam.results.record import Record
+    from quantsam.results.agreement_record import AgreementRecord
     from quantsam.runs.run import Run
 
 
@@ -117,8 +117,7 @@ def _layer_reports(run: Run, plans: Sequence[Plan]) -> list[tuple[str, Sequence[
     return [(f"{p.scheme} on {p.placement}", report_layers(run.model, p, picture, simulate)) for p in plans]
 
 
-def _print_records(records: Sequence[Record]) -> None:
-    from quantsam.results.agreement import agreement_verdict
+def _print_records(records: Sequence[AgreementRecord]) -> None:
     from quantsam.runtime.processor import processor_text
 
     first = records[0]
@@ -133,21 +132,21 @@ def _print_records(records: Sequence[Record]) -> None:
         row += [_gap(record, ""), f"{_number(f['mask_iou']):.2f}"]
         row += [_gap(record, "exact_"), f"{_number(f['exact_mask_iou']):.2f}"] if has_exact else []
         integers = f"{f['convolutions_integer']} of {f['convolutions_quantized']}"
-        rows.append([*row, integers, agreement_verdict(record).answer])
+        rows.append([*row, integers, record.verdict.answer])
     print_table(f"{first.model} on {first.dataset}, {first.figures['count']} objects", columns, rows)
     click.echo("\ngap: engine less simulation, in points of mIoU, paired, ± its standard error")
     for engine in dict.fromkeys(record.engine for record in records):
         click.echo(f"processor: {processor_text(engine)}")
     for record in records:
-        click.echo(f"{_name(record)}: {agreement_verdict(record)}")
+        click.echo(f"{_name(record)}: {record.verdict}")
         click.echo(_noise(record))
-        for layer in record.settings["silently_float"]:  # type: ignore[union-attr]
+        for layer in record.silently_float:
             click.echo(
                 f"{record.scheme} on {record.engine}: {layer} is quantized by the plan, the engine ran it in float"
             )
 
 
-def _noise(record: Record) -> str:
+def _noise(record: AgreementRecord) -> str:
     """Say what the gap is to be measured against."""
     figures, floor = record.figures, []
     for key, title in (
@@ -155,22 +154,18 @@ def _noise(record: Record) -> str:
         ("threads_engine_", "engine with itself on one thread"),
         ("rounding_", "simulation in floats with itself in integers"),
         ("saturating_", "simulation with sums that saturate"),
-        *(
-            (k.removesuffix("gap"), f"with {k.split('_')[1]}")
-            for k in figures
-            if k.startswith("between_") and k.endswith("_gap")
-        ),
+        *((f"between_{other}_", f"with {other}") for other in record.between),
     ):
         if f"{key}gap" in figures:
             floor.append(f"{title} {_gap(record, key)}, mask IoU {_number(figures[f'{key}mask_iou']):.2f}")
     return f"{_name(record)}: " + "; ".join(floor or ["no noise floor measured"])
 
 
-def _name(record: Record) -> str:
+def _name(record: AgreementRecord) -> str:
     return f"{record.label} on {record.engine}, {record.prompt}"
 
 
-def _gap(record: Record, prefix: str) -> str:
+def _gap(record: AgreementRecord, prefix: str) -> str:
     gap, error = (record.figures[f"{prefix}{name}"] for name in ("gap", "gap_standard_error"))
     return f"{_number(gap):+.3f}" + ("" if error is None else f" ± {error:.3f}")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quantsam.data.dataset import Dataset
     from quantsam.data.open import ImageSource
     from quantsam.models.sam import EfficientViTSam
+    from quantsam.results.agreement_record import AgreementRecord
     from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
 
@@ -45,7 +46,6 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     from quantsam.errors import OutputError
     from quantsam.files import unwritable
     from quantsam.models.zoo import load_model
-    from quantsam.results.agreement import agreement_verdict
     from quantsam.results.store import ResultStore
     from quantsam.runtime.processor import processor_text
 
@@ -58,7 +58,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     store = ResultStore(out / "results.sqlite")
     store.check_writable()
     records: list[Record] = []
-    gaps: Sequence[Record] = ()
+    gaps: Sequence[AgreementRecord] = ()
     for name in MODELS:
         model = load_model(name)
         tell(f"{name}: {', '.join(SCHEMES)} on {scenes} scenes")
@@ -76,7 +76,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     if as_json:
         report(records, as_json)
     elif gaps:
-        told = ", ".join(f"{r.engine} {r.figures['gap']:+.2f} ({agreement_verdict(r).answer})" for r in gaps)
+        told = ", ".join(f"{r.engine} {r.figures['gap']:+.2f} ({r.verdict.answer})" for r in gaps)
         click.echo(f"INT8 on real engines, points of mIoU off the simulation: {told}")
         click.echo(f"processor: {processor_text(gaps[0].engine)}")
     tell("the report")
@@ -105,19 +105,19 @@ def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, st
 
 def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: ResultStore) -> None:
     """Find the layers that hurt, and how values are distributed."""
-    from quantsam.diagnostics.distribution_records import record_distributions
+    from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.plans.cache import calibrate_once
     from quantsam.plans.make import make_plan
     from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 
     plan = calibrate_once(model, make_plan(model, "int8"), images, progress=progress("calibrating"))
     measure_sensitivity(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
-    record_distributions(model, plan, images, store=store, progress=progress("distributions"))
+    measure_distributions(model, plan, images, store=store, progress=progress("distributions"))
 
 
 def _on_engines(
     model: EfficientViTSam, images: ImageSource, dataset: Dataset, few: Dataset, store: ResultStore
-) -> Sequence[Record]:
+) -> Sequence[AgreementRecord]:
     """Run FP32 and INT8 on the engines that are installed; return how INT8 agrees with its simulation."""
     from quantsam.diagnostics.agreement import measure_agreement
     from quantsam.evaluation.experiment import score_plans

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from quantsam.data.open import ImageSource
     from quantsam.models.sam import EfficientViTSam
     from quantsam.plans.plan import Plan
-    from quantsam.results.distributions import SiteDistribution
+    from quantsam.results.distribution_record import SiteDistribution
     from quantsam.results.record import JsonValue, Record
 
 _ORDERS = {
@@ -99,9 +99,8 @@ def command(
     than half a step beyond the grid. The record and --out hold all sites; the table and --json those that --site,
     --sort and --top choose.
     """
-    from quantsam.diagnostics.distribution_records import record_distributions
+    from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.files import atomic_write
-    from quantsam.results.distributions import distributions_of
     from quantsam.runs.run import open_calibration, open_run
 
     if plan_folder is not None:
@@ -124,14 +123,13 @@ def command(
             "seed": calibration.seed,
         }
         wrap = progress("measuring")
-        record = record_distributions(
+        record = measure_distributions(
             run.model, plan, source, store=results, histograms=aside, progress=wrap, notes=notes
         )
-    sites = distributions_of(record)
+    sites = record.sites
     chosen = _chosen(sites, pattern, sort)[:top]
     if as_json:
-        listed = {**record.to_json_dict(), "settings": {**record.settings, "sites": [s.to_json_dict() for s in chosen]}}
-        print_json(listed)
+        print_json({**record.to_json_dict(), "results": {"sites": [site.to_json_dict() for site in chosen]}})
         return
     _report(record, chosen, len(sites), sort, _is_same(plan, source))
     if out is not None:
@@ -170,7 +168,7 @@ def _looked_at(
 
 def _check_site(pattern: str, model: EfficientViTSam, placement: str) -> None:
     """Make sure, before long work, that there is something to list."""
-    from quantsam.diagnostics.distributions import site_names
+    from quantsam.diagnostics.observed import site_names
     from quantsam.errors import nearest
 
     names = site_names(model, placement)

@@ -25,8 +25,8 @@ from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Ta
 from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
-    from quantsam.results.record import JsonValue, Record
-    from quantsam.results.search import SearchEntry
+    from quantsam.results.record import JsonValue
+    from quantsam.results.search_record import SearchEntry, SearchRecord
     from quantsam.search.palette import Palette
 
 _INDEX = "front.json"
@@ -129,24 +129,25 @@ def command(
 def _check_out(out: Path) -> None:
     """Make sure that a search may write a folder, and that replacing an older one deletes nothing of the user's."""
     from quantsam.files import check_holds_only, check_replaceable
+    from quantsam.results.kinds import in_current_form
 
     check_replaceable(out, _INDEX)
     try:
-        entries = json.loads((out / _INDEX).read_text("utf-8"))["settings"]["entries"]
+        entries = in_current_form(json.loads((out / _INDEX).read_text("utf-8")))["results"]["entries"]
         ours = {_INDEX, *(f"{entry['name']}.toml" for entry in entries)}
     except (OSError, ValueError, LookupError, TypeError):
         ours = {_INDEX}
     check_holds_only(out, ours, "schemes")
 
 
-def _write(out: Path, record: Record, palette: Palette) -> None:
+def _write(out: Path, record: SearchRecord, palette: Palette) -> None:
     from quantsam.files import atomic_folder
-    from quantsam.results.search import FOUND, entries_of
+    from quantsam.results.search_record import FOUND
     from quantsam.schemes.write import scheme_to_toml
 
     _check_out(out)
     with atomic_folder(out, replaces=_INDEX) as folder:
-        for entry in entries_of(record):
+        for entry in record.entries:
             if entry.origin == FOUND:
                 choice = tuple(palette.formats.index(name) for name in entry.formats)
                 text = scheme_to_toml(palette.scheme(choice, entry.name))
@@ -154,19 +155,19 @@ def _write(out: Path, record: Record, palette: Palette) -> None:
         (folder / _INDEX).write_text(json.dumps(record.to_json_dict(), indent=1), "utf-8")
 
 
-def _an_entry(record: Record) -> str:
+def _an_entry(record: SearchRecord) -> str:
     """Return the file's name of the chosen scheme if it was found by this search, else of any that was."""
-    from quantsam.results.search import FOUND, entries_of
+    from quantsam.results.search_record import FOUND
 
-    names = [entry.name for entry in entries_of(record) if entry.origin == FOUND]
+    names = [entry.name for entry in record.entries if entry.origin == FOUND]
     chosen = record.scheme if record.scheme in names else names[0] if names else "NAME"
     return f"{chosen}.toml"
 
 
-def _report(record: Record) -> None:
-    from quantsam.results.search import dominating, entries_of
+def _report(record: SearchRecord) -> None:
+    from quantsam.results.search_record import dominating
 
-    entries = entries_of(record)
+    entries = record.entries
     unit = record.settings["unit"]
     seen, unseen = record.settings["searched_pictures"], record.settings["held_out_pictures"]
     title = f"{record.model} on {record.dataset}: {seen} pictures searched, {unseen} held out"
@@ -184,11 +185,11 @@ def _report(record: Record) -> None:
         better = dominating(entry, entries) if entry.origin == "hand-made" else None
         if better is not None:
             click.echo(f"{better.name} loses no more than {entry.name}, at {better.cost / entry.cost:.0%} of its cost")
-    if record.scheme != "front":
+    if record.scheme is not None:
         click.echo(f"chosen: {record.scheme}")
 
 
-def _cells(entry: SearchEntry, unit: str, whole: float, count: int, chosen: str) -> Sequence[object]:
+def _cells(entry: SearchEntry, unit: str, whole: float, count: int, chosen: str | None) -> Sequence[object]:
     def points(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 

@@ -22,8 +22,8 @@ from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Ta
 from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
-    from quantsam.results.record import JsonValue, Record
-    from quantsam.results.sensitivity import RowScore
+    from quantsam.results.record import JsonValue
+    from quantsam.results.sensitivity_record import RowScore, SensitivityRecord
     from quantsam.results.store import ResultStore
 
 
@@ -101,10 +101,8 @@ def command(
         tell_kept(results, ("quantsam results --kind sensitivity", "lists it"))
 
 
-def _report(record: Record) -> None:
-    from quantsam.results.sensitivity import rows_of
-
-    rows = sorted(rows_of(record), key=lambda row: -row.damage)
+def _report(record: SensitivityRecord) -> None:
+    rows = record.worst_first
     which = "alone" if record.settings["mode"] == "in" else "left in float, all others"
     title = f"{record.model} on {record.dataset}: each row {which} in {record.scheme}, {record.settings['method']}"
     columns = ["row", "kind", ">mask loss", ">± SE", ">mIoU drop", ">± SE", ">SQNR dB", ">images"]
@@ -118,19 +116,20 @@ def _cells(row: RowScore) -> Sequence[object]:
     return [row.name, row.kind, *("-" if n is None else f"{n:.2f}" for n in numbers), sqnr, row.images]
 
 
-def _compare(record: Record, store: ResultStore) -> None:
+def _compare(record: SensitivityRecord, store: ResultStore) -> None:
     """Where the store holds an exact study of the same rows, say how well this one ranks."""
-    from quantsam.results.sensitivity import KIND, compare_ranks, rows_of
+    from quantsam.results.sensitivity_record import KIND, SensitivityRecord, compare_ranks
 
     same = ("by", "mode", "part")
     for other in reversed(store.records(kind=KIND, model=record.model, engine=record.engine)):
         if (
-            record.settings["method"] != "exact"
+            isinstance(other, SensitivityRecord)
+            and record.settings["method"] != "exact"
             and other.settings["method"] == "exact"
             and other.plan_digest == record.plan_digest
             and all(other.settings[key] == record.settings[key] for key in same)
         ):
-            found = compare_ranks(rows_of(other), rows_of(record))
+            found = compare_ranks(other.rows, record.rows)
             spearman = "-" if found.spearman is None else f"{found.spearman:.3f}"
             click.echo(
                 f"against the exact study {other.id[:8]} on {other.dataset}: Spearman {spearman} over {found.rows} "

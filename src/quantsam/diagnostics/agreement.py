@@ -18,8 +18,9 @@ from quantsam.evaluation.subject import exactness, plan_fields, sizes
 from quantsam.metrics.summary import CONFIDENCE_95, ObjectScore
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
+from quantsam.results.agreement_record import AgreementRecord
 from quantsam.results.machine import environment
-from quantsam.results.record import JsonValue, Record
+from quantsam.results.record import JsonValue
 from quantsam.results.store import ResultStore
 
 
@@ -34,7 +35,7 @@ def measure_agreement(
     store: ResultStore | None = None,
     progress: Progress | None = None,
     settings: dict[str, JsonValue] | None = None,
-) -> list[Record]:
+) -> list[AgreementRecord]:
     """Score plans in the simulator and on their engines, in one pass over a dataset.
 
     Args:
@@ -50,7 +51,7 @@ def measure_agreement(
         settings: Added to each record's settings.
 
     Returns:
-        A record of kind `agree` for each plan and prompt. Figures: `miou_fp32`, `miou_simulated`, `miou` (of the
+        A record for each plan and prompt, with a `verdict`. Figures: `miou_fp32`, `miou_simulated`, `miou` (of the
         engine), `gap` (engine less simulation, in points) with `gap_standard_error` and the bounds of its 95 %
         interval `gap_low`, `gap_high`, `mask_iou` (mean IoU of the two masks) and `identical` (masks equal in
         every pixel, in percent); of exact integers the same with `exact_` before them, and where sums saturate on this
@@ -83,7 +84,7 @@ def measure_agreement(
 
 def _record(
     model: EfficientViTSam, table: Table, plan: Plan, prompt: str, dataset: Dataset, settings: dict[str, JsonValue]
-) -> Record:
+) -> AgreementRecord:
     name = plan_name(plan)
     engine = table.columns[f"{name}/{ENGINE}"]
     assert isinstance(engine.encoder, EngineEncoder)
@@ -105,12 +106,10 @@ def _record(
     figures["convolutions_integer"] = sum(e.is_integer for e in ran)
     more: dict[str, JsonValue] = {
         "threads": torch.get_num_threads(),
-        "silently_float": list(quantized_but_float(plan, ran)),
         **exactness(plan, engine.encoder.exact),
         **settings,
     }
-    return Record(
-        kind="agree",
+    return AgreementRecord(
         model=model.name,
         weights_digest=model.weights_digest(),
         dataset=dataset.name,
@@ -119,6 +118,7 @@ def _record(
         figures=figures | sizes(subject),
         environment=environment(engine.encoder.engine),
         settings=more,
+        results={"silently_float": list(quantized_but_float(plan, ran)), "between": table.beside[name]},
         scores=tuple(engine.scores[prompt]),
         **plan_fields(subject),
     )

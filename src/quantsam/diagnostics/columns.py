@@ -98,6 +98,7 @@ class Table:
                 single = make_engine_encoder(model, plan, target, threads=1)
                 self._noise(name, SIMULATED, Column(simulated, 1, noise_images))
                 self._noise(name, ENGINE, Column(single, 1, noise_images))
+        self.beside = {plan_name(a): [b.placement for b in plans if b.scheme == a.scheme and b is not a] for a in plans}
         for a, b in itertools.permutations(plans, 2):
             if a.scheme == b.scheme:
                 first, second = plan_name(a), plan_name(b)

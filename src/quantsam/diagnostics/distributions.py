@@ -1,163 +1,102 @@
-"""How the values of all weights and activations are distributed, and what a plan's grids cover of them."""
+"""How all weights and activations are distributed under a plan, as a record."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sized
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from quantsam.diagnostics.site_meter import SiteMeter
-from quantsam.errors import CalibrationError, InputError
-from quantsam.models.encoder import ImageEncoder
-from quantsam.models.graph import with_modules
+from quantsam.data.open import ImageSource
+from quantsam.diagnostics.observed import observe_distributions, save_histograms
+from quantsam.evaluation.subject import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.layers import Layer, LayerSite, discover_layers
-from quantsam.plans.observation import CalibrationImage, Progress, encoder_input
-from quantsam.plans.placements import get_placement
+from quantsam.plans.observation import Progress
 from quantsam.plans.plan import Plan
-from quantsam.plans.prepare import prepare
-from quantsam.plans.transforms import transformed
-from quantsam.results.distributions import SiteDistribution
-
-
-@dataclass(slots=True, eq=False)
-class Distributions:
-    """What was seen of a stream of images.
-
-    Attributes:
-        meters: One a site, in the order of the forward pass.
-        images: How many were seen.
-    """
-
-    meters: tuple[SiteMeter, ...]
-    images: int = 0
-
-    def state_bytes(self) -> int:
-        """Return the memory that it takes: the same for one image and for thousands."""
-        return sum(meter.state_bytes() for meter in self.meters)
-
-    def summaries(self) -> list[SiteDistribution]:
-        """Return what a record keeps of each site."""
-        return [meter.summary() for meter in self.meters]
-
-
-class _MeterSite(nn.Module):
-    """A site that shows what passes it to a meter."""
-
-    def __init__(self, meter: SiteMeter) -> None:
-        super().__init__()
-        self.meter = meter
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` unchanged."""
-        self.meter.observe(x)
-        return x
+from quantsam.results.distribution_record import DistributionRecord, SiteDistribution
+from quantsam.results.machine import environment
+from quantsam.results.record import JsonValue, identity
+from quantsam.results.store import ResultStore
 
 
 def measure_distributions(
-    model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], *, progress: Progress | None = None
-) -> list[SiteDistribution]:
-    """Return how the values of every site are distributed: each weight, and each activation over all images.
-
-    The encoder runs in float, as for calibration; sites only look. Sites that the plan does not quantize are seen too.
+    model: EfficientViTSam,
+    plan: Plan,
+    images: ImageSource,
+    *,
+    store: ResultStore | None = None,
+    histograms: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    notes: dict[str, JsonValue] | None = None,
+) -> DistributionRecord:
+    """Measure how the values of every site are distributed: each weight, and each activation over all images.
 
     Args:
         model: In float.
         plan: Calibrated, for this model.
-        images: As for calibration; any number, memory does not grow with it.
-        progress: Wraps the iteration over the images, given their number where it is known.
+        images: What to look at.
+        store: Where the record is appended; if it holds this very measurement already, that is returned.
+        histograms: A file for every channel's histogram, see `save_histograms`. A store
+            does not keep these, so where a file is given the sites are measured in any case.
+        progress: Wraps the iteration over the images.
+        notes: Added to the record's settings.
 
     Returns:
-        One entry a site, in the order of the forward pass.
+        A record whose `sites` are what was found.
 
     Raises:
         PlanError: The plan is not calibrated, or was made for another model.
-        InputError: An image is not one.
         CalibrationError: There are no images, or a value is not finite.
+        StoreError: The store cannot be read or written.
     """
-    return observe_distributions(model, plan, images, progress=progress).summaries()
+    record_id = identity(_subject(model, plan, images))
+    found = store.find(record_id) if store is not None else None
+    if isinstance(found, DistributionRecord) and histograms is None:
+        return found
+    seen = observe_distributions(model, plan, images, progress=progress)
+    if histograms is not None:
+        save_histograms(seen, histograms)
+    sites = seen.summaries()
+    roles = {site.role for site in plan.sites}
+    record = DistributionRecord(
+        id=record_id,
+        model=model.name,
+        weights_digest=model.weights_digest(),
+        **fields_of_plan(plan),
+        dataset=images.name,
+        dataset_digest=images.digest,
+        prompt=None,
+        figures={"sites": len(sites), "images": seen.images, **_figures(sites)},
+        settings={
+            **({"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}),
+            **(notes or {}),
+        },
+        results={"sites": [site.to_json_dict() for site in sites]},
+    )
+    if store is not None and found is None:
+        store.append(record)
+    return record
 
 
-def observe_distributions(
-    model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], *, progress: Progress | None = None
-) -> Distributions:
-    """Return all that was seen, with every channel's histogram; see `measure_distributions`, which sums it up.
-
-    What is kept takes 198 MiB for L0 and 563 MiB for XL1.
-    """
-    if isinstance(images, (str, bytes, os.PathLike)):
-        raise InputError(
-            f"images must be a sequence of pictures, got the single {os.fspath(images)!r}: "
-            "give a list of files, or quantsam.open_images(...)"
-        )
-    plan.check_calibrated()
-    encoder = prepare(model, plan)
-    device = next(encoder.parameters()).device
-    meters = _meters(encoder, plan, device)
-    seen = Distributions(tuple(meters.values()))
-    found = {f"{layer.address}/{site.name}": site for layer, site in _sites(encoder)}
-    for key, site in found.items():  # first: what is wrong with weights is known at once
-        if site.role == "weight":
-            meters[key].observe(encoder.get_submodule(site.path).get_parameter("weight").unsqueeze(0))
-    watched = with_modules(
-        encoder, {site.path: _MeterSite(meters[key]) for key, site in found.items() if site.role == "activation"}
-    ).eval()
-    wrapped = progress(images, len(images) if isinstance(images, Sized) else None) if progress else images
-    with torch.inference_mode():
-        for image in wrapped:
-            x = encoder_input(image, encoder.variant.input_size)
-            watched(x.to(device))
-            seen.images += len(x)
-    if not seen.images:
-        raise CalibrationError("distributions need at least one image, got none: name a folder or 'scenes:16'")
-    return seen
+def _figures(sites: Sequence[SiteDistribution]) -> dict[str, float | int | None]:
+    """Percent of all quantized activations' values that are clipped, and the largest outlier ratio of any site."""
+    rounded = [(s.clipped, s.values) for s in sites if s.role == "activation" and s.clipped is not None]
+    values = sum(count for _, count in rounded)
+    return {
+        "clipped_percent": 100 * sum(share * count for share, count in rounded) / values if values else None,
+        "outlier_ratio": max((s.outlier_ratio for s in sites if s.outlier_ratio is not None), default=None),
+    }
 
 
-def site_names(model: EfficientViTSam, placement: str) -> list[str]:
-    """Return the names of all sites that are measured, in the order of the forward pass.
-
-    Raises:
-        InputError: There is no such placement.
-    """
-    encoder = transformed(model.float_encoder, get_placement(placement).transforms)
-    return [f"{layer.address}/{site.name}" for layer, site in _sites(encoder)]
-
-
-def save_histograms(seen: Distributions, path: str | os.PathLike[str]) -> None:
-    """Write every channel's histogram to a `.npz` file for NumPy.
-
-    Of each site, by its name: `stage3:4:2/input.counts` (C, bins) int64, `.exponents` (C,) int64, `.lows` and `.highs`
-    (C,) float32, the exact extremes. The bins of a channel of exponent k are of equal width and cover [-2^k, 2^k).
-
-    The file is written in place; one that must be whole or not at all is given by `files.atomic_write`.
-    """
-    arrays: dict[str, Any] = {}
-    for meter in seen.meters:
-        histogram = meter.histogram
-        assert histogram is not None, "values were seen"
-        assert histogram.exponents is not None, "values were seen"
-        low, high = histogram.range()
-        parts = {"counts": meter.counts, "exponents": histogram.exponents, "lows": low, "highs": high}
-        arrays |= {f"{meter.site}.{name}": part.cpu().numpy() for name, part in parts.items()}
-    with Path(path).open("wb") as file:  # NumPy would add a suffix of its own to a name
-        np.savez_compressed(file, **arrays)  # mostly zeros: a twentieth of its size
-
-
-def _sites(encoder: ImageEncoder) -> list[tuple[Layer, LayerSite]]:
-    return [(layer, site) for layer in discover_layers(encoder) for site in layer.sites]
-
-
-def _meters(encoder: ImageEncoder, plan: Plan, device: torch.device) -> dict[str, SiteMeter]:
-    grids = {site.key: (site.spec, site.params) for site in plan.sites}
-    meters = {}
-    for layer, site in _sites(encoder):
-        key = f"{layer.address}/{site.name}"
-        spec, params = grids.get(key, (None, None))
-        meters[key] = SiteMeter(key, layer.kind, site.role, spec, None if params is None else params.to(device))
-    return meters
+def _subject(model: EfficientViTSam, plan: Plan, images: ImageSource) -> dict[str, JsonValue]:
+    """Return all that the record depends on."""
+    return {
+        "distributions": [plan.scheme, plan.scheme_digest],
+        "weights_digest": model.weights_digest(),
+        "plan_digest": plan.digest,
+        "dataset": images.name,
+        "dataset_digest": images.digest,
+        "device": str(model.device),
+        "threads": torch.get_num_threads(),
+        **environment(),
+    }

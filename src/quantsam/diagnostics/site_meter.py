@@ -12,7 +12,7 @@ from quantsam.quant.histogram import Histogram
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.quantizers import fake_quantize
 from quantsam.quant.ranges import clipping_range, grid_range
-from quantsam.results.distributions import Bins, OutlierChannel, SiteDistribution
+from quantsam.results.distribution_record import Bins, OutlierChannel, SiteDistribution
 
 OUTLIERS = 4
 MOST_BINS = 128  # in a record

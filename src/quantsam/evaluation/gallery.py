@@ -42,7 +42,7 @@ def make_gallery(
         The objects, worst first; each at most once, however few there are.
     """
     chosen = _chosen(record.scores, {score.annotation_id: score.iou for score in reference}, each)
-    prompt = parse_prompt(record.prompt)
+    prompt = parse_prompt(str(record.prompt))
     predictors = (Predictor(model.with_encoder(model.float_encoder)), Predictor(model))
     entries: dict[int, GalleryEntry] = {}
     for image_id in {score.image_id: None for score, _ in chosen}:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from quantsam.errors import InputError
 from quantsam.report.tasks import LATENCY, Task, group_tasks, latencies_of, make_task
-from quantsam.results.distributions import KIND as DISTRIBUTIONS
+from quantsam.results.agreement_record import AgreementRecord
+from quantsam.results.distribution_record import DistributionRecord
 from quantsam.results.gallery import GalleryEntry
 from quantsam.results.record import Record
-from quantsam.results.search import KIND as SEARCH
-from quantsam.results.sensitivity import KIND as SENSITIVITY
+from quantsam.results.search_record import SearchRecord
+from quantsam.results.sensitivity_record import SensitivityRecord
 from quantsam.results.store import RecordFilter, ResultStore
 
 MOST_RECORDS = 5000
@@ -37,10 +39,10 @@ class ModelResults:
     model: str
     weights_digest: str
     tasks: list[Task] = field(default_factory=list)
-    agreements: list[Record] = field(default_factory=list)
-    studies: list[Record] = field(default_factory=list)
-    searches: list[Record] = field(default_factory=list)
-    distributions: list[Record] = field(default_factory=list)
+    agreements: list[AgreementRecord] = field(default_factory=list)
+    studies: list[SensitivityRecord] = field(default_factory=list)
+    searches: list[SearchRecord] = field(default_factory=list)
+    distributions: list[DistributionRecord] = field(default_factory=list)
     galleries: dict[str, list[GalleryEntry]] = field(default_factory=dict)
 
     @property
@@ -117,10 +119,16 @@ def _model(
     store: ResultStore, name: str, weights_digest: str, records: Sequence[Record], left_out: list[str]
 ) -> ModelResults:
     model = ModelResults(name, weights_digest)
-    kinds = {SENSITIVITY: model.studies, SEARCH: model.searches, DISTRIBUTIONS: model.distributions}
+    lists: dict[type[Record], tuple[list[Any], int]] = {
+        AgreementRecord: (model.agreements, MOST_AGREEMENTS),
+        SensitivityRecord: (model.studies, MOST_STUDIES),
+        SearchRecord: (model.searches, MOST_STUDIES),
+        DistributionRecord: (model.distributions, MOST_STUDIES),
+    }
     for record in reversed(records):
-        (model.agreements if record.kind == "agree" else kinds.get(record.kind, [])).append(record)
-    for kept, most in ((model.agreements, MOST_AGREEMENTS), *((listed, MOST_STUDIES) for listed in kinds.values())):
+        if type(record) in lists:
+            lists[type(record)][0].append(record)
+    for kept, most in lists.values():
         if len(kept) > most:
             left_out.append(f"{name}: {len(kept) - most} older records of kind {kept[0].kind} are left out.")
             del kept[most:]

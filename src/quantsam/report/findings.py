@@ -9,10 +9,9 @@ from typing import Literal
 from quantsam.metrics.summary import CONFIDENCE_95
 from quantsam.report.content import ModelResults
 from quantsam.report.tasks import Result, Task
-from quantsam.results.agreement import DIFFERS, MARGIN, UNDECIDED, agreement_verdict
-from quantsam.results.distributions import distributions_of
+from quantsam.results.agreement_record import DIFFERS, MARGIN, UNDECIDED, AgreementRecord
 from quantsam.results.record import Record
-from quantsam.results.sensitivity import rows_of
+from quantsam.results.sensitivity_record import SensitivityRecord
 
 Tone = Literal["good", "slight", "bad", "plain"]
 _UNNOTICED, _HELD = 0.3, 1.0  # points
@@ -134,11 +133,11 @@ def _of_speed(task: Task) -> Iterator[Finding]:
     yield Finding("good" if pays else "slight", text)
 
 
-def _of_engines(agreements: Sequence[Record]) -> Iterator[Finding]:
+def _of_engines(agreements: Sequence[AgreementRecord]) -> Iterator[Finding]:
     compared = [record for record in agreements if record.figures.get("gap") is not None]
     if not compared:
         return
-    verdicts = [(record, agreement_verdict(record)) for record in compared]
+    verdicts = [(record, record.verdict) for record in compared]
     failing = [(record, said) for record, said in verdicts if said.answer == DIFFERS]
     open_ones = [(record, said) for record, said in verdicts if said.answer == UNDECIDED]
     for record, said in failing[:3]:
@@ -161,9 +160,9 @@ def _compared(record: Record) -> str:
     return f"{record.label} on {record.engine}, {record.prompt} prompts on {record.dataset},"
 
 
-def _of_studies(studies: Sequence[Record]) -> Iterator[Finding]:
+def _of_studies(studies: Sequence[SensitivityRecord]) -> Iterator[Finding]:
     for record in studies[:1]:
-        rows = [row for row in rows_of(record) if row.drop is not None]
+        rows = [row for row in record.rows if row.drop is not None]
         if not rows or record.settings.get("mode") != "in":
             continue
         by = record.settings.get("by", "layer")
@@ -180,7 +179,7 @@ def _of_distributions(model: ModelResults) -> Iterator[Finding]:
     for record in model.distributions[:1]:
         sites = [
             site
-            for site in distributions_of(record)
+            for site in record.sites
             if site.role == "activation" and site.format is not None and not site.per_channel and site.outliers
         ]
         worst = max(sites, key=lambda s: s.outlier_ratio or 0.0, default=None)

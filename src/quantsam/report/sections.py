@@ -28,7 +28,7 @@ from quantsam.report.tables import (
     study_table,
 )
 from quantsam.report.tasks import Task
-from quantsam.results.distributions import SiteDistribution, distributions_of
+from quantsam.results.distribution_record import SiteDistribution
 
 _SITES_LISTED = 12
 
@@ -163,7 +163,7 @@ def _agreements(subject: ModelResults, anchor: str) -> Iterator[Block]:
 
 def _distributions(subject: ModelResults, anchor: str) -> Iterator[Block]:
     for number, record in enumerate(subject.distributions, start=1):
-        sites = sorted(distributions_of(record), key=_standing_out)
+        sites = sorted(record.sites, key=_standing_out)
         if sites:
             name = f"{anchor}--values-{number}"
             charts = (histogram_chart(f"{name}-histogram", sites), channels_chart(f"{name}-channels", sites))

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from quantsam.report.content import ModelResults
 from quantsam.report.findings import Finding, Tone, points, smallest_that_holds, uniform_int8, verdict
 from quantsam.report.tasks import Result, Task
-from quantsam.results.agreement import AGREES, DIFFERS, MARGIN, UNDECIDED, agreement_verdict
-from quantsam.results.distributions import SiteDistribution
-from quantsam.results.record import Record
-from quantsam.results.search import FOUND, SearchEntry, dominating, entries_of
-from quantsam.results.sensitivity import rows_of
+from quantsam.results.agreement_record import AGREES, DIFFERS, MARGIN, UNDECIDED, AgreementRecord
+from quantsam.results.distribution_record import SiteDistribution
+from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord, dominating
+from quantsam.results.sensitivity_record import SensitivityRecord
 from quantsam.runtime.engines import ENGINES
 
 MOST_ROWS = 100
@@ -93,25 +92,24 @@ def _verdict(result: Result) -> tuple[Tone, str]:
     return said.tone, said.text
 
 
-def agreement_table(records: Sequence[Record]) -> Table:
+def agreement_table(records: Sequence[AgreementRecord]) -> Table:
     """Simulation and engine side by side."""
-    columns: dict[str, Callable[[Record], str]] = {
+    columns: dict[str, Callable[[AgreementRecord], str]] = {
         "scheme": lambda r: r.label,
         "engine": lambda r: r.engine,
-        "prompt": lambda r: r.prompt,
-        "data": lambda r: r.dataset,
+        "prompt": lambda r: r.prompt or "",
+        "data": lambda r: r.dataset or "",
         ">objects": lambda r: _number(r.figures.get("count"), ",.0f"),
         ">simulated": lambda r: _number(r.figures.get("miou_simulated")),
         ">engine": lambda r: _number(r.figures.get("miou")),
         ">gap": lambda r: points(r.figures.get("gap") or 0.0, r.figures.get("gap_standard_error")),
         ">IoU of masks %": lambda r: _number(r.figures.get("mask_iou")),
-        "verdict": lambda r: str(agreement_verdict(r).answer),
+        "verdict": lambda r: str(r.verdict.answer),
         ">in integers": lambda r: _of(r.figures.get("convolutions_integer"), r.figures.get("convolutions_quantized")),
     }
     compared = [record for record in records if record.figures.get("gap") is not None]
     rows = tuple(
-        TableRow(tuple(cell(r) for cell in columns.values()), _AGREEMENT_TONES[agreement_verdict(r).answer])
-        for r in compared
+        TableRow(tuple(cell(r) for cell in columns.values()), _AGREEMENT_TONES[r.verdict.answer]) for r in compared
     )
     note = "Each engine beside a simulation that rounds where it does, so simulations differ too. Gap: ± one standard "
     note += f"error. Agrees: the whole 95 % interval within {MARGIN:g} points, and masks as alike as the noise of "
@@ -124,7 +122,7 @@ def _of(part: float | int | None, whole: float | int | None) -> str:
     return "" if part is None or whole is None else f"{part} of {whole}"
 
 
-def study_table(record: Record) -> Table:
+def study_table(record: SensitivityRecord) -> Table:
     """The rows of a study, the worst first."""
     by = str(record.settings.get("by", "layer"))
     columns = (by, "kind", ">mIoU lost", ">± SE", ">mask loss", ">SQNR dB", ">pictures")
@@ -140,7 +138,7 @@ def study_table(record: Record) -> Table:
                 str(row.images),
             )
         )
-        for row in sorted(rows_of(record), key=lambda row: -row.damage)
+        for row in record.worst_first
     ]
     note = "Ordered by mask loss, 100 less the mean IoU of the masks with FP32's own, which is less noisy than mIoU."
     if record.settings.get("method") == "race":
@@ -148,9 +146,9 @@ def study_table(record: Record) -> Table:
     return Table(f"{record.scheme} on {record.dataset}, by mask loss", columns, tuple(rows), note)
 
 
-def search_table(record: Record) -> Table:
+def search_table(record: SearchRecord) -> Table:
     """What a search found, beside the hand-made schemes."""
-    entries = entries_of(record)
+    entries = record.entries
     columns = ("scheme", "origin", ">encoder MiB", ">mIoU lost", ">± SE", ">held out: lost", ">± SE", "")
     rows = []
     for entry in entries:

@@ -10,7 +10,7 @@ from typing import Any
 from quantsam.errors import InputError, StoreError
 from quantsam.metrics.summary import ObjectScore, compare_paired
 from quantsam.results.record import Record
-from quantsam.results.search import pareto
+from quantsam.results.search_record import pareto
 from quantsam.results.store import ResultStore
 
 FLOAT, SIMULATED, PYTORCH, LATENCY = "fp32", "simulated", "PyTorch", "latency"
@@ -125,7 +125,7 @@ def make_task(store: ResultStore, records: Sequence[Record], latencies: Latencie
     results = [dataclasses.replace(r, on_front=r.record.id in front) for r in results]
     results.sort(key=lambda r: (not r.is_float, r.way not in (SIMULATED, PYTORCH), r.way, r.size_mib or 0.0, r.label))
     detector = str(first.settings.get("detections") or "")
-    return Task(first.dataset, first.prompt, detector, "mIoU" if metric == "miou" else "AP", tuple(results))
+    return Task(str(first.dataset), str(first.prompt), detector, "mIoU" if metric == "miou" else "AP", tuple(results))
 
 
 def metric_of(record: Record) -> str | None:

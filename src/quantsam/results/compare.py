@@ -14,8 +14,8 @@ def compare(a: Record, b: Record) -> PairedDifference:
         InputError: The two records do not score the same objects of the same dataset.
     """
     if a.dataset_digest != b.dataset_digest:
+        one, other = (f"{r.dataset} ({(r.dataset_digest or 'no digest')[:12]})" for r in (a, b))
         raise InputError(
-            f"paired records must be of the same data, got {a.dataset} ({a.dataset_digest[:12]}) and "
-            f"{b.dataset} ({b.dataset_digest[:12]}): evaluate both on one dataset"
+            f"paired records must be of the same data, got {one} and {other}: evaluate both on one dataset"
         )
     return compare_paired(a.scores, b.scores)

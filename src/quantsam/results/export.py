@@ -22,7 +22,10 @@ MARKDOWN_COLUMNS = (
 )
 """What a Markdown export shows, where any record has it; the other formats hold everything."""
 
-_MAPPINGS = {"figures": "", "times": "", "environment": "environment.", "settings": "settings."}
+_MAPPINGS = {
+    **{"figures": "", "times": "", "environment": "environment."},
+    **{"settings": "settings.", "results": "results."},
+}
 
 
 def records_to_rows(records: Iterable[Record]) -> list[Row]:

@@ -10,21 +10,27 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, TypeAlias, TypeVar
 
 from quantsam.errors import InputError, StoreError
 from quantsam.files import storable
 from quantsam.metrics.summary import ObjectScore
+from quantsam.results.html import html_table
 from quantsam.results.machine import environment
 
 T = TypeVar("T")
 JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON; whole letters beyond 16 bits are written so too
-_NAMES = ("kind", "model", "scheme", "engine", "dataset", "prompt")
-_TEXTS = ("weights_digest", "dataset_digest", "notes")
-_OPTIONAL_TEXTS = ("scheme_digest", "plan_digest", "placement", "calibration", "calibration_digest")
+_NAMES = ("kind", "model", "engine")
+_OPTIONAL_NAMES = ("scheme", "dataset", "prompt")
+_TEXTS = ("weights_digest", "notes")
+_OPTIONAL_TEXTS = (
+    *("scheme_digest", "plan_digest", "placement", "dataset_digest", "calibration", "calibration_digest"),
+)
 
 
 def new_id() -> str:
@@ -55,21 +61,23 @@ class Record:
         kind: What was done: `evaluate`.
         model: Name of the model: `L0`.
         weights_digest: Hex digest of its weights.
-        scheme: Name of the quantization scheme: `int8`, or `fp32` for none.
+        scheme: Name of the quantization scheme: `int8`, or `fp32` for none; None where none was chosen of several.
         scheme_digest: Hex digest of the scheme's content.
         plan_digest: Hex digest of the calibrated plan.
         placement: Name of the placement: `onnxruntime`.
         engine: What computed the embeddings: `pytorch`.
-        dataset: Name of the dataset.
+        dataset: Name of the dataset; None where nothing was looked at.
         dataset_digest: Its digest; changes with the images or the objects.
-        prompt: Which prompts were given: `box`.
+        prompt: Which prompts were given: `box`; None where none were.
         calibration: Name of the calibration data.
         calibration_digest: Its digest.
         figures: What was measured, by name, units in the name: `miou` (0..100), `miou_small`, `count`,
             `standard_error`, `saved_mib`, `size_bytes`, ...; finite, or `None` for "no objects".
         times: Durations by name, units in the name: `encoder_ms_median`, `wall_s`.
         environment: As `environment()` gives it.
-        settings: What else a repetition needs: `seed`, `limit`, switches; JSON values.
+        settings: What else a repetition needs: `seed`, `images`, switches; JSON values.
+        results: What was found that is no single figure: rows, schemes, sites; JSON values. The records of each kind
+            give them as typed values.
         notes: Free text.
         scores: The score of every object; kept beside the record in a store, not in its JSON form.
 
@@ -82,26 +90,27 @@ class Record:
     kind: str = "evaluate"
     model: str
     weights_digest: str
-    scheme: str
+    scheme: str | None
     scheme_digest: str | None = None
     plan_digest: str | None = None
     placement: str | None = None
     engine: str = "pytorch"
-    dataset: str
-    dataset_digest: str
-    prompt: str = "box"
+    dataset: str | None = None
+    dataset_digest: str | None = None
+    prompt: str | None = "box"
     calibration: str | None = None
     calibration_digest: str | None = None
     figures: Mapping[str, float | int | None]
     times: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=lambda: environment())
     settings: Mapping[str, JsonValue] = field(default_factory=dict)
+    results: Mapping[str, JsonValue] = field(default_factory=dict)
     notes: str = ""
     scores: tuple[ObjectScore, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_texts()
-        for name in (*_NAMES, *_TEXTS, *_OPTIONAL_TEXTS):
+        for name in (*_NAMES, *_OPTIONAL_NAMES, *_TEXTS, *_OPTIONAL_TEXTS):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, storable(value))
@@ -112,7 +121,8 @@ class Record:
                 "environment",
                 {key: _text(key, value) for key, value in _items("environment", self.environment)},
             ),
-            ("settings", _plain_json(dict(_items("settings", self.settings)))),
+            ("settings", _plain_json("settings", dict(_items("settings", self.settings)))),
+            ("results", _plain_json("results", dict(_items("results", self.results)))),
         ):
             object.__setattr__(self, name, clean)
         shared = ({*self.figures} & {*self.times}) | ({*self.figures, *self.times} & RECORD_FIELDS.keys())
@@ -128,7 +138,8 @@ class Record:
         Only weights (W) or activations (A) quantized, a precision of the rest other than f32, weights for VNNI alone.
         """
         kept = [role for role in ("weights", "activations") if self.settings.get(role, True)]
-        label = self.scheme if len(kept) != 1 else f"{self.scheme} ({kept[0][0].upper()} only)"
+        scheme = self.scheme or "several schemes"
+        label = scheme if len(kept) != 1 else f"{scheme} ({kept[0][0].upper()} only)"
         precision = self.settings.get("precision")
         label = f"{label}, {precision}" if precision else label
         return f"{label}, VNNI only" if self.settings.get("processors") == "vnni" else label
@@ -136,11 +147,11 @@ class Record:
     def _check_texts(self) -> None:
         for name in (*_NAMES, *_TEXTS):
             _text(name, getattr(self, name))
-        for name in _OPTIONAL_TEXTS:
+        for name in (*_OPTIONAL_NAMES, *_OPTIONAL_TEXTS):
             if getattr(self, name) is not None:
                 _text(name, getattr(self, name))
-        for name in _NAMES:
-            if not getattr(self, name):
+        for name in (*_NAMES, *_OPTIONAL_NAMES):
+            if getattr(self, name) == "":
                 raise InputError(f"{name} of a record must not be empty")
         if not re.fullmatch(r"[0-9a-f]{8,64}", _text("id", self.id)):
             raise InputError(f"id of a record must be 8 to 64 hex digits, got {self.id!r}")
@@ -154,7 +165,27 @@ class Record:
     def to_json_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values; `from_json_dict` gives an equal record back."""
         values = {name: getattr(self, name) for name in RECORD_FIELDS}
-        return {name: _plain_json(value) if isinstance(value, dict) else value for name, value in values.items()}
+        return {name: _plain_json(name, value) if isinstance(value, dict) else value for name, value in values.items()}
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return what was found as rows of plain values: one a figure, or in records of some kinds what they list."""
+        return [{"figure": name, "value": value} for name, value in {**self.figures, **self.times}.items()]
+
+    def to_pandas(self) -> Any:
+        """Return `table()` as a `pandas.DataFrame`.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        if find_spec("pandas") is None:
+            raise InputError("to_pandas() needs the package pandas, which is not installed: pip install pandas")
+        return import_module("pandas").DataFrame(self.table())
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        where = f" on {self.dataset}" if self.dataset else ""
+        title = f"{self.kind}: {self.model}, {self.label}{where}, {self.engine}"
+        return html_table(title, self.table())
 
     @classmethod
     def from_json_dict(cls, data: Any) -> Record:
@@ -181,33 +212,32 @@ RECORD_FIELDS: dict[str, None] = {f.name: None for f in fields(Record) if f.name
 """Names of a record's fields, in order."""
 
 
-def parsed_items(record: Record, kind: str, key: str, make: Callable[[Any], T]) -> list[T]:
-    """Return what a record of some kind lists in its settings.
+def parsed_items(record: Record, key: str, make: Callable[[Any], T]) -> list[T]:
+    """Return what a record lists in its results.
 
     Args:
         record: The record.
-        kind: What kind it must be of.
         key: Where the list is.
         make: Makes one of the list's entries, or raises `TypeError`, `KeyError`, `ValueError`.
 
     Raises:
-        StoreError: The record is of another kind, or damaged.
+        StoreError: The record is damaged.
     """
-    entries: Any = record.settings.get(key)
-    if record.kind != kind or not isinstance(entries, list):
-        raise StoreError(f"record {record.id} must be of kind {kind!r} and list its {key}, got kind {record.kind!r}")
+    entries: Any = record.results.get(key)
+    if not isinstance(entries, list):
+        raise StoreError(f"record {record.id} of kind {record.kind} is damaged: it does not list its {key}")
     try:
         return [make(entry) for entry in entries]
     except (TypeError, KeyError, ValueError) as error:
         raise StoreError(f"record {record.id} is damaged: {error}") from error
 
 
-def _shown_all(value: Any) -> Any:
+def _storable_all(value: Any) -> Any:
     """Return JSON values whose texts any encoding takes."""
     if isinstance(value, dict):
-        return {storable(key): _shown_all(item) for key, item in value.items()}
+        return {storable(key): _storable_all(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shown_all(item) for item in value]
+        return [_storable_all(item) for item in value]
     return storable(value) if isinstance(value, str) else value
 
 
@@ -234,13 +264,13 @@ def _required(name: str, value: Any) -> float | int:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def _plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a deep copy in JSON's own types: tuples become lists, as they would after reading."""
     try:
         text = json.dumps(value, allow_nan=False)
         plain: dict[str, Any] = json.loads(text)
         if _SURROGATE.search(text):
-            plain = _shown_all(plain)
+            plain = _storable_all(plain)
     except (TypeError, ValueError) as error:
-        raise InputError(f"settings of a record must be JSON values: {error}") from error
+        raise InputError(f"{name} of a record must be JSON values: {error}") from error
     return plain

@@ -18,6 +18,7 @@ from quantsam.metrics.summary import ObjectScore
 from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
 from quantsam.results.gallery import GalleryEntry, parse_entry
+from quantsam.results.kinds import in_current_form, read_record
 from quantsam.results.record import Record
 
 
@@ -36,6 +37,7 @@ class RecordFilter(TypedDict, total=False):
 STORE_VARIABLE = "QUANTSAM_STORE"
 _NAME = "results.sqlite"
 _COLUMNS = tuple(RecordFilter.__annotations__)
+_NEVER_NULL = ("scheme", "dataset", "prompt")  # in the table, where a record may have none
 _SUBJECT = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
 _SUBJECT_SETTINGS = (
     *("weights", "activations", "precision", "detections_digest", "by", "mode", "part", "method", "cost", "batch"),
@@ -120,7 +122,7 @@ class ResultStore:
             raise InputError(f"scores of record {record.id} must name an object once, got {repeated} repeated")
         values = (
             record.id,
-            *(getattr(record, column) for column in _COLUMNS),
+            *(getattr(record, column) or ("" if column in _NEVER_NULL else None) for column in _COLUMNS),
             json.dumps(record.to_json_dict()),
         )
         with self._file.writing() as connection:
@@ -282,11 +284,11 @@ class ResultStore:
         return exact[0][1:]
 
     def _parse(self, body: str) -> Record:
-        return Record.from_json_dict(self._json(body))
+        return read_record(self._json(body))
 
     def _subject(self, body: str) -> str:
         """Return what a record measured, in a form that can be compared."""
-        values = self._json(body)
+        values = in_current_form(self._json(body))
         settings = values.get("settings") if isinstance(values, dict) else None
         if not isinstance(settings, dict):
             raise StoreError(f"result store {self.path} holds a record that is damaged: it has no settings")

@@ -14,8 +14,8 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.make import resolve_sites
 from quantsam.plans.sizes import account
 from quantsam.results.machine import environment
-from quantsam.results.record import JsonValue, Record
-from quantsam.results.search import FOUND, KIND, SearchEntry
+from quantsam.results.record import JsonValue
+from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord
 from quantsam.runtime.engines import PYTORCH, get_engine
 from quantsam.schemes.load import FLOAT, load_scheme
 from quantsam.search.costs import encoder_ms
@@ -49,7 +49,7 @@ def confirm(
     searched: int,
     held_out: Sequence[int],
     notes: dict[str, JsonValue] | None,
-) -> Record:
+) -> SearchRecord:
     """Measure the front and the known schemes on unseen pictures, and the chosen one on the engine.
 
     Args:
@@ -108,10 +108,9 @@ def confirm(
     found = {
         "searched_pictures": searched,
         "held_out_pictures": len(held_out),
-        "entries": [entry.to_json_dict() for entry in entries],
     }
     entry = next((e for e in entries if chosen is not None and e.name == names[chosen]), None)
-    return _record(model, dataset, finder, chosen, entry, {**found, **(notes or {})})
+    return _record(model, dataset, finder, chosen, entry, entries, {**found, **(notes or {})})
 
 
 def _record(
@@ -120,11 +119,12 @@ def _record(
     finder: Finder,
     chosen: Choice | None,
     entry: SearchEntry | None,
+    entries: Sequence[SearchEntry],
     found: dict[str, Any],
-) -> Record:
+) -> SearchRecord:
     settings, palette, table = finder.settings, finder.palette, finder.table
     figures: dict[str, float | int | None] = {"schemes": len(finder.scores), "float_cost": table.float_cost}
-    fields: dict[str, Any] = {"scheme": "front"}
+    fields: dict[str, Any] = {"scheme": None}
     if chosen is not None and entry is not None:
         plan = palette.plan(chosen, entry.name)
         fields = {"scheme": plan.scheme, "scheme_digest": plan.scheme_digest, "plan_digest": plan.digest}
@@ -138,8 +138,7 @@ def _record(
     asked: dict[str, Any] = dataclasses.asdict(settings)
     prompt = parse_prompt(asked.pop("prompts")).name
     asked |= {"budget": finder.budget, "unit": table.unit, "formats": palette.formats, "layers": palette.layers}
-    return Record(
-        kind=KIND,
+    return SearchRecord(
         model=model.name,
         weights_digest=model.weights_digest(),
         placement=palette.plans[0].placement,
@@ -152,6 +151,7 @@ def _record(
         figures=figures,
         environment=environment(*([settings.engine] if settings.engine else [])),
         settings={**asked, **found},
+        results={"entries": [entry.to_json_dict() for entry in entries]},
         **fields,
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from quantsam.errors import InputError
-from quantsam.results.search import pareto
-from quantsam.results.sensitivity import RowScore
+from quantsam.results.search_record import pareto
+from quantsam.results.sensitivity_record import RowScore
 from quantsam.search.costs import CostTable
 from quantsam.search.improve import can_improve, improve
 from quantsam.search.palette import Choice, Palette

@@ -16,8 +16,8 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.results.machine import environment
-from quantsam.results.record import JsonValue, Record
-from quantsam.results.sensitivity import rows_of
+from quantsam.results.record import JsonValue
+from quantsam.results.search_record import SearchRecord
 from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH
 from quantsam.search.budget import Budget
@@ -42,7 +42,7 @@ def search_schemes(
     progress: Callable[[str], Progress] | None = None,
     notes: dict[str, JsonValue] | None = None,
     workers: int | None = None,
-) -> Record:
+) -> SearchRecord:
     """Find formats for all layers.
 
     Every layer is measured alone in every format (`sensitivity`); an integer program then gives the best sum within
@@ -61,8 +61,8 @@ def search_schemes(
         workers: Schemes that are computed side by side; as many as there are processors if None.
 
     Returns:
-        A record of kind `search`; `results.search.entries_of` gives its schemes, `palette.scheme` makes them anew.
-        Its scheme is the chosen one, or `front` where neither budget nor allowed drop was given.
+        A record whose `entries` are schemes, `front` those that none beats, and `chosen` the one asked for;
+        `palette.scheme` makes them anew.
 
     Raises:
         InputError: A setting is wrong, or no scheme is within the budget: the message gives the feasible range.
@@ -133,9 +133,8 @@ def _layer_losses(
         if not plan.sites:
             continue
         wrap = (lambda _, f=palette.formats[number]: progress(f"layers in {f}")) if progress else None
-        for row in rows_of(
-            measure_sensitivity(model, plan, dataset, wanted, store=store, progress=wrap, workers=workers)
-        ):
+        study = measure_sensitivity(model, plan, dataset, wanted, store=store, progress=wrap, workers=workers)
+        for row in study.rows:
             layer = palette.layers.index(row.unit)
             masks[layer, number] = row.mask_loss or 0.0
             noise[layer, number] = 0.0 if row.sqnr_db is None else 10 ** (-row.sqnr_db / 20)

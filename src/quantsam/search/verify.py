@@ -11,7 +11,7 @@ from quantsam.evaluation.prompts import Prompt
 from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.results.record import identity
-from quantsam.results.sensitivity import RowScore
+from quantsam.results.sensitivity_record import RowScore
 from quantsam.runtime.engines import PYTORCH
 from quantsam.search.palette import Choice, Palette
 from quantsam.sensitivity.measure import RowMeter

@@ -22,8 +22,8 @@ from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
-from quantsam.results.record import JsonValue, Record, identity
-from quantsam.results.sensitivity import KIND, RowScore
+from quantsam.results.record import JsonValue, identity
+from quantsam.results.sensitivity_record import RowScore, SensitivityRecord
 from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH
 from quantsam.sensitivity.gradient import gradient_noise
@@ -79,7 +79,7 @@ def measure_sensitivity(
     notes: dict[str, JsonValue] | None = None,
     record_id: str | None = None,
     workers: int | None = None,
-) -> Record:
+) -> SensitivityRecord:
     """Find out which layers hurt.
 
     Args:
@@ -96,8 +96,7 @@ def measure_sensitivity(
         workers: Rows that are computed side by side; as many as there are processors if None.
 
     Returns:
-        A record of kind `sensitivity`; `results.sensitivity.rows_of` gives its rows. Figures of a row are paired with
-        FP32's, object by object.
+        A record whose `rows` are what was found. Figures of a row are paired with FP32's, object by object.
 
     Raises:
         InputError: A setting is not known, or nothing is quantized.
@@ -112,10 +111,10 @@ def measure_sensitivity(
     subject = _subject(model, plan, dataset, settings)
     record_id = record_id or identity(subject)
     found = store.find(record_id) if store is not None else None
-    if found is not None:
+    if isinstance(found, SensitivityRecord):
         return found
 
-    def finish(scores: Sequence[RowScore], figures: dict[str, float | int | None]) -> Record:
+    def finish(scores: Sequence[RowScore], figures: dict[str, float | int | None]) -> SensitivityRecord:
         record = _record(model, plan, dataset, settings, record_id, scores, figures, notes)
         if store is not None:
             store.append(record)
@@ -222,12 +221,11 @@ def _record(
     scores: Sequence[RowScore],
     figures: dict[str, float | int | None],
     notes: dict[str, JsonValue] | None,
-) -> Record:
+) -> SensitivityRecord:
     info = plan.calibration
     chosen = dataclasses.asdict(settings)
-    return Record(
+    return SensitivityRecord(
         id=record_id,
-        kind=KIND,
         model=model.name,
         weights_digest=model.weights_digest(),
         scheme=plan.scheme,
@@ -242,5 +240,6 @@ def _record(
         calibration_digest=info.digest if info else None,
         figures={"rows": len(scores), **figures},
         environment=environment() if settings.engine == PYTORCH else environment(settings.engine),
-        settings={**chosen, **(notes or {}), "rows": [score.to_json_dict() for score in scores]},
+        settings={**chosen, **(notes or {})},
+        results={"rows": [score.to_json_dict() for score in scores]},
     )

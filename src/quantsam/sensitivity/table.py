@@ -12,7 +12,7 @@ from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import scored_annotations
 from quantsam.evaluation.journal import Outcome, Outcomes
 from quantsam.evaluation.runner import Progress
-from quantsam.results.sensitivity import RowScore
+from quantsam.results.sensitivity_record import RowScore
 from quantsam.sensitivity.measure import RowMeter
 from quantsam.sensitivity.racing import mean_and_error
 from quantsam.sensitivity.rows import Row

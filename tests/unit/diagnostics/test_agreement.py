@@ -34,7 +34,7 @@ def test_a_record_for_each_plan_and_prompt(records):
         f = record.figures
         assert (record.kind, record.scheme, record.placement) == ("agree", "int8", record.engine)
         assert f["convolutions"] == f["convolutions_quantized"] == f["convolutions_integer"] == 45
-        assert record.settings["silently_float"] == []
+        assert record.results["silently_float"] == []
         assert record.environment[record.engine][0].isdigit()
         assert f["gap_low"] <= f["gap"] <= f["gap_high"]
         assert f["gap"] == pytest.approx(f["miou"] - f["miou_simulated"])

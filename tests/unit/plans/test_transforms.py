@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantsam.diagnostics.distributions import measure_distributions
+from quantsam.diagnostics.observed import observe_distributions
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
@@ -95,7 +95,7 @@ def test_everything_sees_the_transformed_encoder(tiny, gained, image):
     assert torch.equal(exact, codes.float())
     exported = {t.name: onnx.numpy_helper.to_array(t) for t in encoder_to_onnx(tiny, gained).graph.initializer}
     np.testing.assert_array_equal(exported["stage0:0:0/weight:codes"], codes.numpy())
-    seen = {site.site: site for site in measure_distributions(tiny, gained, [image])}
+    seen = {site.site: site for site in observe_distributions(tiny, gained, [image]).summaries()}
     assert seen["stage0:0:0/weight"].high == pytest.approx(float(changed.get_submodule(FIRST).weight.max()))
     assert gained.encoder_digest == plain.encoder_digest
     assert gained.digest != plain.digest

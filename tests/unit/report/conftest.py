@@ -13,21 +13,23 @@ from PIL import Image
 
 from quantsam.data.coco_masks import encode_mask
 from quantsam.metrics.summary import ObjectScore
-from quantsam.results.distributions import Bins, OutlierChannel, SiteDistribution
+from quantsam.results.distribution_record import Bins, OutlierChannel, SiteDistribution
 from quantsam.results.gallery import GalleryEntry
+from quantsam.results.kinds import RECORD_TYPES
 from quantsam.results.record import Record
-from quantsam.results.search import SearchEntry
-from quantsam.results.sensitivity import RowScore
+from quantsam.results.search_record import SearchEntry
+from quantsam.results.sensitivity_record import RowScore
 from quantsam.results.store import ResultStore
 
 MIB = 2**20
 
 
-def make_record(scheme: str = "int8", miou: float = 70.0, size_mib: float = 10.0, **changes: Any) -> Record:
+def make_record(scheme: str | None = "int8", miou: float = 70.0, size_mib: float = 10.0, **changes: Any) -> Record:
     values: dict[str, Any] = {"model": "nano", "weights_digest": "ab" * 8, "dataset": "toy", "dataset_digest": "cd"}
     values["figures"] = {"miou": miou, "count": 4, "size_bytes": round(size_mib * MIB), "fp32_bytes": 40 * MIB}
     values |= {"environment": {"cpu": "Some CPU", "cpu_count": "2", "torch": "2.4"}, "scheme": scheme}
-    return Record(**{**values, **changes})
+    values |= changes
+    return RECORD_TYPES.get(str(values.get("kind")), Record)(**values)
 
 
 def make_scores(ious: list[float]) -> list[ObjectScore]:
@@ -57,9 +59,10 @@ def make_row(unit: str, kind: str, drop: float | None, **changes: Any) -> RowSco
 
 
 def make_study(rows: list[RowScore], **changes: Any) -> Record:
-    settings = {"rows": [row.to_json_dict() for row in rows], "by": "layer", "mode": "in", "method": "exact"}
+    settings = {"by": "layer", "mode": "in", "method": "exact"}
     settings |= changes.pop("settings", {})
-    return make_record(kind="sensitivity", settings=settings, figures={"images": 3}, **changes)
+    results = {"rows": [row.to_json_dict() for row in rows]}
+    return make_record(kind="sensitivity", settings=settings, results=results, figures={"images": 3}, **changes)
 
 
 def make_search(**changes: Any) -> Record:
@@ -72,9 +75,8 @@ def make_search(**changes: Any) -> Record:
         entry("b", "found", 3e6, 0.5, 0.4),
         entry("int8", "uniform", 2e6, 9.0, 8.0),
     ]
-    return make_record(
-        "front", kind="search", settings={"entries": entries, "unit": "bytes", "cost": "size"}, figures={}, **changes
-    )
+    values: dict[str, Any] = {"settings": {"unit": "bytes", "cost": "size"}, "results": {"entries": entries}}
+    return make_record(**{"scheme": None, "kind": "search", "figures": {}, **values, **changes})
 
 
 def make_agreement(gap: float = 0.05, engine: str = "openvino", **changes: Any) -> Record:
@@ -87,7 +89,8 @@ def make_agreement(gap: float = 0.05, engine: str = "openvino", **changes: Any) 
         "convolutions_quantized": 45,
         "convolutions_integer": 45,
     }
-    return make_record(kind="agree", engine=engine, figures=figures, **changes)
+    results: dict[str, Any] = {"silently_float": [], "between": []}
+    return make_record(kind="agree", engine=engine, figures=figures, results=results, **changes)
 
 
 def make_site(site: str = "stage1:0:0/input", ratio: float = 9.0, **changes: Any) -> SiteDistribution:
@@ -100,8 +103,8 @@ def make_site(site: str = "stage1:0:0/input", ratio: float = 9.0, **changes: Any
 
 
 def make_distributions(sites: list[SiteDistribution], **changes: Any) -> Record:
-    settings = {"sites": [site.to_json_dict() for site in sites]}
-    return make_record(kind="distributions", prompt="none", settings=settings, figures={"sites": len(sites)}, **changes)
+    results = {"sites": [site.to_json_dict() for site in sites]}
+    return make_record(kind="distributions", prompt=None, results=results, figures={"sites": len(sites)}, **changes)
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_every_machine_is_named(store):
 ])  # fmt: skip
 def test_damaged_distributions_are_store_errors(store, damage):
     record = make_distributions([make_site()])
-    store.append(dataclasses.replace(record, settings={"sites": [{**record.settings["sites"][0], **damage}]}))
+    store.append(dataclasses.replace(record, results={"sites": [{**record.results["sites"][0], **damage}]}))
     with pytest.raises(StoreError, match="damaged"):
         make_report(store)
 
@@ -166,6 +166,6 @@ def test_damaged_distributions_are_store_errors(store, damage):
 @pytest.mark.parametrize("damage", [{"drop": "x"}, {"kind": 3}, {"images": 1.5}, {"layers": [1]}])
 def test_damaged_studies_are_store_errors(store, damage):
     record = make_study([make_row("a:0:0", "conv", 1.0)])
-    store.append(dataclasses.replace(record, settings={"rows": [{**record.settings["rows"][0], **damage}]}))
+    store.append(dataclasses.replace(record, results={"rows": [{**record.results["rows"][0], **damage}]}))
     with pytest.raises(StoreError, match="damaged"):
         make_report(store)

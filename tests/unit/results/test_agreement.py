@@ -2,8 +2,7 @@ import dataclasses
 
 import pytest
 
-from quantsam.results.agreement import agreement_verdict
-from quantsam.results.record import Record
+from quantsam.results.agreement_record import AgreementRecord
 
 
 def record(gap=0.0, half=0.05, count=1000, settings=None, **figures):
@@ -12,8 +11,8 @@ def record(gap=0.0, half=0.05, count=1000, settings=None, **figures):
         "mask_iou": 99.5, "rounding_mask_iou": 99.4, "convolutions_quantized": 45, "convolutions_integer": 45,
         **figures,
     }  # fmt: skip
-    return Record(
-        kind="agree", model="nano", weights_digest="w", scheme="int8", engine="openvino", dataset="d",
+    return AgreementRecord(
+        model="nano", weights_digest="w", scheme="int8", engine="openvino", dataset="d",
         dataset_digest="x", figures=figures, settings=settings or {},
     )  # fmt: skip
 
@@ -38,23 +37,21 @@ EXACT = {"exact_gap_low": -0.001, "exact_gap_high": 0.001, "exact_mask_iou": 100
     ({"gap_low": None, "gap_high": None}, "too few objects to tell"),
 ])  # fmt: skip
 def test_agreement_is_equivalence_within_a_margin(given, answer):
-    assert agreement_verdict(record(**given)).answer == answer
+    assert record(**given).verdict.answer == answer
 
 
 def test_why_not():
-    said = str(agreement_verdict(record(-9.0, settings={"exact": False, "processors": "vnni"})))
+    said = str(record(-9.0, settings={"exact": False, "processors": "vnni"}).verdict)
     assert said.startswith("does not agree: margin 0.1 points, 95 % interval -9.05 to -8.95; sums of products")
     assert said.endswith("take --processors any")
-    said = str(agreement_verdict(record(-9.0, convolutions_integer=3)))
+    said = str(record(-9.0, convolutions_integer=3).verdict)
     assert said.endswith("the engine computed 42 of 45 quantized convolutions in float")
-    assert str(agreement_verdict(record())) == "agrees"
+    assert str(record().verdict) == "agrees"
 
 
 def test_a_record_of_an_earlier_version_is_told_to_be_measured_again():
     old = record()
     figures = {k: v for k, v in old.figures.items() if k in ("gap", "count", "miou")}
-    assert "no interval of the gap: run agree again" in str(
-        agreement_verdict(dataclasses.replace(old, figures=figures))
-    )
+    assert "no interval of the gap: run agree again" in str(dataclasses.replace(old, figures=figures).verdict)
     figures = {k: v for k, v in old.figures.items() if k != "rounding_mask_iou"}
-    assert "run agree again with --noise-images" in str(agreement_verdict(dataclasses.replace(old, figures=figures)))
+    assert "run agree again with --noise-images" in str(dataclasses.replace(old, figures=figures).verdict)

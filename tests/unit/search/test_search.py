@@ -15,7 +15,7 @@ from quantsam.evaluation.journal import Outcomes
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.plans.layers import count_macs
 from quantsam.plans.sizes import account
-from quantsam.results.search import SearchEntry, dominating, entries_of, pareto
+from quantsam.results.search_record import SearchEntry, dominating, pareto
 from quantsam.results.store import ResultStore
 from quantsam.schemes.load import parse_scheme, uniform_scheme
 from quantsam.schemes.scheme import Scheme
@@ -130,7 +130,7 @@ def test_a_search_end_to_end(model, palette, scenes, store, tmp_path):
     table = size_table(model, palette)
     settings = SearchSettings(budget=Budget(30, relative=True), trials=4, **SMALL)
     record = search_schemes(model, palette, scenes, settings, store=store)
-    entries = entries_of(record)
+    entries = record.entries
     assert [e.cost for e in entries] == sorted(e.cost for e in entries)
     chosen = next(e for e in entries if e.name == record.scheme)
     assert chosen.cost <= 0.3 * table.float_cost
@@ -170,8 +170,8 @@ def test_a_stopped_search_goes_on_to_the_same_schemes(model, palette, scenes, st
         progress=lambda label: lambda items, n: labels.append(label) or items,
     )
     assert {label.split()[0] for label in labels} == {"confirming"}
-    assert again.settings["entries"] == _undisturbed(model, palette, scenes, settings, studied)
-    chosen = next(e for e in entries_of(again) if e.name == again.scheme)
+    assert again.results["entries"] == _undisturbed(model, palette, scenes, settings, studied)
+    chosen = next(e for e in again.entries if e.name == again.scheme)
     assert chosen.drop <= 1.0
 
 
@@ -190,7 +190,7 @@ def test_the_engine_confirms_and_its_latencies_add_up(model, scenes, monkeypatch
         engine="openvino", budget=Budget(60, relative=True), trials=0, first=2, images=2, held_out=1, points=2, rounds=3
     )
     record = search_schemes(model, palette, scenes, settings)
-    chosen = next(e for e in entries_of(record) if e.name == record.scheme)
+    chosen = next(e for e in record.entries if e.name == record.scheme)
     assert chosen.engine_drop == pytest.approx(chosen.held_out_drop, abs=1.0)
     assert chosen.measured_ms > 0
     assert record.engine == "openvino"
@@ -224,7 +224,7 @@ def test_mixed_schemes_measured_together_are_what_each_is_alone(model, palette, 
 
 
 def _undisturbed(model, palette, scenes, settings, store):
-    return search_schemes(model, palette, scenes, settings, store=store).settings["entries"]
+    return search_schemes(model, palette, scenes, settings, store=store).results["entries"]
 
 
 def test_pareto_and_dominance():

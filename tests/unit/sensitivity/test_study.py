@@ -7,7 +7,7 @@ import torch
 
 import quantsam as qs
 from quantsam.errors import InputError
-from quantsam.results.sensitivity import RowScore, compare_ranks, rows_of
+from quantsam.results.sensitivity_record import RowScore, compare_ranks
 from quantsam.results.store import ResultStore
 from quantsam.schemes.load import uniform_scheme
 from quantsam.sensitivity.gradient import gradient_noise
@@ -43,7 +43,7 @@ def _one_thread():
 def test_exact_is_what_evaluating_row_by_row_gives(model, plan, scenes, mode):
     record = measure_sensitivity(model, plan, scenes, StudySettings(by="stage", mode=mode, method="exact"))
     whole = qs.evaluate(model, scenes)
-    for found, row in zip(rows_of(record), make_rows(plan, by="stage", mode=mode), strict=True):
+    for found, row in zip(record.rows, make_rows(plan, by="stage", mode=mode), strict=True):
         alone = qs.evaluate(model.with_encoder(qs.simulate(model, row.plan)), scenes)
         difference = qs.compare(alone, whole)
         assert found.unit == row.unit
@@ -54,7 +54,7 @@ def test_exact_is_what_evaluating_row_by_row_gives(model, plan, scenes, mode):
 
 
 def test_a_row_is_a_scheme_of_its_own(model, plan, scenes):
-    rows = rows_of(measure_sensitivity(model, plan, scenes, StudySettings(by="kind", method="exact")))
+    rows = measure_sensitivity(model, plan, scenes, StudySettings(by="kind", method="exact")).rows
     row = max(rows, key=lambda r: r.damage)
     own = qs.calibrate(model, qs.make_plan(model, f"int4@{row.unit}"), qs.open_images("scenes:2:1"))
     alone = qs.evaluate(model.with_encoder(qs.simulate(model, own)), scenes)
@@ -79,7 +79,7 @@ def test_a_stopped_study_goes_on_to_the_same_rows(model, plan, scenes, tmp_path)
         model, plan, scenes, settings, store=store, progress=lambda label: lambda items, n: seen.append(n) or items
     )
     assert seen == [1]
-    assert again.settings["rows"] == measure_sensitivity(model, plan, scenes, settings).settings["rows"]
+    assert again.results["rows"] == measure_sensitivity(model, plan, scenes, settings).results["rows"]
     assert [r.id for r in store.records(kind="sensitivity")] == [again.id]
     assert not (tmp_path / "r.sqlite-unfinished").exists()
 
@@ -87,10 +87,10 @@ def test_a_stopped_study_goes_on_to_the_same_rows(model, plan, scenes, tmp_path)
 def test_an_engine_computes_the_rows(model, scenes):
     pytest.importorskip("onnxruntime")
     plan = qs.calibrate(model, qs.make_plan(model, "int8", "onnxruntime"), qs.open_images("scenes:2:1"))
-    rows = rows_of(
-        measure_sensitivity(model, plan, scenes, StudySettings(by="stage", method="exact", engine="onnxruntime"))
-    )
-    simulated = rows_of(measure_sensitivity(model, plan, scenes, StudySettings(by="stage", method="exact")))
+    rows = measure_sensitivity(
+        model, plan, scenes, StudySettings(by="stage", method="exact", engine="onnxruntime")
+    ).rows
+    simulated = measure_sensitivity(model, plan, scenes, StudySettings(by="stage", method="exact")).rows
     for a, b in zip(rows, simulated, strict=True):
         assert a.sqnr_db == pytest.approx(b.sqnr_db, abs=1.5)
         assert a.drop == pytest.approx(b.drop, abs=1)
@@ -100,8 +100,8 @@ def test_the_gradient_predicts_the_noise_of_single_sites(model):
     plan = qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:2:1"))
     pictures = qs.open_dataset("scenes:3:9")
     noise = gradient_noise(model, plan, (pictures.image(i) for i in pictures.image_ids), probes=8)
-    exact = rows_of(measure_sensitivity(model, plan, pictures, StudySettings(method="exact")))
-    guessed = rows_of(measure_sensitivity(model, plan, pictures, StudySettings(method="gradient", first=3)))
+    exact = measure_sensitivity(model, plan, pictures, StudySettings(method="exact")).rows
+    guessed = measure_sensitivity(model, plan, pictures, StudySettings(method="gradient", first=3)).rows
     assert noise.keys() == {site.key for site in plan.sites}
     from scipy.stats import spearmanr
 
@@ -111,9 +111,9 @@ def test_the_gradient_predicts_the_noise_of_single_sites(model):
 
 def test_a_race_measures_the_undecided_longer(model, plan, scenes):
     many = qs.open_dataset("scenes:12:9")
-    rows = rows_of(measure_sensitivity(model, plan, many, StudySettings(by="stage", first=2, step=2)))
+    rows = measure_sensitivity(model, plan, many, StudySettings(by="stage", first=2, step=2)).rows
     assert min(r.images for r in rows) >= 2
-    assert rows_of(measure_sensitivity(model, plan, many, StudySettings(by="stage", first=2, step=2))) == rows
+    assert measure_sensitivity(model, plan, many, StudySettings(by="stage", first=2, step=2)).rows == rows
 
 
 def test_who_is_undecided():

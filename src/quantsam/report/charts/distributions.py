@@ -8,7 +8,7 @@ import altair as alt
 
 from quantsam.report.charts.chart import Chart, Row, finished
 from quantsam.report.theme import CLIPPED
-from quantsam.results.distributions import SiteDistribution
+from quantsam.results.distribution_record import SiteDistribution
 
 _MOST_BARS = 200  # channels; more are joined, so that no extreme is lost
 _BLUE = "#0072b2"

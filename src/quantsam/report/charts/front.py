@@ -6,13 +6,12 @@ import altair as alt
 
 from quantsam.report.charts.chart import Chart, Row, by_way, finished
 from quantsam.report.theme import ORIGIN_COLOURS, ORIGIN_SHAPES
-from quantsam.results.record import Record
-from quantsam.results.search import FOUND, SearchEntry, entries_of, pareto
+from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord, pareto
 
 
-def front_chart(name: str, record: Record) -> Chart:
+def front_chart(name: str, record: SearchRecord) -> Chart:
     """What a search found beside the hand-made schemes: points of mIoU lost against the cost."""
-    entries = entries_of(record)
+    entries = record.entries
     unit, divisor = {"bytes": ("MiB", 2**20), "ms": ("ms", 1.0)}.get(str(record.settings.get("unit")), ("G", 1e9))
     rows: list[Row] = [
         {"scheme": e.name, "way": e.origin, "x": e.cost / divisor, "score": _lost(e), "error": _lost_error(e)}

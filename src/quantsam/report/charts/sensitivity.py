@@ -11,7 +11,7 @@ from quantsam.report.charts.chart import Chart, Row, finished
 from quantsam.report.published import thesis_drops
 from quantsam.report.theme import INK, KIND_COLOURS
 from quantsam.results.record import Record
-from quantsam.results.sensitivity import RowScore, rows_of
+from quantsam.results.sensitivity_record import RowScore, SensitivityRecord
 
 _LEAST_REACH = 0.5
 _DROP = ("points of mIoU lost", ".2f")
@@ -19,9 +19,9 @@ _MASKS = ("IoU lost against FP32's masks, points", ".2f")
 _NOISE = ("noise of the embedding, dB (less SQNR)", ".1f")
 
 
-def sensitivity_chart(name: str, record: Record) -> Chart:
+def sensitivity_chart(name: str, record: SensitivityRecord) -> Chart:
     """Draw a study; of an official model quantized layer by layer to int8, the thesis' figures beside it."""
-    scores = rows_of(record)
+    scores = record.rows
     measure, number = _measure(scores)
     published = thesis_drops(record.model) if _is_the_thesis_study(record) and measure == _DROP[0] else {}
     rows = [_row(index, score, measure, published) for index, score in enumerate(scores)]

@@ -13,7 +13,7 @@ from quantsam.report.findings import points
 from quantsam.report.published import is_official, thesis_points
 from quantsam.report.tasks import PYTORCH, Result, Task
 from quantsam.report.theme import ENGINE_COLOURS, ENGINE_SHAPES, INK
-from quantsam.results.search import pareto
+from quantsam.results.search_record import pareto
 
 _LABELLED = 14  # more names than these would lie on top of one another
 _PLOT = (400.0, 270.0)  # pixels that a plot has at least where two charts stand side by side

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from quantsam.results.record import Record
+from quantsam.results.record import Record, parsed_items
+
+KIND = "agree"
 
 Answer = Literal["agrees", "does not agree", "too few objects to tell"]
 AGREES: Answer = "agrees"
@@ -41,8 +44,44 @@ class Verdict:
         return f"{self.answer}: {self.reason}" if self.reason else self.answer
 
 
-def agreement_verdict(record: Record) -> Verdict:
-    """Judge a record of kind `agree`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreementRecord(Record):
+    """An engine compared with the simulation of its plan."""
+
+    kind: str = KIND
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the comparison says of the engine; see `Verdict`."""
+        return _verdict(self)
+
+    @property
+    def silently_float(self) -> list[str]:
+        """Layers that the plan quantizes and the engine ran in float.
+
+        Raises:
+            StoreError: The record is damaged.
+        """
+        return parsed_items(self, "silently_float", str)
+
+    @property
+    def between(self) -> list[str]:
+        """Other engines that ran the same scheme; figures `between_ENGINE_...` compare this one with them.
+
+        Raises:
+            StoreError: The record is damaged.
+        """
+        return parsed_items(self, "between", str)
+
+
+def engines_between(figures: Mapping[str, Any]) -> list[str]:
+    """Return which engines the names of figures of an earlier version compare with."""
+    ends = [re.fullmatch(r"between_(.+)_gap", name) for name in figures]
+    return [found[1] for found in ends if found]
+
+
+def _verdict(record: Record) -> Verdict:
+    """Judge a comparison.
 
     Where the simulation in exact integers was compared too, that comparison counts: it is what the plan promises, and
     has less noise.

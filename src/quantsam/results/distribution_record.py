@@ -1,4 +1,4 @@
-"""How the values of each site are distributed, and what its grid covers of them; kept in a record's settings."""
+"""How the values of each site are distributed, and what its grid covers of them."""
 
 from __future__ import annotations
 
@@ -98,13 +98,25 @@ class SiteDistribution:
         return dataclasses.asdict(self)
 
 
-def distributions_of(record: Record) -> list[SiteDistribution]:
-    """Return the sites of a record of distributions, in the order of the forward pass.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributionRecord(Record):
+    """How weights and activations are distributed."""
 
-    Raises:
-        StoreError: It is no such record, or damaged.
-    """
-    return parsed_items(record, KIND, "sites", _site)
+    kind: str = KIND
+
+    @property
+    def sites(self) -> list[SiteDistribution]:
+        """The sites, in the order of the forward pass.
+
+        Raises:
+            StoreError: The record is damaged.
+        """
+        return parsed_items(self, "sites", _site)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the sites as plain values, without histograms and channels."""
+        left_out = ("bins", "channel_lows", "channel_highs", "outliers")
+        return [{k: v for k, v in dataclasses.asdict(site).items() if k not in left_out} for site in self.sites]
 
 
 def _site(entry: dict[str, Any]) -> SiteDistribution:

@@ -1,10 +1,11 @@
-"""What a search found: schemes beside the hand-made ones; kept in a record's settings."""
+"""What a search found: schemes beside the hand-made ones."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from quantsam.results.record import JsonValue, Record, parsed_items
 from quantsam.results.typed import typed
@@ -56,13 +57,34 @@ class SearchEntry:
         return dataclasses.asdict(self)
 
 
-def entries_of(record: Record) -> list[SearchEntry]:
-    """Return the schemes of a search's record, the cheapest first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRecord(Record):
+    """A search for schemes."""
 
-    Raises:
-        StoreError: It is no such record, or damaged.
-    """
-    return parsed_items(record, KIND, "entries", lambda e: typed(SearchEntry, {**e, "formats": tuple(e["formats"])}))
+    kind: str = KIND
+
+    @property
+    def entries(self) -> list[SearchEntry]:
+        """The schemes, the cheapest first.
+
+        Raises:
+            StoreError: The record is damaged.
+        """
+        return parsed_items(self, "entries", lambda e: typed(SearchEntry, {**e, "formats": tuple(e["formats"])}))
+
+    @property
+    def front(self) -> list[SearchEntry]:
+        """The schemes that no other beats in cost without losing more masks, the cheapest first."""
+        return [entry for entry in self.entries if entry.on_front]
+
+    @property
+    def chosen(self) -> SearchEntry | None:
+        """The scheme within the budget or the allowed drop; None where neither was given."""
+        return next((entry for entry in self.entries if entry.name == self.scheme), None)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the schemes as plain values, without their layers' formats."""
+        return [{k: v for k, v in dataclasses.asdict(entry).items() if k != "formats"} for entry in self.entries]
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

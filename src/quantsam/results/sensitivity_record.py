@@ -1,4 +1,4 @@
-"""What a sensitivity study found of one row; kept in a record's settings."""
+"""What a sensitivity study found, row by row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from quantsam.errors import InputError
 from quantsam.results.record import JsonValue, Record, parsed_items
@@ -61,13 +62,29 @@ class RowScore:
         return dataclasses.asdict(self)
 
 
-def rows_of(record: Record) -> list[RowScore]:
-    """Return the rows of a study's record, in the order of the forward pass.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensitivityRecord(Record):
+    """A study of which layers hurt."""
 
-    Raises:
-        StoreError: It is no such record, or damaged.
-    """
-    return parsed_items(record, KIND, "rows", lambda e: typed(RowScore, {**e, "layers": tuple(e["layers"])}))
+    kind: str = KIND
+
+    @property
+    def rows(self) -> list[RowScore]:
+        """The rows, in the order of the forward pass.
+
+        Raises:
+            StoreError: The record is damaged.
+        """
+        return parsed_items(self, "rows", lambda e: typed(RowScore, {**e, "layers": tuple(e["layers"])}))
+
+    @property
+    def worst_first(self) -> list[RowScore]:
+        """The rows, what hurts most first."""
+        return sorted(self.rows, key=lambda row: -row.damage)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the rows as plain values."""
+        return [dataclasses.asdict(row) for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
