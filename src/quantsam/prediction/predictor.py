@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -13,26 +11,12 @@ from quantsam.data.images import check_image_array
 from quantsam.errors import InputError
 from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.sam import EfficientViTSam
+from quantsam.prediction.prediction import Prediction
 from quantsam.prediction.transforms import mask_resize, preprocess, scale_coordinates
 
 MASK_THRESHOLD = 0.0
 
 PROMPTS_A_BATCH = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """Masks of one prompt.
-
-    Attributes:
-        masks: (M, H, W) bool, or float32 logits where those were asked for.
-        predicted_iou: (M,) float32, the model's own estimate of each mask's quality.
-        low_res_logits: (M, 4 * embed_size, 4 * embed_size) float32; one of them may be the next `mask_input`.
-    """
-
-    masks: NDArray[np.bool_] | NDArray[np.float32]
-    predicted_iou: NDArray[np.float32]
-    low_res_logits: NDArray[np.float32]
 
 
 class Predictor:

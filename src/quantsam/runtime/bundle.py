@@ -16,6 +16,7 @@ from quantsam.data.images import check_image_array
 from quantsam.errors import BundleError, EngineError, InputError
 from quantsam.notices import InexactWarning
 from quantsam.prediction.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
+from quantsam.prediction.prediction import Prediction
 from quantsam.runtime.engines import get_engine, open_session
 from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_GRAPH, DECODER, ENCODER, FileEntry, Manifest, read_manifest
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
@@ -140,21 +141,50 @@ class BundlePredictor:
         *,
         points: ArrayLike | None = None,
         labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        multimask: bool = True,
+        logits: bool = False,
+    ) -> Prediction:
+        """Segment what one prompt points at.
+
+        Args:
+            points: (N, 2) x y in pixels of the picture.
+            labels: (N,) 1 for a point on the object, 0 for one off it.
+            box: (4,) x0 y0 x1 y1 in pixels of the picture.
+            multimask: Three masks for ambiguous prompts; else the single one.
+            logits: Return logits instead of bool masks.
+
+        Raises:
+            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+        """
+        batch = [None if v is None else _numbers(n, v)[None] for n, v in (("points", points), ("box", box))]
+        marks = None if labels is None else _numbers("labels", labels)[None]
+        masks, iou, low_res = self.predict_batch(
+            points=batch[0], labels=marks, boxes=batch[1], multimask=multimask, logits=logits
+        )
+        return Prediction(masks[0], iou[0], low_res[0])
+
+    def predict_batch(
+        self,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
         boxes: ArrayLike | None = None,
         multimask: bool = True,
         logits: bool = False,
-    ) -> tuple[NDArray[Any], Float32]:
-        """Segment what prompts point at.
+    ) -> tuple[NDArray[Any], Float32, Float32]:
+        """Segment what a batch of prompts points at, all on the same picture.
 
         Args:
-            points: (B, N, 2) x y in pixels of the picture; (N, 2) for one prompt.
-            labels: (B, N) or (N,): 1 on the object, 0 off it, -1 padding.
-            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture; (4,) for one prompt.
+            points: (B, N, 2) x y in pixels of the picture.
+            labels: (B, N): 1 on the object, 0 off it, -1 padding.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture.
             multimask: Three masks a prompt instead of one.
             logits: Return logits instead of bool masks.
 
         Returns:
-            Masks (B, M, H, W), bool or float32, and the model's own estimate of their quality, (B, M) float32.
+            Masks (B, M, H, W), bool or float32; the model's own estimate of their quality, (B, M) float32;
+            low-resolution logits (B, M, h, w) float32.
 
         Raises:
             InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
@@ -166,16 +196,16 @@ class BundlePredictor:
         for target, low in zip(found.reshape(-1, *image_hw), low_res.reshape(-1, *low_res.shape[2:]), strict=True):
             full = rows @ low[: rows.shape[1], : columns.shape[0]] @ columns
             target[...] = full if logits else full > self.manifest.mask_threshold
-        return found, iou
+        return found, iou, low_res
 
     def best_masks(
         self, *, points: ArrayLike | None = None, labels: ArrayLike | None = None, boxes: ArrayLike | None = None
     ) -> tuple[Bool, Float32]:
         """Return of each prompt the mask of highest predicted IoU, (B, H, W) bool, and that IoU, (B,).
 
-        Prompts are given as to `predict`.
+        Prompts are given as to `predict_batch`.
         """
-        masks, iou = self.predict(points=points, labels=labels, boxes=boxes)
+        masks, iou, _ = self.predict_batch(points=points, labels=labels, boxes=boxes)
         best = iou.argmax(1)
         rows = np.arange(len(iou))
         return masks[rows, best], iou[rows, best]
@@ -286,9 +316,11 @@ def _prompt_arrays(
         parts.append(_points(points, labels))
     if boxes is not None:
         corners = _numbers("boxes", boxes)
-        corners = corners[None] if corners.ndim == 1 else corners
         if corners.ndim != 2 or corners.shape[1] != 4 or not len(corners):
-            raise InputError(f"boxes must be (B, 4) or (4,), x0 y0 x1 y1 in pixels, got shape {corners.shape}")
+            raise InputError(
+                "a box must be 4 numbers x0 y0 x1 y1 in pixels, and boxes (B, 4), got a batch of shape "
+                f"{corners.shape}: give one box to predict, several to predict_batch"
+            )
         parts.append((corners.reshape(-1, 2, 2), np.tile(np.asarray(_CORNERS, np.int64), (len(corners), 1))))
     else:
         count = len(parts[0][0])
@@ -302,10 +334,9 @@ def _prompt_arrays(
 
 def _points(points: ArrayLike, labels: ArrayLike) -> tuple[Float32, NDArray[np.int64]]:
     xy, kinds = _numbers("points", points), _numbers("labels", labels)
-    xy, kinds = (xy[None], kinds[None]) if xy.ndim == 2 else (xy, kinds)
     if xy.ndim != 3 or xy.shape[2] != 2 or kinds.shape != xy.shape[:2] or not kinds.size:
         raise InputError(
-            f"points must be (B, N, 2) with labels (B, N), N at least 1, got {xy.shape} and {kinds.shape}: "
+            f"points must be (N, 2) with (N,) labels, N at least 1, got {xy.shape[1:]} and {kinds.shape[1:]}: "
             "one x y in pixels and one label, 1 or 0, for each point"
         )
     wrong = kinds[~np.isin(kinds, (-1, 0, 1))]

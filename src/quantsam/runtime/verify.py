@@ -27,7 +27,9 @@ class Segmenter(Protocol):
         """Encode a picture (H, W, 3)."""
         ...
 
-    def predict(self, *, boxes: Any, multimask: bool) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def predict_batch(
+        self, *, boxes: Any, multimask: bool
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Segment boxes (B, 4): masks (B, M, H, W) bool."""
         ...
 
@@ -85,7 +87,7 @@ def verify_masks(predictor: Segmenter, arrays: Arrays, check: Check, engine: str
         BundleError: It does not.
     """
     predictor.set_image(test_image())
-    masks, _ = predictor.predict(boxes=np.asarray(CHECK_BOXES, np.float32), multimask=False)
+    masks, _, _ = predictor.predict_batch(boxes=np.asarray(CHECK_BOXES, np.float32), multimask=False)
     expected = arrays.get("masks")
     if expected is None or expected.dtype != np.bool_ or expected.shape != masks[:, 0].shape:
         raise BundleError(f"{CHECK_ARRAYS} must have the masks of {len(masks)} boxes, got none: export it again")

@@ -114,7 +114,7 @@ import numpy as np
 from quantsam.runtime.bundle import load_bundle
 predictor = load_bundle({str(bundles["openvino"][0])!r})
 predictor.set_image(np.zeros((60, 80, 3), np.uint8))
-masks, iou = predictor.predict(boxes=[[5, 5, 50, 40], [1, 2, 30, 30]])
+masks, iou, _ = predictor.predict_batch(boxes=[[5, 5, 50, 40], [1, 2, 30, 30]])
 assert masks.shape == (2, 3, 60, 80) and masks.dtype == bool and iou.shape == (2, 3)
 others = [m for m in sys.modules if m.split(".")[0] in ("scipy", "numba", "faster_coco_eval", "pyarrow", "onnx")]
 assert others == [], others
@@ -321,20 +321,39 @@ def test_an_engine_without_the_kernels(bundles):
 def test_bad_prompts(bundles):
     predictor = qs.load_bundle(bundles["openvino"][0], threads=1, verify=False)
     with pytest.raises(InputError, match="a predictor needs a picture before prompts"):
-        predictor.predict(boxes=[0, 0, 5, 5])
+        predictor.predict(box=[0, 0, 5, 5])
     predictor.set_image(np.zeros((60, 80, 3), np.uint8))
     for prompt, message in (
         ({}, "needs points or boxes, got neither"),
         ({"points": [[1, 2]]}, "points and labels must be given together"),
-        ({"boxes": [1, 2, 3]}, r"boxes must be \(B, 4\)"),
-        ({"boxes": [1, 2, 3, float("nan")]}, "boxes must be finite"),
-        ({"boxes": "abc"}, "boxes must be an array of numbers"),
+        ({"box": [1, 2, 3]}, "a box must be 4 numbers"),
+        ({"box": [[1, 2, 3, 4], [1, 2, 3, 4]]}, "give one box to predict, several to predict_batch"),
+        ({"box": [1, 2, 3, float("nan")]}, "box must be finite"),
+        ({"box": "abc"}, "box must be an array of numbers"),
         ({"points": [[1, 2]], "labels": [2]}, "a label must be 1 .* got 2"),
-        ({"points": [[1, 2]], "labels": [1, 1]}, r"points must be \(B, N, 2\) with labels"),
-        ({"points": [[1, 2]], "labels": [1], "boxes": [[1, 2, 3, 4]] * 2}, "one box for each set of points"),
+        ({"points": [[1, 2]], "labels": [1, 1]}, r"points must be \(N, 2\) with \(N,\) labels"),
     ):
         with pytest.raises(InputError, match=message):
             predictor.predict(**prompt)
+    with pytest.raises(InputError, match="one box for each set of points"):
+        predictor.predict_batch(points=[[[1, 2]]], labels=[[1]], boxes=[[1, 2, 3, 4]] * 2)
+
+
+@pytest.mark.parametrize("prompt", [{"box": [5, 8, 60, 70]}, {"points": [[60, 70], [90, 80]], "labels": [1, 0]}])
+@pytest.mark.parametrize("multimask", [True, False])
+def test_one_call_for_a_bundle_and_for_the_full_model(bundles, scene, prompt, multimask):
+    folder, model = bundles["onnxruntime"]
+    answers = []
+    for predictor in (qs.Predictor(model), qs.load_bundle(folder, threads=1)):
+        predictor.set_image(scene[0])
+        answers.append(predictor.predict(**prompt, multimask=multimask))
+    whole, alone = answers
+    assert type(whole) is type(alone)
+    assert alone.masks.shape == whole.masks.shape == (3 if multimask else 1, *scene[0].shape[:2])
+    np.testing.assert_allclose(alone.predicted_iou, whole.predicted_iou, atol=1e-4)
+    np.testing.assert_allclose(alone.low_res_logits, whole.low_res_logits, atol=1e-2)
+    assert alone.best == whole.best
+    assert mask_iou(alone.masks[alone.best], whole.masks[whole.best]) > 0.99
 
 
 def test_where_a_bundle_may_be_written(nano, tmp_path):

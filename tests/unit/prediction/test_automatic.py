@@ -40,7 +40,7 @@ SQUARES = [rectangle(x, y, x + 10, y + 10) for y in (4, 40) for x in (4, 40)]  #
 def answer_with(model, decode):
     """Let `decode(embedding, points=..., multimask=..., low_hw=...)` answer a model's prompts."""
     cpu = torch.device("cpu")
-    model.prepare = lambda embedding: SimpleNamespace(
+    model.image_decoder = lambda embedding: SimpleNamespace(
         decode=functools.partial(decode, embedding), device=cpu, low_size=SIDE
     )
 
