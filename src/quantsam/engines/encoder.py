@@ -15,6 +15,7 @@ from quantsam.errors import PlanError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import InexactWarning
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.quant.quantizers import QUANTIZERS
 from quantsam.runtime.engines import ENGINES, get_engine, placement_of
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
 from quantsam.runtime.sessions import Precision, Session, SessionOptions
@@ -70,7 +71,7 @@ def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
     described = get_engine(engine)
     for site in sites:
         known = described.formats(site.role)
-        if site.spec.format not in known or site.spec.quantizer == "log2":
+        if site.spec.format not in known or not QUANTIZERS[site.spec.quantizer].is_linear:
             raise PlanError(
                 f"{site.key} must have a format of {engine} ({', '.join(known)}), got {site.spec.format!r} "
                 f"with quantizer {site.spec.quantizer!r}: change the scheme, or simulate the plan"

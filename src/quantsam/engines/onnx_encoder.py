@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from quantsam.engines.onnx_formats import WIDENED, codes_tensor, storage_type
+from quantsam.engines.onnx_formats import WIDENED, codes_tensor, storage_type, zero_point_tensor
 from quantsam.engines.onnx_graph import FLOAT, Graph
 from quantsam.files import atomic_write
 from quantsam.models.blocks import Conv2d, LayerNorm2d, LinearAttentionCore
@@ -186,9 +186,8 @@ class EncoderWriter:
     def _grid(self, site: PlanSite) -> tuple[str, str]:
         params, kind = site.grid.to("cpu"), storage_type(site)
         scale = self.graph.constant(f"{site.key}:scale", params.scale.numpy())
-        zero = params.zero_point.numpy()
-        zero = zero.astype(np.uint8) if site.spec.quantizer == "float8" else zero
-        return scale, self.graph.tensor(codes_tensor(f"{site.key}:zero_point", zero, kind))
+        zero_point = zero_point_tensor(f"{site.key}:zero_point", params.zero_point.numpy(), kind)
+        return scale, self.graph.tensor(zero_point)
 
     def _batch_norm(self, path: str, x: str) -> str:
         norm = self._encoder.get_submodule(path)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from quantsam.errors import PlanError
 from quantsam.plans.plan import PlanSite
 from quantsam.quant.formats import Format
+from quantsam.quant.quantizers import QUANTIZERS
 
 TYPES = {
     "int4": TensorProto.INT4,
@@ -37,9 +38,10 @@ def storage_type(site: PlanSite) -> int:
         PlanError: ONNX cannot express the site.
     """
     spec = site.spec
-    if spec.quantizer == "log2":
+    if not QUANTIZERS[spec.quantizer].is_linear:
         raise PlanError(
-            f"{site.key} cannot be exported: ONNX quantizes uniformly, got quantizer 'log2': use 'uniform' there"
+            f"{site.key} cannot be exported: ONNX quantizes uniformly, got quantizer {spec.quantizer!r}: use 'uniform' "
+            "there"
         )
     if spec.format in TYPES:
         return TYPES[spec.format]
@@ -55,6 +57,12 @@ def _wider(fmt: Format) -> str | None:
     if fmt.kind != "int":
         return None
     return next((f"{'int' if fmt.signed else 'uint'}{bits}" for bits in (4, 8, 16) if bits >= fmt.num_bits), None)
+
+
+def zero_point_tensor(name: str, zero_point: NDArray[np.int32], onnx_type: int) -> onnx.TensorProto:
+    """Return zero points as a constant of the codes' type."""
+    is_float = onnx_type in (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)
+    return codes_tensor(name, zero_point.astype(np.uint8) if is_float else zero_point, onnx_type)
 
 
 def codes_tensor(name: str, codes: NDArray[np.generic], onnx_type: int) -> onnx.TensorProto:

@@ -11,6 +11,7 @@ from quantsam.errors import InputError, nearest
 from quantsam.plans.layers import Layer, LayerSite, is_depthwise
 from quantsam.plans.transforms import FoldNorms, Transform
 from quantsam.quant.params import TensorSpec
+from quantsam.quant.quantizers import QUANTIZERS
 from quantsam.quant.saturation import PairOrder
 from quantsam.schemes.scheme import Target
 
@@ -72,7 +73,7 @@ class Placement:
         """Fill in what a scheme leaves open."""
         fmt, is_weight = target.fmt, site.role == "weight"
         observer = target.observer or ("minmax" if is_weight else self.observer)
-        is_integer = fmt.kind == "int" and target.quantizer == "uniform"
+        is_integer = QUANTIZERS[target.quantizer].is_integer
         name, symmetric = fmt.name, fmt.signed if target.symmetric is None else target.symmetric
         if self.unsigned and is_integer and not is_weight and fmt.signed:
             name, symmetric = f"u{name}", bool(target.symmetric)

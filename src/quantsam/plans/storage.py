@@ -131,7 +131,7 @@ def _check_grid(site: PlanSite, params: QParams) -> None:
     fits = scale.shape == zero_point.shape and params.axis == axis and scale.ndim == (axis is not None)
     if not fits or scale.dtype != torch.float32 or zero_point.dtype != torch.int32 or not scale.numel():
         raise PlanError(f"the grid of {site.key} has another shape or type than its specification")
-    low, high = (fmt.qmin, fmt.qmax) if fmt.kind == "int" else (0, 0)
+    low, high = fmt.zero_points
     if not bool((torch.isfinite(scale) & (scale > 0) & (zero_point >= low) & (zero_point <= high)).all()):
         raise PlanError(f"the scale of {site.key} must be finite and > 0 and its zero point a code of {fmt.name}")
 

@@ -31,6 +31,11 @@ class Format:
     qmax: float
 
     @property
+    def zero_points(self) -> tuple[float, float]:
+        """The smallest and the largest zero point: codes of an integer format, 0 of a float one."""
+        return (self.qmin, self.qmax) if self.kind == "int" else (0, 0)
+
+    @property
     def levels(self) -> int:
         """Number of codes of an integer format."""
         return int(self.qmax - self.qmin) + 1

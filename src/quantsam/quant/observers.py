@@ -14,7 +14,8 @@ from torch import Tensor
 
 from quantsam.errors import CalibrationError, SchemeError, nearest
 from quantsam.quant.histogram import NOTHING_SEEN, Histogram
-from quantsam.quant.params import QParams, TensorSpec, params_from_range
+from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import params_from_range
 from quantsam.quant.search import omse_range, ptf_scale
 
 

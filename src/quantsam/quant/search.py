@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from quantsam.quant.histogram import Histogram
-from quantsam.quant.params import EPS, QParams, TensorSpec, params_from_range
-from quantsam.quant.quantizers import dequantize, quantize
+from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import EPS, dequantize, params_from_range, quantize
 
 _SHRINKS = tuple(1 - 0.01 * step for step in range(90))
 _PTF_FACTORS = 4

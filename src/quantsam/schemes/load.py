@@ -14,6 +14,7 @@ from quantsam.files import expanded, read_text, shown
 from quantsam.models.variants import VARIANTS
 from quantsam.quant.formats import FORMATS, get_format
 from quantsam.quant.observers import OBSERVERS
+from quantsam.quant.quantizers import quantizers_of
 from quantsam.schemes.scheme import LAYER_KINDS, Rule, Scheme, Selector, Target
 
 FLOAT = "float"
@@ -170,10 +171,10 @@ def make_target(value: Any, place: str = "specification") -> Target | None:
     observer = table.get("observer")
     if observer is not None and observer not in OBSERVERS:
         raise SchemeError(f"{place}: unknown observer {observer!r}: {nearest(observer, OBSERVERS)}")
-    usual = "float8" if fmt.kind == "float" else "uniform"
-    quantizer = table.get("quantizer", usual)
-    if quantizer not in ("uniform", "log2", "float8") or (quantizer == "float8") != (fmt.kind == "float"):
-        raise SchemeError(f"{place}: quantizer of format {fmt.name!r} cannot be {quantizer!r}: use {usual!r}")
+    able = quantizers_of(fmt)
+    quantizer = table.get("quantizer", able[0])
+    if quantizer not in able:
+        raise SchemeError(f"{place}: quantizer of format {fmt.name!r} cannot be {quantizer!r}: use {able[0]!r}")
     per_channel = table.get("per_channel")
     if observer == "ptf" and per_channel is False:
         raise SchemeError(f"{place}: observer 'ptf' must be per channel, got per_channel = false")

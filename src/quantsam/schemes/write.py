@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
+from quantsam.quant.quantizers import quantizers_of
 from quantsam.schemes.load import FLOAT, uniform_scheme
 from quantsam.schemes.scheme import Address, Rule, Scheme, Selector, Target
 
@@ -72,7 +73,7 @@ def _by_block(addresses: list[str]) -> list[Selector]:
 def _target(target: Target | None) -> str:
     if target is None:
         return _toml(FLOAT)
-    usual = "float8" if target.fmt.kind == "float" else "uniform"
+    usual = quantizers_of(target.fmt)[0]
     fields = {
         "format": target.format,
         "observer": target.observer,

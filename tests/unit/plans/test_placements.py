@@ -7,7 +7,8 @@ from quantsam.plans.biases import integer_biases
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
 from quantsam.plans.placements import PLACEMENTS, get_placement
-from quantsam.quant.params import TensorSpec, params_from_range
+from quantsam.quant.params import TensorSpec
+from quantsam.quant.quantizers import params_from_range
 from quantsam.schemes.load import parse_scheme
 from quantsam.simulation.simulator import simulate
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from quantsam.errors import CalibrationError, SchemeError
 from quantsam.quant.observers import OBSERVERS, make_observer
-from quantsam.quant.params import TensorSpec, params_from_range
+from quantsam.quant.params import TensorSpec
+from quantsam.quant.quantizers import params_from_range
 
 CASES = [(name, axis) for name in OBSERVERS for axis in (None, 1, 2, 3, -1) if not (name == "ptf" and axis is None)]
 SHAPE = (7, 3, 4, 5)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from quantsam.errors import SchemeError
 from quantsam.quant.formats import FORMATS
-from quantsam.quant.params import EPS, QParams, TensorSpec, params_from_range
+from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import EPS, params_from_range
 
 INTEGERS = st.sampled_from(sorted(name for name, fmt in FORMATS.items() if fmt.kind == "int"))
 VALUE = st.floats(-1e4, 1e4, width=32)

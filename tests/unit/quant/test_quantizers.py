@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quantsam.quant.formats import FLOAT8_DTYPES, FORMATS
-from quantsam.quant.params import QParams, TensorSpec, params_from_range
-from quantsam.quant.quantizers import dequantize, fake_quantize, quantize
+from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import dequantize, fake_quantize, params_from_range, quantize
 
 INTEGERS = st.sampled_from(sorted(name for name, fmt in FORMATS.items() if fmt.kind == "int"))
 FLOATS = sorted(FLOAT8_DTYPES)

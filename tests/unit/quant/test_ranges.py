@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantsam.quant.params import QParams, TensorSpec, params_from_range
-from quantsam.quant.quantizers import fake_quantize
+from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import fake_quantize, params_from_range
 from quantsam.quant.ranges import clipping_range, grid_range
 
 SPECS = {
