@@ -1,18 +1,11 @@
 """Fixtures for all tests."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-
-if TYPE_CHECKING:
-    from quantsam.models.sam import EfficientViTSam
 
 settings.register_profile("patient", deadline=None)  # the first call may compile a kernel
 settings.load_profile("patient")
@@ -25,7 +18,7 @@ os.environ["QUANTSAM_CACHE"] = "off"  # no test may find a plan that another run
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def _shared(name: str) -> Path:
+def _shared(name):
     folder = Path(os.environ.get("QUANTSAM_SHARED") or REPOSITORY.parent / "shared") / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: it is not part of the repository")
@@ -33,30 +26,30 @@ def _shared(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_reference() -> Path:
+def shared_reference():
     """The folder of reference facts beside the repository, or `$QUANTSAM_SHARED/reference`."""
     return _shared("reference")
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared_data():
     """The folder of real samples beside the repository, or `$QUANTSAM_SHARED/data`."""
     return _shared("data")
 
 
 @pytest.fixture(scope="session")
-def tiny(make_tiny: Callable[..., EfficientViTSam]) -> EfficientViTSam:
+def tiny(make_tiny):
     """`nano` on 64 pixels with random weights: the same layers, sites and state dict, quick. Not to be changed."""
     return make_tiny()
 
 
 @pytest.fixture(scope="session")
-def make_tiny() -> Callable[..., EfficientViTSam]:
+def make_tiny():
     """Makes a `tiny` of one's own from a seed."""
     return _make_tiny
 
 
-def _make_tiny(seed: int = 0) -> EfficientViTSam:
+def _make_tiny(seed=0):
     """Return a `tiny`."""
     import torch
 
@@ -76,7 +69,7 @@ def _make_tiny(seed: int = 0) -> EfficientViTSam:
 
 
 @pytest.fixture(autouse=True)
-def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_store(tmp_path_factory, monkeypatch):
     """The store that commands use by default: never the user's own."""
     path = tmp_path_factory.mktemp("store", numbered=True) / "results.sqlite"
     monkeypatch.setenv("QUANTSAM_STORE", str(path))

@@ -1,15 +1,8 @@
 """A real browser for the tests of pages."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -23,7 +16,7 @@ CHROMIUM_OPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser():
     """Chromium of this machine, one for each file: while it runs, no test may call `asyncio.run`."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -36,30 +29,30 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+def open_page(browser):
     """Open pages, each as a user of its own: open_page(url, width=1280, height=900, dark=False) -> page.
 
     What the page's console calls an error, and errors that its scripts do not catch, fail the test when it ends,
     but for those that contain one of the texts in `expect_errors`. Further options are those of a context.
     """
-    contexts: list[Any] = []
-    found: list[str] = []
+    contexts = []
+    found = []
 
     def call(
-        url: str,
-        width: int = 1280,
-        height: int = 900,
-        dark: bool = False,
-        expect_errors: Sequence[str] = (),
-        **options: Any,
-    ) -> Page:
+        url,
+        width=1280,
+        height=900,
+        dark=False,
+        expect_errors=(),
+        **options,
+    ):
         scheme = "dark" if dark else "light"
         size = {"width": width, "height": height}
         context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", **options)
         contexts.append(context)
         page = context.new_page()
 
-        def note(text: str) -> None:
+        def note(text):
             if not any(expected in text for expected in expect_errors):
                 found.append(text)
 

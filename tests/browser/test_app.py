@@ -1,14 +1,10 @@
 """The local page in a real browser."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -26,9 +22,6 @@ from quantsam.data.scenes import SceneDataset
 from quantsam.models.zoo import load_model
 from quantsam.schemes.load import load_scheme
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
-
 WAIT_MS = 120_000
 MASKS = ".stage canvas[data-masks='{}']"
 PAINTED = """(canvas, leastAlpha) => {
@@ -44,7 +37,7 @@ PAINTED = """(canvas, leastAlpha) => {
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address():
     """A server of nano with two schemes, calibrated on two scenes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,10 +59,10 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def open_app(open_page: Callable[..., Page], address: str) -> Callable[..., Page]:
+def open_app(open_page, address):
     """Open the page and wait until it can be used."""
 
-    def call(**options: Any) -> Page:
+    def call(**options):
         page = open_page(address, **options)
         page.locator("body[data-ready]").wait_for()
         return page
@@ -77,23 +70,23 @@ def open_app(open_page: Callable[..., Page], address: str) -> Callable[..., Page
     return call
 
 
-def scene(seed: int) -> bytes:
+def scene(seed):
     file = io.BytesIO()
     Image.fromarray(SceneDataset(30, seed=5).image(seed)).save(file, "PNG")
     return file.getvalue()
 
 
-def choose(page: Page, content: bytes, name: str = "picture.png") -> None:
+def choose(page, content, name="picture.png"):
     page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
 
 
-def at(page: Page, x: float, y: float, stage: int = 0) -> tuple[float, float]:
+def at(page, x, y, stage=0):
     area = page.locator(".stage").nth(stage).bounding_box()
     assert area is not None
     return area["x"] + x * area["width"], area["y"] + y * area["height"]
 
 
-def drag(page: Page, left: float, top: float, right: float, bottom: float) -> None:
+def drag(page, left, top, right, bottom):
     page.locator(".stage").first.scroll_into_view_if_needed()
     page.mouse.move(*at(page, left, top))
     page.mouse.down()
@@ -101,35 +94,35 @@ def drag(page: Page, left: float, top: float, right: float, bottom: float) -> No
     page.mouse.up()
 
 
-def status(page: Page, text: str) -> str:
+def status(page, text):
     """Wait until the status line matches, and return it."""
     line = page.locator("#status-text").filter(has_text=re.compile(text))
     line.wait_for(timeout=WAIT_MS)
     return line.inner_text()
 
 
-def painted(page: Page, name: str, least_alpha: int = 1) -> dict[str, int]:
+def painted(page, name, least_alpha=1):
     """Return how many pixels a panel's masks have of each colour."""
     return page.locator(MASKS.format(name)).evaluate(PAINTED, least_alpha)  # type: ignore[no-any-return]
 
 
-def iou(page: Page, name: str) -> float:
+def iou(page, name):
     return float(page.locator(f"[data-caption='{name}'] dd.iou").inner_text().removesuffix(" %"))
 
 
-def open_first_example(page: Page) -> None:
+def open_first_example(page):
     page.get_by_role("button", name="Example 1").click()
     page.locator(".stage").nth(1).wait_for()
 
 
-def hold(page: Page, pattern: str) -> list[Route]:
+def hold(page, pattern):
     """Hold back POST requests; returns those that came, to be let go on."""
-    held: list[Route] = []
+    held = []
     page.route(pattern, lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
     return held
 
 
-def wait_until(page: Page, condition: Callable[[], object]) -> None:
+def wait_until(page, condition):
     for _ in range(WAIT_MS // 50):
         if condition():
             return
@@ -378,7 +371,7 @@ def test_masks_that_are_left_out_are_said(open_app):
 
 def test_a_file_that_is_too_large_is_not_even_sent(open_app):
     page = open_app()
-    sent: list[str] = []
+    sent = []
     page.on("request", lambda request: sent.append(request.url))
     choose(page, b"x" * 1_000_001)
     assert "at most 1 MB" in status(page, "at most")
@@ -405,7 +398,7 @@ def test_dropping_and_pasting(open_app):
 def test_the_keyboard_alone_will_do(open_app):
     page = open_app()
 
-    def tab_to(selector: str) -> None:
+    def tab_to(selector):
         for _ in range(60):
             page.keyboard.press("Tab")
             if page.evaluate("s => document.activeElement.matches(s)", selector):

@@ -1,7 +1,5 @@
 """The report in a real browser."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

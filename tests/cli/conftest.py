@@ -1,17 +1,13 @@
 """Fixtures for the command line."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +19,7 @@ COMMAND = [sys.executable, "-c", _HEEDS_CTRL_C + "from quantsam.cli.main import 
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Waiting for a second thread costs twenty times the work on a busy machine."""
     import torch
 
@@ -34,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     with one_thread():
         yield
 
@@ -48,11 +44,11 @@ class Ran:
     err: str
 
     @property
-    def json(self) -> Any:
+    def json(self):
         assert self.code == 0, self.err
         return json.loads(self.out)
 
-    def complains(self, code: int, *words: str) -> None:
+    def complains(self, code, *words):
         """Check for exactly one line on standard error with these words, nothing on standard output."""
         assert self.code == code, (self.code, self.err)
         assert self.out == ""
@@ -63,10 +59,10 @@ class Ran:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def run(capsys):
     """Run `quantsam ...` in this process."""
 
-    def call(*arguments: object) -> Ran:
+    def call(*arguments):
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
@@ -76,12 +72,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start():
     """Start `quantsam ...` as a process of its own."""
 
-    started: list[subprocess.Popen[str]] = []
+    started = []
 
-    def call(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    def call(*arguments, **environment):
         process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -100,7 +96,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="session")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coco(tmp_path_factory):
     """Two toy scenes as a COCO folder; copy it before changing anything."""
     folder = tmp_path_factory.mktemp("data") / "toy"
     assert main(["data", "scenes", str(folder), "--count", "2", "--size", "64"]) == 0
@@ -108,7 +104,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plan(tmp_path_factory):
     """An int8 plan for nano; copy it before changing anything."""
     folder = tmp_path_factory.mktemp("plans") / "int8"
     with one_thread():
@@ -116,32 +112,32 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def left_in(folder: Path) -> list[str]:
+def left_in(folder):
     """Return all that is below a folder, hidden files too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.fixture
-def left() -> Callable[[Path], list[str]]:
+def left():
     """Give `left_in`."""
     return left_in
 
 
 @pytest.fixture
-def own_coco(coco: Path, tmp_path: Path) -> Path:
+def own_coco(coco, tmp_path):
     """A copy of the toy COCO folder that may be changed."""
     return Path(shutil.copytree(coco, tmp_path / "toy"))
 
 
-def annotation_file(folder: Path) -> Path:
+def annotation_file(folder):
     """The annotations of a toy COCO folder."""
     return folder / "annotations" / "instances_val2017.json"
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+def edit(folder, change):
     """Change the annotations of a toy COCO folder, and return them."""
     path = annotation_file(folder)
-    document: dict[str, Any] = json.loads(path.read_text())
+    document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
     return document

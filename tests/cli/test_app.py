@@ -1,7 +1,5 @@
 """`quantsam app` from its start to Ctrl-C."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

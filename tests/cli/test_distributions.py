@@ -1,7 +1,5 @@
 """The command `quantsam distributions`."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hints that are printed can be pasted into a shell, and mean the same store; `~` is the home wherever it stands."""
 
-from __future__ import annotations
-
 import re
 import shlex
 

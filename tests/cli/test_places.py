@@ -1,7 +1,5 @@
 """Machines where hardly anything can be written: read-only installations, containers of users without a home."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The command `quantsam search`."""
 
-from __future__ import annotations
-
 import json
 
 SMALL = ("--data", "scenes:6:9", "--calibration", "scenes:2:1", "--first", "2", "--images", "3", "--held-out", "2")

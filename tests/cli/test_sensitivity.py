@@ -1,7 +1,5 @@
 """The command `quantsam sensitivity`."""
 
-from __future__ import annotations
-
 
 def test_it_ranks_and_compares_with_the_exact_study(run, tmp_path):
     common = ("sensitivity", "nano", "--by", "stage", "--format", "int4", "--data", "scenes:3", "--calibration")

@@ -1,7 +1,5 @@
 """Tables fit the terminal."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

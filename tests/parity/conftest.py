@@ -1,10 +1,6 @@
 """Fixtures for comparisons with references."""
 
-from __future__ import annotations
-
 import importlib.util
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -15,7 +11,7 @@ from quantsam.models.variants import VARIANTS
 
 
 @pytest.fixture(scope="session")
-def deterministic(shared_reference: Path) -> ModuleType:
+def deterministic(shared_reference):
     """The reference's module that fills models and draws images."""
     spec = importlib.util.spec_from_file_location("deterministic", shared_reference / "deterministic.py")
     assert spec is not None
@@ -26,19 +22,19 @@ def deterministic(shared_reference: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def filled_l0(deterministic: ModuleType) -> EfficientViTSam:
+def filled_l0(deterministic):
     """L0 with the reference's weights. Not to be changed."""
-    model: EfficientViTSam = deterministic.fill(EfficientViTSam(VARIANTS["l0"]))
+    model = deterministic.fill(EfficientViTSam(VARIANTS["l0"]))
     return model.requires_grad_(False)
 
 
-def _blank(name: str) -> ImageEncoder:
+def _blank(name):
     """Return an encoder without memory for its weights."""
     with torch.device("meta"):
         return ImageEncoder(VARIANTS[name])
 
 
 @pytest.fixture(scope="session")
-def blank_encoders() -> dict[str, ImageEncoder]:
+def blank_encoders():
     """The five official encoders on `meta`."""
     return {name: _blank(name) for name in ("l0", "l1", "l2", "xl0", "xl1")}

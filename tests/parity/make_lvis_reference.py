@@ -9,8 +9,6 @@ The package is no dependency: it wants NumPy below 1.24, OpenCV and Matplotlib. 
 The test makes the same results with the functions here, so the file holds numbers only.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sys
@@ -25,14 +23,14 @@ Encode = Callable[[Any], dict[str, Any]]
 REFERENCE = Path(__file__).with_name("lvis_reference.json")
 
 
-def load(data: Path) -> tuple[dict[str, Any], Results]:
+def load(data):
     """Return LVIS's annotations and the detections made for them."""
     truth = json.loads((data / "lvis/annotations/lvis_v0.5_val_100.json").read_text())
     detections = json.loads((data / "lvis/source_json_file/lvis_detections.json").read_text())
     return truth, detections
 
 
-def make_cases(truth: dict[str, Any], detections: Results, encode: Encode) -> dict[str, tuple[str, Results]]:
+def make_cases(truth, detections, encode):
     """Return the kind and the results of each case.
 
     Args:
@@ -49,20 +47,20 @@ def make_cases(truth: dict[str, Any], detections: Results, encode: Encode) -> di
     }
 
 
-def crowded_boxes(truth: dict[str, Any]) -> Results:
+def crowded_boxes(truth):
     """Return 350 boxes for each of 12 images: what the detections leave untested.
 
     Objects of rare categories, more than 300 results an image, many equal scores, boxes of no area, and categories
     that are present, known to be absent, not exhaustively annotated, and not looked for at all.
     """
     draw = random.Random(0)
-    objects: dict[int, Results] = {}
+    objects = {}
     for annotation in truth["annotations"]:
         objects.setdefault(annotation["image_id"], []).append(annotation)
     images = {image["id"]: image for image in truth["images"]}
     rare = {category["id"] for category in truth["categories"] if category["frequency"] == "r"}
     with_rare = {annotation["image_id"] for annotation in truth["annotations"] if annotation["category_id"] in rare}
-    results: Results = []
+    results = []
     for image_id in sorted(objects, key=lambda key: (key not in with_rare, -len(objects[key]), key))[:12]:
         image = images[image_id]
         others = [*image["neg_category_ids"], *image["not_exhaustive_category_ids"], 1, 2, 3]
@@ -82,11 +80,11 @@ def crowded_boxes(truth: dict[str, Any]) -> Results:
     return results
 
 
-def filled(truth: dict[str, Any], boxes: Results, encode: Encode) -> Results:
+def filled(truth, boxes, encode):
     """Return each box as a mask that fills it, its edges moved by a few pixels."""
     draw = random.Random(1)
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    results: Results = []
+    results = []
     for entry in boxes:
         x, y, width, height = entry["bbox"]
         edges = (round(edge) + draw.randint(-2, 2) for edge in (x, y, x + width, y + height))
@@ -100,7 +98,7 @@ def filled(truth: dict[str, Any], boxes: Results, encode: Encode) -> Results:
     return results
 
 
-def main(data: Path) -> None:
+def main(data):
     """Score every case with the `lvis` package."""
     from importlib.metadata import version
 

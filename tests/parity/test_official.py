@@ -1,7 +1,5 @@
 """The model against the official implementation: state dicts, sizes, outputs."""
 
-from __future__ import annotations
-
 import gc
 import json
 

@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from faster_coco_eval.core import mask as coco_api
@@ -31,7 +28,7 @@ LVIS_NAMES = {
 }
 
 
-def load(path: Path) -> Any:
+def load(path):
     return json.loads(path.read_text())
 
 
@@ -49,7 +46,7 @@ def test_the_coco_api_gives_the_same_numbers(kind, shared_data):
 
 
 @pytest.fixture(scope="module")
-def lvis_cases(shared_data: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, list[dict[str, Any]]]]]:
+def lvis_cases(shared_data):
     """The annotations, and the kind and results of each case."""
     spec = importlib.util.spec_from_file_location("make_lvis_reference", HERE / "make_lvis_reference.py")
     assert spec is not None

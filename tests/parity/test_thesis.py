@@ -1,7 +1,5 @@
 """The `thesis` placement against the thesis' own simulation code."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,15 +1,12 @@
 """Fixtures for the unit tests."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     """One thread: the tensors are tiny, and waking a second one costs more than it does on a busy machine."""
     torch = sys.modules.get("torch")
     if torch is None:

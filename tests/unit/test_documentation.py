@@ -1,7 +1,5 @@
 """What the documentation tells to type works: schemes, sweeps, options, Python."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

@@ -9,7 +9,7 @@ from quantsam.errors import OutputError
 from quantsam.files import atomic_folder, atomic_write, check_replaceable, unwritable
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
@@ -38,7 +38,7 @@ def test_the_old_file_is_replaced_only_at_the_end(tmp_path):
     assert names(tmp_path) == ["old.txt"]
 
 
-def write_half(path: Path, error: type[BaseException]) -> None:
+def write_half(path, error):
     with atomic_write(path) as aside:
         aside.write_text("half")
         raise error
@@ -118,7 +118,7 @@ def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     assert path.read_text() == "content"
 
 
-def put(folder: Path, content: str = "content") -> None:
+def put(folder, content="content"):
     with atomic_folder(folder, replaces="plan.json") as aside:
         (aside / "plan.json").write_text(content)
 
@@ -162,7 +162,7 @@ def test_a_link_to_a_folder_is_followed_and_stays(tmp_path):
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def put_half(folder: Path, error: BaseException | type[BaseException]) -> None:
+def put_half(folder, error):
     with atomic_folder(folder, replaces="plan.json") as aside:
         (aside / "plan.json").write_text("half")
         raise error

@@ -1,7 +1,5 @@
 """Places for what nobody named one for: the user's, a temporary one, or none."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -9,7 +9,7 @@ import quantsam
 HEAVY = ("torch", "numba", "scipy", "numpy", "onnxruntime", "openvino", "tensorrt", "huggingface_hub", "PIL")
 
 
-def in_a_fresh_process(code: str) -> str:
+def in_a_fresh_process(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

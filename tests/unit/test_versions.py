@@ -1,7 +1,5 @@
 """Declared floors: one place in the code, one in pyproject.toml, one for the job that tests them; all say the same."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib import metadata

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from quantsam.errors import InputError
 from quantsam.search.costs import CostTable
 
-_UNITS: dict[str, dict[str, float]] = {
+Cost = Literal["size", "bit-operations", "latency"]
+
+_UNITS: dict[Cost, dict[str, float]] = {
     "size": {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
     "latency": {"": 1, "ms": 1, "s": 1e3},
     "bit-operations": {"": 1, "m": 1e6, "g": 1e9, "t": 1e12},
 }
-_EXAMPLES = {"size": "1.5MB, 800kB or 40%", "latency": "12ms or 50%", "bit-operations": "90G or 10%"}
+_EXAMPLES: dict[Cost, str] = {"size": "1.5MB, 800kB or 40%", "latency": "12ms or 50%", "bit-operations": "90G or 10%"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Budget:
         return self.value / 100 * table.float_cost if self.relative else self.value
 
 
-def parse_budget(text: str, cost: str) -> Budget:
+def parse_budget(text: str, cost: Cost) -> Budget:
     """Read a budget.
 
     Args:

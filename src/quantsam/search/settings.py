@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from quantsam.errors import InputError, nearest
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.runtime.engines import engine_names
-from quantsam.search.budget import Budget, parse_budget
+from quantsam.search.budget import Budget, Cost, parse_budget
 from quantsam.search.improve import can_improve
 
-COSTS = ("size", "bit-operations", "latency")
+COSTS: tuple[Cost, ...] = get_args(Cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class SearchSettings:
         rounds: `latency`: inferences a figure.
     """
 
-    cost: str = "size"
+    cost: Cost = "size"
     budget: Budget | str | None = None
     max_drop: float | None = None
     engine: str | None = None

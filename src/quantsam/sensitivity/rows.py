@@ -5,14 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from quantsam.errors import InputError
 from quantsam.plans.plan import Plan, PlanSite
 
-_PARTS = {"both": ("both",), "weights": ("weights",), "activations": ("activations",)}
-PARTS = {**_PARTS, "each": ("weights", "activations")}
-MODES = ("in", "out")
-GROUPS: dict[str, Callable[[PlanSite], str]] = {
+Unit = Literal["layer", "block", "stage", "kind"]
+Mode = Literal["in", "out"]
+Part = Literal["both", "weights", "activations", "each"]
+
+PARTS: dict[Part, tuple[str, ...]] = {
+    "both": ("both",),
+    "weights": ("weights",),
+    "activations": ("activations",),
+    "each": ("weights", "activations"),
+}
+MODES: tuple[Mode, ...] = get_args(Mode)
+UNITS: dict[Unit, Callable[[PlanSite], str]] = {
     "layer": lambda site: site.layer,
     "block": lambda site: site.layer.rpartition(":")[0],
     "stage": lambda site: site.layer.partition(":")[0],
@@ -46,7 +55,7 @@ class Row:
         return self.unit if self.part == "both" else f"{self.unit} {self.part}"
 
 
-def make_rows(plan: Plan, *, by: str = "layer", mode: str = "in", part: str = "both") -> list[Row]:
+def make_rows(plan: Plan, *, by: Unit = "layer", mode: Mode = "in", part: Part = "both") -> list[Row]:
     """Cut a plan into rows.
 
     Args:
@@ -60,7 +69,7 @@ def make_rows(plan: Plan, *, by: str = "layer", mode: str = "in", part: str = "b
     """
     units: dict[str, list[PlanSite]] = {}
     for site in plan.sites:
-        units.setdefault(GROUPS[by](site), []).append(site)
+        units.setdefault(UNITS[by](site), []).append(site)
     rows = [
         row
         for one in PARTS[part]
@@ -76,7 +85,7 @@ def _role(site: PlanSite) -> str:
     return "weights" if site.role == "weight" else "activations"
 
 
-def _row(plan: Plan, unit: str, sites: list[PlanSite], part: str, mode: str) -> Row | None:
+def _row(plan: Plan, unit: str, sites: list[PlanSite], part: str, mode: Mode) -> Row | None:
     if not sites:
         return None
     chosen = {site.key for site in sites}

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -29,10 +29,11 @@ from quantsam.runtime.engines import PYTORCH
 from quantsam.sensitivity.gradient import gradient_noise
 from quantsam.sensitivity.measure import RowMeter
 from quantsam.sensitivity.racing import undecided
-from quantsam.sensitivity.rows import GROUPS, MODES, PARTS, Row, make_rows
+from quantsam.sensitivity.rows import MODES, PARTS, UNITS, Mode, Part, Row, Unit, make_rows
 from quantsam.sensitivity.table import RowPass, pictures_with_objects
 
-METHODS = ("race", "exact", "gradient")
+Method = Literal["race", "exact", "gradient"]
+METHODS: tuple[Method, ...] = get_args(Method)
 _ENGINES_AT_ONCE = 8  # each holds a compiled model
 
 
@@ -55,10 +56,10 @@ class StudySettings:
         seed: Order of the pictures.
     """
 
-    by: str = "layer"
-    mode: str = "in"
-    part: str = "both"
-    method: str = "race"
+    by: Unit = "layer"
+    mode: Mode = "in"
+    part: Part = "both"
+    method: Method = "race"
     prompts: str = "box"
     engine: str = PYTORCH
     first: int = 8
@@ -154,7 +155,7 @@ def check_settings(settings: StudySettings) -> None:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {settings.method!r}: {hint}")
     if settings.first < 2 or settings.step < 1:
         raise InputError(f"first must be at least 2 and step at least 1, got {settings.first} and {settings.step}")
-    for name, known in (("by", GROUPS), ("mode", MODES), ("part", PARTS)):
+    for name, known in (("by", tuple(UNITS)), ("mode", MODES), ("part", tuple(PARTS))):
         word = getattr(settings, name)
         if word not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}, got {word!r}: {nearest(word, known)}")

@@ -13,7 +13,10 @@ from quantsam.errors import InputError, nearest
 from quantsam.files import expanded
 from quantsam.notices import notice
 from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runtime.sessions import Precision
 from quantsam.schemes.load import scheme_names
+from quantsam.sensitivity.rows import Mode, Part, Unit
+from quantsam.sensitivity.study import Method
 
 KINDS = ("evaluate", "sensitivity")
 QUANTIZE = ("both", "weights", "activations")
@@ -66,7 +69,7 @@ class Point:
     quantize: str = "both"
     placement: str | None = None
     engine: str = "pytorch"
-    precision: str = "f32"
+    precision: Precision = "f32"
     data: str = "scenes:300"
     annotations: str | None = None
     image_root: str | None = None
@@ -77,10 +80,10 @@ class Point:
     calibration: str | None = None
     calibration_images: int | None = None
     seed: int = 0
-    by: str = "layer"
-    mode: str = "in"
-    part: str = "both"
-    method: str = "race"
+    by: Unit = "layer"
+    mode: Mode = "in"
+    part: Part = "both"
+    method: Method = "race"
     first: int = 8
 
     @property
@@ -127,7 +130,7 @@ class Point:
         return Target(
             engine=self.engine,
             placement=self.placement,
-            precision=self.precision,  # type: ignore[arg-type]  # what a file says; `Target.check` refuses others
+            precision=self.precision,
             weights=self.quantized != "activations",
             activations=self.quantized != "weights",
         )

@@ -1,12 +1,8 @@
 """Fixtures for the local page's server."""
 
-from __future__ import annotations
-
 import io
 import json
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +16,6 @@ from quantsam.app.limits import Limits
 from quantsam.app.server import Page
 from quantsam.data.coco_masks import encode_mask
 from quantsam.data.open import open_images
-from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.everything import FoundMask
 from quantsam.schemes.load import load_scheme
 
@@ -28,7 +23,7 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +31,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def catalogue(tiny: EfficientViTSam, make_tiny: Callable[..., EfficientViTSam]) -> Catalogue:
+def catalogue(tiny, make_tiny):
     """Two tiny models, two schemes."""
     schemes = {name: load_scheme(name) for name in ("int8", "mix-dwsc")}
     source = open_images("scenes:2")
@@ -45,11 +40,11 @@ def catalogue(tiny: EfficientViTSam, make_tiny: Callable[..., EfficientViTSam]) 
 
 
 @pytest.fixture
-def serve(catalogue: Catalogue) -> Iterator[Callable[..., Served]]:
+def serve(catalogue):
     """Serve a page of one's own: serve(catalogue=..., debug=..., **limits)."""
-    pages: list[Page] = []
+    pages = []
 
-    def make(catalogue: Catalogue = catalogue, *, debug: bool = False, **limits: Any) -> Served:
+    def make(catalogue=catalogue, *, debug=False, **limits):
         pages.append(Page(catalogue, Limits(**limits), debug=debug))
         return Served(pages[-1])
 
@@ -59,61 +54,61 @@ def serve(catalogue: Catalogue) -> Iterator[Callable[..., Served]]:
 
 
 @pytest.fixture
-def served(serve: Callable[..., Served]) -> Served:
+def served(serve):
     return serve()
 
 
 class Served:
     """A page and a client that is a program, not a browser."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page):
         self.page = page
         self.client = self.new_client()
 
-    def new_client(self) -> TestClient:
+    def new_client(self):
         return TestClient(self.page.app({"testserver"}))
 
-    def upload(self, pixels: Any) -> str:
+    def upload(self, pixels):
         """Send a picture and return its token."""
         answer = self.client.post("/api/pictures", content=png(pixels))
         assert answer.status_code == 201, answer.text
         return str(answer.json()["picture"])
 
-    def ask(self, token: str, client: TestClient | None = None, **changes: Any) -> list[dict[str, Any]]:
+    def ask(self, token, client=None, **changes):
         """Ask for masks and return all events but the statuses."""
         answer = self.post(token, client, **changes)
         assert answer.status_code == 200, answer.text
         events = [json.loads(line) for line in answer.text.splitlines()]
         return [event for event in events if event["event"] != "status"]
 
-    def post(self, token: str, client: TestClient | None = None, **changes: Any) -> Any:
+    def post(self, token, client=None, **changes):
         asked = {"picture": token, "model": "tiny", "engine": "pytorch", "schemes": ["int8"], "boxes": [[4, 4, 40, 40]]}
         if "points" in changes or "everything" in changes:
             asked.pop("boxes")
         return (client or self.client).post("/api/masks", content=json.dumps(asked | changes), headers=JSON)
 
 
-def png(pixels: Any) -> bytes:
+def png(pixels):
     file = io.BytesIO()
     Image.fromarray(np.asarray(pixels)).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.fixture
-def noise() -> Any:
+def noise():
     """A picture of 48 x 64 pixels; another for each seed."""
 
-    def make(seed: int = 0, shape: tuple[int, int] = (48, 64)) -> Any:
+    def make(seed=0, shape=(48, 64)):
         return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
     return make
 
 
 @pytest.fixture
-def five_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def five_found(monkeypatch):
     """Let "segment everything" find five masks beside one another, the first one the best."""
 
-    def find(segmenter: object, image: Any, *_: Any) -> list[FoundMask]:
+    def find(segmenter, image, *_):
         found = []
         for number in range(5):
             box = (8 * number, 0, 8 * number + 8, 16)
@@ -126,12 +121,12 @@ def five_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Any:
+def held(monkeypatch):
     """Hold the worker's thread: `with held(page): ...`."""
     import threading
 
     @contextmanager
-    def hold(page: Page) -> Iterator[None]:
+    def hold(page):
         release = threading.Event()
         page.worker.submit(lambda: release.wait(60) and None)
         try:

@@ -1,7 +1,5 @@
 """The local page's server: what it refuses."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

@@ -1,7 +1,5 @@
 """The local page's server: what it answers."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import json

@@ -1,7 +1,5 @@
 """The local page's server: what it keeps, and that users do not disturb one another."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json

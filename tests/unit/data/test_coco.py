@@ -1,11 +1,6 @@
-from __future__ import annotations
-
 import contextlib
 import io
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +19,9 @@ from quantsam.errors import DatasetError, ImageError, InputError
 
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
 HEIGHT, WIDTH = 8, 10
-Document = dict[str, Any]
-Edit = Callable[[Document], object]
 
 
-def annotation(annotation_id: int, image_id: int, **changes: Any) -> Document:
+def annotation(annotation_id, image_id, **changes):
     entry = {
         "id": annotation_id,
         "image_id": image_id,
@@ -42,7 +35,7 @@ def annotation(annotation_id: int, image_id: int, **changes: Any) -> Document:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Five images of 8 x 10 listed in no order, three objects of which one is a crowd."""
     root = tmp_path / "coco"
     (root / "val2017").mkdir(parents=True)
@@ -61,31 +54,31 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def write(root: Path, document: Any) -> None:
+def write(root, document):
     path = root / "annotations" / "instances_val2017.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document))
 
 
-def edited(root: Path, edit: Edit) -> Path:
+def edited(root, edit):
     document = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     edit(document)
     write(root, document)
     return root
 
 
-def with_image(**changes: Any) -> Edit:
+def with_image(**changes):
     return lambda document: document["images"][0].update(changes)
 
 
-def with_object(**changes: Any) -> Edit:
+def with_object(**changes):
     return lambda document: document["annotations"][0].update(changes)
 
 
 # what a good folder gives
 
 
-def test_good_folder(folder: Path) -> None:
+def test_good_folder(folder):
     dataset = CocoDataset(folder)
     assert isinstance(dataset, Dataset)
     assert dataset.name == "coco:val2017"
@@ -98,7 +91,7 @@ def test_good_folder(folder: Path) -> None:
     assert dataset.annotations(20) == ()
 
 
-def test_annotation_keeps_what_the_file_says(folder: Path) -> None:
+def test_annotation_keeps_what_the_file_says(folder):
     (found,) = CocoDataset(folder).annotations(30)
     assert found == Annotation(
         id=1,
@@ -111,7 +104,7 @@ def test_annotation_keeps_what_the_file_says(folder: Path) -> None:
     )
 
 
-def test_limit_is_stable_and_ascending(folder: Path) -> None:
+def test_limit_is_stable_and_ascending(folder):
     part = CocoDataset(folder, limit=3, seed=2)
     assert list(part.image_ids) == stable_subset([10, 20, 30, 40, 50], 3, 2, "images")
     assert part.name == "coco:val2017[3:2]"
@@ -125,7 +118,7 @@ def test_limit_is_stable_and_ascending(folder: Path) -> None:
         CocoDataset(folder, limit=0)
 
 
-def test_only_the_chosen_images_need_be_there(folder: Path) -> None:
+def test_only_the_chosen_images_need_be_there(folder):
     part = CocoDataset(folder, limit=2)
     for path in (folder / "val2017").iterdir():
         if int(path.stem) not in part.image_ids:
@@ -133,7 +126,7 @@ def test_only_the_chosen_images_need_be_there(folder: Path) -> None:
     assert CocoDataset(folder, limit=2).digest == part.digest
 
 
-def test_other_split_and_other_places(folder: Path) -> None:
+def test_other_split_and_other_places(folder):
     (folder / "val2017").rename(folder / "pictures")
     (folder / "annotations" / "instances_val2017.json").rename(folder / "mine.json")
     dataset = CocoDataset(folder, split="mine", annotations=folder / "mine.json", image_root=folder / "pictures")
@@ -141,15 +134,15 @@ def test_other_split_and_other_places(folder: Path) -> None:
     assert len(dataset.image_ids) == 5
 
 
-def test_images_may_lie_in_folders_below(folder: Path) -> None:
+def test_images_may_lie_in_folders_below(folder):
     (folder / "val2017" / "a").mkdir()
     (folder / "val2017" / "10.png").rename(folder / "val2017" / "a" / "10.png")
     dataset = CocoDataset(edited(folder, lambda d: d["images"][1].update(file_name="a/10.png")))
     assert dataset.image(10)[0, 0, 0] == 10
 
 
-def test_digest_follows_everything_that_is_evaluated(folder: Path) -> None:
-    edits: list[Edit] = [
+def test_digest_follows_everything_that_is_evaluated(folder):
+    edits = [
         lambda d: d.update(info={"description": "the digest does not look at this"}),
         lambda d: d["annotations"][0].update(bbox=[2, 2, 4, 4]),
         lambda d: d["annotations"][0].update(area=17),
@@ -166,7 +159,7 @@ def test_digest_follows_everything_that_is_evaluated(folder: Path) -> None:
     assert CocoDataset(folder).digest not in digests
 
 
-def test_digest_does_not_depend_on_the_order_in_the_file(folder: Path) -> None:
+def test_digest_does_not_depend_on_the_order_in_the_file(folder):
     before = CocoDataset(folder).digest
     edited(folder, lambda d: (d["images"].reverse(), d["annotations"].reverse()))
     assert CocoDataset(folder).digest == before
@@ -175,7 +168,7 @@ def test_digest_does_not_depend_on_the_order_in_the_file(folder: Path) -> None:
 # masks
 
 
-def test_polygon_mask(folder: Path) -> None:
+def test_polygon_mask(folder):
     dataset = CocoDataset(folder)
     mask = dataset.mask(dataset.annotations(30)[0])
     expected = np.zeros((HEIGHT, WIDTH), bool)
@@ -185,7 +178,7 @@ def test_polygon_mask(folder: Path) -> None:
     assert mask.flags.c_contiguous
 
 
-def test_rle_counts_run_down_the_columns(folder: Path) -> None:
+def test_rle_counts_run_down_the_columns(folder):
     dataset = CocoDataset(folder)
     mask = dataset.mask(dataset.annotations(10)[0])
     assert mask[:, 0].all()
@@ -201,11 +194,11 @@ def test_rle_counts_run_down_the_columns(folder: Path) -> None:
         ([1, 1, 1, 1, 1, 1], 0),
     ],
 )
-def test_polygons_are_cut_at_the_border(polygon: list[int], pixels: int) -> None:
+def test_polygons_are_cut_at_the_border(polygon, pixels):
     assert decode_mask([polygon], (HEIGHT, WIDTH), "it").sum() == pixels
 
 
-def test_polygons_of_one_object_are_united() -> None:
+def test_polygons_of_one_object_are_united():
     other = [5, 2, 9, 2, 9, 6, 5, 6]
     united = decode_mask([SQUARE, other], (HEIGHT, WIDTH), "it")
     single = [decode_mask([polygon], (HEIGHT, WIDTH), "it") for polygon in (SQUARE, other)]
@@ -213,7 +206,7 @@ def test_polygons_of_one_object_are_united() -> None:
 
 
 @given(mask=st_numpy.arrays(np.bool_, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_both_forms_of_rle_give_the_mask_back(mask: np.ndarray[Any, Any]) -> None:
+def test_both_forms_of_rle_give_the_mask_back(mask):
     flat = mask.ravel(order="F")
     borders = np.flatnonzero(np.diff(flat, prepend=False)).tolist()
     counts = np.diff([0, *borders, flat.size]).tolist()
@@ -224,7 +217,7 @@ def test_both_forms_of_rle_give_the_mask_back(mask: np.ndarray[Any, Any]) -> Non
         np.testing.assert_array_equal(decoded, mask)
 
 
-def test_compressed_rle_of_long_runs() -> None:
+def test_compressed_rle_of_long_runs():
     mask = np.zeros((3000, 2000), np.uint8)
     mask[:, 100:1900] = 1
     mask[5, 1000] = 0
@@ -233,14 +226,14 @@ def test_compressed_rle_of_long_runs() -> None:
 
 
 @given(counts=st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12))
-def test_any_compressed_text_is_decoded_or_refused(counts: str) -> None:
+def test_any_compressed_text_is_decoded_or_refused(counts):
     with contextlib.suppress(DatasetError):
         mask = decode_mask({"size": [4, 4], "counts": counts}, (4, 4), "it")
         assert mask.shape == (4, 4)
         assert counts
 
 
-def rle(counts: Any, height: int = HEIGHT, width: int = WIDTH) -> Document:
+def rle(counts, height=HEIGHT, width=WIDTH):
     return {"size": [height, width], "counts": counts}
 
 
@@ -273,13 +266,13 @@ def rle(counts: Any, height: int = HEIGHT, width: int = WIDTH) -> Document:
         (rle("@"), r"runs do not fill its 8 x 10 pixels: it is damaged"),
     ],
 )
-def test_masks_that_cannot_be_decoded_are_found_at_once(folder: Path, segmentation: Any, message: str) -> None:
+def test_masks_that_cannot_be_decoded_are_found_at_once(folder, segmentation, message):
     edited(folder, with_object(segmentation=segmentation))
     with pytest.raises(DatasetError, match=rf"instances_val2017.json: annotation 3 of image 10.*{message}"):
         CocoDataset(folder)
 
 
-def test_counts_of_an_rle_may_be_written_as_floats(folder: Path) -> None:
+def test_counts_of_an_rle_may_be_written_as_floats(folder):
     whole = CocoDataset(edited(folder, with_object(segmentation=rle([8, 8, 64]))))
     expected = whole.mask(whole.annotations(10)[1])
     floats = CocoDataset(edited(folder, with_object(segmentation=rle([8.0, 8.0, 64.0]))))
@@ -301,7 +294,7 @@ def test_counts_of_an_rle_may_be_written_as_floats(folder: Path) -> None:
         (None, r"neither polygons nor an RLE: got None"),
     ],
 )
-def test_malformed_segmentations_are_found_at_once(folder: Path, segmentation: Any, message: str) -> None:
+def test_malformed_segmentations_are_found_at_once(folder, segmentation, message):
     edited(folder, with_object(segmentation=segmentation))
     with pytest.raises(DatasetError, match=rf"annotation 3 of image 10.*{message}"):
         CocoDataset(folder)
@@ -310,7 +303,7 @@ def test_malformed_segmentations_are_found_at_once(folder: Path, segmentation: A
 # folders and files that are not what they should be
 
 
-def test_missing_folder_and_file(folder: Path, tmp_path: Path) -> None:
+def test_missing_folder_and_file(folder, tmp_path):
     with pytest.raises(DatasetError, match=r"the COCO folder .*none does not exist: check the path"):
         CocoDataset(tmp_path / "none")
     with pytest.raises(
@@ -360,7 +353,7 @@ def test_missing_folder_and_file(folder: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_annotation_files_of_another_format(folder: Path, content: bytes, message: str) -> None:
+def test_annotation_files_of_another_format(folder, content, message):
     (folder / "annotations" / "instances_val2017.json").write_bytes(content)
     with pytest.raises(DatasetError, match=rf"instances_val2017.json (is )?{message}") as raised:
         CocoDataset(folder)
@@ -404,20 +397,20 @@ def test_annotation_files_of_another_format(folder: Path, content: bytes, messag
         (lambda d: d["categories"][0].pop("name"), r"categories\[0\] has no `name`"),
     ],
 )
-def test_bad_values_are_named(folder: Path, edit: Edit, message: str) -> None:
+def test_bad_values_are_named(folder, edit, message):
     edited(folder, edit)
     with pytest.raises(DatasetError, match=rf"instances_val2017.json: .*{message}"):
         CocoDataset(folder)
 
 
-def test_zero_size_boxes_and_missing_categories_are_legal(folder: Path) -> None:
+def test_zero_size_boxes_and_missing_categories_are_legal(folder):
     edited(folder, lambda d: (d["annotations"][2].update(bbox=[1, 1, 0, 0]), d.pop("categories")))
     dataset = CocoDataset(folder)
     assert dataset.annotations(30)[0].box_xyxy == (1.0, 1.0, 1.0, 1.0)
     assert dataset.category_names == {}
 
 
-def test_missing_images_are_counted_before_anything_runs(folder: Path) -> None:
+def test_missing_images_are_counted_before_anything_runs(folder):
     (folder / "val2017" / "20.png").unlink()
     (folder / "val2017" / "40.png").unlink()
     with pytest.raises(
@@ -430,7 +423,7 @@ def test_missing_images_are_counted_before_anything_runs(folder: Path) -> None:
         CocoDataset(folder)
 
 
-def test_image_of_another_size_mentions_exif(folder: Path) -> None:
+def test_image_of_another_size_mentions_exif(folder):
     Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "val2017" / "20.png")
     dataset = CocoDataset(folder)
     with pytest.raises(
@@ -440,14 +433,14 @@ def test_image_of_another_size_mentions_exif(folder: Path) -> None:
         dataset.image(20)
 
 
-def test_exif_is_never_applied(folder: Path) -> None:
+def test_exif_is_never_applied(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "val2017" / "20.png", exif=exif.tobytes())
     assert CocoDataset(folder).image(20).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_damaged_image(folder: Path) -> None:
+def test_damaged_image(folder):
     (folder / "val2017" / "20.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"20.png is empty"):
         CocoDataset(folder).image(20)
@@ -457,11 +450,11 @@ def test_damaged_image(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real(shared_data: Path) -> CocoDataset:
+def real(shared_data):
     return CocoDataset(shared_data / "coco")
 
 
-def test_real_sample_counts(real: CocoDataset) -> None:
+def test_real_sample_counts(real):
     annotations = [a for image_id in real.image_ids for a in real.annotations(image_id)]
     assert len(real.image_ids) == 206
     assert len(annotations) == 1786
@@ -472,7 +465,7 @@ def test_real_sample_counts(real: CocoDataset) -> None:
     assert real.image(139).shape == (426, 640, 3)
 
 
-def test_every_real_mask_decodes_to_its_area(real: CocoDataset) -> None:
+def test_every_real_mask_decodes_to_its_area(real):
     ratios = []
     for image_id in real.image_ids:
         for found in real.annotations(image_id):
@@ -483,7 +476,7 @@ def test_every_real_mask_decodes_to_its_area(real: CocoDataset) -> None:
     assert np.quantile(np.abs(np.log(ratios)), 0.95) < 0.2
 
 
-def test_real_masks_equal_the_coco_api(real: CocoDataset) -> None:
+def test_real_masks_equal_the_coco_api(real):
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO(str(real.annotation_file))
     everything = [a for image_id in real.image_ids for a in real.annotations(image_id)]
@@ -494,7 +487,7 @@ def test_real_masks_equal_the_coco_api(real: CocoDataset) -> None:
         np.testing.assert_array_equal(real.mask(found), expected.astype(bool))
 
 
-def test_real_lvis_and_results_files_are_recognised(shared_data: Path) -> None:
+def test_real_lvis_and_results_files_are_recognised(shared_data):
     lvis = shared_data / "lvis" / "annotations" / "lvis_v0.5_val_100.json"
     with pytest.raises(DatasetError, match=r"is an LVIS annotation file"):
         CocoDataset(shared_data / "coco", annotations=lvis)

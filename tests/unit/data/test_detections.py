@@ -1,35 +1,31 @@
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantsam.data.detections import Detection, DetectionFile, load_detections
+from quantsam.data.detections import Detection, load_detections
 from quantsam.errors import DatasetError, InputError
 
 IMAGE_HW = {30: (100, 200), 10: (80, 60), 20: (50, 50)}
 CATEGORIES = (1, 5)
 
 
-def entry(**changes: Any) -> dict[str, Any]:
+def entry(**changes):
     return {"image_id": 10, "category_id": 5, "bbox": [4, 2.5, 10, 20], "score": 0.5} | changes
 
 
-def write(folder: Path, content: Any) -> Path:
+def write(folder, content):
     path = folder / "detections.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
-def load(path: Path, **more: Any) -> DetectionFile:
+def load(path, **more):
     return load_detections(path, image_hw=IMAGE_HW, category_ids=CATEGORIES, **more)
 
 
-def loaded(folder: Path, content: Any, **more: Any) -> DetectionFile:
+def loaded(folder, content, **more):
     return load(write(folder, content), **more)
 
 
@@ -109,7 +105,7 @@ def test_the_digest_is_of_what_is_used(tmp_path):
 # bad input
 
 
-def refused(folder: Path, content: Any) -> str:
+def refused(folder, content):
     path = write(folder, content)
     with pytest.raises(DatasetError) as caught:
         load(path)

@@ -1,14 +1,10 @@
 """Folders as annotation tools export them, and the names that they give to images."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
 import threading
 import unicodedata
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -26,30 +22,30 @@ ANNOTATION = {
 }
 
 
-def document(*names: str) -> dict[str, Any]:
+def document(*names):
     images = [{"id": i, "file_name": name, "height": 4, "width": 6} for i, name in enumerate(names, start=1)]
     annotations = [ANNOTATION | {"id": 10 + image["id"], "image_id": image["id"]} for image in images]
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
 
 
-def write(path: Path, content: Any) -> Path:
+def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
 
 
-def pictures(folder: Path, *names: str) -> None:
+def pictures(folder, *names):
     for number, name in enumerate(names, start=1):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (6, 4), (40 * number, 0, 0)).save(folder / name)
 
 
-def red(dataset: Any) -> list[int]:
+def red(dataset):
     """Which pictures were found, in the order of the images."""
     return [int(dataset.image(image_id)[0, 0, 0]) for image_id in dataset.image_ids]
 
 
-LAYOUTS: dict[str, tuple[str, str, str]] = {  # annotation file, image folder, part
+LAYOUTS = {  # annotation file, image folder, part
     "CVAT": ("annotations/instances_default.json", "images/default", "default"),
     "CVAT, older": ("annotations/instances_default.json", "images", "default"),
     "CVAT with subsets": ("annotations/instances_Test.json", "images/Test", "Test"),
@@ -65,7 +61,7 @@ LAYOUTS: dict[str, tuple[str, str, str]] = {  # annotation file, image folder, p
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_exports_are_found(tmp_path: Path, layout: str) -> None:
+def test_exports_are_found(tmp_path, layout):
     file, folder, part = LAYOUTS[layout]
     root = tmp_path / "set"
     write(root / file, document("b.png", "a.png"))
@@ -77,40 +73,40 @@ def test_exports_are_found(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["images/", "images\\", "\\images\\", "C:\\data\\images\\", "/label-studio/images/"])
-def test_names_with_folders_in_front_and_backslashes(tmp_path: Path, prefix: str) -> None:
+def test_names_with_folders_in_front_and_backslashes(tmp_path, prefix):
     write(tmp_path / "result.json", document(f"{prefix}b.png", f"{prefix}a.png"))
     pictures(tmp_path / "images", "b.png", "a.png")
     assert red(open_dataset(tmp_path)) == [40, 80]
     assert red(open_dataset(tmp_path, image_root=tmp_path / "images")) == [40, 80]
 
 
-def test_a_file_whose_name_has_a_backslash_goes_before(tmp_path: Path) -> None:
+def test_a_file_whose_name_has_a_backslash_goes_before(tmp_path):
     write(tmp_path / "result.json", document("images\\b.png"))
     pictures(tmp_path, "images/b.png", "images\\b.png")
     assert red(open_dataset(tmp_path)) == [80]
 
 
-def test_letters_composed_in_another_way_and_other_case(tmp_path: Path) -> None:
+def test_letters_composed_in_another_way_and_other_case(tmp_path):
     write(tmp_path / "result.json", document(unicodedata.normalize("NFC", "é.PNG")))
     pictures(tmp_path / "images", unicodedata.normalize("NFD", "é.png"))
     assert red(open_dataset(tmp_path)) == [40]
 
 
-def test_no_two_images_come_to_one_file(tmp_path: Path) -> None:
+def test_no_two_images_come_to_one_file(tmp_path):
     write(tmp_path / "result.json", document("x/a.png", "y/a.png"))
     pictures(tmp_path / "images", "a.png")
     with pytest.raises(DatasetError, match=r"2 of the 2 images are not in .*--image-root"):
         open_dataset(tmp_path)
 
 
-def test_folders_in_front_are_not_left_out_where_others_are_there_as_written(tmp_path: Path) -> None:
+def test_folders_in_front_are_not_left_out_where_others_are_there_as_written(tmp_path):
     write(tmp_path / "result.json", document("a.png", "gone/b.png"))
     pictures(tmp_path / "images", "a.png", "b.png")
     with pytest.raises(DatasetError, match=r"1 of the 2 images are not in .*images, the first is 'gone/b.png'"):
         open_dataset(tmp_path)
 
 
-def test_of_several_files_the_validation_split_is_taken(tmp_path: Path) -> None:
+def test_of_several_files_the_validation_split_is_taken(tmp_path):
     for number, split in enumerate(("test", "train", "valid"), start=1):
         write(tmp_path / split / "_annotations.coco.json", document("a.png"))
         pictures(tmp_path / split, *["b.png"] * (number - 1), "a.png")
@@ -119,7 +115,7 @@ def test_of_several_files_the_validation_split_is_taken(tmp_path: Path) -> None:
     assert open_images(tmp_path).name.endswith(":train")
 
 
-def test_of_several_files_that_are_alike_all_are_named(tmp_path: Path) -> None:
+def test_of_several_files_that_are_alike_all_are_named(tmp_path):
     for split in ("one", "two"):
         write(tmp_path / "annotations" / f"instances_{split}.json", document("a.png"))
     with pytest.raises(
@@ -128,7 +124,7 @@ def test_of_several_files_that_are_alike_all_are_named(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def test_files_of_other_tasks_are_no_candidates(tmp_path: Path) -> None:
+def test_files_of_other_tasks_are_no_candidates(tmp_path):
     for task in ("captions", "person_keypoints", "panoptic", "image_info"):
         write(tmp_path / "annotations" / f"{task}_val2017.json", document("a.png"))
     (tmp_path / "package.json").write_text('{"name": "viewer"}')
@@ -146,7 +142,7 @@ def test_files_of_other_tasks_are_no_candidates(tmp_path: Path) -> None:
         (["data.yaml", "train/labels/1.txt"], "labels of YOLO, it seems"),
     ],
 )
-def test_other_kinds_of_annotations_are_recognised(tmp_path: Path, files: list[str], hint: str) -> None:
+def test_other_kinds_of_annotations_are_recognised(tmp_path, files, hint):
     for file in files:
         write(tmp_path / file, "x")
     with pytest.raises(DatasetError, match=rf"it holds .*{hint}.*--annotations.*--image-root"):
@@ -154,7 +150,7 @@ def test_other_kinds_of_annotations_are_recognised(tmp_path: Path, files: list[s
 
 
 @pytest.mark.parametrize("packing", [".gz", ".zip", ".bz2", ".xz"])
-def test_an_official_file_may_be_packed(tmp_path: Path, packing: str) -> None:
+def test_an_official_file_may_be_packed(tmp_path, packing):
     pictures(tmp_path / "val2017", "a.png")
     path = tmp_path / "annotations" / f"instances_val2017.json{packing}"
     path.parent.mkdir()
@@ -162,7 +158,7 @@ def test_an_official_file_may_be_packed(tmp_path: Path, packing: str) -> None:
     assert open_dataset(tmp_path).name.endswith(":val2017")
 
 
-def test_pictures_of_exports(tmp_path: Path) -> None:
+def test_pictures_of_exports(tmp_path):
     write(tmp_path / "cvat" / "annotations" / "instances_default.json", document("a.png"))
     pictures(tmp_path / "cvat" / "images" / "default", "a.png")
     assert open_images(tmp_path / "cvat").name == "cvat:images/default"
@@ -170,7 +166,7 @@ def test_pictures_of_exports(tmp_path: Path) -> None:
     assert len(open_images(tmp_path / "plain")) == 2
 
 
-def test_a_name_of_several_lines_is_shown_in_one(tmp_path: Path) -> None:
+def test_a_name_of_several_lines_is_shown_in_one(tmp_path):
     root = tmp_path / "two\nlines \x1b[31m"
     write(root / "mine.json", document("a.png"))
     pictures(root, "a.png")
@@ -178,7 +174,7 @@ def test_a_name_of_several_lines_is_shown_in_one(tmp_path: Path) -> None:
     assert open_images(root).name == "two\\nlines \\x1b[31m"
 
 
-def test_a_folder_that_is_called_like_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_called_like_a_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     write(tmp_path / "~" / "set" / "mine.json", document("a.png"))
@@ -187,7 +183,7 @@ def test_a_folder_that_is_called_like_a_home(tmp_path: Path, monkeypatch: pytest
     assert len(open_images("./~/set")) == 1
 
 
-def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+def test_a_pipe_is_read_once(tmp_path):
     """As a shell makes it of `--annotations <(zcat a.json.gz)`."""
     write(tmp_path / "set" / "mine.json", document("a.png"))
     pictures(tmp_path / "set", "a.png")
@@ -199,7 +195,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     writer.join(10)
 
 
-def test_a_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_folder_is_known_by_its_sign(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "set" / "mine.json", document("a.png"))
     pictures(tmp_path / "images", "a.png")

@@ -1,11 +1,7 @@
 """What is never scored is left out with a word, what would be scored silently wrong is told of; `strict` refuses."""
 
-from __future__ import annotations
-
 import json
 import warnings
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,11 +16,11 @@ from quantsam.notices import Notice
 WIDTH, HEIGHT = 120, 100
 
 
-def polygon(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
+def polygon(left, top, right, bottom):
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def annotation(number: int, **changes: Any) -> dict[str, Any]:
+def annotation(number, **changes):
     left, top = 10 + 3 * number, 60 + 2 * number
     fields = {
         "id": number,
@@ -38,7 +34,7 @@ def annotation(number: int, **changes: Any) -> dict[str, Any]:
     return fields | changes
 
 
-def make(root: Path, annotations: list[dict[str, Any]]) -> Path:
+def make(root, annotations):
     (root / "val2017").mkdir(parents=True)
     (root / "annotations").mkdir()
     images = []
@@ -51,7 +47,7 @@ def make(root: Path, annotations: list[dict[str, Any]]) -> Path:
 
 
 GOOD = [annotation(number) for number in range(1, 5)]
-NEVER_SCORED: dict[str, tuple[dict[str, Any], str]] = {
+NEVER_SCORED = {
     "an empty segmentation of area 0": (annotation(9, segmentation=[], area=0, bbox=[0, 0, 0, 0]), "an area below 1"),
     "no segmentation of area 0": (
         {k: v for k, v in annotation(9, area=0).items() if k != "segmentation"},
@@ -73,7 +69,7 @@ NEVER_SCORED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", NEVER_SCORED)
-def test_what_is_never_scored_is_left_out_and_counted(tmp_path: Path, what: str) -> None:
+def test_what_is_never_scored_is_left_out_and_counted(tmp_path, what):
     entry, reason = NEVER_SCORED[what]
     folder = make(tmp_path / "set", [*GOOD, entry])
     with pytest.warns(
@@ -88,7 +84,7 @@ def test_what_is_never_scored_is_left_out_and_counted(tmp_path: Path, what: str)
         open_dataset(folder, strict=True)
 
 
-def test_all_reasons_come_in_one_line(tmp_path: Path) -> None:
+def test_all_reasons_come_in_one_line(tmp_path):
     entries = [entry for entry, _ in NEVER_SCORED.values()]
     with pytest.warns(Notice) as told:
         open_dataset(make(tmp_path / "set", [*GOOD, *entries]))
@@ -100,12 +96,12 @@ def test_all_reasons_come_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes", [{"segmentation": []}, {"segmentation": None}, {"area": None}, {"bbox": [1]}, {"image_id": "1"}]
 )
-def test_what_would_be_scored_is_still_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_what_would_be_scored_is_still_refused(tmp_path, changes):
     with pytest.raises(DatasetError, match=r"instances_val2017.json: annotation"):
         open_dataset(make(tmp_path / "set", [*GOOD, annotation(9, **changes)]))
 
 
-def test_parts_of_polygons_that_cover_no_pixel_are_left_out(tmp_path: Path) -> None:
+def test_parts_of_polygons_that_cover_no_pixel_are_left_out(tmp_path):
     entry = GOOD[0] | {"segmentation": [[1, 1, 5, 5], [], *GOOD[0]["segmentation"]]}
     folder = make(tmp_path / "set", [entry, *GOOD[1:]])
     with pytest.warns(
@@ -117,7 +113,7 @@ def test_parts_of_polygons_that_cover_no_pixel_are_left_out(tmp_path: Path) -> N
         open_dataset(folder, strict=True)
 
 
-def test_no_crowd_and_no_categories_may_be_written_as_null(tmp_path: Path) -> None:
+def test_no_crowd_and_no_categories_may_be_written_as_null(tmp_path):
     folder = make(tmp_path / "set", [entry | {"iscrowd": None} for entry in GOOD])
     path = folder / "annotations" / "instances_val2017.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": None}))
@@ -125,19 +121,19 @@ def test_no_crowd_and_no_categories_may_be_written_as_null(tmp_path: Path) -> No
     assert not any(a.is_crowd for i in dataset.image_ids for a in dataset.annotations(i))
 
 
-def test_a_good_annotation_below_an_area_of_1_stays(tmp_path: Path) -> None:
+def test_a_good_annotation_below_an_area_of_1_stays(tmp_path):
     dataset = open_dataset(make(tmp_path / "set", [*GOOD, annotation(9, area=0.25)]), strict=True)
     assert sum(len(dataset.annotations(i)) for i in dataset.image_ids) == 5
 
 
-def test_an_annotation_without_iscrowd_is_no_crowd(tmp_path: Path) -> None:
+def test_an_annotation_without_iscrowd_is_no_crowd(tmp_path):
     entry = annotation(9)
     del entry["iscrowd"]
     dataset = open_dataset(make(tmp_path / "set", [entry]), strict=True)
     assert [a.is_crowd for i in dataset.image_ids for a in dataset.annotations(i)] == [False]
 
 
-def test_whole_numbers_may_be_written_as_floats_and_be_of_any_size(tmp_path: Path) -> None:
+def test_whole_numbers_may_be_written_as_floats_and_be_of_any_size(tmp_path):
     numbers = {"id": 9.0, "image_id": 2.0, "category_id": 1.0}
     dataset = open_dataset(make(tmp_path / "set", [annotation(9, **numbers), annotation(3, id=-(10**40))]))
     found = [a for i in dataset.image_ids for a in dataset.annotations(i)]
@@ -148,7 +144,7 @@ def test_whole_numbers_may_be_written_as_floats_and_be_of_any_size(tmp_path: Pat
 # boxes
 
 
-def boxed(change: Any) -> list[dict[str, Any]]:
+def boxed(change):
     return [entry | {"bbox": change(*entry["bbox"])} for entry in GOOD]
 
 
@@ -170,7 +166,7 @@ ODD_BOXES = {
 
 
 @pytest.mark.parametrize("kind", ODD_BOXES)
-def test_boxes_of_another_order_or_unit_are_told_of(tmp_path: Path, kind: str) -> None:
+def test_boxes_of_another_order_or_unit_are_told_of(tmp_path, kind):
     folder = make(tmp_path / "set", boxed(ODD_BOXES[kind]))
     with pytest.warns(
         Notice, match=rf"4 of 4 boxes do not fit their own masks .*annotation 2 of image 1.*{kind}: correct"
@@ -180,7 +176,7 @@ def test_boxes_of_another_order_or_unit_are_told_of(tmp_path: Path, kind: str) -
         open_dataset(folder, strict=True)
 
 
-def test_a_few_odd_boxes_and_loose_ones_are_nothing_to_tell(tmp_path: Path) -> None:
+def test_a_few_odd_boxes_and_loose_ones_are_nothing_to_tell(tmp_path):
     many = [annotation(number) for number in range(1, 13)]
     many[0]["bbox"] = [0, 0, 1, 1]
     many[1:] = [
@@ -191,7 +187,7 @@ def test_a_few_odd_boxes_and_loose_ones_are_nothing_to_tell(tmp_path: Path) -> N
         open_dataset(make(tmp_path / "set", many))
 
 
-def test_boxes_of_masks_as_rle(tmp_path: Path) -> None:
+def test_boxes_of_masks_as_rle(tmp_path):
     runs = [20 * HEIGHT, *[10, 20, HEIGHT - 30] * 30]
     flat = [runs[0] + 10, 20]
     for _ in range(29):
@@ -204,7 +200,7 @@ def test_boxes_of_masks_as_rle(tmp_path: Path) -> None:
         open_dataset(make(tmp_path / "bad", [annotation(1, bbox=[20, 10, 50, 30], **entry)]))
 
 
-def test_the_real_samples_have_good_boxes(shared_data: Path) -> None:
+def test_the_real_samples_have_good_boxes(shared_data):
     coco = CocoDataset(shared_data / "coco")
     lvis = LvisDataset(
         shared_data / "lvis", annotations=shared_data / "lvis" / "annotations" / "lvis_v0.5_val_with_images.json"
@@ -217,7 +213,7 @@ def test_the_real_samples_have_good_boxes(shared_data: Path) -> None:
 # images
 
 
-def test_images_of_another_size_or_kind_are_found_before_the_work(tmp_path: Path) -> None:
+def test_images_of_another_size_or_kind_are_found_before_the_work(tmp_path):
     folder = make(tmp_path / "set", GOOD)
     Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "val2017" / "2.png")
     with pytest.raises(DatasetError, match=r"2.png is 100 x 120 pixels but .* says 120 x 100"):
@@ -227,7 +223,7 @@ def test_images_of_another_size_or_kind_are_found_before_the_work(tmp_path: Path
         open_dataset(folder)
 
 
-def test_a_broken_image_without_objects_is_never_looked_at(tmp_path: Path) -> None:
+def test_a_broken_image_without_objects_is_never_looked_at(tmp_path):
     folder = make(tmp_path / "set", [annotation(2)])
     (folder / "val2017" / "2.png").write_bytes(b"no picture")
     assert open_dataset(folder, strict=True).image(1).shape == (HEIGHT, WIDTH, 3)

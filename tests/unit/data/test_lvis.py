@@ -1,11 +1,6 @@
-from __future__ import annotations
-
 import gc
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +17,9 @@ from quantsam.errors import DatasetError, InputError
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
 HEIGHT, WIDTH = 8, 10
 V1, V05 = "lvis_v1_val.json", "lvis_v0.5_val.json"
-Document = dict[str, Any]
-Edit = Callable[[Document], object]
 
 
-def image(image_id: int, **changes: Any) -> Document:
+def image(image_id, **changes):
     entry = {
         "id": image_id,
         "height": HEIGHT,
@@ -37,7 +30,7 @@ def image(image_id: int, **changes: Any) -> Document:
     return entry | changes
 
 
-def annotation(annotation_id: int, image_id: int, category_id: int = 1) -> Document:
+def annotation(annotation_id, image_id, category_id=1):
     return {
         "id": annotation_id,
         "image_id": image_id,
@@ -48,7 +41,7 @@ def annotation(annotation_id: int, image_id: int, category_id: int = 1) -> Docum
     }
 
 
-def make_images(folder: Path) -> Path:
+def make_images(folder):
     """Make 10 and 30 of val2017, 20 of train2017; their red tells which they are."""
     for split, image_id in (("val2017", 10), ("train2017", 20), ("val2017", 30)):
         (folder / split).mkdir(parents=True, exist_ok=True)
@@ -56,7 +49,7 @@ def make_images(folder: Path) -> Path:
     return folder
 
 
-def make_lvis(folder: Path, file: str, images: list[Document]) -> Path:
+def make_lvis(folder, file, images):
     document = {
         "images": images,
         "annotations": [annotation(3, 10, 5), annotation(2, 10), annotation(1, 30)],
@@ -72,7 +65,7 @@ def make_lvis(folder: Path, file: str, images: list[Document]) -> Path:
 
 
 @pytest.fixture
-def v1(tmp_path: Path) -> Path:
+def v1(tmp_path):
     """Three images listed in no order, one of train2017, three objects."""
     url = "http://images.cocodataset.org/{}2017/{:012d}.jpg"
     images = [
@@ -84,7 +77,7 @@ def v1(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def v05(tmp_path: Path) -> Path:
+def v05(tmp_path):
     """The same in v0.5: a name of 2014 beside the address, alone, and a plain name."""
     images = [
         image(
@@ -98,7 +91,7 @@ def v05(tmp_path: Path) -> Path:
     return make_images(make_lvis(tmp_path / "old" / "lvis", V05, images))
 
 
-def edited(root: Path, edit: Edit, file: str = V1) -> Path:
+def edited(root, edit, file=V1):
     path = root / "annotations" / file
     document = json.loads(path.read_text())
     edit(document)
@@ -106,15 +99,15 @@ def edited(root: Path, edit: Edit, file: str = V1) -> Path:
     return root
 
 
-def with_image(**changes: Any) -> Edit:
+def with_image(**changes):
     return lambda document: document["images"][0].update(changes)
 
 
-def with_category(**changes: Any) -> Edit:
+def with_category(**changes):
     return lambda document: document["categories"][0].update(changes)
 
 
-def without(key: str) -> Edit:
+def without(key):
     return lambda document: document["images"][0].pop(key)
 
 
@@ -122,7 +115,7 @@ def without(key: str) -> Edit:
 
 
 @pytest.mark.parametrize("version", ["v1", "v05"])
-def test_good_folder(version: str, request: pytest.FixtureRequest) -> None:
+def test_good_folder(version, request):
     dataset = LvisDataset(request.getfixturevalue(version))
     assert isinstance(dataset, Dataset)
     assert dataset.name == {"v1": "lvis:v1_val", "v05": "lvis:v0.5_val"}[version]
@@ -137,7 +130,7 @@ def test_good_folder(version: str, request: pytest.FixtureRequest) -> None:
     assert mask.sum() == 16
 
 
-def test_annotation_keeps_what_the_file_says_and_is_no_crowd(v1: Path) -> None:
+def test_annotation_keeps_what_the_file_says_and_is_no_crowd(v1):
     (found,) = LvisDataset(v1).annotations(30)
     assert found == Annotation(
         id=1,
@@ -150,7 +143,7 @@ def test_annotation_keeps_what_the_file_says_and_is_no_crowd(v1: Path) -> None:
     )
 
 
-def test_categories_known_of_an_image(v1: Path) -> None:
+def test_categories_known_of_an_image(v1):
     dataset = LvisDataset(v1)
     assert dataset.negative_category_ids(30) == (5, 2)
     assert dataset.not_exhaustive_category_ids(30) == (1,)
@@ -160,8 +153,8 @@ def test_categories_known_of_an_image(v1: Path) -> None:
             opened(7)
 
 
-def test_frequency_follows_from_the_count_where_it_is_absent(v1: Path) -> None:
-    def counts(document: Document) -> None:
+def test_frequency_follows_from_the_count_where_it_is_absent(v1):
+    def counts(document):
         for entry, count in zip(document["categories"], (101, 10, 11), strict=True):
             del entry["frequency"]
             entry["image_count"] = count
@@ -170,11 +163,11 @@ def test_frequency_follows_from_the_count_where_it_is_absent(v1: Path) -> None:
     assert [frequency_of(count) for count in (0, 10, 11, 100, 101)] == ["r", "r", "c", "c", "f"]
 
 
-def test_what_the_file_says_goes_before_the_count(v1: Path) -> None:
+def test_what_the_file_says_goes_before_the_count(v1):
     assert LvisDataset(edited(v1, with_category(image_count=500))).category_frequency[5] == "r"
 
 
-def test_limit_is_stable_and_keeps_only_what_is_chosen(v1: Path) -> None:
+def test_limit_is_stable_and_keeps_only_what_is_chosen(v1):
     part = LvisDataset(v1, limit=2, seed=1)
     assert list(part.image_ids) == stable_subset([10, 20, 30], 2, 1, "images")
     assert part.name == "lvis:v1_val[2:1]"
@@ -186,7 +179,7 @@ def test_limit_is_stable_and_keeps_only_what_is_chosen(v1: Path) -> None:
     assert LvisDataset(v1, limit=2, seed=1).digest == part.digest
 
 
-def test_the_parsed_file_is_not_kept_alive(v1: Path) -> None:
+def test_the_parsed_file_is_not_kept_alive(v1):
     word = "this is in the parsed document only"
     edited(v1, lambda d: [entry.update(license=word) for entry in d["images"]])
     dataset = LvisDataset(v1)
@@ -198,14 +191,14 @@ def test_the_parsed_file_is_not_kept_alive(v1: Path) -> None:
 # which file, which images
 
 
-def test_v1_goes_before_v05(v1: Path) -> None:
+def test_v1_goes_before_v05(v1):
     shutil.copy(v1 / "annotations" / V1, v1 / "annotations" / V05)
     assert LvisDataset(v1).annotation_file.name == V1
     (v1 / "annotations" / V1).unlink()
     assert LvisDataset(v1).annotation_file.name == V05
 
 
-def test_other_split_and_named_file(v1: Path) -> None:
+def test_other_split_and_named_file(v1):
     (v1 / "annotations" / V1).rename(v1 / "annotations" / "lvis_v1_train.json")
     assert LvisDataset(v1, split="train").name == "lvis:v1_train"
     (v1 / "annotations" / "lvis_v1_train.json").rename(v1 / "mine.json")
@@ -215,7 +208,7 @@ def test_other_split_and_named_file(v1: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["v1", "v05"])
-def test_images_of_a_coco_folder(version: str, request: pytest.FixtureRequest) -> None:
+def test_images_of_a_coco_folder(version, request):
     folder = request.getfixturevalue(version)
     digest = LvisDataset(folder).digest
     coco = folder.parent / "coco"
@@ -241,16 +234,16 @@ def test_images_of_a_coco_folder(version: str, request: pytest.FixtureRequest) -
         {"file_name": "COCO_train2014_000000000030.jpg"},
     ],
 )
-def test_ways_to_name_an_image(v1: Path, changes: Document) -> None:
-    def rename(document: Document) -> None:
+def test_ways_to_name_an_image(v1, changes):
+    def rename(document):
         del document["images"][0]["coco_url"]
         document["images"][0].update(changes)
 
     assert LvisDataset(edited(v1, rename)).image(30)[0, 0, 0] == 30
 
 
-def test_digest_follows_everything_that_is_evaluated(v1: Path) -> None:
-    edits: list[Edit] = [
+def test_digest_follows_everything_that_is_evaluated(v1):
+    edits = [
         lambda d: d.update(info="not looked at"),
         with_image(neg_category_ids=[5]),
         with_image(not_exhaustive_category_ids=[]),
@@ -266,7 +259,7 @@ def test_digest_follows_everything_that_is_evaluated(v1: Path) -> None:
 # folders and files that are not what they should be
 
 
-def test_missing_folder_and_files(v1: Path, tmp_path: Path) -> None:
+def test_missing_folder_and_files(v1, tmp_path):
     with pytest.raises(DatasetError, match=r"the LVIS folder .*none does not exist: check the path"):
         LvisDataset(tmp_path / "none")
     with pytest.raises(DatasetError, match=r"the annotation file .*none.json does not exist: check the path"):
@@ -277,7 +270,7 @@ def test_missing_folder_and_files(v1: Path, tmp_path: Path) -> None:
         LvisDataset(v1 / "val2017")
 
 
-def test_unknown_split(v1: Path) -> None:
+def test_unknown_split(v1):
     (v1 / "annotations" / "lvis_v1_train_cat_info.json").write_text("[]")
     with pytest.raises(
         DatasetError,
@@ -306,14 +299,14 @@ def test_unknown_split(v1: Path) -> None:
         ),
     ],
 )
-def test_annotation_files_of_another_format(v1: Path, content: bytes, message: str) -> None:
+def test_annotation_files_of_another_format(v1, content, message):
     (v1 / "annotations" / V1).write_bytes(content)
     with pytest.raises(DatasetError, match=rf"{V1} {message}") as raised:
         LvisDataset(v1)
     assert "\n" not in str(raised.value)
 
 
-def test_an_lvis_file_for_coco_names_the_way_out(v1: Path) -> None:
+def test_an_lvis_file_for_coco_names_the_way_out(v1):
     with pytest.raises(
         DatasetError, match=r"is an LVIS annotation file, .*: open it with LvisDataset, or with open_dataset\(FOLDER"
     ):
@@ -361,20 +354,20 @@ def test_an_lvis_file_for_coco_names_the_way_out(v1: Path) -> None:
         ),
     ],
 )
-def test_bad_values_are_named(v1: Path, edit: Edit, message: str) -> None:
+def test_bad_values_are_named(v1, edit, message):
     with pytest.raises(DatasetError, match=rf"{V1}: .*{message}") as raised:
         LvisDataset(edited(v1, edit))
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a\\..\\b.jpg", "a\0.jpg"])
-def test_file_names_of_v05_stay_in_the_folder(v05: Path, name: str) -> None:
+def test_file_names_of_v05_stay_in_the_folder(v05, name):
     edited(v05, lambda d: d["images"][1].update(file_name=name), V05)
     with pytest.raises(DatasetError, match=r"image.*: `file_name` must stay in the image folder"):
         LvisDataset(v05)
 
 
-def test_missing_images_are_counted_and_the_way_out_named(v1: Path, v05: Path) -> None:
+def test_missing_images_are_counted_and_the_way_out_named(v1, v05):
     shutil.rmtree(v1 / "val2017")
     with pytest.raises(
         DatasetError,
@@ -387,7 +380,7 @@ def test_missing_images_are_counted_and_the_way_out_named(v1: Path, v05: Path) -
         LvisDataset(v05)
 
 
-def test_is_lvis_file(v1: Path, v05: Path, tmp_path: Path) -> None:
+def test_is_lvis_file(v1, v05, tmp_path):
     assert is_lvis_file(v1 / "annotations" / V1)
     assert is_lvis_file(v05 / "annotations" / V05)
     no_lists = edited(v1, lambda d: [entry.pop("neg_category_ids") for entry in d["images"]])
@@ -403,11 +396,11 @@ def test_is_lvis_file(v1: Path, v05: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real(shared_data: Path) -> LvisDataset:
+def real(shared_data):
     return LvisDataset(shared_data / "lvis", split="val_with_images")
 
 
-def test_real_sample_counts(real: LvisDataset) -> None:
+def test_real_sample_counts(real):
     found = [a for image_id in real.image_ids for a in real.annotations(image_id)]
     assert real.name == "lvis:v0.5_val_with_images"
     assert len(real.image_ids) == 9
@@ -422,7 +415,7 @@ def test_real_sample_counts(real: LvisDataset) -> None:
         assert real.image(image_id).ndim == 3
 
 
-def test_every_real_mask_decodes_to_its_area(real: LvisDataset) -> None:
+def test_every_real_mask_decodes_to_its_area(real):
     for image_id in real.image_ids:
         for found in real.annotations(image_id):
             mask = real.mask(found)
@@ -430,7 +423,7 @@ def test_every_real_mask_decodes_to_its_area(real: LvisDataset) -> None:
             assert np.log(mask.sum() / found.area) == pytest.approx(0, abs=0.3)
 
 
-def test_real_sample_without_its_images(shared_data: Path) -> None:
+def test_real_sample_without_its_images(shared_data):
     with pytest.raises(DatasetError, match=r"91 of the 100 images are not in .*--image-root"):
         LvisDataset(shared_data / "lvis", split="val_100")
     with pytest.raises(DatasetError, match=r"has no split 'val', .*val_100"):
@@ -439,7 +432,7 @@ def test_real_sample_without_its_images(shared_data: Path) -> None:
         LvisDataset(shared_data / "lvis", annotations=shared_data / "coco" / "annotations" / "instances_val2017.json")
 
 
-def test_real_frequencies_follow_from_the_counts(shared_data: Path) -> None:
+def test_real_frequencies_follow_from_the_counts(shared_data):
     categories = json.loads((shared_data / "lvis" / "annotations" / "lvis_v1_train_cat_info.json").read_bytes())
     assert len(categories) == 1203
     assert all(frequency_of(entry["image_count"]) == entry["frequency"] for entry in categories)

@@ -1,19 +1,14 @@
 """Pictures that cameras, microscopes and satellites write: of 16 bits, of many bands, of newer formats."""
 
-from __future__ import annotations
-
 import io
 import struct
 import sys
 import types
 import warnings
 import zlib
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, features
 
 from quantsam.data.images import decode_image, image_size, load_image
@@ -23,18 +18,18 @@ from quantsam.notices import Notice
 DEPTHS = (8, 10, 12, 14)
 
 
-def samples(bits: int, channels: int) -> NDArray[np.uint16]:
+def samples(bits, channels):
     """Random samples that use so many bits."""
     found = np.random.default_rng(bits).integers(0, 1 << bits, (20, 30, channels)).astype(np.uint16)
     found[0, 0] = (1 << bits) - 1
     return found
 
 
-def png(array: NDArray[np.uint16]) -> bytes:
+def png(array):
     """A PNG of 16 bits, which Pillow cannot write in colour."""
     height, width, channels = array.shape
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
+    def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -43,13 +38,13 @@ def png(array: NDArray[np.uint16]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def tiff(array: NDArray[Any], order: str = "<", photometric: int = 2, big: bool = False) -> bytes:
+def tiff(array, order="<", photometric=2, big=False):
     """A TIFF of one strip, of any number of bands."""
     height, width, bands = array.shape
     kind = {"u": 1, "i": 2, "f": 3}[array.dtype.kind]
     data = array.astype(array.dtype.newbyteorder("<" if order == "<" else ">")).tobytes()
     bits = [8 * array.dtype.itemsize] * bands
-    tags: list[tuple[int, list[int]]] = [(256, [width]), (257, [height]), (258, bits), (259, [1]), (262, [photometric])]
+    tags = [(256, [width]), (257, [height]), (258, bits), (259, [1]), (262, [photometric])]
     tags += [(273, []), (277, [bands]), (278, [height]), (279, [len(data)]), (339, [kind] * bands)]
     word, room, entry = ("Q", 8, 20) if big else ("I", 4, 12)
     start = (16 if big else 8) + (8 if big else 2) + entry * len(tags) + room
@@ -71,7 +66,7 @@ def tiff(array: NDArray[Any], order: str = "<", photometric: int = 2, big: bool 
 
 @pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_grey_of_16_bits_is_read_by_the_bits_that_it_uses(tmp_path: Path, suffix: str, bits: int) -> None:
+def test_grey_of_16_bits_is_read_by_the_bits_that_it_uses(tmp_path, suffix, bits):
     grey = samples(bits, 1)[..., 0]
     Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
     top = (1 << bits) - 1
@@ -84,7 +79,7 @@ def test_grey_of_16_bits_is_read_by_the_bits_that_it_uses(tmp_path: Path, suffix
 
 @pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("kind", ["PNG", "PNG with alpha", "TIFF", "TIFF, big-endian"])
-def test_colour_of_16_bits_likewise(kind: str, bits: int) -> None:
+def test_colour_of_16_bits_likewise(kind, bits):
     colour = samples(bits, 3)
     opaque = np.concatenate([colour, np.full((20, 30, 1), 0xFFFF, np.uint16)], axis=2)
     content = {
@@ -101,13 +96,13 @@ def test_colour_of_16_bits_likewise(kind: str, bits: int) -> None:
 @pytest.mark.parametrize(
     "content", [png(samples(16, 1)), png(samples(16, 3)), tiff(samples(16, 3)), png(0 * samples(8, 3))]
 )
-def test_whole_ranges_and_black_pictures_need_no_word(content: bytes) -> None:
+def test_whole_ranges_and_black_pictures_need_no_word(content):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode_image(content)
 
 
-def test_numbers_of_32_bits_are_not_called_16(tmp_path: Path) -> None:
+def test_numbers_of_32_bits_are_not_called_16(tmp_path):
     Image.fromarray(np.full((4, 5), 200, np.int32)).save(tmp_path / "a.tif")
     with pytest.warns(Notice, match=r"a.tif: of the bits of a sample only 8 are used \(the largest is 200\)"):
         assert load_image(tmp_path / "a.tif").max() == 200
@@ -116,7 +111,7 @@ def test_numbers_of_32_bits_are_not_called_16(tmp_path: Path) -> None:
         load_image(tmp_path / "b.tif")
 
 
-def test_what_cannot_be_scaled_is_told_of() -> None:
+def test_what_cannot_be_scaled_is_told_of():
     with pytest.warns(Notice, match="the picture: of the bits of a sample few are used"):
         decode_image(b"P6 5 4 65535\n" + np.full((4, 5, 3), 200, ">u2").tobytes())
     with pytest.warns(Notice, match="the picture: of the bits of a sample few are used: it is read as nearly black"):
@@ -135,7 +130,7 @@ def test_what_cannot_be_scaled_is_told_of() -> None:
         (2, np.uint16, "a TIFF of 2 bands of 16-bit whole numbers, which is not read: save it as an 8-bit picture"),
     ],
 )
-def test_a_geotiff_says_its_bands(tmp_path: Path, bands: int, dtype: Any, words: str, order: str, big: bool) -> None:
+def test_a_geotiff_says_its_bands(tmp_path, bands, dtype, words, order, big):
     content = tiff(np.ones((6, 7, bands), dtype), order, photometric=1, big=big)
     (tmp_path / "geo.tif").write_bytes(content)
     for read in (load_image, image_size):
@@ -146,7 +141,7 @@ def test_a_geotiff_says_its_bands(tmp_path: Path, bands: int, dtype: Any, words:
         decode_image(content, "the upload")
 
 
-def test_nothing_of_pillow_s_own_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_of_pillow_s_own_is_printed(capfd):
     with pytest.raises(ImageError, match="a TIFF of 7 bands"):
         decode_image(tiff(np.ones((6, 7, 7), np.uint16)))
     assert capfd.readouterr() == ("", "")
@@ -176,14 +171,14 @@ def test_nothing_of_pillow_s_own_is_printed(capfd: pytest.CaptureFixture[str]) -
         (b"MM\0+\0\x08\0\0", "damaged, a TIFF that is cut off"),
     ],
 )
-def test_other_files_are_named(tmp_path: Path, content: bytes, words: str) -> None:
+def test_other_files_are_named(tmp_path, content, words):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=rf"a\.jpg is {words}"):
         load_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
-def test_avif(tmp_path: Path) -> None:
+def test_avif(tmp_path):
     flat = np.full((16, 24, 3), (200, 100, 50), np.uint8)
     Image.fromarray(flat).save(tmp_path / "a.avif", quality=100)
     np.testing.assert_allclose(load_image(tmp_path / "a.avif"), flat, atol=4)
@@ -194,7 +189,7 @@ def test_avif(tmp_path: Path) -> None:
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40
 
 
-def test_what_needs_a_plug_in_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_needs_a_plug_in_says_which(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     monkeypatch.setitem(sys.modules, "pillow_avif", None)
     monkeypatch.setattr(features, "check", lambda name: False)
@@ -205,15 +200,15 @@ def test_what_needs_a_plug_in_says_which(tmp_path: Path, monkeypatch: pytest.Mon
         decode_image(HEIC.replace(b"heic", b"avif"))
 
 
-def test_heic_is_read_where_the_plug_in_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_is_read_where_the_plug_in_is_installed(monkeypatch):
     """A stand-in for pillow-heif: what it registers is asked, for such a file and for no other."""
-    asked: list[bytes] = []
+    asked = []
 
-    def open_it(file: io.BytesIO, name: str) -> Image.Image:
+    def open_it(file, name):
         asked.append(file.read(12))
         return Image.new("RGB", (5, 3), (1, 2, 3))
 
-    def register() -> None:
+    def register():
         Image.register_open("HEIF", open_it, lambda start: start[4:12] == b"ftypheic")
 
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))

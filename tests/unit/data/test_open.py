@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -17,14 +15,14 @@ from quantsam.errors import DatasetError, InputError
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("QUANTSAM_DATA", raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
 
 
-def make_coco(folder: Path, splits: tuple[str, ...] = ("val2017",)) -> Path:
+def make_coco(folder, splits=("val2017",)):
     (folder / "annotations").mkdir(parents=True)
     for split in splits:
         (folder / split).mkdir()
@@ -37,7 +35,7 @@ def make_coco(folder: Path, splits: tuple[str, ...] = ("val2017",)) -> Path:
     return folder
 
 
-def make_lvis(folder: Path, file: str = "lvis_v1_val.json", images: Path | None = None) -> Path:
+def make_lvis(folder, file="lvis_v1_val.json", images=None):
     """Make LVIS's file, and its images 1 of val2017 and 2 of train2017 in `folder` or elsewhere."""
     entries = []
     for split, image_id in (("val2017", 1), ("train2017", 2)):
@@ -45,7 +43,7 @@ def make_lvis(folder: Path, file: str = "lvis_v1_val.json", images: Path | None 
         place.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (6, 4), (image_id, 0, 0)).save(place / f"{image_id}.png")
         url = f"http://images.cocodataset.org/{split}/{image_id}.png"
-        lists: dict[str, list[int]] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        lists = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
         entries.append({"id": image_id, "coco_url": url, "height": 4, "width": 6} | lists)
     document = {"images": entries, "annotations": [], "categories": []}
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
@@ -54,14 +52,14 @@ def make_lvis(folder: Path, file: str = "lvis_v1_val.json", images: Path | None 
 
 
 @pytest.mark.parametrize(("spec", "count", "seed"), [("scenes", 300, 0), ("scenes:5", 5, 0), ("scenes:5:7", 5, 7)])
-def test_scenes(spec: str, count: int, seed: int) -> None:
+def test_scenes(spec, count, seed):
     dataset = open_dataset(spec)
     assert isinstance(dataset, Dataset)
     expected = SceneDataset(count, seed=seed)
     assert (dataset.name, dataset.digest) == (expected.name, expected.digest)
 
 
-def test_limit_and_seed_choose_among_scenes_but_do_not_change_them() -> None:
+def test_limit_and_seed_choose_among_scenes_but_do_not_change_them():
     assert open_dataset("scenes:9", seed=3).digest == SceneDataset(9, seed=0).digest
     part = open_dataset("scenes:9:2", limit=4, seed=3)
     assert part.name == f"{SceneDataset(9, seed=2).name}[4:3]"
@@ -71,7 +69,7 @@ def test_limit_and_seed_choose_among_scenes_but_do_not_change_them() -> None:
         open_dataset("scenes:9", limit=10)
 
 
-def test_scenes_as_pictures_are_others_than_the_evaluated() -> None:
+def test_scenes_as_pictures_are_others_than_the_evaluated():
     source = open_images("scenes:6", limit=2)
     assert isinstance(source, ImageSource)
     assert source.name == f"{SceneDataset(6, seed=1).name}[2:0]"
@@ -84,18 +82,18 @@ def test_scenes_as_pictures_are_others_than_the_evaluated() -> None:
 
 
 @pytest.mark.parametrize("spec", ["scenes:", "scenes:x", "scenes:1:2:3", "scenes:-4", "scenes:1.5", "scenes: 3"])
-def test_malformed_scenes(spec: str) -> None:
+def test_malformed_scenes(spec):
     for opened in (open_dataset, open_images):
         with pytest.raises(InputError, match=r"scenes:COUNT:SEED with whole numbers, got .*: write e.g. scenes:300"):
             opened(spec)
 
 
-def test_no_scenes() -> None:
+def test_no_scenes():
     with pytest.raises(InputError, match=r"1,000,000, got 0"):
         open_dataset("scenes:0")
 
 
-def test_coco_by_path(tmp_path: Path) -> None:
+def test_coco_by_path(tmp_path):
     folder = make_coco(tmp_path / "my-coco")
     for spec in (folder, str(folder)):
         dataset = open_dataset(spec, limit=2, seed=1)
@@ -103,7 +101,7 @@ def test_coco_by_path(tmp_path: Path) -> None:
         assert dataset.name == "my-coco:val2017[2:1]"
 
 
-def test_coco_with_files_of_its_own(tmp_path: Path) -> None:
+def test_coco_with_files_of_its_own(tmp_path):
     folder = make_coco(tmp_path / "coco", ("val2017", "train2017"))
     train = folder / "annotations" / "instances_train2017.json"
     assert open_dataset(folder, annotations=train).name == "coco:train2017"
@@ -118,14 +116,14 @@ def test_coco_with_files_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["lvis_v1_val.json", "lvis_v0.5_val.json"])
-def test_lvis_by_path(tmp_path: Path, file: str) -> None:
+def test_lvis_by_path(tmp_path, file):
     folder = make_lvis(tmp_path / "my-lvis", file)
     dataset = open_dataset(folder, limit=1, seed=1)
     assert isinstance(dataset, LvisDataset)
     assert dataset.name == f"my-lvis:{Path(file).stem}[1:1]"
 
 
-def test_lvis_with_the_images_of_coco(tmp_path: Path) -> None:
+def test_lvis_with_the_images_of_coco(tmp_path):
     coco = make_coco(tmp_path / "coco")
     lvis = make_lvis(tmp_path / "lvis", images=coco)
     file = lvis / "annotations" / "lvis_v1_val.json"
@@ -141,7 +139,7 @@ def test_lvis_with_the_images_of_coco(tmp_path: Path) -> None:
     assert isinstance(open_dataset(coco), CocoDataset)
 
 
-def test_content_tells_the_kind_of_a_named_file(tmp_path: Path) -> None:
+def test_content_tells_the_kind_of_a_named_file(tmp_path):
     lvis = make_lvis(tmp_path / "lvis")
     file = (lvis / "annotations" / "lvis_v1_val.json").rename(tmp_path / "instances_val2017.json")
     assert isinstance(open_dataset(lvis, annotations=file), LvisDataset)
@@ -150,20 +148,20 @@ def test_content_tells_the_kind_of_a_named_file(tmp_path: Path) -> None:
     assert isinstance(open_dataset(coco, annotations=file), CocoDataset)
 
 
-def test_a_folder_of_both_kinds_is_coco_unless_it_is_called_lvis(in_an_empty_folder: Path) -> None:
+def test_a_folder_of_both_kinds_is_coco_unless_it_is_called_lvis(in_an_empty_folder):
     both = make_lvis(make_coco(in_an_empty_folder / "lvis"))
     assert isinstance(open_dataset(both), CocoDataset)
     assert isinstance(open_dataset("lvis"), LvisDataset)
 
 
 @pytest.mark.parametrize("place", ["lvis", "data/lvis"])
-def test_bare_lvis_beside_the_user(in_an_empty_folder: Path, place: str) -> None:
+def test_bare_lvis_beside_the_user(in_an_empty_folder, place):
     make_lvis(in_an_empty_folder / place)
     assert open_dataset("lvis").name == "lvis:v1_val"
     assert open_images("lvis").name == "lvis:train2017"
 
 
-def test_named_files_that_are_not_there(tmp_path: Path) -> None:
+def test_named_files_that_are_not_there(tmp_path):
     folder = make_coco(tmp_path / "coco")
     with pytest.raises(DatasetError, match=r"the annotation file .*none.json does not exist"):
         open_dataset(folder, annotations=tmp_path / "none.json")
@@ -171,7 +169,7 @@ def test_named_files_that_are_not_there(tmp_path: Path) -> None:
         open_dataset(folder, image_root=tmp_path / "none")
 
 
-def test_a_named_file_needs_no_folder_of_annotations(tmp_path: Path) -> None:
+def test_a_named_file_needs_no_folder_of_annotations(tmp_path):
     folder = make_coco(tmp_path / "coco")
     file = (folder / "annotations" / "instances_val2017.json").rename(tmp_path / "instances_val2017.json")
     (folder / "annotations").rmdir()
@@ -179,21 +177,19 @@ def test_a_named_file_needs_no_folder_of_annotations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [{"annotations": Path("a.json")}, {"image_root": Path("a")}])
-def test_scenes_have_no_files(given: dict[str, Path]) -> None:
+def test_scenes_have_no_files(given):
     with pytest.raises(InputError, match=r"'scenes:3' takes neither --annotations nor --image-root.*: leave them out"):
         open_dataset("scenes:3", **given)
 
 
 @pytest.mark.parametrize("place", ["coco", "data/coco"])
-def test_bare_name_beside_the_user(in_an_empty_folder: Path, place: str) -> None:
+def test_bare_name_beside_the_user(in_an_empty_folder, place):
     make_coco(in_an_empty_folder / place)
     assert open_dataset("coco").name == "coco:val2017"
     assert open_images("coco").name == "coco:val2017"
 
 
-def test_variable_goes_before_the_current_folder(
-    tmp_path: Path, in_an_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variable_goes_before_the_current_folder(tmp_path, in_an_empty_folder, monkeypatch):
     make_coco(tmp_path / "sets" / "coco", ("val2017", "train2017"))
     make_coco(in_an_empty_folder / "coco")
     monkeypatch.setenv("QUANTSAM_DATA", str(tmp_path / "sets"))
@@ -202,7 +198,7 @@ def test_variable_goes_before_the_current_folder(
     assert dataset.folder == tmp_path / "sets" / "coco"
 
 
-def test_bare_name_nowhere(tmp_path: Path, in_an_empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bare_name_nowhere(tmp_path, in_an_empty_folder, monkeypatch):
     here = in_an_empty_folder
     with pytest.raises(DatasetError) as raised:
         open_dataset("coco")
@@ -213,7 +209,7 @@ def test_bare_name_nowhere(tmp_path: Path, in_an_empty_folder: Path, monkeypatch
         open_images("sa-1b")
 
 
-def test_pictures_of_a_coco_folder(tmp_path: Path) -> None:
+def test_pictures_of_a_coco_folder(tmp_path):
     both = open_images(make_coco(tmp_path / "both", ("val2017", "train2017")))
     assert isinstance(both, ImageFolder)
     assert both.name == "both:train2017"
@@ -221,7 +217,7 @@ def test_pictures_of_a_coco_folder(tmp_path: Path) -> None:
     assert open_images(make_coco(tmp_path / "val"), limit=2).name == "val:val2017[2:0]"
 
 
-def test_pictures_of_a_plain_folder(tmp_path: Path) -> None:
+def test_pictures_of_a_plain_folder(tmp_path):
     nested = tmp_path / "sa-1b" / "sa_000020"
     nested.mkdir(parents=True)
     Image.new("RGB", (2, 2)).save(nested / "sa_1.jpg")
@@ -231,7 +227,7 @@ def test_pictures_of_a_plain_folder(tmp_path: Path) -> None:
     assert [image.shape for image in source] == [(2, 2, 3)]
 
 
-def test_folder_without_annotations_is_no_dataset(tmp_path: Path) -> None:
+def test_folder_without_annotations_is_no_dataset(tmp_path):
     with pytest.raises(
         DatasetError, match=r"has no folder `annotations`.*it holds here/: name the file with --annotations.*scenes:300"
     ):
@@ -249,19 +245,19 @@ def test_folder_without_annotations_is_no_dataset(tmp_path: Path) -> None:
         ("a\0b", "known are"),
     ],
 )
-def test_unknown_names(spec: str, hint: str) -> None:
+def test_unknown_names(spec, hint):
     for opened in (open_dataset, open_images):
         with pytest.raises(DatasetError, match=rf"neither a known dataset nor an existing folder: {hint}.*scenes:300"):
             opened(spec)
 
 
-def test_file_instead_of_a_folder(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.jpg")
     with pytest.raises(DatasetError, match=r"a.jpg is a file: give the folder"):
         open_images(tmp_path / "a.jpg")
 
 
-def test_real_sample(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_sample(shared_data, monkeypatch):
     monkeypatch.setenv("QUANTSAM_DATA", str(shared_data))
     assert len(open_dataset("coco").image_ids) == 206
     assert len(open_images("coco")) == 343

@@ -1,7 +1,5 @@
 """Annotations and detections that are packed, or no JSON at all."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io
@@ -11,7 +9,6 @@ import lzma
 import pickle
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +22,7 @@ COCO = {"images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}], "a
 CONTENT = json.dumps(COCO).encode()
 
 
-def zipped(**files: bytes) -> bytes:
+def zipped(**files):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -33,7 +30,7 @@ def zipped(**files: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def tarred() -> bytes:
+def tarred():
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         entry = tarfile.TarInfo("a.json")
@@ -56,14 +53,14 @@ def tarred() -> bytes:
     ],
     ids=["gzip", "gzip in two parts", "bzip2", "xz", "zip", "gzip in zip", "byte-order mark", "UTF-16"],
 )
-def test_packed_files_are_read_whatever_their_name(tmp_path: Path, content: bytes) -> None:
+def test_packed_files_are_read_whatever_their_name(tmp_path, content):
     path = tmp_path / "instances_val2017.json"
     path.write_bytes(content)
     assert read_document(path, "COCO") == COCO
     assert not is_lvis_file(path)
 
 
-def test_packed_lvis_and_detections(tmp_path: Path) -> None:
+def test_packed_lvis_and_detections(tmp_path):
     (tmp_path / "lvis.json.gz").write_bytes(gzip.compress(b'{"images": [{"neg_category_ids": []}]}'))
     assert is_lvis_file(tmp_path / "lvis.json.gz")
     found = [{"image_id": 1, "category_id": 2, "bbox": [0, 0, 3, 3], "score": 0.5}]
@@ -115,7 +112,7 @@ def test_packed_lvis_and_detections(tmp_path: Path) -> None:
     ],
     ids=itertools.count(),  # not the contents, which hold the time
 )
-def test_what_is_no_annotation_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_what_is_no_annotation_file_is_named(tmp_path, content, message):
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=rf"a\.json.*{message}") as raised:
@@ -124,7 +121,7 @@ def test_what_is_no_annotation_file_is_named(tmp_path: Path, content: bytes, mes
     assert not is_lvis_file(path)
 
 
-def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(packed, "MAX_BYTES", 1 << 20)
     for name, content in (("a.gz", gzip.compress(b" " * (2 << 20))), ("a.zip", zipped(**{"a.json": b" " * (2 << 20)}))):
         (tmp_path / name).write_bytes(content)

@@ -1,10 +1,6 @@
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,32 +8,32 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image, ImageDraw
 
 from quantsam.data.dataset import Dataset
-from quantsam.data.scenes import CATEGORY_NAMES, Scene, SceneDataset, make_scene, write_coco_folder
+from quantsam.data.scenes import CATEGORY_NAMES, SceneDataset, make_scene, write_coco_folder
 from quantsam.errors import InputError, OutputError
 
 PINNED = "23cb47b6372e18aae05de7ada66a83996257be9c7956a7bd4132d00f9213c273"
 
 
 @functools.cache
-def many() -> tuple[Scene, ...]:
+def many():
     return tuple(make_scene(seed) for seed in range(300))
 
 
-def digest_of(scene: Scene) -> str:
+def digest_of(scene):
     parts = (scene.image, scene.masks, scene.category_ids.astype("<i8"))
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
-def test_a_seed_gives_the_same_bytes_again_and_as_pinned() -> None:
+def test_a_seed_gives_the_same_bytes_again_and_as_pinned():
     assert digest_of(make_scene(42)) == digest_of(make_scene(42)) == PINNED
 
 
-def test_seeds_give_different_scenes() -> None:
+def test_seeds_give_different_scenes():
     assert len({scene.image.tobytes() for scene in many()}) == len(many())
 
 
 @pytest.mark.parametrize("size", [32, 64, 256, 520])
-def test_shapes_and_dtypes(size: int) -> None:
+def test_shapes_and_dtypes(size):
     for seed in range(12):
         scene = make_scene(seed, size)
         count = len(scene.category_ids)
@@ -47,30 +43,30 @@ def test_shapes_and_dtypes(size: int) -> None:
         assert scene.seed == seed
 
 
-def test_masks_are_disjoint_and_not_tiny() -> None:
+def test_masks_are_disjoint_and_not_tiny():
     for scene in many():
         assert scene.masks.sum(axis=0, dtype=np.int64).max() == 1
         assert scene.masks.sum(axis=(1, 2)).min() >= 30
 
 
-def test_counts_span_two_to_eight() -> None:
+def test_counts_span_two_to_eight():
     assert {len(scene.masks) for scene in many()} == set(range(2, 9))
 
 
-def test_every_category_appears() -> None:
+def test_every_category_appears():
     found = np.concatenate([scene.category_ids for scene in many()])
     share = np.bincount(found, minlength=len(CATEGORY_NAMES) + 1)[1:] / len(found)
     assert len(share) == len(CATEGORY_NAMES)
     assert share.min() > 0.5 / len(CATEGORY_NAMES)
 
 
-def test_small_objects_are_about_two_fifths() -> None:
+def test_small_objects_are_about_two_fifths():
     areas = np.concatenate([scene.masks.sum(axis=(1, 2)) for scene in many()])
     assert 0.25 < np.mean(areas < 32**2) < 0.55
     assert np.mean(areas > 96**2) < 0.1
 
 
-def contrast_with_surroundings(scene: Scene, index: int) -> float:
+def contrast_with_surroundings(scene, index):
     mask = scene.masks[index]
     near = np.zeros_like(mask)
     for axis in (0, 1):
@@ -82,13 +78,13 @@ def contrast_with_surroundings(scene: Scene, index: int) -> float:
     return float(np.abs(scene.image[mask].mean(axis=0) - scene.image[near].mean(axis=0)).max())
 
 
-def test_some_objects_are_of_low_contrast_most_are_not() -> None:
+def test_some_objects_are_of_low_contrast_most_are_not():
     contrasts = [contrast_with_surroundings(s, i) for s in many()[:120] for i in range(len(s.masks))]
     share = float(np.mean(np.array(contrasts) < 25.0))
     assert 0.1 < share < 0.5
 
 
-def test_ring_has_a_hole() -> None:
+def test_ring_has_a_hole():
     ring = 1 + CATEGORY_NAMES.index("ring")
     holes = 0
     for scene in many():
@@ -100,7 +96,7 @@ def test_ring_has_a_hole() -> None:
     assert holes > 30
 
 
-def test_dataset_is_a_dataset_with_tight_boxes() -> None:
+def test_dataset_is_a_dataset_with_tight_boxes():
     dataset = SceneDataset(20, seed=3)
     assert isinstance(dataset, Dataset)
     ids = []
@@ -119,7 +115,7 @@ def test_dataset_is_a_dataset_with_tight_boxes() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_handed_out_arrays_are_the_callers_own() -> None:
+def test_handed_out_arrays_are_the_callers_own():
     dataset = SceneDataset(1)
     before = dataset.image(1).copy()
     dataset.image(1)[:] = 0
@@ -128,8 +124,8 @@ def test_handed_out_arrays_are_the_callers_own() -> None:
     assert dataset.mask(dataset.annotations(1)[0]).any()
 
 
-def test_seeds_are_disjoint_and_digests_differ() -> None:
-    def seeds(seed: int) -> set[int]:
+def test_seeds_are_disjoint_and_digests_differ():
+    def seeds(seed):
         dataset = SceneDataset(5, seed=seed, size=32)
         return {dataset.scene(image_id).seed for image_id in dataset.image_ids}
 
@@ -151,22 +147,22 @@ def test_seeds_are_disjoint_and_digests_differ() -> None:
         (1, 0, 100, "`size`.*multiple of 8.*got 100"),
     ],
 )
-def test_refuses_arguments_out_of_range(count: int, seed: int, size: int, words: str) -> None:
+def test_refuses_arguments_out_of_range(count, seed, size, words):
     with pytest.raises(InputError, match=words):
         SceneDataset(count, seed, size)
 
 
 @pytest.mark.parametrize("image_id", [0, 4, -1])
-def test_refuses_unknown_image(image_id: int) -> None:
+def test_refuses_unknown_image(image_id):
     with pytest.raises(InputError, match="between 1 and 3"):
         SceneDataset(3).image(image_id)
 
 
-def test_coco_folder_round_trip(tmp_path: Path) -> None:
+def test_coco_folder_round_trip(tmp_path):
     dataset = SceneDataset(4, seed=2, size=64)
-    seen: list[int] = []
+    seen = []
 
-    def progress(image_ids: Iterable[int]) -> Iterator[int]:
+    def progress(image_ids):
         for image_id in image_ids:
             seen.append(image_id)
             yield image_id
@@ -193,14 +189,14 @@ def test_coco_folder_round_trip(tmp_path: Path) -> None:
         assert (entry["category_id"], entry["image_id"]) == (annotation.category_id, annotation.image_id)
 
 
-def test_writes_into_an_empty_folder_and_names_the_split(tmp_path: Path) -> None:
+def test_writes_into_an_empty_folder_and_names_the_split(tmp_path):
     (tmp_path / "scenes").mkdir()
     write_coco_folder(SceneDataset(1, size=32), tmp_path / "scenes", split="train2017")
     assert (tmp_path / "scenes" / "train2017" / "000000000001.png").is_file()
     assert (tmp_path / "scenes" / "annotations" / "instances_train2017.json").is_file()
 
 
-def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path: Path) -> None:
+def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path):
     (tmp_path / "scenes").mkdir()
     (tmp_path / "scenes" / "keep.txt").write_text("mine")
     with pytest.raises(OutputError, match="absent or empty") as refusal:
@@ -213,15 +209,15 @@ def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["", "../up", "a/b", "val 2017"])
-def test_refuses_a_split_that_is_no_name(tmp_path: Path, split: str) -> None:
+def test_refuses_a_split_that_is_no_name(tmp_path, split):
     with pytest.raises(InputError, match="`split`"):
         write_coco_folder(SceneDataset(1, size=32), tmp_path / "scenes", split=split)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_nothing_is_left_when_interrupted(tmp_path: Path, error: type[BaseException]) -> None:
-    def interrupted(image_ids: Iterable[int]) -> Iterator[int]:
+def test_nothing_is_left_when_interrupted(tmp_path, error):
+    def interrupted(image_ids):
         for image_id in image_ids:
             yield image_id
             assert len(list(tmp_path.iterdir())) == 1, "the work in progress lies beside the target"
@@ -232,8 +228,8 @@ def test_nothing_is_left_when_interrupted(tmp_path: Path, error: type[BaseExcept
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_error_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
+def test_a_disk_error_is_one_clear_line(tmp_path, monkeypatch):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

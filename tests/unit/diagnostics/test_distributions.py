@@ -1,7 +1,5 @@
 """The record of distributions: kept, found again, and refused where it is damaged."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Distributions of every site, against NumPy on the very same values."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,13 +1,9 @@
 """An engine of its own, for the tests: ONNX Runtime that runs the graph node by node, as it is written."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 
 from quantsam.runtime.engine import BYTES, Engine
 from quantsam.runtime.onnxruntime import OnnxRuntimeSession
-from quantsam.runtime.sessions import SessionOptions
 
 ENGINE = Engine(
     name="plain",
@@ -26,5 +22,5 @@ class PlainSession(OnnxRuntimeSession):
 
     engine = "plain"
 
-    def __init__(self, model: bytes | Path, options: SessionOptions) -> None:
+    def __init__(self, model, options):
         super().__init__(model, dataclasses.replace(options, optimize=False, wide_sums=False))

@@ -1,9 +1,6 @@
 """Fixtures for evaluation."""
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -16,10 +13,10 @@ class HandMade:
 
     name = "hand-made"
 
-    def __init__(self, images: Sequence[Sequence[tuple[np.ndarray, dict]]]) -> None:
+    def __init__(self, images):
         self.image_ids = range(1, len(images) + 1)
-        self._masks: dict[int, np.ndarray] = {}
-        self._annotations: dict[int, list[Annotation]] = {}
+        self._masks = {}
+        self._annotations = {}
         number = 0
         for image_id, objects in zip(self.image_ids, images, strict=True):
             self._annotations[image_id] = []
@@ -38,32 +35,32 @@ class HandMade:
                 self._annotations[image_id].append(Annotation(**(fields | changes)))
 
     @property
-    def digest(self) -> str:
+    def digest(self):
         return hashlib.sha256(repr(self._annotations).encode()).hexdigest()
 
-    def image(self, image_id: int) -> np.ndarray:
+    def image(self, image_id):
         return np.random.default_rng(image_id).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
-    def annotations(self, image_id: int) -> list[Annotation]:
+    def annotations(self, image_id):
         return self._annotations[image_id]
 
-    def mask(self, annotation: Annotation) -> np.ndarray:
+    def mask(self, annotation):
         return self._masks[annotation.id]
 
 
-def square(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+def square(left, top, right, bottom):
     mask = np.zeros((48, 64), bool)
     mask[top:bottom, left:right] = True
     return mask
 
 
 @pytest.fixture
-def hand_made() -> Callable[..., HandMade]:
+def hand_made():
     """Make a dataset from lists of (mask, changed fields), one list an image."""
     return lambda *images: HandMade(images)
 
 
 @pytest.fixture
-def make_square() -> Callable[[int, int, int, int], np.ndarray]:
+def make_square():
     """Make a (48, 64) mask that is a filled rectangle."""
     return square

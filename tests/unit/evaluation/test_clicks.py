@@ -5,7 +5,7 @@ from scipy import ndimage
 from quantsam.evaluation.clicks import Click, next_click
 
 
-def central_pixel(mask: np.ndarray) -> tuple[int, int]:
+def central_pixel(mask):
     """Where the first click goes."""
     click = next_click(np.zeros_like(mask), mask, [])
     assert click is not None
@@ -13,7 +13,7 @@ def central_pixel(mask: np.ndarray) -> tuple[int, int]:
     return click.x, click.y
 
 
-def mask_of(*lines: str) -> np.ndarray:
+def mask_of(*lines):
     return np.array([[character == "#" for character in line] for line in lines])
 
 
@@ -90,7 +90,7 @@ def test_clicks_are_those_of_the_whole_picture_s_distance_transform():
             ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
             for region in (truth & ~answer, answer & ~truth)
         )
-        earlier: list[Click] = []
+        earlier = []
         for _ in range(4):
             positive = bool(missed.max() > excess.max())
             depth = missed if positive else excess

@@ -1,7 +1,5 @@
 """A stopped evaluation goes on where it stopped."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import json
@@ -127,7 +125,7 @@ def test_a_file_system_without_locks_is_not_another_process(tmp_path, monkeypatc
 class Stopping:
     """Progress that stops an evaluation before a given picture."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after):
         self.after = after
 
     def __call__(self, items, total):
@@ -205,7 +203,7 @@ def test_killed_at_ten_random_places_it_gives_the_same_figures(tmp_path):
     np.testing.assert_allclose([s[3] for s in scores], [s[3] for s in one_by_one], rtol=1e-5)
 
 
-def _lines(folder) -> int:
+def _lines(folder):
     """Whole outcomes in the only journal of a folder."""
     files = list(folder.glob("*.jsonl")) if folder.exists() else []
     text = files[0].read_bytes() if files else b""

@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import copy
 import json
 import logging
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +13,12 @@ from hypothesis import strategies as st
 from quantsam.errors import DatasetError, InputError
 from quantsam.metrics.average_precision import coco_precision
 
-Document = dict[str, Any]
 NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
 NAMES += ["ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"]
 WIDTH, HEIGHT = 200, 150
 
 
-def square(image_id: int, x: float, side: float = 40, category_id: int = 1, **more: Any) -> Document:
+def square(image_id, x, side=40, category_id=1, **more):
     """An object or a result with its box, its mask and its area."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[10 : 10 + int(side), max(0, int(x)) : max(0, int(x + side))] = 1
@@ -37,7 +33,7 @@ def square(image_id: int, x: float, side: float = 40, category_id: int = 1, **mo
     }
 
 
-def truth(*annotations: Document) -> Document:
+def truth(*annotations):
     """Three images, three categories and these objects."""
     return {
         "images": [{"id": image_id, "height": HEIGHT, "width": WIDTH} for image_id in (30, 10, 20)],
@@ -46,7 +42,7 @@ def truth(*annotations: Document) -> Document:
     }
 
 
-def scored(annotation: Document, score: float) -> Document:
+def scored(annotation, score):
     return annotation | {"score": score}
 
 

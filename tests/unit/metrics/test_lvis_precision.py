@@ -1,19 +1,14 @@
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from quantsam.errors import DatasetError, InputError
 from quantsam.metrics.lvis_precision import lvis_precision
 
-Document = dict[str, Any]
 NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent"]
 NAMES += ["ar300", "ar300_small", "ar300_medium", "ar300_large"]
 PRESENT, ABSENT, NOT_LOOKED_FOR = 1, 2, 3
 
 
-def box(image_id: int, x: float, category_id: int = PRESENT, side: float = 40, **more: Any) -> Document:
+def box(image_id, x, category_id=PRESENT, side=40, **more):
     return {
         "image_id": image_id,
         "category_id": category_id,
@@ -23,7 +18,7 @@ def box(image_id: int, x: float, category_id: int = PRESENT, side: float = 40, *
     }
 
 
-def truth(*annotations: Document, not_exhaustive: tuple[int, ...] = (), frequencies: str = "frc") -> Document:
+def truth(*annotations, not_exhaustive=(), frequencies="frc"):
     """Two images, known to be without category 2 unless it is annotated, and three categories."""
     return {
         "images": [
@@ -41,7 +36,7 @@ def truth(*annotations: Document, not_exhaustive: tuple[int, ...] = (), frequenc
     }
 
 
-def scored(annotation: Document, score: float) -> Document:
+def scored(annotation, score):
     return annotation | {"score": score}
 
 

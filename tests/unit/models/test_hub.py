@@ -1,7 +1,5 @@
 """Official checkpoints from the hub: found in its cache, fetched, or a quick line that says why not."""
 
-from __future__ import annotations
-
 import re
 import time
 

@@ -1,7 +1,5 @@
 """The prepared decoder gives what the plain one gives."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -9,7 +7,7 @@ from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.zoo import create_model, load_model
 
 
-def prompts(kind: str, count: int, side: int) -> dict[str, object]:
+def prompts(kind, count, side):
     generator = torch.Generator().manual_seed(count)
     corner = torch.rand(count, 2, generator=generator) * side / 2
     boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * side / 2], dim=1)
@@ -22,7 +20,7 @@ def prompts(kind: str, count: int, side: int) -> dict[str, object]:
     }[kind]
 
 
-def embedding_of(model) -> torch.Tensor:
+def embedding_of(model):
     variant = model.variant
     shape = (1, variant.embed_dim, variant.embed_size, variant.embed_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))

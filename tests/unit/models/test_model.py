@@ -1,7 +1,5 @@
 """The plain model: shapes, sites, sharing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

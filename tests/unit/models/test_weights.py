@@ -1,7 +1,5 @@
 """Reading checkpoints: round trips, and everything that a broken or hostile file may be."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """Calibration end to end on a tiny model."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Layers, sites, and schemes resolved on them."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """Size accounting, checked by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

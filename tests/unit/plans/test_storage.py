@@ -1,7 +1,5 @@
 """Plans on disk: a round trip, and every way in which the folder can be wrong."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,12 +1,9 @@
 """Transforms of a plan: applied once, saved with it, part of its digest."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import json
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,15 +16,13 @@ from torch import Tensor
 from quantsam.diagnostics.observed import observe_distributions
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import PlanError
-from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder, set_parameter
 from quantsam.plans import prepare as preparing
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
-from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare, rounded_weight, weight_codes
 from quantsam.plans.storage import load_plan, save_plan
-from quantsam.plans.transforms import TRANSFORMS, FoldNorms, Setting, Transform, transforms_digest
+from quantsam.plans.transforms import TRANSFORMS, FoldNorms, Transform, transforms_digest
 from quantsam.quant.quantizers import fake_quantize
 from quantsam.simulation.simulator import simulate
 
@@ -42,20 +37,20 @@ class Gain(Transform):
     gains: Tensor
     power: int = 1
 
-    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+    def apply(self, encoder):
         changed = copy_encoder(encoder).eval()
         gains = self.gains.reshape(-1, 1, 1, 1) ** self.power
         set_parameter(changed, f"{FIRST}.weight", encoder.get_submodule(FIRST).weight.detach() * gains)
         return changed
 
-    def settings(self) -> dict[str, Setting]:
+    def settings(self):
         return {"power": self.power}
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self):
         return {"gains": self.gains}
 
     @classmethod
-    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Gain:
+    def restore(cls, settings, tensors):
         return cls(tensors["gains"], int(settings["power"] or 0))
 
 
@@ -168,7 +163,7 @@ def test_an_encoder_whose_weights_changed_is_prepared_anew(make_tiny):
 def test_the_codes_of_a_weight_stand_for_its_rounded_values(tiny, spec):
     from quantsam.schemes.load import parse_scheme
 
-    plan: Plan = calibrate(tiny, make_plan(tiny, parse_scheme(f'[[rules]]\nweight = "{spec}"', "w"), "thesis"))
+    plan = calibrate(tiny, make_plan(tiny, parse_scheme(f'[[rules]]\nweight = "{spec}"', "w"), "thesis"))
     for site in plan.sites[:6]:
         weight = tiny.float_encoder.get_submodule(site.path).weight.detach()
         assert torch.equal(rounded_weight(tiny.float_encoder, site), fake_quantize(weight, site.spec, site.grid))

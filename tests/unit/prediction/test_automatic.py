@@ -1,7 +1,5 @@
 """Segment everything: filters, duplicates, crops and the form of the result, with models whose answers are known."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

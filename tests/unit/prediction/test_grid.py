@@ -1,7 +1,5 @@
 """Points, crops and settings of "segment everything"."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Non-maximum suppression against a loop that cannot be wrong."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """From a picture and prompts to masks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

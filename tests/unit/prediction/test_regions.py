@@ -1,7 +1,5 @@
 """Boxes, holes and islands of masks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

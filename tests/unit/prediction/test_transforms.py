@@ -1,7 +1,5 @@
 """Pre- and post-processing."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Compiled kernels run wherever they are compiled, whatever becomes of their cache."""
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 

@@ -1,7 +1,5 @@
 """The recipe of nano: what it draws, that it resumes to the same weights, and what it refuses."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import sys

@@ -1,11 +1,6 @@
 """A store with a bit of everything, made by hand."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,49 +19,49 @@ from quantsam.results.store import ResultStore
 MIB = 2**20
 
 
-def make_record(scheme: str | None = "int8", miou: float = 70.0, size_mib: float = 10.0, **changes: Any) -> Record:
-    values: dict[str, Any] = {"model": "nano", "weights_digest": "ab" * 8, "dataset": "toy", "dataset_digest": "cd"}
+def make_record(scheme="int8", miou=70.0, size_mib=10.0, **changes):
+    values = {"model": "nano", "weights_digest": "ab" * 8, "dataset": "toy", "dataset_digest": "cd"}
     values["figures"] = {"miou": miou, "count": 4, "size_bytes": round(size_mib * MIB), "fp32_bytes": 40 * MIB}
     values |= {"environment": {"cpu": "Some CPU", "cpu_count": "2", "torch": "2.4"}, "scheme": scheme}
     values |= changes
     return RECORD_TYPES.get(str(values.get("kind")), Record)(**values)
 
 
-def make_scores(ious: list[float]) -> list[ObjectScore]:
+def make_scores(ious):
     return [ObjectScore(1, number, 50.0, iou, None) for number, iou in enumerate(ious)]
 
 
-def jpeg(size: tuple[int, int] = (8, 6)) -> bytes:
+def jpeg(size=(8, 6)):
     data = io.BytesIO()
     Image.new("RGB", size, (90, 120, 30)).save(data, "JPEG")
     return data.getvalue()
 
 
-def make_entry(**changes: Any) -> GalleryEntry:
+def make_entry(**changes):
     truth = np.zeros((6, 8), bool)
     truth[1:4, 2:6] = True
     answer = np.roll(truth, 1, axis=1)
-    values: dict[str, Any] = {"rank": "worst", "image_id": 5, "annotation_id": 17, "image_hw": (6, 8)}
+    values = {"rank": "worst", "image_id": 5, "annotation_id": 17, "image_hw": (6, 8)}
     values |= {"box_xyxy": (2.0, 1.0, 6.0, 4.0), "click_xy": None, "truth": encode_mask(truth)}
     values |= {"fp32": encode_mask(truth), "quantized": encode_mask(answer), "fp32_iou": 1.0, "iou": 0.6}
     return GalleryEntry(**{**values, "picture": jpeg(), **changes})
 
 
-def make_row(unit: str, kind: str, drop: float | None, **changes: Any) -> RowScore:
-    values: dict[str, Any] = {"unit": unit, "kind": kind, "part": "both", "layers": (unit,), "drop": drop}
+def make_row(unit, kind, drop, **changes):
+    values = {"unit": unit, "kind": kind, "part": "both", "layers": (unit,), "drop": drop}
     values |= {"drop_se": None if drop is None else 0.1, "mask_loss": 2.0, "mask_loss_se": 0.2, "sqnr_db": 20.0}
     return RowScore(**{**values, "images": 3, "objects": 9, **changes})
 
 
-def make_study(rows: list[RowScore], **changes: Any) -> Record:
+def make_study(rows, **changes):
     settings = {"by": "layer", "mode": "in", "method": "exact"}
     settings |= changes.pop("settings", {})
     results = {"rows": [row.to_json_dict() for row in rows]}
     return make_record(kind="sensitivity", settings=settings, results=results, figures={"images": 3}, **changes)
 
 
-def make_search(**changes: Any) -> Record:
-    def entry(name: str, origin: str, cost: float, drop: float, held_out: float | None) -> dict[str, Any]:
+def make_search(**changes):
+    def entry(name, origin, cost, drop, held_out):
         found = SearchEntry(name, origin, True, ("int8",), cost, int(cost), drop, 0.1, 1.0, 0.1, held_out, 0.2)
         return dict(found.to_json_dict())
 
@@ -75,11 +70,11 @@ def make_search(**changes: Any) -> Record:
         entry("b", "found", 3e6, 0.5, 0.4),
         entry("int8", "uniform", 2e6, 9.0, 8.0),
     ]
-    values: dict[str, Any] = {"settings": {"unit": "bytes", "cost": "size"}, "results": {"entries": entries}}
+    values = {"settings": {"unit": "bytes", "cost": "size"}, "results": {"entries": entries}}
     return make_record(**{"scheme": None, "kind": "search", "figures": {}, **values, **changes})
 
 
-def make_agreement(gap: float = 0.05, engine: str = "openvino", **changes: Any) -> Record:
+def make_agreement(gap=0.05, engine="openvino", **changes):
     figures = {"miou_simulated": 70.0, "miou": 70.0 + gap, "gap": gap, "gap_low": gap - 0.04, "gap_high": gap + 0.04}
     figures |= {
         "count": 500,
@@ -89,12 +84,12 @@ def make_agreement(gap: float = 0.05, engine: str = "openvino", **changes: Any) 
         "convolutions_quantized": 45,
         "convolutions_integer": 45,
     }
-    results: dict[str, Any] = {"silently_float": [], "between": []}
+    results = {"silently_float": [], "between": []}
     return make_record(kind="agree", engine=engine, figures=figures, results=results, **changes)
 
 
-def make_site(site: str = "stage1:0:0/input", ratio: float = 9.0, **changes: Any) -> SiteDistribution:
-    values: dict[str, Any] = {"site": site, "kind": "mbc_depthwise", "role": "activation", "format": "int8"}
+def make_site(site="stage1:0:0/input", ratio=9.0, **changes):
+    values = {"site": site, "kind": "mbc_depthwise", "role": "activation", "format": "int8"}
     values |= {"per_channel": False, "values": 30, "low": -1.0, "high": 2.5, "grid_low": -2.0, "grid_high": 2.0}
     values |= {"clipped": 0.1, "sqnr_db": 30.0, "outlier_ratio": ratio, "bins": Bins(-1.0, 0.5, (5, 0, 10, 4, 6, 2, 3))}
     values |= {"channel_lows": (-1.0, -0.5, 0.0), "channel_highs": (2.5, 0.1, 0.2)}
@@ -102,21 +97,21 @@ def make_site(site: str = "stage1:0:0/input", ratio: float = 9.0, **changes: Any
     return SiteDistribution(**{**values, **changes})
 
 
-def make_distributions(sites: list[SiteDistribution], **changes: Any) -> Record:
+def make_distributions(sites, **changes):
     results = {"sites": [site.to_json_dict() for site in sites]}
     return make_record(kind="distributions", prompt=None, results=results, figures={"sites": len(sites)}, **changes)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
+def store(tmp_path):
     return ResultStore(tmp_path / "results.sqlite")
 
 
 @pytest.fixture
-def fill() -> Callable[[ResultStore], dict[str, Record]]:
+def fill():
     """Put a record of each kind into a store."""
 
-    def put(store: ResultStore) -> dict[str, Record]:
+    def put(store):
         records = {
             "fp32": make_record("fp32", 80.0, 40.0),
             "int8": make_record("int8", 70.0, 10.0),

@@ -1,7 +1,5 @@
 """Masks of one picture: what is said of them, and how two answers are compared."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Searches against brute force, and against what their schemes give when used alone."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import shutil

@@ -1,7 +1,5 @@
 """Sensitivity studies against evaluations one by one."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

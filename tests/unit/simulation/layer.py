@@ -1,7 +1,5 @@
 """One quantized convolution with everything that an engine, and NumPy, need to know of it."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from onnx import TensorProto
@@ -11,7 +9,7 @@ from quantsam.models.blocks import Conv2d
 from quantsam.quant.formats import get_format
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.ranges import grid_range
-from quantsam.quant.saturation import PairOrder, saturation_free_scale
+from quantsam.quant.saturation import saturation_free_scale
 from quantsam.runtime.engines import open_session
 from quantsam.runtime.sessions import SessionOptions
 from quantsam.simulation.integer import IntegerConv2d
@@ -57,7 +55,7 @@ class Layer:
         self.groups, self.kernel = groups, kernel
         self.values = (self.x_codes - self.x.zero_point) * self.x.scale
 
-    def integer(self, requantize=True, shifted=False, order: PairOrder | None = None):
+    def integer(self, requantize=True, shifted=False, order=None):
         """The simulation in integers; with `order`, sums saturate in pairs."""
         conv = Conv2d(self.x_codes.shape[1], len(self.w_codes), self.kernel, groups=self.groups, bias=not requantize)
         site = ShiftedFakeQuantize if shifted else FakeQuantize
@@ -70,7 +68,7 @@ class Layer:
             saturation = PairSaturation(conv, self.w_codes, self.x.zero_point, order)
         return IntegerConv2d(conv, self.w_codes, self.x, self.w, self.bias if requantize else None, saturation)
 
-    def accumulator(self, order: PairOrder | None = None):
+    def accumulator(self, order=None):
         """In int64, by NumPy."""
         zero = int(self.x.zero_point)
         pad = self.kernel // 2

@@ -15,7 +15,7 @@ from quantsam.runtime.processor import adds_in_32_bits
 from quantsam.runtime.sessions import SessionOptions
 
 
-def main(folder: Path) -> None:
+def main(folder):
     for described in sorted(folder.glob("*.json")):
         told = json.loads(described.read_text())
         session = open_session(

@@ -3,8 +3,6 @@
 `apt-get install qemu-user` brings the emulators. For Arm, `make arm64` brings Debian's Python and the engines' wheels.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

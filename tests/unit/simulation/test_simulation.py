@@ -1,7 +1,5 @@
 """A plan run in PyTorch: exactly what it says, and nothing else."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

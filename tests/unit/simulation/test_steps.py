@@ -1,7 +1,5 @@
 """Encoders as chains of steps."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

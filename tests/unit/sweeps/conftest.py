@@ -1,7 +1,5 @@
 """A small sweep, and what it should come to."""
 
-from __future__ import annotations
-
 import pytest
 
 from quantsam.results.store import ResultStore
@@ -28,7 +26,7 @@ method = "exact"
 """
 
 
-def content(store: ResultStore) -> dict[str, object]:
+def content(store):
     """All that must be the same, however a sweep was run: not the times."""
     found = {}
     for record in store.records():

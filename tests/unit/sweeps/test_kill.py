@@ -1,7 +1,5 @@
 """A sweep killed at random instants, again and again, ends with what an undisturbed one gives."""
 
-from __future__ import annotations
-
 import random
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Sweeps on a real Ray cluster of two nodes, each with processes of its own on this machine."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -99,5 +97,5 @@ def test_a_cluster_that_does_not_answer(address):
         RayRunner(address)
 
 
-def _pids(name: str) -> list[str]:
+def _pids(name):
     return subprocess.run(["pgrep", "-f", name], capture_output=True, text=True, check=False).stdout.split()

@@ -1,7 +1,5 @@
 """Every recipe is a sweep that can run, where its files are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

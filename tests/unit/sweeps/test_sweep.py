@@ -1,7 +1,5 @@
 """Sweeps: what a file means, and that a sweep comes to the same however it is run."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import sqlite3
