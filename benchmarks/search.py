@@ -23,7 +23,7 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.search.confirm import HAND_MADE, known_choices
 from quantsam.search.costs import encoder_ms, latency_table
 from quantsam.search.palette import Palette, make_palette
-from quantsam.search.search import search_schemes
+from quantsam.search.schemes import search_schemes
 from quantsam.search.settings import SearchSettings
 from quantsam.search.verify import Verifier
 from quantsam.sensitivity.table import pictures_with_objects

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from quantsam.schemes.load import load_scheme, scheme_names
     from quantsam.schemes.scheme import Scheme
     from quantsam.search.palette import make_palette
-    from quantsam.search.search import search_schemes
+    from quantsam.search.schemes import search_schemes
     from quantsam.search.settings import SearchSettings
     from quantsam.sensitivity.study import StudySettings, measure_sensitivity
     from quantsam.simulation.simulator import simulate
@@ -125,7 +125,7 @@ _HOMES = {
     "run_sweep": "sweeps.driver",
     "save_plan": "plans.storage",
     "scheme_names": "schemes.load",
-    "search_schemes": "search.search",
+    "search_schemes": "search.schemes",
     "segment_everything": "prediction.automatic",
     "simulate": "simulation.simulator",
     "write_report": "report.page",

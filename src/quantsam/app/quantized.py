@@ -12,7 +12,7 @@ from quantsam.app.jobs import Job
 from quantsam.app.limits import Limits
 from quantsam.app.lru import Lru
 from quantsam.evaluation.experiment import quantized_model
-from quantsam.evaluation.subject import sizes
+from quantsam.evaluation.record_fields import sizes
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.make import make_plan

@@ -81,7 +81,7 @@ def command(
     """
     from quantsam.runs.run import open_run
     from quantsam.search import palette as palettes
-    from quantsam.search.search import search_schemes
+    from quantsam.search.schemes import search_schemes
     from quantsam.search.settings import SearchSettings, check_settings
 
     use_threads(threads)

@@ -110,16 +110,16 @@ def command(
     prompts = _fitted(prompts, (pixels.shape[0], pixels.shape[1]))
     if bundle is not None:
         refuse_beside(ctx, "--bundle", _HELD, "a bundle")
-        subjects = _bundled(bundle, engine)
+        segmenters = _bundled(bundle, engine)
     elif engine is not None:
         raise click.UsageError("--engine is of --bundle, got no bundle: make one with `quantsam export`")
     else:
-        subjects = _loaded(model, scheme, calibration)
+        segmenters = _loaded(model, scheme, calibration)
     settings = _grid_of(bundle, model.name, grid)
-    tallies = {name: Tally() for name in subjects}
+    tallies = {name: Tally() for name in segmenters}
     found = {
-        name: segment_picture(subject, pixels, prompts, grid=settings, progress=progress(name), tally=tallies[name])
-        for name, subject in subjects.items()
+        name: segment_picture(segmenter, pixels, prompts, grid=settings, progress=progress(name), tally=tallies[name])
+        for name, segmenter in segmenters.items()
     }
     reference, *others = found.values()
     ious = agreements(reference, others[0], paired=not prompts.everything) if others else []
@@ -230,10 +230,10 @@ def _loaded(model: ModelSource, scheme: str | None, calibration: CalibrationSour
 
     target = Target()
     run = open_run(model, schemes=() if scheme is None else [scheme], targets=[target], calibration=calibration)
-    subjects: dict[str, Segmenter] = {"fp32": ModelSegmenter(run.model)}
+    segmenters: dict[str, Segmenter] = {"fp32": ModelSegmenter(run.model)}
     for plan in run.plans(target, progress("calibrating")):
-        subjects[str(scheme)] = ModelSegmenter(quantized_model(run.model, plan))
-    return subjects
+        segmenters[str(scheme)] = ModelSegmenter(quantized_model(run.model, plan))
+    return segmenters
 
 
 def _bundled(bundle: Path, engine: str | None) -> dict[str, Segmenter]:

@@ -13,8 +13,8 @@ from quantsam.engines.encoder import EngineEncoder
 from quantsam.engines.executed import quantized_but_float
 from quantsam.errors import InputError
 from quantsam.evaluation.prompts import parse_prompt
+from quantsam.evaluation.record_fields import exactness, plan_fields, sizes
 from quantsam.evaluation.runner import Progress
-from quantsam.evaluation.subject import exactness, plan_fields, sizes
 from quantsam.metrics.summary import CONFIDENCE_95, ObjectScore
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
@@ -88,7 +88,7 @@ def _record(
     name = plan_name(plan)
     engine = table.columns[f"{name}/{ENGINE}"]
     assert isinstance(engine.encoder, EngineEncoder)
-    subject = model.with_encoder(engine.encoder)
+    deployed = model.with_encoder(engine.encoder)
     ways = {"miou_fp32": FLOAT, "miou_simulated": f"{name}/{SIMULATED}", "miou": f"{name}/{ENGINE}"}
     figures: dict[str, float | int | None] = {k: _miou(table.columns[c].scores[prompt]) for k, c in ways.items()}
     count = figures["count"] = len(engine.scores[prompt])
@@ -115,12 +115,12 @@ def _record(
         dataset=dataset.name,
         dataset_digest=dataset.digest,
         prompt=prompt,
-        figures=figures | sizes(subject),
+        figures=figures | sizes(deployed),
         environment=environment(engine.encoder.engine),
         settings=more,
         results={"silently_float": list(quantized_but_float(plan, ran)), "between": table.beside[name]},
         scores=tuple(engine.scores[prompt]),
-        **plan_fields(subject),
+        **plan_fields(deployed),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from quantsam.data.open import ImageSource
 from quantsam.diagnostics.observed import observe_distributions, save_histograms
-from quantsam.evaluation.subject import fields_of_plan
+from quantsam.evaluation.record_fields import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.observation import Progress
 from quantsam.plans.plan import Plan
@@ -49,7 +49,7 @@ def measure_distributions(
         CalibrationError: There are no images, or a value is not finite.
         StoreError: The store cannot be read or written.
     """
-    record_id = identity(_subject(model, plan, images))
+    record_id = identity(_depends_on(model, plan, images))
     found = store.find(record_id) if store is not None else None
     if isinstance(found, DistributionRecord) and histograms is None:
         return found
@@ -88,7 +88,7 @@ def _figures(sites: Sequence[SiteDistribution]) -> dict[str, float | int | None]
     }
 
 
-def _subject(model: EfficientViTSam, plan: Plan, images: ImageSource) -> dict[str, JsonValue]:
+def _depends_on(model: EfficientViTSam, plan: Plan, images: ImageSource) -> dict[str, JsonValue]:
     """Return all that the record depends on."""
     return {
         "distributions": [plan.scheme, plan.scheme_digest],

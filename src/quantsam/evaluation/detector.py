@@ -47,7 +47,7 @@ def open_detections(path: str | Path, dataset: Dataset, *, skip_unknown_images: 
     )
 
 
-class DetectorTask:
+class DetectorInterview:
     """Boxes as prompts; a row is category id, score, and the mask as a compressed RLE's counts."""
 
     def __init__(self, detections: DetectionFile) -> None:

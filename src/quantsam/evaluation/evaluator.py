@@ -13,11 +13,11 @@ from quantsam.data.dataset import Annotation, BoolMask, Dataset
 from quantsam.data.detections import DetectionFile
 from quantsam.data.subset import WithoutCrowds
 from quantsam.errors import DatasetError
-from quantsam.evaluation.detector import DetectorTask, detection_figures
+from quantsam.evaluation.detector import DetectorInterview, detection_figures
 from quantsam.evaluation.journal import Outcome, Outcomes, open_journal
 from quantsam.evaluation.prompts import Answer, Prompt, answers, parse_prompt
-from quantsam.evaluation.runner import Progress, Task, run, times
-from quantsam.evaluation.subject import engine_of, plan_fields, sizes, switches
+from quantsam.evaluation.record_fields import engine_of, plan_fields, sizes, switches
+from quantsam.evaluation.runner import Interview, Progress, run, times
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
 from quantsam.models.sam import EfficientViTSam
@@ -67,7 +67,7 @@ def evaluate(
         StoreError: The store cannot be written, or another process is at the same evaluation.
     """
     evaluation = Evaluation(model, dataset, prompts=prompts, detections=detections)
-    keeper = open_journal(journals_of(store), evaluation.subject) if store else nullcontext(Outcomes())
+    keeper = open_journal(journals_of(store), evaluation.depends_on) if store else nullcontext(Outcomes())
     with keeper as outcomes:
         left = [image_id for image_id in dataset.image_ids if image_id not in outcomes.done]
         for outcome in evaluation.run(left, progress):
@@ -82,7 +82,7 @@ class Evaluation:
     """An evaluation in parts: pictures may be scored in any order, by whomever, and make one record in the end.
 
     Attributes:
-        subject: All that the outcomes depend on.
+        depends_on: All that the outcomes depend on.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class Evaluation:
         prompt = parse_prompt(prompts)
         self._model, self._dataset, self._detections = model, dataset, detections
         self._predictor = Predictor(model)
-        self._task: Task[Any] = _PromptTask(dataset, prompt) if detections is None else DetectorTask(detections)
+        self._interview: Interview[Any] = (
+            _PromptInterview(dataset, prompt) if detections is None else DetectorInterview(detections)
+        )
         self._fields: dict[str, Any] = {
             "model": model.name,
             "weights_digest": model.weights_digest(),
@@ -110,11 +112,11 @@ class Evaluation:
             **({"crowds": not isinstance(dataset, WithoutCrowds)} if detections is None else {}),
             **({} if detections is None else {"detections": detections.name, "detections_digest": detections.digest}),
         }
-        self.subject: dict[str, JsonValue] = self._fields | self._more | self._environment
+        self.depends_on: dict[str, JsonValue] = self._fields | self._more | self._environment
 
     def run(self, image_ids: Sequence[int], progress: Progress | None = None) -> Iterator[Outcome]:
         """Score some pictures, one after the other."""
-        return run(self._predictor, self._dataset, self._task, image_ids, progress)
+        return run(self._predictor, self._dataset, self._interview, image_ids, progress)
 
     def record(
         self, outcomes: Outcomes, *, record_id: str | None = None, settings: dict[str, JsonValue] | None = None
@@ -159,7 +161,7 @@ def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:
     return [a for a in dataset.annotations(image_id) if a.area >= 1]
 
 
-class _PromptTask:
+class _PromptInterview:
     """Prompts made from the ground truth; a row is annotation id, area, IoU, predicted IoU, the filled box's IoU."""
 
     def __init__(self, dataset: Dataset, prompt: Prompt) -> None:

@@ -54,13 +54,13 @@ def score_plans(
         One record a plan, in order.
     """
     for plan in plans:
-        subject = quantized_model(model, plan, engine, precision)
+        quantized = quantized_model(model, plan, engine, precision)
         wrap = progress(plan.scheme) if progress else None
         record = evaluate(
-            subject, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings
+            quantized, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings
         )
         if gallery and plan.sites and store is not None and detections is None:
-            keep_gallery(store, subject, record, dataset, each=gallery)
+            keep_gallery(store, quantized, record, dataset, each=gallery)
         yield record
 
 

@@ -90,12 +90,12 @@ class Journal(Outcomes):
 
 
 @contextmanager
-def open_journal(folder: Path, subject: Mapping[str, JsonValue]) -> Iterator[Journal]:
+def open_journal(folder: Path, depends_on: Mapping[str, JsonValue]) -> Iterator[Journal]:
     """Open the journal of an evaluation; it is removed when the block ends without an exception.
 
     Args:
         folder: Where journals are kept; made if missing.
-        subject: Everything that the outcomes depend on.
+        depends_on: Everything that the outcomes depend on.
 
     Yields:
         The journal; `done` names the images that it holds already.
@@ -103,8 +103,8 @@ def open_journal(folder: Path, subject: Mapping[str, JsonValue]) -> Iterator[Jou
     Raises:
         StoreError: It cannot be written, or another process writes it.
     """
-    path = journal_path(folder, subject)
-    head = _head(subject)
+    path = journal_path(folder, depends_on)
+    head = _head(depends_on)
     file = _open_locked(folder, path)
     try:
         try:
@@ -120,13 +120,13 @@ def open_journal(folder: Path, subject: Mapping[str, JsonValue]) -> Iterator[Jou
             file.close()
 
 
-def journal_path(folder: Path, subject: Mapping[str, JsonValue]) -> Path:
+def journal_path(folder: Path, depends_on: Mapping[str, JsonValue]) -> Path:
     """Return where the journal of an evaluation is."""
-    return folder / f"{hashlib.sha256(_head(subject)).hexdigest()[:32]}.jsonl"
+    return folder / f"{hashlib.sha256(_head(depends_on)).hexdigest()[:32]}.jsonl"
 
 
-def _head(subject: Mapping[str, JsonValue]) -> bytes:
-    return json.dumps({"subject": dict(subject)}, sort_keys=True).encode() + b"\n"
+def _head(depends_on: Mapping[str, JsonValue]) -> bytes:
+    return json.dumps({"subject": dict(depends_on)}, sort_keys=True).encode() + b"\n"
 
 
 def _open_locked(folder: Path, path: Path) -> BinaryIO:

@@ -15,7 +15,7 @@ from torch import Tensor
 from quantsam.engines.encoder import check_runs, open_plan
 from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
 from quantsam.errors import InputError
-from quantsam.evaluation.subject import exactness, fields_of_plan
+from quantsam.evaluation.record_fields import exactness, fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.results.machine import environment
@@ -56,7 +56,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Task:
+class _Timed:
     what: str
     engine: str
     scheme: str
@@ -97,19 +97,19 @@ def measure_latency(
     size = model.variant.input_size
     image = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 4 - 2
     with _torch_threads(threads), torch.inference_mode():
-        tasks = [_encoder_task(model, engine, plan, image, threads, precision) for engine, plan in plans]
-        tasks += _decoder_tasks(model)
-        samples: list[list[float]] = [[] for _ in tasks]
-        for task in tasks:
+        timed = [_timed_encoder(model, engine, plan, image, threads, precision) for engine, plan in plans]
+        timed += _timed_decoders(model)
+        samples: list[list[float]] = [[] for _ in timed]
+        for one in timed:
             for _ in range(warm_up):
-                task.call()
+                one.call()
         for _ in progress(range(rounds), rounds) if progress else range(rounds):
-            for task, taken in zip(tasks, samples, strict=True):
+            for one, taken in zip(timed, samples, strict=True):
                 time.sleep(_PAUSE_S)
                 started = time.perf_counter()
-                task.call()
+                one.call()
                 taken.append(1000 * (time.perf_counter() - started))
-    found = [_latency(task, taken) for task, taken in zip(tasks, samples, strict=True)]
+    found = [_latency(one, taken) for one, taken in zip(timed, samples, strict=True)]
     whole = {e.engine: e.median_ms for e in found if e.what == "encoder" and e.scheme == "fp32"}
     return [
         dataclasses.replace(e, versus_fp32=whole[e.engine] / e.median_ms)
@@ -152,39 +152,39 @@ def latency_records(
     ]
 
 
-def _encoder_task(
+def _timed_encoder(
     model: EfficientViTSam, engine: str, plan: Plan, image: Tensor, threads: int, precision: Precision
-) -> _Task:
+) -> _Timed:
     if engine == PYTORCH:
         encoder = simulate(model, plan) if plan.sites else model.image_encoder
         size = 4 * sum(p.numel() for p in model.float_encoder.parameters())
-        return _Task("encoder", engine, plan.scheme, "f32", size, lambda: encoder(image))
+        return _Timed("encoder", engine, plan.scheme, "f32", size, lambda: encoder(image))
     check_runs(plan, engine)
     graph = encoder_to_onnx(model, plan).SerializeToString()
     described = get_engine(engine)
     used = described.precision_for(precision if precision in described.precisions else "f32")
     session, exact = open_plan(plan, engine, graph, SessionOptions(threads, used, shapes={INPUT: tuple(image.shape)}))
     inputs = {INPUT: image.numpy()}
-    return _Task("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs), exact)
+    return _Timed("encoder", engine, plan.scheme, used, len(graph), lambda: session.run(inputs), exact)
 
 
-def _decoder_tasks(model: EfficientViTSam) -> list[_Task]:
+def _timed_decoders(model: EfficientViTSam) -> list[_Timed]:
     variant = model.variant
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(1, variant.embed_dim, variant.embed_size, variant.embed_size, generator=generator)
 
-    def task(count: int) -> _Task:
+    def timed(count: int) -> _Timed:
         corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * variant.prompt_size
         boxes = corners.flatten(1)
         name = f"decoder, {count} box{'es' if count > 1 else ''}"
-        return _Task(name, PYTORCH, "fp32", "f32", None, lambda: model.image_decoder(embedding).decode(boxes=boxes))
+        return _Timed(name, PYTORCH, "fp32", "f32", None, lambda: model.image_decoder(embedding).decode(boxes=boxes))
 
-    return [task(count) for count in DECODED_BOXES]
+    return [timed(count) for count in DECODED_BOXES]
 
 
-def _latency(task: _Task, samples: Sequence[float]) -> Latency:
+def _latency(one: _Timed, samples: Sequence[float]) -> Latency:
     median, p95 = (float(np.percentile(samples, q)) for q in (50, 95))
-    return Latency(task.what, task.engine, task.scheme, task.precision, median, p95, task.size_bytes, exact=task.exact)
+    return Latency(one.what, one.engine, one.scheme, one.precision, median, p95, one.size_bytes, exact=one.exact)
 
 
 @contextlib.contextmanager

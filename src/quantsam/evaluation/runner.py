@@ -19,7 +19,7 @@ Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
 Question = TypeVar("Question")
 
 
-class Task(Protocol[Question]):
+class Interview(Protocol[Question]):
     """What to ask about a picture, and what to keep of the answers."""
 
     def asks(self, image_id: int) -> bool:
@@ -42,16 +42,16 @@ class Task(Protocol[Question]):
 def run(
     predictor: Predictor,
     dataset: Dataset,
-    task: Task[Question],
+    interview: Interview[Question],
     image_ids: Sequence[int],
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
-    """Do a task on some pictures.
+    """Ask about some pictures.
 
     Args:
         predictor: Encodes and answers.
         dataset: The pictures.
-        task: What to do.
+        interview: What to ask.
         image_ids: Which of them.
         progress: Wraps the iteration over the pictures.
 
@@ -59,29 +59,31 @@ def run(
         `image_id`, `rows` and `wall_s`; where there were questions also `encoder_ms` of the picture and `prompt_ms` of
         a question.
     """
-    pictures: Iterable[Any] = _pictures(dataset, task, image_ids)
+    pictures: Iterable[Any] = _pictures(dataset, interview, image_ids)
     last = time.perf_counter()
     for image_id, picture in progress(pictures, len(image_ids)) if progress else pictures:
         outcome: Outcome = {"image_id": image_id, "rows": []}
         if picture is not None:
-            questions = task.questions(image_id)
+            questions = interview.questions(image_id)
             started = time.perf_counter()
             predictor.set_image(picture)
             outcome["encoder_ms"] = 1000 * (time.perf_counter() - started)
             spent: list[float] = []
-            found = _timed(task.answers(predictor, questions), spent)
-            outcome["rows"] = [task.row(q, a) for q, a in zip(questions, found, strict=True)]
+            found = _timed(interview.answers(predictor, questions), spent)
+            outcome["rows"] = [interview.row(q, a) for q, a in zip(questions, found, strict=True)]
             outcome["prompt_ms"] = 1000 * sum(spent) / len(questions)
         now = time.perf_counter()
         yield outcome | {"wall_s": now - last}
         last = time.perf_counter()
 
 
-def _pictures(dataset: Dataset, task: Task[Any], image_ids: Sequence[int]) -> Iterator[tuple[int, UInt8Image | None]]:
+def _pictures(
+    dataset: Dataset, interview: Interview[Any], image_ids: Sequence[int]
+) -> Iterator[tuple[int, UInt8Image | None]]:
     """Yield the ids in order, with the picture of those that are asked about."""
-    with closing(images_ahead(dataset, [image_id for image_id in image_ids if task.asks(image_id)])) as ahead:
+    with closing(images_ahead(dataset, [image_id for image_id in image_ids if interview.asks(image_id)])) as ahead:
         for image_id in image_ids:
-            yield image_id, next(ahead)[1] if task.asks(image_id) else None
+            yield image_id, next(ahead)[1] if interview.asks(image_id) else None
 
 
 def times(outcomes: Iterable[Outcome]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from quantsam.errors import CalibrationError, SchemeError, nearest
 from quantsam.quant.histogram import NOTHING_SEEN, Histogram
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.quantizers import params_from_range
-from quantsam.quant.search import omse_range, ptf_scale
+from quantsam.quant.scale_search import omse_range, ptf_scale
 
 
 class Observer(Protocol):

@@ -78,15 +78,15 @@ class Pictures:
         return name
 
 
-def galleries(subject: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
+def galleries(model: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
     """Yield the objects of each result, the smallest encoder first; their pictures go to `pictures`."""
-    results = {r.record.id: r for task in subject.tasks for r in task.results}
-    ordered = sorted(subject.galleries, key=lambda key: (results[key].size_mib or 0.0, results[key].change or 0.0))
+    results = {r.record.id: r for task in model.tasks for r in task.results}
+    ordered = sorted(model.galleries, key=lambda key: (results[key].size_mib or 0.0, results[key].change or 0.0))
     for record_id in ordered:
         result = results[record_id]
         by = "" if result.way == SIMULATED else f" on {result.way}"
         lost = "" if result.change is None else f" ({result.change:+.2f} points)"
-        entries = subject.galleries[record_id]
+        entries = model.galleries[record_id]
         groups = [
             GroupView(rank, tuple(_object(e, result.label, pictures) for e in entries if e.rank == rank))
             for rank in RANKS

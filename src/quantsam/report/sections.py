@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from quantsam.models.variants import VARIANTS
 from quantsam.report.charts.agreement import agreement_chart
 from quantsam.report.charts.chart import Chart
-from quantsam.report.charts.distributions import channels_chart, histogram_chart
 from quantsam.report.charts.front import front_chart
+from quantsam.report.charts.histograms import channels_chart, histogram_chart
 from quantsam.report.charts.sensitivity import sensitivity_chart
 from quantsam.report.charts.trade_off import latency_chart, size_chart
 from quantsam.report.content import Content, ModelResults
@@ -112,22 +112,22 @@ def make_sections(content: Content, pictures: Pictures) -> list[Section]:
     return sections
 
 
-def _section(subject: ModelResults, title: str, anchor: str, pictures: Pictures) -> Section:
+def _section(model: ModelResults, title: str, anchor: str, pictures: Pictures) -> Section:
     parts = [
-        Part("Which layers hurt", f"{anchor}--layers", tuple(_studies(subject, anchor))),
-        Part("Found by search", f"{anchor}--search", tuple(_searches(subject, anchor))),
-        Part("Simulation against engine", f"{anchor}--engines", tuple(_agreements(subject, anchor))),
-        Part("How values are distributed", f"{anchor}--values", tuple(_distributions(subject, anchor))),
+        Part("Which layers hurt", f"{anchor}--layers", tuple(_studies(model, anchor))),
+        Part("Found by search", f"{anchor}--search", tuple(_searches(model, anchor))),
+        Part("Simulation against engine", f"{anchor}--engines", tuple(_agreements(model, anchor))),
+        Part("How values are distributed", f"{anchor}--values", tuple(_distributions(model, anchor))),
     ]
     return Section(
         title=title,
         anchor=anchor,
-        about=VARIANTS[subject.model].about if subject.model in VARIANTS else "",
-        findings=tuple(findings(subject)),
-        tasks=tuple(_task(subject, task, f"{anchor}--{n}") for n, task in enumerate(subject.tasks, start=1)),
-        galleries=tuple(galleries(subject, pictures)),
+        about=VARIANTS[model.model].about if model.model in VARIANTS else "",
+        findings=tuple(findings(model)),
+        tasks=tuple(_task(model, task, f"{anchor}--{n}") for n, task in enumerate(model.tasks, start=1)),
+        galleries=tuple(galleries(model, pictures)),
         parts=tuple(part for part in parts if part.blocks),
-        provenance=provenance_table(subject),
+        provenance=provenance_table(model),
     )
 
 
@@ -136,33 +136,33 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "model"
 
 
-def _task(subject: ModelResults, task: Task, name: str) -> TaskView:
-    charts = (size_chart(f"{name}-size", subject.model, task), latency_chart(f"{name}-latency", task))
+def _task(model: ModelResults, task: Task, name: str) -> TaskView:
+    charts = (size_chart(f"{name}-size", model.model, task), latency_chart(f"{name}-latency", task))
     return TaskView(results_table(task), tuple(chart for chart in charts if chart is not None))
 
 
-def _studies(subject: ModelResults, anchor: str) -> Iterator[Block]:
-    for number, record in enumerate(subject.studies, start=1):
+def _studies(model: ModelResults, anchor: str) -> Iterator[Block]:
+    for number, record in enumerate(model.studies, start=1):
         chart = sensitivity_chart(f"{anchor}--layers-{number}", record)
         s = record.settings
         closed = f"{record.scheme} on {record.dataset}, by {s.get('by')}, {s.get('mode')}, {s.get('method')}"
         yield Block((chart,), study_table(record), "" if number == 1 else closed)
 
 
-def _searches(subject: ModelResults, anchor: str) -> Iterator[Block]:
-    for number, record in enumerate(subject.searches, start=1):
+def _searches(model: ModelResults, anchor: str) -> Iterator[Block]:
+    for number, record in enumerate(model.searches, start=1):
         closed = "" if number == 1 else f"{record.settings.get('cost')} on {record.dataset}, {record.created_utc[:10]}"
         yield Block((front_chart(f"{anchor}--search-{number}", record),), search_table(record), closed)
 
 
-def _agreements(subject: ModelResults, anchor: str) -> Iterator[Block]:
-    chart = agreement_chart(f"{anchor}--agreement", subject.agreements)
+def _agreements(model: ModelResults, anchor: str) -> Iterator[Block]:
+    chart = agreement_chart(f"{anchor}--agreement", model.agreements)
     if chart is not None:
-        yield Block((chart,), agreement_table(subject.agreements))
+        yield Block((chart,), agreement_table(model.agreements))
 
 
-def _distributions(subject: ModelResults, anchor: str) -> Iterator[Block]:
-    for number, record in enumerate(subject.distributions, start=1):
+def _distributions(model: ModelResults, anchor: str) -> Iterator[Block]:
+    for number, record in enumerate(model.distributions, start=1):
         sites = sorted(record.sites, key=_standing_out)
         if sites:
             name = f"{anchor}--values-{number}"

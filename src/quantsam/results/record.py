@@ -38,9 +38,9 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def identity(subject: Mapping[str, JsonValue]) -> str:
+def identity(depends_on: Mapping[str, JsonValue]) -> str:
     """Return the id of whatever has these values: 32 hex digits of a digest, the same on any machine."""
-    return hashlib.sha256(json.dumps(subject, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
 
 
 def utc_now() -> str:

@@ -38,8 +38,8 @@ STORE_VARIABLE = "QUANTSAM_STORE"
 _NAME = "results.sqlite"
 _COLUMNS = tuple(RecordFilter.__annotations__)
 _NEVER_NULL = ("scheme", "dataset", "prompt")  # in the table, where a record may have none
-_SUBJECT = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
-_SUBJECT_SETTINGS = (
+_MEASURED = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
+_MEASURED_SETTINGS = (
     *("weights", "activations", "precision", "detections_digest", "by", "mode", "part", "method", "cost", "batch"),
 )
 
@@ -178,7 +178,7 @@ class ResultStore:
             connection.create_function("matches", 2, _matches, deterministic=True)
             (total,) = connection.execute(f"SELECT count(*) FROM records WHERE {where}", chosen).fetchone()
             for (body,) in connection.execute(f"SELECT body FROM records WHERE {where} ORDER BY seq DESC", chosen):
-                found.setdefault(self._subject(body), body)
+                found.setdefault(self._measured(body), body)
                 if len(found) == limit:
                     break
         return [self._parse(body) for body in reversed(found.values())], total
@@ -286,13 +286,13 @@ class ResultStore:
     def _parse(self, body: str) -> Record:
         return read_record(self._json(body))
 
-    def _subject(self, body: str) -> str:
+    def _measured(self, body: str) -> str:
         """Return what a record measured, in a form that can be compared."""
         values = in_current_form(self._json(body))
         settings = values.get("settings") if isinstance(values, dict) else None
         if not isinstance(settings, dict):
             raise StoreError(f"result store {self.path} holds a record that is damaged: it has no settings")
-        return json.dumps([[values.get(key) for key in _SUBJECT], [settings.get(key) for key in _SUBJECT_SETTINGS]])
+        return json.dumps([[values.get(key) for key in _MEASURED], [settings.get(key) for key in _MEASURED_SETTINGS]])
 
     def _json(self, body: str) -> Any:
         try:

@@ -31,7 +31,7 @@ from quantsam.sensitivity.rows import Row
 from quantsam.simulation.simulator import assemble
 from quantsam.simulation.steps import SharedEncoders
 
-_Task = tuple[int, Callable[[], Tensor]]
+_Encoding = tuple[int, Callable[[], Tensor]]
 
 
 class RowMeter:
@@ -64,7 +64,7 @@ class RowMeter:
         self._model, self._rows, self._prompt = model, list(rows), prompt
         self._device = model.device
         self._local = threading.local()
-        self._tasks: Callable[[Tensor, Sequence[int]], Iterator[_Task]]
+        self._encodings: Callable[[Tensor, Sequence[int]], Iterator[_Encoding]]
         for row in rows[:1]:
             row.plan.check_fits(model)
         if engine == PYTORCH:
@@ -72,10 +72,10 @@ class RowMeter:
             rounded: dict[tuple[str, TensorSpec], Tensor] = {}
             whole = assemble(prepared, base, rounded=rounded)
             variants = [(assemble(prepared, row.plan, rounded=rounded), row.paths) for row in rows]
-            self._tasks = SharedEncoders(whole, variants).tasks
+            self._encodings = SharedEncoders(whole, variants).tasks
         else:
             encoders = [make_engine_encoder(model, row.plan, engine, threads=1) for row in rows]
-            self._tasks = lambda x, wanted: ((i, lambda i=i: encoders[i](x)) for i in wanted)  # type: ignore[misc]
+            self._encodings = lambda x, wanted: ((i, lambda i=i: encoders[i](x)) for i in wanted)  # type: ignore[misc]
         self._together = self._device.type == "cpu" and threads_may_meet()
         self._workers = (workers or os.cpu_count() or 1) if self._together else 1
         self._pool = ThreadPoolExecutor(
@@ -108,14 +108,14 @@ class RowMeter:
             outcome["objects"] = [[a.id, a.area, iou] for a, iou in zip(objects, ious, strict=True)]
             outcome["signal"] = float(embedding.double().square().sum())
             waiting: deque[tuple[int, Future[list[Any]]]] = deque()
-            for index, task in self._tasks(x, wanted):
+            for index, encode in self._encodings(x, wanted):
                 if index < 0:
                     continue
                 if self._together:
-                    future = self._pool.submit(self._row, task, embedding, reference, objects, truths)
+                    future = self._pool.submit(self._row, encode, embedding, reference, objects, truths)
                 else:  # not even beside the base, which this thread computes
                     future = Future()
-                    future.set_result(self._row(task, embedding, reference, objects, truths))
+                    future.set_result(self._row(encode, embedding, reference, objects, truths))
                 waiting.append((index, future))
                 if len(waiting) > 2 * self._workers:
                     self._take(outcome, waiting)
@@ -130,13 +130,13 @@ class RowMeter:
     @torch.inference_mode()
     def _row(
         self,
-        task: Callable[[], Tensor],
+        encode: Callable[[], Tensor],
         expected: Tensor,
         reference: Sequence[BoolMask],
         objects: Sequence[Annotation],
         truths: Sequence[BoolMask],
     ) -> list[Any]:
-        embedding = task()
+        embedding = encode()
         noise = float((embedding - expected).double().square().sum())
         masks = self._masks(embedding, objects, truths)
         ious = [mask_iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)]

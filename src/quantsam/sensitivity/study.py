@@ -109,8 +109,8 @@ def measure_sensitivity(
     ids = pictures_with_objects(dataset)
     if settings.method != "exact":
         random.Random(settings.seed).shuffle(ids)
-    subject = _subject(model, plan, dataset, settings)
-    record_id = record_id or identity(subject)
+    depends_on = _depends_on(model, plan, dataset, settings)
+    record_id = record_id or identity(depends_on)
     found = store.find(record_id) if store is not None else None
     if isinstance(found, SensitivityRecord):
         return found
@@ -130,7 +130,7 @@ def measure_sensitivity(
     prompt = parse_prompt(settings.prompts)
     scores = []
     # the journal is removed when the record is in the store
-    with open_journal(journals_of(store), subject) if store else nullcontext(Outcomes()) as outcomes:
+    with open_journal(journals_of(store), depends_on) if store else nullcontext(Outcomes()) as outcomes:
         for number, part in enumerate(parts):
             label = settings.method if len(parts) == 1 else f"{settings.method} {number + 1}/{len(parts)}"
             wrap = progress(label) if progress else None
@@ -199,7 +199,7 @@ def _by_gradient(
     return found
 
 
-def _subject(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: StudySettings) -> dict[str, JsonValue]:
+def _depends_on(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: StudySettings) -> dict[str, JsonValue]:
     """Return all that a study's figures depend on."""
     surroundings = environment() if settings.engine == PYTORCH else environment(settings.engine)
     return {

@@ -23,7 +23,7 @@ from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.sweeps.opened import OpenedPoint, open_points
 from quantsam.sweeps.point import Point
-from quantsam.sweeps.runners import LocalRunner, Runner, Task
+from quantsam.sweeps.runners import LocalRunner, Runner, WorkItem
 from quantsam.sweeps.state import SweepState
 from quantsam.sweeps.sweep import Sweep
 from quantsam.sweeps.worker import Job, Shelf
@@ -139,7 +139,7 @@ class _Driver:
         self._sweep, self._store, self._state, self._shelf = sweep, store, state, shelf
         self._runner, self._progress, self._report = runner, progress, report
         self._active: dict[str, _Active] = {}
-        self._ready: deque[Task] = deque()
+        self._ready: deque[WorkItem] = deque()
         self._outstanding = 0
 
     def run(self, todo: Sequence[OpenedPoint]) -> None:
@@ -248,7 +248,7 @@ class _Driver:
         starts = list(range(0, count, size))
         job = _job(opened, plan)
         for start in starts:
-            self._submit(Task("observe", (job, start, min(start + size, count)), start))
+            self._submit(WorkItem("observe", (job, start, min(start + size, count)), start))
         results = {task.tag: result for task, result in (self._next() for _ in starts)}
         for start in starts:
             if isinstance(results[start], BaseException):
@@ -266,17 +266,17 @@ class _Driver:
         if opened.point.kind == "sensitivity":
             store = self._store if self._runner.is_local else None
             study = (_job(opened, plan), opened.identity, self._notes(opened), store)
-            self._ready.append(Task("study", study, opened.identity))
+            self._ready.append(WorkItem("study", study, opened.identity))
             return
-        subject: dict[str, JsonValue] = {"point": opened.identity}
-        active.journal = active.stack.enter_context(open_journal(journals_of(self._store), subject))
+        depends_on: dict[str, JsonValue] = {"point": opened.identity}
+        active.journal = active.stack.enter_context(open_journal(journals_of(self._store), depends_on))
         ids = [image_id for image_id in opened.image_ids if image_id not in active.journal.done]
         active.left = len(ids)
         self._progress.pictures_done += len(opened.image_ids) - len(ids)
         size = max(1, min(_PICTURES_A_TASK, -(-len(ids) // (4 * self._runner.workers))))
         job = _job(opened, plan)
         for start in range(0, len(ids), size):
-            self._ready.append(Task("score", (job, ids[start : start + size]), opened.identity))
+            self._ready.append(WorkItem("score", (job, ids[start : start + size]), opened.identity))
         if not ids:
             self._finish(active)
 
@@ -285,9 +285,9 @@ class _Driver:
         opened = active.opened
         outcomes = list(active.journal.in_order(opened.image_ids))
         arguments = (_job(opened, active.plan), outcomes, opened.identity, self._notes(opened))
-        self._ready.appendleft(Task("finish", arguments, opened.identity))
+        self._ready.appendleft(WorkItem("finish", arguments, opened.identity))
 
-    def _take(self, task: Task, result: Any) -> None:
+    def _take(self, task: WorkItem, result: Any) -> None:
         active = self._active.get(task.tag)
         if active is None:  # it failed while this was under way
             return
@@ -343,11 +343,11 @@ class _Driver:
             "images": point.images,
         }
 
-    def _submit(self, task: Task) -> None:
+    def _submit(self, task: WorkItem) -> None:
         self._runner.submit(task)
         self._outstanding += 1
 
-    def _next(self) -> tuple[Task, Any]:
+    def _next(self) -> tuple[WorkItem, Any]:
         task, result = self._runner.next()
         self._outstanding -= 1
         return task, result

@@ -135,7 +135,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
             "images": expected["calibration"],
         }
         calibration = identity({**shared, **plan})
-    subject: dict[str, Any] = {
+    depends_on: dict[str, Any] = {
         **shared,
         "kind": point.kind,
         "model": point.model,
@@ -149,7 +149,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         "prompts": parse_prompt(point.prompts).name if detections is None else detections.digest,
         "study": dataclasses.asdict(study_settings(point)) if point.kind == "sensitivity" else None,
     }
-    return OpenedPoint(point, identity(subject), scheme, tuple(dataset.image_ids), calibration, expected)
+    return OpenedPoint(point, identity(depends_on), scheme, tuple(dataset.image_ids), calibration, expected)
 
 
 def _sites(point: Point, encoder: ImageEncoder, scheme: Scheme) -> tuple[PlanSite, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from quantsam.data.open import DATA_VARIABLE
 from quantsam.errors import EngineError, InputError
-from quantsam.sweeps.runners import Task
+from quantsam.sweeps.runners import WorkItem
 from quantsam.sweeps.worker import Worker
 
 _ANSWER_S = 10.0
@@ -25,7 +25,7 @@ _JOINS = 5  # actors that may fail at their first answer, in a row, for each wor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    task: Task
+    task: WorkItem
     lost: int = 0  # actors that died over it
 
 
@@ -99,12 +99,12 @@ class RayRunner:
                 f"{' and a GPU' if self._options['num_gpus'] else ''}, got none: add a node, or lower threads"
             )
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: WorkItem) -> None:
         """Hand a task in."""
         self._queue.append(_Call(task))
         self._hand_out()
 
-    def next(self) -> tuple[Task, Any]:
+    def next(self) -> tuple[WorkItem, Any]:
         """Wait for any task that was handed in, and return it with its result or its exception."""
         idle_since = time.monotonic()
         while True:

@@ -13,7 +13,7 @@ from quantsam.sweeps.worker import Shelf, Worker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
+class WorkItem:
     """A call of a worker's method.
 
     Attributes:
@@ -38,11 +38,11 @@ class Runner(Protocol):
     workers: int
     is_local: bool
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: WorkItem) -> None:
         """Hand a task in."""
         ...
 
-    def next(self) -> tuple[Task, Any]:
+    def next(self) -> tuple[WorkItem, Any]:
         """Wait for any task that was handed in, and return it with its result or its exception."""
         ...
 
@@ -74,13 +74,13 @@ class LocalRunner:
         self._shelf = shelf or Shelf()
         self._threads = threads
         self._pool = ThreadPoolExecutor(self.workers, "quantsam-sweep")
-        self._running: dict[Future[Any], Task] = {}
+        self._running: dict[Future[Any], WorkItem] = {}
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: WorkItem) -> None:
         """Hand a task in."""
         self._running[self._pool.submit(self._do, task)] = task
 
-    def next(self) -> tuple[Task, Any]:
+    def next(self) -> tuple[WorkItem, Any]:
         """Wait for any task that was handed in, and return it with its result or its exception."""
         done = next(iter(wait(self._running, return_when=FIRST_COMPLETED).done))
         task = self._running.pop(done)
@@ -91,7 +91,7 @@ class LocalRunner:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def _do(self, task: Task) -> Any:
+    def _do(self, task: WorkItem) -> Any:
         worker = getattr(self._own, "worker", None)
         if worker is None:
             worker = self._own.worker = Worker(self._shelf, threads=self._threads, stopped=self._stop.is_set)

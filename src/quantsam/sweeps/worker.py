@@ -144,11 +144,11 @@ class Worker:
             self._evaluation = None  # before the next one takes its memory
             model, dataset = self._model(job), self._dataset(job)
             precision: Any = point.precision
-            subject = quantized_model(model, plan, point.engine, precision)
+            quantized = quantized_model(model, plan, point.engine, precision)
             detections = None if point.detections is None else open_detections(point.detections, dataset)
             if detections is not None:
                 _same("detections", detections.digest, job.expected["detections"])
-            self._evaluation = (key, Evaluation(subject, dataset, prompts=point.prompts, detections=detections))
+            self._evaluation = (key, Evaluation(quantized, dataset, prompts=point.prompts, detections=detections))
         return self._evaluation[1]
 
     def _model(self, job: Job) -> EfficientViTSam:

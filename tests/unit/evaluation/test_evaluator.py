@@ -53,7 +53,7 @@ def test_areas_below_one_are_left_out_and_crowds_only_on_request(tiny, hand_made
 def test_a_run_with_crowds_is_not_taken_up_by_one_without(tiny, hand_made, make_square):
     mask = make_square(8, 8, 24, 24)
     dataset = hand_made([(mask, {}), (mask, {"is_crowd": True})])
-    subjects = [Evaluation(tiny, part).subject for part in (dataset, without_crowds(dataset))]
+    subjects = [Evaluation(tiny, part).depends_on for part in (dataset, without_crowds(dataset))]
     assert journal_path(Path(), subjects[0]) != journal_path(Path(), subjects[1])
 
 

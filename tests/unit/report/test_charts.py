@@ -5,8 +5,8 @@ import vl_convert
 
 from quantsam.errors import StoreError
 from quantsam.report.charts.agreement import agreement_chart
-from quantsam.report.charts.distributions import channels_chart, histogram_chart
 from quantsam.report.charts.front import front_chart
+from quantsam.report.charts.histograms import channels_chart, histogram_chart
 from quantsam.report.charts.sensitivity import sensitivity_chart
 from quantsam.report.charts.trade_off import latency_chart, size_chart
 from quantsam.report.content import read_content

@@ -23,7 +23,7 @@ from quantsam.search.confirm import known_choices
 from quantsam.search.costs import CostTable, bit_operations_table, encoder_ms, latency_table, size_table
 from quantsam.search.palette import make_palette
 from quantsam.search.program import best_choice
-from quantsam.search.search import search_schemes
+from quantsam.search.schemes import search_schemes
 from quantsam.search.settings import SearchSettings, check_settings
 from quantsam.search.verify import Verifier
 

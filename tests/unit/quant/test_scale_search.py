@@ -7,7 +7,7 @@ from quantsam.quant.histogram import Histogram
 from quantsam.quant.observers import make_observer
 from quantsam.quant.params import TensorSpec
 from quantsam.quant.quantizers import fake_quantize
-from quantsam.quant.search import omse_range
+from quantsam.quant.scale_search import omse_range
 
 SPECS = st.builds(
     TensorSpec,

@@ -77,7 +77,7 @@ def search_schemes(
     random.Random(settings.seed).shuffle(ids)
     mine, held_out = ids[: settings.images], ids[settings.images : settings.images + settings.held_out]
     losses = _layer_losses(model, palette, dataset, settings, store, progress, workers)
-    subject: dict[str, JsonValue] = {
+    depends_on: dict[str, JsonValue] = {
         "search": [plan.digest for plan in palette.plans],
         "weights_digest": model.weights_digest(),
         "dataset_digest": dataset.digest,
@@ -87,7 +87,7 @@ def search_schemes(
         "device": str(model.device),
         **environment(*([settings.engine] if settings.engine else [])),
     }
-    with open_journal(journals_of(store), subject) if store else nullcontext(Outcomes()) as outcomes:
+    with open_journal(journals_of(store), depends_on) if store else nullcontext(Outcomes()) as outcomes:
         prompt = parse_prompt(settings.prompts)
 
         def verifier(label: str, ids: Sequence[int], engine: str = PYTORCH) -> Verifier:
