@@ -81,3 +81,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(option) for option in close) + "?"
     return "known are: " + ", ".join(options)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message that says something, or its type's name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

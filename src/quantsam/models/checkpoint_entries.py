@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ COUNTER = "num_batches_tracked"  # of BatchNorm; read by training alone
 _WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 
 
+@functools.cache
 def expected_shapes(variant: Variant) -> Shapes:
     """Return the name and shape of every entry of a variant's state dict."""
     with torch.device("meta"):
@@ -39,19 +41,18 @@ def entries_of(found: Shapes, path: Path, variant: Variant) -> dict[str, str]:
     Raises:
         WeightsError: They do not fit; the message names the variant that would, or what is missing and surplus.
     """
-    others = [other for other in VARIANTS.values() if other is not variant]
-    for candidate in (variant, *others):
-        expected = expected_shapes(candidate)
-        named = _own_names(found, expected, path)
-        if not _problem(found, named, expected):
-            if candidate is not variant and expected != expected_shapes(variant):
-                raise WeightsError(
-                    f"weights file {str(path)!r} must fit model {variant.name!r}, got the weights of "
-                    f"{candidate.name!r}: use --model {candidate.name}"
-                )
-            return {name: stored for name, stored in named.items() if name in expected}
     expected = expected_shapes(variant)
-    problem = _problem(found, _own_names(found, expected, path), expected)
+    named = _own_names(found, expected, path)
+    problem = _problem(found, named, expected)
+    if not problem:
+        return {name: stored for name, stored in named.items() if name in expected}
+    for other in VARIANTS.values():
+        shapes = expected_shapes(other)
+        if not _problem(found, _own_names(found, shapes, path), shapes):
+            raise WeightsError(
+                f"weights file {str(path)!r} must fit model {variant.name!r}, got the weights of {other.name!r}: use "
+                f"--model {other.name}"
+            )
     raise WeightsError(
         f"weights file {str(path)!r} must fit model {variant.name!r}, got {problem}{_way_out(found, path)}"
     )

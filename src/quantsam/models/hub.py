@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quantsam.errors import WeightsError
+from quantsam.errors import WeightsError, first_line
 from quantsam.files import unwritable
 from quantsam.models.variants import Variant
 from quantsam.notices import notice
@@ -47,10 +47,10 @@ def download_checkpoint(variant: Variant) -> Path:
         try:
             get_hf_file_metadata(hf_hub_url(HUB_REPOSITORY, name), timeout=_ANSWER_S)
         except HfHubHTTPError as error:  # it answers, but refuses
-            raise WeightsError(f"{refused} ({_first_line(error)}): {remedy}") from error
+            raise WeightsError(f"{refused} ({first_line(error)}): {remedy}") from error
         except Exception as error:  # what the network raises differs from one version of the hub's client to the next
             raise WeightsError(
-                f"weights of {variant.name!r} are not cached and the hub cannot be reached ({_first_line(error)}): "
+                f"weights of {variant.name!r} are not cached and the hub cannot be reached ({first_line(error)}): "
                 f"{remedy}"
             ) from error
         if writable != places[0]:
@@ -61,7 +61,7 @@ def download_checkpoint(variant: Variant) -> Path:
         try:
             return Path(hf_hub_download(HUB_REPOSITORY, name, cache_dir=writable))
         except Exception as error:
-            raise WeightsError(f"{refused} ({_first_line(error)}): {remedy}") from error
+            raise WeightsError(f"{refused} ({first_line(error)}): {remedy}") from error
 
 
 def _caches(usual: Path) -> list[Path]:
@@ -80,7 +80,3 @@ def _silent_client() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quantsam.errors import WeightsError
+from quantsam.errors import WeightsError, first_line
 from quantsam.files import shown
 from quantsam.models.checkpoint_entries import COUNTER, Shapes, entries_of, expected_shapes
 from quantsam.models.checkpoint_files import is_torch_file
@@ -83,7 +83,7 @@ def _read_safetensors(path: Path, choose: Choose) -> dict[str, Tensor]:
             return {name: file.get_tensor(stored) for name, stored in choose(shapes).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"weights file {str(path)!r} is truncated or damaged ({_first_line(error)}): download it again"
+            f"weights file {str(path)!r} is truncated or damaged ({first_line(error)}): download it again"
         ) from error
 
 
@@ -121,7 +121,3 @@ def _state_dict(content: object) -> object:
 def _is_plain(value: object) -> bool:
     """Whether it is a tensor with values in memory: not sparse, not on `meta`."""
     return isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
