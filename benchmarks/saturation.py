@@ -19,7 +19,7 @@ import quantsam as qs
 from quantsam.models.blocks import Conv2d
 from quantsam.models.fold import fold_norms
 from quantsam.quant.formats import get_format
-from quantsam.quant.saturation import is_depthwise, saturation_free_scale
+from quantsam.quant.saturation import has_depthwise_shape, saturation_free_scale
 
 
 def noise_db(weight: Tensor, scale: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def cost(name: str) -> dict[str, Any]:
     growth, noise = [], {"full": [], "safe": [], "7 bits": []}  # type: ignore[var-annotated]
     with torch.no_grad():
         for module in fold_norms(model.float_encoder).modules():
-            if isinstance(module, Conv2d) and not is_depthwise(module.weight):
+            if isinstance(module, Conv2d) and not has_depthwise_shape(module.weight):
                 weight = module.weight.double()
                 full = weight.abs().amax((1, 2, 3)) / 127
                 safe = saturation_free_scale(weight, full, get_format("int8"))

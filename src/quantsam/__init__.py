@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from quantsam.bundles.export import export_bundle
     from quantsam.data.coco import CocoDataset
     from quantsam.data.dataset import Dataset
     from quantsam.data.detections import DetectionFile
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from quantsam.evaluation.detector import open_detections
     from quantsam.evaluation.evaluator import evaluate
     from quantsam.evaluation.latency import measure_latency
-    from quantsam.execution.bundle import export_bundle
     from quantsam.memory import keep_freed_memory
     from quantsam.models.encoder import Encoder
     from quantsam.models.sam import EfficientViTSam
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from quantsam.results.sensitivity_record import SensitivityRecord
     from quantsam.results.store import ResultStore
     from quantsam.runs.run import Run, open_run
-    from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+    from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
     from quantsam.runtime.bundle import load_bundle
     from quantsam.runtime.engine import Engine
     from quantsam.schemes.load import load_scheme, scheme_names
@@ -73,6 +73,7 @@ _HOMES = {
     "CocoDataset": "data.coco",
     "DataSource": "runs.sources",
     "Dataset": "data.dataset",
+    "Deployment": "runs.sources",
     "DetectionFile": "data.detections",
     "DistributionRecord": "results.distribution_record",
     "EfficientViTSam": "models.sam",
@@ -95,14 +96,13 @@ _HOMES = {
     "SearchSettings": "search.settings",
     "SensitivityRecord": "results.sensitivity_record",
     "StudySettings": "sensitivity.study",
-    "Target": "runs.sources",
     "Transform": "plans.transforms",
     "calibrate": "plans.calibration",
     "calibrated_plans": "plans.calibrated",
     "compare": "results.compare",
     "create_model": "models.zoo",
     "evaluate": "evaluation.evaluator",
-    "export_bundle": "execution.bundle",
+    "export_bundle": "bundles.export",
     "keep_freed_memory": "memory",
     "load_bundle": "runtime.bundle",
     "load_image": "data.images",
@@ -137,6 +137,7 @@ __all__ = [
     "CocoDataset",
     "DataSource",
     "Dataset",
+    "Deployment",
     "DetectionFile",
     "DistributionRecord",
     "EfficientViTSam",
@@ -159,7 +160,6 @@ __all__ = [
     "SearchSettings",
     "SensitivityRecord",
     "StudySettings",
-    "Target",
     "Transform",
     "calibrate",
     "calibrated_plans",

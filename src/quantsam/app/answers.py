@@ -20,11 +20,12 @@ from quantsam.app.quantized import QuantizedModel, QuantizedModels
 from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.errors import QuantsamError
 from quantsam.models.sam import EfficientViTSam
-from quantsam.prediction.everything import FoundMask, Progress
+from quantsam.prediction.everything import FoundMask
 from quantsam.prediction.grid import GridSettings
 from quantsam.prediction.segmenter import ModelSegmenter
 from quantsam.prediction.tally import Tally
 from quantsam.prediction.transforms import preprocess
+from quantsam.progress import Progress
 from quantsam.runtime.picture import Float32, PictureMask, PicturePrompts, agreements, segment_picture
 
 

@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from quantsam.progress import Progress
+
 Event = dict[str, Any]
-Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
 
 
 class BusyError(Exception):

@@ -11,7 +11,7 @@ from quantsam.app.catalogue import FP32, Catalogue, where
 from quantsam.app.jobs import Job
 from quantsam.app.limits import Limits
 from quantsam.app.lru import Lru
-from quantsam.evaluation.experiment import quantized_model
+from quantsam.evaluation.quantized import quantized_model
 from quantsam.evaluation.record_fields import sizes
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibrated import calibrated_plans

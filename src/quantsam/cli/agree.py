@@ -17,7 +17,7 @@ from quantsam.cli.options import (
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
-from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.engines import PYTORCH, engine_names
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def command(
         raise click.UsageError(f"--engine of agree is what the simulation is compared with, got {PYTORCH!r}")
     for prompt in prompts:
         parse_prompt(prompt)
-    targets = [Target(engine=engine, processors=processors) for engine in engines]
+    deployments = [Deployment(engine=engine, processors=processors) for engine in engines]
     results = store.open()
-    run = open_run(model, schemes=schemes, targets=targets, calibration=calibration, data=data)
-    plans = [plan for t in targets for plan in run.plans(t, progress(f"calibrating for {t.engine}"))]
+    run = open_run(model, schemes=schemes, deployments=deployments, calibration=calibration, data=data)
+    plans = [plan for t in deployments for plan in run.plans(t, progress(f"calibrating for {t.engine}"))]
     reports = _layer_reports(run, plans) if layers else []
     records = measure_agreement(
         run.model,

@@ -15,7 +15,7 @@ from quantsam.cli.options import (
     was_given,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
-from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import ENGINES
 
 if TYPE_CHECKING:
@@ -71,17 +71,17 @@ def command(
             raise click.UsageError(f"--{option} needs --scheme, got none: add --scheme int8, or leave --{option} out")
     name = get_variant(model.name).name
     images = open_calibration(calibration, name)
-    target = Target(engine=engine, processors=processors)
+    deployment = Deployment(engine=engine, processors=processors)
     run = open_run(
         model,
         schemes=[] if scheme is None else [scheme],
         plans=[] if plan is None else [plan],
-        targets=[target],
+        deployments=[deployment],
         calibration=calibration,
         installed=False,
     )
     found = audit_half_precision(run.model.float_encoder, images, progress=progress("measuring"))
-    plans = run.loaded_plans or run.plans(target, progress("calibrating"))
+    plans = run.loaded_plans or run.plans(deployment, progress("calibrating"))
     counted = [(p, count_saturation(run.model, p, images, progress=progress("counting"))) for p in plans]
     if as_json:
         entries = [{"name": e.name, "kind": e.kind, "largest": e.largest, "overflows": e.overflows} for e in found]

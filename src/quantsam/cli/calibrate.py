@@ -14,7 +14,7 @@ from quantsam.cli.options import (
     scheme_option,
 )
 from quantsam.cli.output import json_option, print_json, progress
-from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 
 
 @click.command(name="calibrate")
@@ -40,9 +40,9 @@ def command(
     from quantsam.runs.run import open_run
 
     check_plan_folder(out)
-    target = Target(placement=placement, weights=not no_weights, activations=not no_activations)
-    run = open_run(model, schemes=[scheme], targets=[target], calibration=calibration)
-    (plan,) = run.plans(target, progress("calibrating"))
+    deployment = Deployment(placement=placement, weights=not no_weights, activations=not no_activations)
+    run = open_run(model, schemes=[scheme], deployments=[deployment], calibration=calibration)
+    (plan,) = run.plans(deployment, progress("calibrating"))
     save_plan(plan, out)
     seen = plan.calibration
     if as_json:

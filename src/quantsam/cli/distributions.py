@@ -24,7 +24,7 @@ from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
 from quantsam.cli.written import check_not_read, check_suffix
 from quantsam.notices import notice
-from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 
 if TYPE_CHECKING:
     from quantsam.data.open import ImageSource
@@ -110,13 +110,13 @@ def command(
         check_not_read("--out", out, [model.weights, scheme])
     data, count = _with_new_names(data, images, images_limit)
     source = open_calibration(_looked_at(model.name, calibration, data, count, plan_folder), model.name)
-    target = Target(placement=placement, weights=not no_weights, activations=not no_activations)
+    deployment = Deployment(placement=placement, weights=not no_weights, activations=not no_activations)
     results = store.open()
     with atomic_write(out) if out is not None else nullcontext() as aside:  # first: can it be written?
         plans = [] if plan_folder is None else [plan_folder]
-        run = open_run(model, schemes=[scheme], plans=plans, targets=[target], calibration=calibration)
-        _check_site(pattern, run.model, run.loaded_plans[0].placement if plans else target.placed)
-        (plan,) = run.plans(target, progress("calibrating"))
+        run = open_run(model, schemes=[scheme], plans=plans, deployments=[deployment], calibration=calibration)
+        _check_site(pattern, run.model, run.loaded_plans[0].placement if plans else deployment.placed)
+        (plan,) = run.plans(deployment, progress("calibrating"))
         notes: dict[str, JsonValue] = {
             "images": count,
             "calibration_images": calibration.images,

@@ -25,7 +25,7 @@ from quantsam.cli.options import (
 )
 from quantsam.cli.output import json_option, progress
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
-from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def command(
     refuse_idle_processors(processors, [engine], placement)
     use_threads(threads)
     parse_prompt(prompts)
-    target = Target(
+    deployment = Deployment(
         engine=engine,
         placement=placement,
         processors=processors,
@@ -121,7 +121,7 @@ def command(
         model,
         schemes=schemes,
         plans=plans,
-        targets=[target],
+        deployments=[deployment],
         calibration=calibration,
         data=data,
         detections=detections,
@@ -135,7 +135,7 @@ def command(
     records = list(
         score_plans(
             run.model,
-            run.plans(target, progress("calibrating")),
+            run.plans(deployment, progress("calibrating")),
             run.dataset_to_score(),
             prompts=prompts,
             detections=run.detections,

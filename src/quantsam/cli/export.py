@@ -17,7 +17,7 @@ from quantsam.cli.options import (
 )
 from quantsam.cli.output import json_option, print_json, progress
 from quantsam.cli.stores import quoted
-from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import get_engine
 
 _HELD = ("scheme", "processors", "calibration", "calibration_images")
@@ -49,7 +49,7 @@ def command(
     `quantsam segment --bundle DIR` and `quantsam.load_bundle` run it with numpy, Pillow and the engine, without
     PyTorch.
     """
-    from quantsam.execution.bundle import check_bundle_folder, export_bundle
+    from quantsam.bundles.export import check_bundle_folder, export_bundle
     from quantsam.runs.run import open_run
     from quantsam.runtime.manifest import ENCODER
 
@@ -58,16 +58,16 @@ def command(
     if plan is not None:
         refuse_beside(ctx, "--plan", _HELD, "a plan")
     check_bundle_folder(out)
-    target = Target(engine=engine, processors=processors)
+    deployment = Deployment(engine=engine, processors=processors)
     run = open_run(
         model,
         schemes=[scheme],
         plans=[] if plan is None else [plan],
-        targets=[target],
+        deployments=[deployment],
         calibration=calibration,
         installed=False,
     )
-    (ready,) = run.plans(target, progress("calibrating"))
+    (ready,) = run.plans(deployment, progress("calibrating"))
     manifest = export_bundle(run.model, ready, out, engine=engine)
     line = described.build_line(out / ENCODER)
     if as_json:

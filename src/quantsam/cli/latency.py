@@ -19,7 +19,7 @@ from quantsam.cli.options import (
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
-from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ def command(
     if model.device != "cpu":
         raise click.UsageError(f"latency is measured on the processor, got --device {model.device}")
     refuse_idle_processors(processors, engines)
-    targets = [Target(engine=engine, processors=processors) for engine in engines]
+    deployments = [Deployment(engine=engine, processors=processors) for engine in engines]
     if random_weights:
-        run, results = _random_run(model.name, schemes, targets), None  # of no accuracy that it could stand beside
+        run, results = _random_run(model.name, schemes, deployments), None  # of no accuracy that it could stand beside
     else:
         results = store.open()
-        run = open_run(model, schemes=schemes, targets=targets, calibration=calibration)
-    plans = [(t.engine, plan) for t in targets for plan in run.plans(t, progress("calibrating"))]
+        run = open_run(model, schemes=schemes, deployments=deployments, calibration=calibration)
+    plans = [(t.engine, plan) for t in deployments for plan in run.plans(t, progress("calibrating"))]
     count = threads or os.cpu_count() or 1
     found = measure_latency(
         run.model,
@@ -128,7 +128,7 @@ def _print(title: str, found: Sequence[Latency]) -> None:
     )
 
 
-def _random_run(name: str, schemes: Sequence[str], targets: Sequence[Target]) -> Run:
+def _random_run(name: str, schemes: Sequence[str], deployments: Sequence[Deployment]) -> Run:
     """Return a run of a model with random weights, calibrated on noise."""
     import torch
 
@@ -136,8 +136,8 @@ def _random_run(name: str, schemes: Sequence[str], targets: Sequence[Target]) ->
     from quantsam.runs.run import Run
     from quantsam.schemes.load import load_scheme
 
-    for target in targets:
-        target.check()
+    for deployment in deployments:
+        deployment.check()
     declared = tuple(load_scheme(scheme) for scheme in schemes)
     with torch.random.fork_rng():
         torch.manual_seed(0)

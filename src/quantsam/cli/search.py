@@ -21,7 +21,7 @@ from quantsam.cli.options import (
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, command_line, quoted, store_options, tell_kept
-from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
@@ -88,15 +88,17 @@ def command(
     chosen = SearchSettings(cost, budget, max_drop, engine, prompts, first, images, held_out, points, trials, data.seed)
     check_settings(chosen)
     names = (formats or ("float,int8" if engine else "float,w8a16,int8,w4a8")).lower().replace(" ", "").split(",")
-    palettes.check_formats(names)
-    target = Target(engine=engine or PYTORCH, placement=placement)
+    palettes.check_choice(names)
+    deployment = Deployment(engine=engine or PYTORCH, placement=placement)
     if out is not None:
         _check_out(out)
     results = store.open()
-    run = open_run(model, schemes=palettes.format_schemes(names), targets=[target], calibration=calibration, data=data)
-    run.check_formats(target)
+    run = open_run(
+        model, schemes=palettes.format_schemes(names), deployments=[deployment], calibration=calibration, data=data
+    )
+    run.check_formats(deployment)
     palette = palettes.make_palette(
-        run.model, names, run.calibration or (), placement=target.placed, progress=progress("calibrating")
+        run.model, names, run.calibration or (), placement=deployment.placed, progress=progress("calibrating")
     )
     notes: dict[str, JsonValue] = {"calibration_images": calibration.images}
     record = search_schemes(

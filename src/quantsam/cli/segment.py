@@ -13,7 +13,7 @@ from quantsam.cli.options import calibration_options, model_options, refuse_besi
 from quantsam.cli.output import json_option, print_json, progress
 from quantsam.cli.written import PICTURES, check_not_read, check_suffix, save_picture
 from quantsam.notices import notice
-from quantsam.runs.sources import CalibrationSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 
 if TYPE_CHECKING:
     from quantsam.data.dataset import UInt8Image
@@ -224,14 +224,14 @@ def _prompts(
 
 
 def _loaded(model: ModelSource, scheme: str | None, calibration: CalibrationSource) -> dict[str, Segmenter]:
-    from quantsam.evaluation.experiment import quantized_model
+    from quantsam.evaluation.quantized import quantized_model
     from quantsam.prediction.segmenter import ModelSegmenter
     from quantsam.runs.run import open_run
 
-    target = Target()
-    run = open_run(model, schemes=() if scheme is None else [scheme], targets=[target], calibration=calibration)
+    deployment = Deployment()
+    run = open_run(model, schemes=() if scheme is None else [scheme], deployments=[deployment], calibration=calibration)
     segmenters: dict[str, Segmenter] = {"fp32": ModelSegmenter(run.model)}
-    for plan in run.plans(target, progress("calibrating")):
+    for plan in run.plans(deployment, progress("calibrating")):
         segmenters[str(scheme)] = ModelSegmenter(quantized_model(run.model, plan))
     return segmenters
 

@@ -18,7 +18,7 @@ from quantsam.cli.options import (
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
-from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
@@ -77,10 +77,14 @@ def command(
     use_threads(threads)
     settings = StudySettings(by, mode, part, method, prompts, engine, first, seed=data.seed)
     check_settings(settings)
-    target = Target(engine=engine, placement=placement, weights=part != "activations", activations=part != "weights")
+    deployment = Deployment(
+        engine=engine, placement=placement, weights=part != "activations", activations=part != "weights"
+    )
     results = store.open()
-    run = open_run(model, schemes=[uniform_scheme(format_name)], targets=[target], calibration=calibration, data=data)
-    (plan,) = run.plans(target, progress("calibrating"))
+    run = open_run(
+        model, schemes=[uniform_scheme(format_name)], deployments=[deployment], calibration=calibration, data=data
+    )
+    (plan,) = run.plans(deployment, progress("calibrating"))
     notes: dict[str, JsonValue] = {"calibration_images": calibration.images, "images": data.images}
     record = measure_sensitivity(
         run.model,

@@ -14,10 +14,10 @@ from quantsam.engines.executed import quantized_but_float
 from quantsam.errors import InputError
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.record_fields import exactness, plan_fields, sizes
-from quantsam.evaluation.runner import Progress
 from quantsam.metrics.summary import CONFIDENCE_95, ObjectScore
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
+from quantsam.progress import Progress
 from quantsam.results.agreement_record import AgreementRecord
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
@@ -102,7 +102,7 @@ def _record(
     ran = table.ran[name]
     quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
     figures["convolutions"] = len(ran)
-    figures["convolutions_quantized"] = sum(e.layer in quantized for e in ran)
+    figures["convolutions_quantized"] = sum(e.label in quantized for e in ran)
     figures["convolutions_integer"] = sum(e.is_integer for e in ran)
     more: dict[str, JsonValue] = {
         "threads": torch.get_num_threads(),

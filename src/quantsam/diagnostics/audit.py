@@ -13,7 +13,8 @@ from quantsam.models.blocks import LayerNorm2d, Residual
 from quantsam.models.encoder import ImageEncoder, Neck, UpSample
 from quantsam.models.graph import copy_encoder
 from quantsam.plans.layers import discover_layers
-from quantsam.plans.observation import CalibrationImage, Progress, encoder_input
+from quantsam.plans.observation import CalibrationImage, encoder_input
+from quantsam.progress import Progress
 
 LARGEST_FP16 = 65504.0
 _SQUARES = "layernorm_squares"

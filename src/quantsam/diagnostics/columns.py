@@ -17,7 +17,6 @@ from quantsam.errors import DatasetError
 from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import scored_annotations
 from quantsam.evaluation.prompts import Prompt, answers
-from quantsam.evaluation.runner import Progress
 from quantsam.metrics.iou import mask_iou
 from quantsam.metrics.summary import ObjectScore, PairedDifference, compare_paired
 from quantsam.models.encoder import Encoder
@@ -26,6 +25,7 @@ from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.prediction.predictor import Predictor
 from quantsam.prediction.transforms import preprocess
+from quantsam.progress import Progress
 from quantsam.runtime.sessions import Executed
 from quantsam.simulation.simulator import simulate
 

@@ -100,14 +100,14 @@ def report_layers(model: EfficientViTSam, plan: Plan, image: Tensor, simulate: S
     quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
     return tuple(
         LayerReport(
-            layer=entry.layer.rstrip("/."),
+            layer=entry.label.rstrip("/."),
             operator=entry.operator,
             precision=entry.precision,
             fused=entry.fused,
-            quantized=entry.layer in quantized,
+            quantized=entry.label in quantized,
             is_integer=entry.is_integer,
-            simulated=_largest(found[False], entry.layer),
-            exact=_largest(found[True], entry.layer),
+            simulated=_largest(found[False], entry.label),
+            exact=_largest(found[True], entry.label),
         )
         for entry in ran
     )

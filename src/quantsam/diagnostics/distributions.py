@@ -11,8 +11,8 @@ from quantsam.data.open import ImageSource
 from quantsam.diagnostics.observed import observe_distributions, save_histograms
 from quantsam.evaluation.record_fields import fields_of_plan
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.observation import Progress
 from quantsam.plans.plan import Plan
+from quantsam.progress import Progress
 from quantsam.results.distribution_record import DistributionRecord, SiteDistribution
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, identity

@@ -18,11 +18,12 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import with_modules
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import Layer, LayerSite, discover_layers
-from quantsam.plans.observation import CalibrationImage, Progress, encoder_input
+from quantsam.plans.observation import CalibrationImage, encoder_input
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
 from quantsam.plans.transforms import transformed
+from quantsam.progress import Progress
 from quantsam.results.distribution_record import SiteDistribution
 
 

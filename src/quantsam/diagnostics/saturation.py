@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from quantsam.errors import CalibrationError
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.observation import CalibrationImage, Progress, encoder_input
+from quantsam.plans.observation import CalibrationImage, encoder_input
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.progress import Progress
 from quantsam.simulation.integer import IntegerConv2d
 from quantsam.simulation.simulator import simulate
 

@@ -27,7 +27,7 @@ def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
     names = [n.name for n in onnx.load_from_string(graph).graph.node if n.op_type == "Conv"]
     told = []
     for name in names:
-        entry = next((e for e in found if any(_is_named(key, name) for key in (e.layer, *e.fused))), None)
+        entry = next((e for e in found if any(_is_named(key, name) for key in (e.label, *e.fused))), None)
         entry = entry or Executed(name, MERGED, "?")
         told.append(Executed(name.removesuffix(CONVOLUTION), entry.operator, entry.precision, entry.fused))
     return tuple(told)
@@ -36,7 +36,7 @@ def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
 def quantized_but_float(plan: Plan, ran: Iterable[Executed]) -> tuple[str, ...]:
     """Return the convolutions that the plan quantizes, weight and input, and the engine ran in float."""
     quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
-    return tuple(e.layer for e in ran if e.layer in quantized and not e.is_integer)
+    return tuple(e.label for e in ran if e.label in quantized and not e.is_integer)
 
 
 def _is_named(found: str, name: str) -> bool:

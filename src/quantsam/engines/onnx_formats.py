@@ -25,7 +25,7 @@ TYPES = {
 WIDENED: dict[int, int] = {TensorProto.INT4: TensorProto.INT8, TensorProto.UINT4: TensorProto.UINT8}
 """Weights that the file keeps in 4 bits, and the type that an engine widens them to while it loads the file.
 
-Without, both engines would compute such convolutions in float."""
+Without, ONNX Runtime and OpenVINO would compute such convolutions in float."""
 
 
 def storage_type(site: PlanSite) -> int:

@@ -17,11 +17,12 @@ from quantsam.evaluation.detector import DetectorInterview, detection_figures
 from quantsam.evaluation.journal import Outcome, Outcomes, open_journal
 from quantsam.evaluation.prompts import Answer, Prompt, answers, parse_prompt
 from quantsam.evaluation.record_fields import engine_of, plan_fields, sizes, switches
-from quantsam.evaluation.runner import Interview, Progress, run, times
+from quantsam.evaluation.runner import Interview, run, times
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
 from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.predictor import Predictor
+from quantsam.progress import Progress
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record, new_id
 from quantsam.results.store import ResultStore
@@ -48,7 +49,7 @@ def evaluate(
     precision as COCO or LVIS defines it.
 
     Args:
-        model: In float, or with the encoder that `simulate` gave.
+        model: In float, or with the encoder that `simulate` or `make_engine_encoder` gave.
         dataset: What to score on.
         prompts: `box`, the annotated box; `click`, one click at the object's centre; or `clicks:N`, each
             click after the first where the answer is most wrong. Of no effect with `detections`.

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 from quantsam.data.dataset import Dataset
 from quantsam.data.detections import DetectionFile
-from quantsam.engines.encoder import make_engine_encoder
 from quantsam.evaluation.evaluator import evaluate
 from quantsam.evaluation.gallery import keep_gallery
-from quantsam.evaluation.runner import Progress
+from quantsam.evaluation.quantized import quantized_model
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
+from quantsam.progress import Progress
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH
 from quantsam.runtime.sessions import Precision
-from quantsam.simulation.simulator import simulate
 
 
 def score_plans(
@@ -62,12 +61,3 @@ def score_plans(
         if gallery and plan.sites and store is not None and detections is None:
             keep_gallery(store, quantized, record, dataset, each=gallery)
         yield record
-
-
-def quantized_model(
-    model: EfficientViTSam, plan: Plan, engine: str = PYTORCH, precision: Precision = "f32"
-) -> EfficientViTSam:
-    """Return a model whose encoder runs a plan: simulated, or in an engine; a plan without sites is FP32."""
-    if engine != PYTORCH:
-        return model.with_encoder(make_engine_encoder(model, plan, engine, precision=precision))
-    return model.with_encoder(simulate(model, plan)) if plan.sites else model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
@@ -13,9 +13,9 @@ from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.journal import Outcome
 from quantsam.evaluation.prompts import Answer
 from quantsam.prediction.predictor import Predictor
+from quantsam.progress import Progress
 from quantsam.results.record import JsonValue
 
-Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
 Question = TypeVar("Question")
 
 

@@ -81,7 +81,7 @@ class EfficientViTSam(nn.Module):
         masks: Tensor | None = None,
         multimask: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Decode prompts of one image, in the prompt frame; `prepare` gives the same, and sooner.
+        """Decode prompts of one image, in the prompt frame; `image_decoder` gives one that does the same sooner.
 
         Args:
             embedding: (1, embed_dim, embed_size, embed_size), shared by all prompts.

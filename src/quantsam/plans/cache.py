@@ -26,9 +26,10 @@ from quantsam.files import expanded
 from quantsam.models.sam import EfficientViTSam
 from quantsam.places import cache_folder
 from quantsam.plans.calibration import calibrate
-from quantsam.plans.observation import CalibrationImage, Progress
+from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.storage import PLAN_VERSION, load_plan, save_plan
+from quantsam.progress import Progress
 from quantsam.results.machine import environment
 
 VARIABLE = "QUANTSAM_CACHE"

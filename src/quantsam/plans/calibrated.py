@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.cache import calibrate_once
 from quantsam.plans.make import make_plan
-from quantsam.plans.observation import CalibrationImage, Progress
+from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.progress import Progress
 from quantsam.quant.params import QParams
 from quantsam.schemes.scheme import Scheme
 

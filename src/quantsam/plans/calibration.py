@@ -10,12 +10,12 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.observation import (
     CalibrationImage,
     Observations,
-    Progress,
     check_finite,
     observe_activations,
 )
 from quantsam.plans.plan import CalibrationInfo, Plan
 from quantsam.plans.prepare import prepare
+from quantsam.progress import Progress
 from quantsam.quant.observers import make_observer
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.saturation import saturation_free_scale

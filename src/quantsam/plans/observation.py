@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from quantsam.errors import CalibrationError, InputError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import with_modules
 from quantsam.prediction.transforms import preprocess
+from quantsam.progress import Progress
 from quantsam.quant.observers import Observer, make_observer
 from quantsam.quant.params import QParams, TensorSpec
 
 CalibrationImage = str | os.PathLike[str] | NDArray[np.uint8] | Tensor
-Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
 _Sites = Mapping[str, tuple[str, TensorSpec]]  # key -> path of the module, specification
 
 

@@ -13,9 +13,10 @@ from quantsam.models.graph import state_digest
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import Role, SiteName
 from quantsam.plans.placements import get_placement
-from quantsam.plans.processors import Processors, weights_in_pairs
+from quantsam.plans.processors import weights_in_pairs
 from quantsam.plans.transforms import Transform, transforms_digest
 from quantsam.quant.params import QParams, TensorSpec
+from quantsam.runtime.processor import Processors
 
 
 @dataclass(frozen=True, slots=True, eq=False)

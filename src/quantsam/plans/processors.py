@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Protocol
 
 from quantsam.plans.layers import Role, is_depthwise
 from quantsam.quant.params import TensorSpec
 from quantsam.quant.saturation import PairOrder
-
-Processors = Literal["any", "vnni"]
-"""`any`: exact everywhere. `vnni`: exact only where products are added in 32 bits (x86 with VNNI or AMX, Arm)."""
 
 
 class Site(Protocol):

@@ -18,11 +18,12 @@ from quantsam.data.dataset import UInt8Image
 from quantsam.data.images import check_image_array
 from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.sam import EfficientViTSam
-from quantsam.prediction.everything import Candidate, FoundMask, Progress, find_masks
+from quantsam.prediction.everything import Candidate, FoundMask, find_masks
 from quantsam.prediction.grid import Box, GridSettings, usual_settings
 from quantsam.prediction.predictor import MASK_THRESHOLD
 from quantsam.prediction.tally import Tally
 from quantsam.prediction.transforms import MaskResize, mask_resize, preprocess, scale_coordinates
+from quantsam.progress import Progress
 
 __all__ = ["FoundMask", "GridSettings", "Progress", "Rle", "segment_everything"]
 

@@ -21,8 +21,7 @@ from quantsam.prediction.grid import Box, GridSettings, crop_boxes, point_grid
 from quantsam.prediction.nms import nms
 from quantsam.prediction.regions import remove_small_regions, tight_box
 from quantsam.prediction.tally import Tally
-
-Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
+from quantsam.progress import Progress
 
 EDGE_TOLERANCE_PX = 20
 

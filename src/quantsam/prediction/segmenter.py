@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from quantsam.data.dataset import UInt8Image
 from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.automatic import segment_everything
-from quantsam.prediction.everything import FoundMask, Progress
+from quantsam.prediction.everything import FoundMask
 from quantsam.prediction.grid import GridSettings
 from quantsam.prediction.predictor import PROMPTS_A_BATCH, Predictor
 from quantsam.prediction.tally import Tally
+from quantsam.progress import Progress
 
 Float32 = NDArray[np.float32]
 

@@ -50,7 +50,7 @@ def in_pairs(x: Tensor, order: PairOrder) -> Tensor:
     return even.reshape(*even.shape[:-1], -1, 2)
 
 
-def is_depthwise(codes: Tensor) -> bool:
+def has_depthwise_shape(codes: Tensor) -> bool:
     """Whether a weight (out, in / groups, kernel, kernel) has one input channel a group."""
     return codes.shape[1] == 1
 
@@ -69,7 +69,7 @@ def largest_pairs(codes: Tensor) -> Tensor:
     Returns:
         (out,), of the same dtype; 0 for a depthwise convolution.
     """
-    if is_depthwise(codes):
+    if has_depthwise_shape(codes):
         return codes.new_zeros(len(codes))
     last = codes.permute(0, 2, 3, 1)
     return torch.maximum(

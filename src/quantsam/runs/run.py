@@ -15,10 +15,11 @@ from quantsam.models.variants import get_variant
 from quantsam.models.zoo import load_model
 from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.make import make_plan
-from quantsam.plans.observation import CalibrationImage, Progress
+from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.storage import load_plan
-from quantsam.runs.sources import CalibrationSource, DataSource, FilePath, ModelSource, Target
+from quantsam.progress import Progress
+from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, FilePath, ModelSource
 from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.load import load_scheme
 from quantsam.schemes.scheme import Scheme
@@ -44,11 +45,11 @@ class Run:
     detections: DetectionFile | None = None
     loaded_plans: tuple[Plan, ...] = ()
 
-    def plans(self, target: Target, progress: Progress | None = None) -> list[Plan]:
-        """Return the plans for a target, in the order of the schemes: those that were read, or else calibrated ones.
+    def plans(self, deployment: Deployment, progress: Progress | None = None) -> list[Plan]:
+        """Return the plans for a deployment: those that were read, or else calibrated ones in the order of the schemes.
 
         Args:
-            target: What computes.
+            deployment: What computes.
             progress: Wraps the iteration over calibration images.
 
         Raises:
@@ -57,32 +58,33 @@ class Run:
             CalibrationError: See `calibrate`.
         """
         if self.loaded_plans:
-            for plan in self.loaded_plans if target.engine != PYTORCH else ():
-                check_runs(plan, target.engine)
+            for plan in self.loaded_plans if deployment.engine != PYTORCH else ():
+                check_runs(plan, deployment.engine)
             return list(self.loaded_plans)
-        self.check_formats(target)
+        self.check_formats(deployment)
         return calibrated_plans(
             self.model,
             self.schemes,
             () if self.calibration is None else self.calibration,
-            target.placed,
-            weights=target.weights,
-            activations=target.activations,
+            deployment.placed,
+            **deployment.roles,
             progress=progress,
         )
 
-    def check_formats(self, target: Target) -> None:
+    def check_formats(self, deployment: Deployment) -> None:
         """Make sure, before calibration, that what is to compute has the formats of all schemes.
 
         Raises:
             SchemeError: A scheme does not fit the model.
             PlanError: The engine lacks a format.
         """
-        if target.engine == PYTORCH:
+        if deployment.engine == PYTORCH:
             return
         for scheme in self.schemes:
-            plan = make_plan(self.model, scheme, target.placed, weights=target.weights, activations=target.activations)
-            check_formats(plan.sites, target.engine)
+            plan = make_plan(
+                self.model, scheme, deployment.placed, weights=deployment.weights, activations=deployment.activations
+            )
+            check_formats(plan.sites, deployment.engine)
 
     def dataset_to_score(self) -> Dataset:
         """Return the dataset of a run that was opened with one."""
@@ -95,7 +97,7 @@ def open_run(
     *,
     schemes: Sequence[Scheme | str] = (),
     plans: Sequence[FilePath] = (),
-    targets: Sequence[Target] = (Target(),),
+    deployments: Sequence[Deployment] = (Deployment(),),
     calibration: CalibrationSource | None = None,
     data: DataSource | None = None,
     detections: FilePath | None = None,
@@ -108,7 +110,7 @@ def open_run(
         model: Which model.
         schemes: What is to be calibrated: schemes, or what `load_scheme` takes.
         plans: Folders of plans to read instead.
-        targets: What is to compute; the run's plans are then asked for one of these.
+        deployments: What is to compute; the run's plans are then asked for one of these.
         calibration: Images to calibrate on; the model's own if None. Opened only where a scheme needs any.
         data: What to score on; nothing is opened if None.
         detections: A detector's results file for `data`.
@@ -118,15 +120,17 @@ def open_run(
     Raises:
         QuantsamError: Something is not known, not found, damaged, or does not fit.
     """
-    for target in targets:
-        target.check(installed=installed)
+    for deployment in deployments:
+        deployment.check(installed=installed)
     name = get_variant(model.name).name
     declared = () if plans else tuple(s if isinstance(s, Scheme) else load_scheme(s) for s in schemes)
     dataset = None if data is None else open_data(data)
     boxes = None
     if detections is not None and dataset is not None:
         boxes = open_detections(detections, dataset, skip_unknown_images=skip_unknown_images)
-    needs_images = any(scheme.rules for scheme in declared) and any(target.activations for target in targets)
+    needs_images = any(scheme.rules for scheme in declared) and any(
+        deployment.activations for deployment in deployments
+    )
     images = open_calibration(calibration or CalibrationSource(), name) if needs_images else None
     opened = open_model(model)
     return Run(opened, declared, images, dataset, boxes, tuple(load_plan(plan, opened) for plan in plans))

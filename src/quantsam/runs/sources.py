@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TypedDict
 
 from quantsam.errors import InputError
 from quantsam.models.variants import get_variant
 from quantsam.runtime.engines import ENGINES, PYTORCH, check_engine, check_precision, get_engine, placement_of
+from quantsam.runtime.processor import Processors
 from quantsam.runtime.sessions import Precision
 
-Processors = Literal["any", "vnni"]
 FilePath = str | Path
 
 
@@ -81,8 +81,15 @@ class CalibrationSource:
         return found
 
 
+class Roles(TypedDict):
+    """Which tensors are quantized."""
+
+    weights: bool
+    activations: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Deployment:
     """What computes, and what of a scheme is carried out for it.
 
     Attributes:
@@ -105,6 +112,11 @@ class Target:
     def placed(self) -> str:
         """The placement's name."""
         return self.placement or placement_of(self.engine, vnni=self.processors == "vnni")
+
+    @property
+    def roles(self) -> Roles:
+        """Which tensors are quantized, as arguments."""
+        return {"weights": self.weights, "activations": self.activations}
 
     def check(self, *, installed: bool = True) -> None:
         """Make sure, before anything is opened, that there is something that computes so.

@@ -1,1 +1,1 @@
-"""What runs without PyTorch: ONNX graphs on ONNX Runtime and OpenVINO."""
+"""What needs no PyTorch: the registry of engines, their sessions, and the use of bundles."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,9 +18,9 @@ from quantsam.prediction.everything import FoundMask
 from quantsam.prediction.grid import Box, GridSettings
 from quantsam.prediction.regions import tight_box
 from quantsam.prediction.tally import Tally
+from quantsam.progress import Progress
 
 BoxXyxy = tuple[float, float, float, float]
-Progress = Callable[[Iterable[Any], int | None], Iterable[Any]]
 Float32 = NDArray[np.float32]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import platform
 from importlib import resources
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from quantsam.runtime.sessions import SessionOptions
 
 PROBE = "probe.onnx"
 PROBE_SHAPE = (1, 32, 4, 4)
+
+
+Processors = Literal["any", "vnni"]
+"""`any`: exact everywhere. `vnni`: exact only where products are added in 32 bits (x86 with VNNI or AMX, Arm)."""
 
 
 @functools.cache

@@ -25,7 +25,7 @@ class SessionOptions:
 
     Attributes:
         threads: Threads of one inference; the engine's choice if None.
-        precision: What is not quantized runs in float32, or where the engine can in bfloat16.
+        precision: What is not quantized runs in float32, or where the engine can in bfloat16 or float16.
         optimize: Let the engine rewrite the graph; without, it runs node by node as written (ONNX Runtime alone).
         profile: Let the engine note what each node takes, for `Session.profile`; slows it down.
         wide_sums: Let ONNX Runtime add products in 32 bits on x86 processors without VNNI too; slower, also where it
@@ -93,13 +93,13 @@ class Executed:
     """One convolution as the engine runs it.
 
     Attributes:
-        layer: What its values' names begin with: `stage3:4:2/`, `stage4:1:0/depthwise0.`.
+        label: What its values' names begin with: `stage3:4:2/`, `stage4:1:0/depthwise0.`.
         operator: The engine's own word: `QLinearConv`, `brgconv_avx512_I8`, ...
         precision: Of its input: `u8`, `i8`, `f32`, ...; `?` where the engine does not tell.
         fused: Names of the graph's nodes that run inside of it.
     """
 
-    layer: str
+    label: str
     operator: str
     precision: str
     fused: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from quantsam.errors import InputError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibrated import calibrated_plans
-from quantsam.plans.observation import CalibrationImage, Progress
+from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.progress import Progress
 from quantsam.schemes.load import FLOAT, uniform_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.schemes.write import scheme_from_layers
@@ -86,14 +87,14 @@ def make_palette(
         SchemeError: There is no such format.
     """
     names = tuple(name.strip().lower() for name in formats)
-    check_formats(names)
+    check_choice(names)
     plans = calibrated_plans(model, format_schemes(names), images, placement, progress=progress)
     fullest = max(plans, key=lambda plan: len(plan.sites))
     kinds = {site.layer: site.kind for site in fullest.sites}
     return Palette(names, tuple(kinds), tuple(kinds.values()), tuple(plans))
 
 
-def check_formats(names: Sequence[str]) -> None:
+def check_choice(names: Sequence[str]) -> None:
     """Make sure, before long work, that there is something to choose from.
 
     Raises:

@@ -13,8 +13,8 @@ from quantsam.data.dataset import Dataset
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.journal import Outcomes, open_journal
 from quantsam.evaluation.prompts import parse_prompt
-from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
+from quantsam.progress import Progress
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
 from quantsam.results.search_record import SearchRecord

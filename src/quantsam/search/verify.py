@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.journal import Outcomes
 from quantsam.evaluation.prompts import Prompt
-from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
+from quantsam.progress import Progress
 from quantsam.results.record import identity
 from quantsam.results.sensitivity_record import RowScore
 from quantsam.runtime.engines import PYTORCH

@@ -18,9 +18,9 @@ from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.journal import Outcomes, open_journal
 from quantsam.evaluation.prompts import parse_prompt
-from quantsam.evaluation.runner import Progress
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
+from quantsam.progress import Progress
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, identity
 from quantsam.results.sensitivity_record import RowScore, SensitivityRecord

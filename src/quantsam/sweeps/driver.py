@@ -175,7 +175,7 @@ class _Driver:
 
         def together(opened: OpenedPoint) -> tuple[Any, ...]:
             point = opened.point
-            return point.target.placed, point.quantized, point.calibration_source
+            return point.deployment.placed, point.quantized, point.calibration_source
 
         for _, several in itertools.groupby(sorted(missing, key=together), key=together):
             same = list(several)
@@ -208,20 +208,19 @@ class _Driver:
 
     def _without_images(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
         model = self._shelf.model(points[0].point)
-        return {
-            o.identity: calibrate(
-                model,
-                make_plan(model, o.scheme, o.point.target.placed, weights=o.point.target.weights, activations=False),
-            )
-            for o in points
-        }
+        plans = {}
+        for opened in points:
+            deployment = opened.point.deployment
+            plan = make_plan(model, opened.scheme, deployment.placed, weights=deployment.weights, activations=False)
+            plans[opened.identity] = calibrate(model, plan)
+        return plans
 
     def _calibrate(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
         """Calibrate all schemes in one pass, the images shared out among the workers."""
         point = points[0].point
         model, images = self._shelf.model(point), self._shelf.images(point)
         schemes = {opened.calibration: opened.scheme for opened in points}
-        target = point.target
+        deployment = point.deployment
 
         def shared_out(plan: Plan) -> Plan:
             if not any(site.role == "activation" for site in plan.sites):
@@ -233,9 +232,8 @@ class _Driver:
             model,
             list(schemes.values()),
             (),
-            target.placed,
-            weights=target.weights,
-            activations=target.activations,
+            deployment.placed,
+            **deployment.roles,
             calibrate_one=shared_out,
         )
         by_key = dict(zip(schemes, plans, strict=True))

@@ -70,7 +70,7 @@ def check_point(point: Point) -> None:
     """
     variant = get_variant(point.model)
     parse_prompt(point.prompts)
-    point.target.check()
+    point.deployment.check()
     if point.quantize not in QUANTIZE:
         raise InputError(
             f"quantize must be one of {', '.join(QUANTIZE)}, got {point.quantize!r}: "
@@ -131,7 +131,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         plan: dict[str, JsonValue] = {
             "scheme": scheme.digest,
             "quantize": point.quantized,
-            "placement": point.target.placed,
+            "placement": point.deployment.placed,
             "images": expected["calibration"],
         }
         calibration = identity({**shared, **plan})
@@ -141,7 +141,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         "model": point.model,
         "scheme": scheme.digest,
         "quantize": point.quantized,
-        "placement": point.target.placed if scheme.rules else None,
+        "placement": point.deployment.placed if scheme.rules else None,
         "calibration": calibration,
         "engine": point.engine,
         "precision": point.precision,
@@ -153,8 +153,10 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
 
 
 def _sites(point: Point, encoder: ImageEncoder, scheme: Scheme) -> tuple[PlanSite, ...]:
-    target = point.target
-    return resolve_sites(encoder, scheme, target.placed, weights=target.weights, activations=target.activations)
+    deployment = point.deployment
+    return resolve_sites(
+        encoder, scheme, deployment.placed, weights=deployment.weights, activations=deployment.activations
+    )
 
 
 def _needs_images(sites: Iterable[PlanSite]) -> bool:
@@ -162,7 +164,7 @@ def _needs_images(sites: Iterable[PlanSite]) -> bool:
 
 
 def _group(point: Point) -> tuple[str, ...]:
-    return tuple(map(str, (point.model_source, point.target.placed, point.quantized, point.calibration_source)))
+    return tuple(map(str, (point.model_source, point.deployment.placed, point.quantized, point.calibration_source)))
 
 
 def _named(point: Point, call: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
 from quantsam.files import expanded
 from quantsam.notices import notice
-from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource, Target
+from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.sessions import Precision
 from quantsam.schemes.load import scheme_names
 from quantsam.sensitivity.rows import Mode, Part, Unit
@@ -125,9 +125,9 @@ class Point:
         return CalibrationSource(spec=self.calibration, images=self.calibration_images, seed=self.seed)
 
     @property
-    def target(self) -> Target:
+    def deployment(self) -> Deployment:
         """What computes, and what of the scheme is carried out."""
-        return Target(
+        return Deployment(
             engine=self.engine,
             placement=self.placement,
             precision=self.precision,

@@ -17,8 +17,8 @@ from quantsam.data.open import ImageSource
 from quantsam.errors import InputError
 from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.evaluator import Evaluation
-from quantsam.evaluation.experiment import quantized_model
 from quantsam.evaluation.journal import Outcome, Outcomes
+from quantsam.evaluation.quantized import quantized_model
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibration import observe
 from quantsam.plans.observation import Observations

@@ -17,7 +17,7 @@ from quantsam.app.limits import Limits
 from quantsam.app.pictures import EXAMPLES, make_picture, read_picture
 from quantsam.app.requests import parse_request
 from quantsam.app.server import PAGE
-from quantsam.evaluation.experiment import quantized_model
+from quantsam.evaluation.quantized import quantized_model
 from quantsam.evaluation.record_fields import sizes
 from quantsam.plans.calibrated import calibrated_plans
 from quantsam.prediction.automatic import segment_everything

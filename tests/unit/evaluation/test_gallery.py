@@ -7,8 +7,9 @@ from PIL import Image
 from quantsam.data.coco_masks import decode_mask
 from quantsam.data.open import open_dataset, open_images
 from quantsam.evaluation.evaluator import evaluate
-from quantsam.evaluation.experiment import quantized_model, score_plans
+from quantsam.evaluation.experiment import score_plans
 from quantsam.evaluation.gallery import keep_gallery, make_gallery
+from quantsam.evaluation.quantized import quantized_model
 from quantsam.metrics.iou import mask_iou
 from quantsam.plans.calibrated import calibrated_plans
 from quantsam.results.store import ResultStore

@@ -17,7 +17,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.prediction.predictor import Predictor
 from quantsam.quant.ranges import grid_range
-from quantsam.quant.saturation import is_depthwise, saturating_channels
+from quantsam.quant.saturation import has_depthwise_shape, saturating_channels
 from quantsam.runtime.manifest import CHECK_BOXES, Check, test_image
 from quantsam.simulation.integer import IntegerConv2d, Requantize
 from quantsam.simulation.simulator import simulate
@@ -86,7 +86,7 @@ def _chosen(layers: dict[PlanSite, IntegerConv2d]) -> list[PlanSite]:
     best: dict[tuple[str, bool], tuple[bool, int, PlanSite]] = {}
     for site, layer in layers.items():
         codes = layer.get_buffer("codes")
-        key, rank = (site.kind, is_depthwise(codes)), (not bool(saturating_channels(codes).any()), codes.numel())
+        key, rank = (site.kind, has_depthwise_shape(codes)), (not bool(saturating_channels(codes).any()), codes.numel())
         if key not in best or rank < best[key][:2]:
             best[key] = (*rank, site)
     return [site for *_, site in best.values()]

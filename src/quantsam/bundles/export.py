@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from quantsam.bundles.references import make_reference
 from quantsam.engines.encoder import check_runs
 from quantsam.engines.onnx_decoder import decoder_to_onnx
 from quantsam.engines.onnx_encoder import encoder_to_onnx
-from quantsam.execution.check import make_reference
 from quantsam.files import atomic_folder, check_replaceable
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.placements import get_placement

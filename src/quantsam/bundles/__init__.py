@@ -1,0 +1,1 @@
+"""Bundles: a plan exported as files that run without PyTorch, and the references that they are checked by."""
