@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from quantsam.cli.options import (
     calibration_options,
     data_options,
+    deployments_options,
     model_options,
-    processors_option,
-    refuse_idle_processors,
     schemes_option,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
@@ -30,16 +29,17 @@ if TYPE_CHECKING:
 @click.command(name="agree")
 @model_options
 @schemes_option("int8")
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    default=engine_names(on_processor=True),
-    help="onnxruntime, openvino or tensorrt; may be repeated. [onnxruntime, openvino]",
+@deployments_options(
+    click.option(
+        "--engine",
+        "engines",
+        multiple=True,
+        default=engine_names(on_processor=True),
+        help="onnxruntime, openvino or tensorrt; may be repeated. [onnxruntime, openvino]",
+    )
 )
 @data_options
 @click.option("--prompts", multiple=True, default=("box",), help="box, click or clicks:N; may be repeated. [box]")
-@processors_option
 @calibration_options
 @click.option("--exact", is_flag=True, help="Simulate in exact integers too; takes twice as long.")
 @click.option(
@@ -55,10 +55,9 @@ if TYPE_CHECKING:
 def command(
     model: ModelSource,
     schemes: tuple[str, ...],
-    engines: tuple[str, ...],
+    deployments: tuple[Deployment, ...],
     data: DataSource,
     prompts: tuple[str, ...],
-    processors: Any,
     calibration: CalibrationSource,
     exact: bool,
     noise_images: int,
@@ -71,15 +70,13 @@ def command(
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.runs.run import open_run
 
-    refuse_idle_processors(processors, engines)
-    if PYTORCH in engines:
+    if any(one.engine == PYTORCH for one in deployments):
         raise click.UsageError(f"--engine of agree is what the simulation is compared with, got {PYTORCH!r}")
     for prompt in prompts:
         parse_prompt(prompt)
-    deployments = [Deployment(engine=engine, processors=processors) for engine in engines]
     results = store.open()
     run = open_run(model, schemes=schemes, deployments=deployments, calibration=calibration, data=data)
-    plans = [plan for t in deployments for plan in run.plans(t, progress(f"calibrating for {t.engine}"))]
+    plans = [plan for one in deployments for plan in run.plans(one, progress(f"calibrating for {one.engine}"))]
     reports = _layer_reports(run, plans) if layers else []
     records = measure_agreement(
         run.model,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from quantsam.cli.options import (
+    PROCESSORS,
     calibration_options,
+    deployment_options,
     model_options,
-    processors_option,
     refuse_beside,
     was_given,
 )
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
 @model_options
 @click.option("--scheme", help="Count too where integer sums of this scheme would saturate without VNNI.")
 @click.option("--plan", type=click.Path(), help="The same of a plan from `quantsam calibrate --placement ENGINE`.")
-@click.option(
-    "--engine",
-    type=click.Choice([name for name, engine in ENGINES.items() if engine.saturates]),
-    default="onnxruntime",
-    show_default=True,
-    help="--scheme: whose kernels.",
+@deployment_options(
+    click.option(
+        "--engine",
+        type=click.Choice([name for name, engine in ENGINES.items() if engine.saturates]),
+        default="onnxruntime",
+        show_default=True,
+        help="--scheme: whose kernels.",
+    ),
+    PROCESSORS,
 )
-@processors_option
 @calibration_options
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many tensors to list.")
 @json_option
@@ -43,8 +46,7 @@ def command(
     model: ModelSource,
     scheme: str | None,
     plan: str | None,
-    engine: str,
-    processors: Any,
+    deployment: Deployment,
     calibration: CalibrationSource,
     top: int,
     as_json: bool,
@@ -71,7 +73,6 @@ def command(
             raise click.UsageError(f"--{option} needs --scheme, got none: add --scheme int8, or leave --{option} out")
     name = get_variant(model.name).name
     images = open_calibration(calibration, name)
-    deployment = Deployment(engine=engine, processors=processors)
     run = open_run(
         model,
         schemes=[] if scheme is None else [scheme],

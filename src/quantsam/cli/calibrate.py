@@ -9,8 +9,7 @@ import click
 from quantsam.cli.options import (
     calibration_options,
     model_options,
-    placement_option,
-    quantized_options,
+    placed_options,
     scheme_option,
 )
 from quantsam.cli.output import json_option, print_json, progress
@@ -21,17 +20,14 @@ from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 @model_options
 @scheme_option
 @calibration_options
-@placement_option
-@quantized_options
+@placed_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the plan.")
 @json_option
 def command(
     model: ModelSource,
     scheme: str,
     calibration: CalibrationSource,
-    placement: str | None,
-    no_weights: bool,
-    no_activations: bool,
+    deployment: Deployment,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -40,7 +36,6 @@ def command(
     from quantsam.runs.run import open_run
 
     check_plan_folder(out)
-    deployment = Deployment(placement=placement, weights=not no_weights, activations=not no_activations)
     run = open_run(model, schemes=[scheme], deployments=[deployment], calibration=calibration)
     (plan,) = run.plans(deployment, progress("calibrating"))
     save_plan(plan, out)

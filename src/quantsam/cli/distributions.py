@@ -15,8 +15,7 @@ import click
 from quantsam.cli.options import (
     calibration_options,
     model_options,
-    placement_option,
-    quantized_options,
+    placed_options,
     refuse_beside,
     scheme_option,
 )
@@ -59,8 +58,7 @@ class _Count(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
 @scheme_option
 @click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead.")
 @calibration_options
-@placement_option
-@quantized_options
+@placed_options
 @click.option("--data", help="Look at other pictures, named as for --calibration [the calibration images].")
 @click.option("--images", type=_Count(), help="Look at no more than this many of them.")
 @click.option("--images-limit", type=click.IntRange(min=1), hidden=True)
@@ -79,9 +77,7 @@ def command(
     scheme: str,
     plan_folder: str | None,
     calibration: CalibrationSource,
-    placement: str | None,
-    no_weights: bool,
-    no_activations: bool,
+    deployment: Deployment,
     data: str | None,
     images: int | str | None,
     images_limit: int | None,
@@ -110,7 +106,6 @@ def command(
         check_not_read("--out", out, [model.weights, scheme])
     data, count = _with_new_names(data, images, images_limit)
     source = open_calibration(_looked_at(model.name, calibration, data, count, plan_folder), model.name)
-    deployment = Deployment(placement=placement, weights=not no_weights, activations=not no_activations)
     results = store.open()
     with atomic_write(out) if out is not None else nullcontext() as aside:  # first: can it be written?
         plans = [] if plan_folder is None else [plan_folder]

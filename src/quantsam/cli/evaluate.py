@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from quantsam.cli.evaluation_table import report
 from quantsam.cli.options import (
+    all_deployment_options,
     calibration_options,
-    data_options,
+    detector_data_options,
     model_options,
-    placement_option,
-    precision_option,
-    processors_option,
     prompts_option,
-    quantized_options,
     refuse_beside,
-    refuse_idle_processors,
     schemes_option,
     threads_option,
     use_threads,
@@ -38,21 +34,10 @@ _HELD = ("schemes", "calibration", "calibration_images", "placement", "processor
 @model_options
 @schemes_option("fp32")
 @click.option("--plan", "plans", multiple=True, type=click.Path(), help="A plan from `quantsam calibrate`, instead.")
-@data_options
+@detector_data_options
 @prompts_option
-@click.option("--detections", type=click.Path(), help="A detector's results file (JSON): its boxes are the prompts.")
-@click.option("--skip-unknown-images", is_flag=True, help="Leave out detections of images that the data does not list.")
 @calibration_options
-@placement_option
-@quantized_options
-@click.option(
-    "--engine",
-    default=PYTORCH,
-    show_default=True,
-    help="What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt.",
-)
-@processors_option
-@precision_option
+@all_deployment_options
 @click.option(
     "--gallery",
     type=click.IntRange(min=0, max=100),
@@ -71,15 +56,8 @@ def command(
     plans: tuple[str, ...],
     data: DataSource,
     prompts: str,
-    detections: str | None,
-    skip_unknown_images: bool,
     calibration: CalibrationSource,
-    placement: str | None,
-    no_weights: bool,
-    no_activations: bool,
-    engine: str,
-    processors: Any,
-    precision: Any,
+    deployment: Deployment,
     gallery: int,
     threads: int | None,
     store: StoreChoice,
@@ -101,32 +79,14 @@ def command(
 
     if plans:
         refuse_beside(ctx, "--plan", _HELD, "a plan")
-    if detections is not None and was_given(ctx, "prompts"):
+    if data.detections is not None and was_given(ctx, "prompts"):
         raise click.UsageError("--detections and --prompts exclude each other: the detector's boxes are the prompts")
-    if detections is not None and not data.crowds:
+    if data.detections is not None and not data.crowds:
         raise click.UsageError("--no-crowds is of prompts made from the ground truth: --detections has COCO's own rule")
-    refuse_idle_processors(processors, [engine], placement)
     use_threads(threads)
     parse_prompt(prompts)
-    deployment = Deployment(
-        engine=engine,
-        placement=placement,
-        processors=processors,
-        precision=precision,
-        weights=not no_weights,
-        activations=not no_activations,
-    )
     results = store.open()
-    run = open_run(
-        model,
-        schemes=schemes,
-        plans=plans,
-        deployments=[deployment],
-        calibration=calibration,
-        data=data,
-        detections=detections,
-        skip_unknown_images=skip_unknown_images,
-    )
+    run = open_run(model, schemes=schemes, plans=plans, deployments=[deployment], calibration=calibration, data=data)
     settings: dict[str, JsonValue] = {
         "seed": data.seed,
         "calibration_images": calibration.images,
@@ -139,8 +99,8 @@ def command(
             run.dataset_to_score(),
             prompts=prompts,
             detections=run.detections,
-            engine=engine,
-            precision=precision,
+            engine=deployment.engine,
+            precision=deployment.precision,
             store=results,
             settings=settings,
             progress=progress,
@@ -150,6 +110,6 @@ def command(
     report(records, as_json)
     if as_json:
         return
-    if engine != PYTORCH:
-        click.echo(f"processor: {processor_text(engine)}")
+    if deployment.engine != PYTORCH:
+        click.echo(f"processor: {processor_text(deployment.engine)}")
     tell_kept(results, ("quantsam results", "lists them"), ("quantsam report", "shows them"))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from quantsam.cli.options import (
+    PROCESSORS,
     calibration_options,
+    deployment_options,
+    engine_option,
     model_options,
-    processors_option,
     refuse_beside,
-    refuse_idle_processors,
     scheme_option,
 )
 from quantsam.cli.output import json_option, print_json, progress
@@ -27,8 +27,7 @@ _HELD = ("scheme", "processors", "calibration", "calibration_images")
 @model_options
 @scheme_option
 @click.option("--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead.")
-@click.option("--engine", default="onnxruntime", show_default=True, help="onnxruntime, openvino or tensorrt.")
-@processors_option
+@deployment_options(engine_option("onnxruntime, openvino or tensorrt.", "onnxruntime"), PROCESSORS)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @json_option
@@ -38,8 +37,7 @@ def command(
     model: ModelSource,
     scheme: str,
     plan: str | None,
-    engine: str,
-    processors: Any,
+    deployment: Deployment,
     calibration: CalibrationSource,
     out: Path,
     as_json: bool,
@@ -53,12 +51,11 @@ def command(
     from quantsam.runs.run import open_run
     from quantsam.runtime.manifest import ENCODER
 
+    engine = deployment.engine
     described = get_engine(engine)
-    refuse_idle_processors(processors, [engine])
     if plan is not None:
         refuse_beside(ctx, "--plan", _HELD, "a plan")
     check_bundle_folder(out)
-    deployment = Deployment(engine=engine, processors=processors)
     run = open_run(
         model,
         schemes=[scheme],

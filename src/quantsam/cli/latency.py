@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantsam.cli.options import (
+    PRECISION,
     calibration_options,
+    deployments_options,
     model_options,
-    precision_option,
-    processors_option,
-    refuse_idle_processors,
     schemes_option,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
@@ -31,17 +30,18 @@ if TYPE_CHECKING:
 @click.command(name="latency")
 @model_options
 @click.option("--random-weights", is_flag=True, help="Random weights instead: time does not depend on them.")
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    default=(PYTORCH, "onnxruntime", "openvino"),
-    help="pytorch, onnxruntime, openvino; may be repeated. [all three]",
+@deployments_options(
+    click.option(
+        "--engine",
+        "engines",
+        multiple=True,
+        default=(PYTORCH, "onnxruntime", "openvino"),
+        help="pytorch, onnxruntime, openvino; may be repeated. [all three]",
+    )
 )
 @schemes_option("fp32", "int8")
-@processors_option
 @calibration_options
-@precision_option
+@PRECISION
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--warm-up", type=click.IntRange(min=0), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one call [all processors].")
@@ -51,9 +51,8 @@ if TYPE_CHECKING:
 def command(
     model: ModelSource,
     random_weights: bool,
-    engines: tuple[str, ...],
+    deployments: tuple[Deployment, ...],
     schemes: tuple[str, ...],
-    processors: Any,
     calibration: CalibrationSource,
     precision: Any,
     rounds: int,
@@ -71,14 +70,12 @@ def command(
 
     if model.device != "cpu":
         raise click.UsageError(f"latency is measured on the processor, got --device {model.device}")
-    refuse_idle_processors(processors, engines)
-    deployments = [Deployment(engine=engine, processors=processors) for engine in engines]
     if random_weights:
         run, results = _random_run(model.name, schemes, deployments), None  # of no accuracy that it could stand beside
     else:
         results = store.open()
         run = open_run(model, schemes=schemes, deployments=deployments, calibration=calibration)
-    plans = [(t.engine, plan) for t in deployments for plan in run.plans(t, progress("calibrating"))]
+    plans = [(one.engine, plan) for one in deployments for plan in run.plans(one, progress("calibrating"))]
     count = threads or os.cpu_count() or 1
     found = measure_latency(
         run.model,
@@ -96,13 +93,14 @@ def command(
         for record in latency_records(run.model, plans, found, settings):
             results.append(record)
     name = run.model.name
+    used = tuple(dict.fromkeys(one.engine for one in deployments if one.engine != PYTORCH))
     if as_json:
         entries = [dataclasses.asdict(entry) for entry in found]
-        surroundings = environment(*(engine for engine in engines if engine != PYTORCH))
+        surroundings = environment(*used)
         print_json({"model": name, "settings": settings, "environment": surroundings, "latencies": entries})
         return
     _print(f"{name}, {count} threads, {batch} image(s) a call, {rounds} rounds in turn", found)
-    for engine in dict.fromkeys(engine for engine in engines if engine != PYTORCH):
+    for engine in used:
         click.echo(f"processor: {processor_text(engine)}")
     if random_weights:
         click.echo("\nrandom weights: for latency and size only")

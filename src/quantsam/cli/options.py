@@ -10,8 +10,8 @@ import click
 
 from quantsam.cli.groups import RenamedOption, option_group
 from quantsam.models.variants import VARIANTS
-from quantsam.runs.sources import CalibrationSource, DataSource, ModelSource
-from quantsam.runtime.engines import ENGINES
+from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
+from quantsam.runtime.engines import ENGINES, PYTORCH
 
 DRAWING = ("altair", "vl_convert", "jinja2")
 """Packages that a report needs."""
@@ -73,6 +73,8 @@ def _data_source(given: Mapping[str, Any]) -> DataSource:
         seed=given["seed"],
         crowds=not given["no_crowds"],
         strict=given["strict"],
+        detections=given.get("detections"),
+        skip_unknown_images=given.get("skip_unknown_images", False),
     )
 
 
@@ -97,13 +99,27 @@ _DATA = (
     ),
 )
 
-data_options = option_group(
-    "data", _data_source, *_DATA, click.option("--images", type=_COUNT, help="Score at most this many images.")
-)
+_IMAGES = click.option("--images", type=_COUNT, help="Score at most this many images.")
+
+data_options = option_group("data", _data_source, *_DATA, _IMAGES)
 """Add --data, --annotations, --image-root, --no-crowds, --strict, --images: `data`, a `DataSource`. Needs --seed."""
 
+detector_data_options = option_group(
+    "data",
+    _data_source,
+    *_DATA,
+    _IMAGES,
+    click.option(
+        "--detections", type=click.Path(), help="A detector's results file (JSON): its boxes are the prompts."
+    ),
+    click.option(
+        "--skip-unknown-images", is_flag=True, help="Leave out detections of images that the data does not list."
+    ),
+)
+"""Add the same and --detections, --skip-unknown-images: `data`, a `DataSource`. Needs --seed."""
+
 whole_data_options = option_group("data", lambda given: _data_source({**given, "images": None}), *_DATA)
-"""Add the same without --images: `data`, a `DataSource` of all images."""
+"""Add those of `data_options` without --images: `data`, a `DataSource` of all images."""
 
 scheme_option = click.option(
     "--scheme", default="int8", show_default=True, help="A name, a TOML file, or e.g. int8@stage3:4:2."
@@ -123,21 +139,19 @@ def schemes_option(*default: str) -> Callable[[Callable[..., Any]], Callable[...
 
 prompts_option = click.option("--prompts", default="box", show_default=True, help="box, click, or clicks:N.")
 
-precision_option = click.option(
+threads_option = click.option("--threads", type=_COUNT, help="Threads to compute with. [as many as PyTorch takes]")
+
+PLACEMENT = click.option(
+    "--placement", help="Where tensors are quantized. [thesis, or where there is an --engine, its own]"
+)
+PRECISION = click.option(
     "--precision",
     type=click.Choice(["f32", "bf16"]),
     default="f32",
     show_default=True,
     help="--engine openvino: of what is not quantized.",
 )
-
-threads_option = click.option("--threads", type=_COUNT, help="Threads to compute with. [as many as PyTorch takes]")
-
-placement_option = click.option(
-    "--placement", help="Where tensors are quantized. [thesis, or where there is an --engine, its own]"
-)
-
-processors_option = click.option(
+PROCESSORS = click.option(
     "--processors",
     type=click.Choice(["any", "vnni"]),
     default="any",
@@ -145,12 +159,63 @@ processors_option = click.option(
     help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
     "VNNI sums of such products saturate.",
 )
+_ROLES = (
+    click.option("--no-weights", is_flag=True, help="Leave weights in float."),
+    click.option("--no-activations", is_flag=True, help="Leave activations in float."),
+)
 
 
-def quantized_options(function: F) -> F:
-    """Add --no-weights, --no-activations: which tensors stay in float."""
-    function = click.option("--no-activations", is_flag=True, help="Leave activations in float.")(function)
-    return click.option("--no-weights", is_flag=True, help="Leave weights in float.")(function)
+def engine_option(about: str, default: str | None = PYTORCH) -> Callable[[Any], Any]:
+    """Return --engine: what computes."""
+    return click.option("--engine", default=default, show_default=default is not None, help=about)
+
+
+def _deployment(given: Mapping[str, Any]) -> Deployment:
+    engine, placement, processors = (
+        given.get("engine") or PYTORCH,
+        given.get("placement"),
+        given.get("processors", "any"),
+    )
+    _refuse_idle_processors(processors, [engine], placement)
+    return Deployment(
+        engine=engine,
+        placement=placement,
+        processors=processors,
+        precision=given.get("precision", "f32"),
+        weights=not given.get("no_weights", False),
+        activations=not given.get("no_activations", False),
+    )
+
+
+def _deployments(given: Mapping[str, Any]) -> tuple[Deployment, ...]:
+    engines, processors = given["engines"], given["processors"]
+    _refuse_idle_processors(processors, engines)
+    return tuple(Deployment(engine=engine, processors=processors) for engine in engines)
+
+
+def deployment_options(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add options of what computes: `deployment`, a `Deployment`; what has no option is as usual."""
+    return option_group("deployment", _deployment, *options)
+
+
+def deployments_options(
+    engines: Callable[[Any], Any],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --engine, given as `engines`, and --processors: `deployments`, a `Deployment` an engine."""
+    return option_group("deployments", _deployments, engines, PROCESSORS)
+
+
+placed_options = deployment_options(PLACEMENT, *_ROLES)
+"""Add --placement, --no-weights, --no-activations: `deployment`, which simulates."""
+
+all_deployment_options = deployment_options(
+    PLACEMENT,
+    *_ROLES,
+    engine_option("What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt."),
+    PROCESSORS,
+    PRECISION,
+)
+"""Add --placement, --no-weights, --no-activations, --engine, --processors, --precision: `deployment`."""
 
 
 def record_filters(function: F) -> F:
@@ -170,7 +235,7 @@ def record_filters(function: F) -> F:
     return function
 
 
-def refuse_idle_processors(processors: str, engines: Collection[str], placement: str | None = None) -> None:
+def _refuse_idle_processors(processors: str, engines: Collection[str], placement: str | None = None) -> None:
     """Refuse --processors vnni where nothing would become of it.
 
     Args:

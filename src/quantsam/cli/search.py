@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantsam.cli.groups import option_group
 from quantsam.cli.options import (
+    PLACEMENT,
     calibration_options,
+    deployment_options,
+    engine_option,
     model_argument,
-    placement_option,
     prompts_option,
     threads_option,
     use_threads,
@@ -22,31 +26,50 @@ from quantsam.cli.options import (
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, command_line, quoted, store_options, tell_kept
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
-from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue
     from quantsam.results.search_record import SearchEntry, SearchRecord
     from quantsam.search.palette import Palette
+    from quantsam.search.settings import SearchSettings
 
 _INDEX = "front.json"
+
+
+def _settings(given: Mapping[str, Any]) -> SearchSettings:
+    from quantsam.search.settings import SearchSettings
+
+    return SearchSettings(**{f.name: given[f.name] for f in fields(SearchSettings) if f.name in given})
+
+
+settings_options = option_group(
+    "settings",
+    _settings,
+    click.option(
+        "--cost", default="size", show_default=True, help="What is to be small: size, bit-operations or latency."
+    ),
+    click.option("--budget", help="The most that it may cost: 40% of float, 1.5MB, 12ms, 90G. [the whole front]"),
+    click.option("--max-drop", type=float, help="Instead: points of mIoU that may be lost; finds the cheapest scheme."),
+    prompts_option,
+    click.option("--first", default=8, show_default=True, help="Pictures on which each layer is measured alone."),
+    click.option("--images", default=32, show_default=True, help="Pictures on which schemes are measured."),
+    click.option("--held-out", default=64, show_default=True, help="Further pictures, to confirm."),
+    click.option("--points", default=10, show_default=True, help="Schemes to keep of the front."),
+    click.option(
+        "--trials", type=click.IntRange(min=0), help="Schemes that Optuna may try. [48 where it is installed]"
+    ),
+)
+"""Add --cost to --trials: `settings`, a `SearchSettings`. Needs --engine, --seed."""
 
 
 @click.command(name="search")
 @model_argument
 @click.option("--formats", help="What each layer may have. [float,w8a16,int8,w4a8; with --engine float,int8]")
-@click.option("--cost", default="size", show_default=True, help="What is to be small: size, bit-operations or latency.")
-@click.option("--budget", help="The most that it may cost: 40% of float, 1.5MB, 12ms, 90G. [the whole front]")
-@click.option("--max-drop", type=float, help="Instead: points of mIoU that may be lost; finds the cheapest scheme.")
-@click.option("--engine", help="Place tensors as this engine does, and confirm on it; --cost latency needs one.")
-@placement_option
+@settings_options
+@deployment_options(
+    engine_option("Place tensors as this engine does, and confirm on it; --cost latency needs one.", None), PLACEMENT
+)
 @whole_data_options
-@prompts_option
-@click.option("--first", default=8, show_default=True, help="Pictures on which each layer is measured alone.")
-@click.option("--images", default=32, show_default=True, help="Pictures on which schemes are measured.")
-@click.option("--held-out", default=64, show_default=True, help="Further pictures, to confirm.")
-@click.option("--points", default=10, show_default=True, help="Schemes to keep of the front.")
-@click.option("--trials", type=click.IntRange(min=0), help="Schemes that Optuna may try. [48 where it is installed]")
 @calibration_options
 @threads_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the schemes (TOML) and front.json.")
@@ -57,18 +80,9 @@ def command(
     ctx: click.Context,
     model: ModelSource,
     formats: str | None,
-    cost: Any,
-    budget: str | None,
-    max_drop: float | None,
-    engine: str | None,
-    placement: str | None,
+    settings: SearchSettings,
+    deployment: Deployment,
     data: DataSource,
-    prompts: str,
-    first: int,
-    images: int,
-    held_out: int,
-    points: int,
-    trials: int | None,
     calibration: CalibrationSource,
     threads: int | None,
     out: Path | None,
@@ -82,14 +96,13 @@ def command(
     from quantsam.runs.run import open_run
     from quantsam.search import palette as palettes
     from quantsam.search.schemes import search_schemes
-    from quantsam.search.settings import SearchSettings, check_settings
+    from quantsam.search.settings import check_settings
 
     use_threads(threads)
-    chosen = SearchSettings(cost, budget, max_drop, engine, prompts, first, images, held_out, points, trials, data.seed)
-    check_settings(chosen)
-    names = (formats or ("float,int8" if engine else "float,w8a16,int8,w4a8")).lower().replace(" ", "").split(",")
+    check_settings(settings)
+    usual = "float,int8" if settings.engine else "float,w8a16,int8,w4a8"
+    names = (formats or usual).lower().replace(" ", "").split(",")
     palettes.check_choice(names)
-    deployment = Deployment(engine=engine or PYTORCH, placement=placement)
     if out is not None:
         _check_out(out)
     results = store.open()
@@ -105,7 +118,7 @@ def command(
         run.model,
         palette,
         run.dataset_to_score(),
-        chosen,
+        settings,
         store=results,
         progress=progress,
         notes=notes,
@@ -122,7 +135,7 @@ def command(
         click.echo(f"\nwritten to {out}: {score} scores one")
     else:
         arguments = (ctx.obj or {}).get("arguments", ["search", model.name])
-        again = shlex.join(["quantsam", *arguments, "--out", f"{record.model}-{cost}"])
+        again = shlex.join(["quantsam", *arguments, "--out", f"{record.model}-{settings.cost}"])
         kept = "" if results is None else "; layers that the store holds are not measured again"
         click.echo(f"\nno scheme was written: `{again}` does it{kept}")
     tell_kept(results, ("quantsam results --kind search", "lists it"))

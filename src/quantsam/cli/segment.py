@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantsam.cli.groups import option_group
 from quantsam.cli.options import calibration_options, model_options, refuse_beside
 from quantsam.cli.output import json_option, print_json, progress
 from quantsam.cli.written import PICTURES, check_not_read, check_suffix, save_picture
@@ -41,17 +42,25 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in th
         return numbers
 
 
+prompts_options = option_group(
+    "prompts",
+    lambda given: _prompts(given["boxes"], given["points"], given["everything"]),
+    click.option("--box", "boxes", multiple=True, type=_Numbers("x0,y0,x1,y1", (4,)), help="A mask for this box."),
+    click.option(
+        "--point",
+        "points",
+        multiple=True,
+        type=_Numbers("x,y or x,y,label", (2, 3)),
+        help="A point on the object, or with label 0 off it; all points together are for one mask.",
+    ),
+    click.option("--everything", is_flag=True, help="Masks for all that can be found."),
+)
+"""Add --box, --point, --everything: `prompts`, a `PicturePrompts`."""
+
+
 @click.command(name="segment")
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--box", "boxes", multiple=True, type=_Numbers("x0,y0,x1,y1", (4,)), help="A mask for this box.")
-@click.option(
-    "--point",
-    "points",
-    multiple=True,
-    type=_Numbers("x,y or x,y,label", (2, 3)),
-    help="A point on the object, or with label 0 off it; all points together are for one mask.",
-)
-@click.option("--everything", is_flag=True, help="Masks for all that can be found.")
+@prompts_options
 @click.option("--points-per-side", default=32, show_default=True, help="--everything: the grid's density.")
 @click.option("--min-iou", type=float, help="--everything: least predicted IoU of a mask. [0.88; nano: 0.5]")
 @click.option("--min-stability", type=float, help="--everything: least stability of a mask. [0.95; nano: 0.4]")
@@ -74,9 +83,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in th
 def command(
     ctx: click.Context,
     image: Path,
-    boxes: tuple[tuple[float, float, float, float], ...],
-    points: tuple[tuple[float, ...], ...],
-    everything: bool,
+    prompts: PicturePrompts,
     points_per_side: int,
     min_iou: float | None,
     min_stability: float | None,
@@ -98,11 +105,10 @@ def command(
     from quantsam.prediction.tally import Tally
     from quantsam.runtime.picture import agreements, segment_picture
 
-    prompts = _prompts(boxes, points, everything)
     thresholds = {"iou_threshold": min_iou, "stability_threshold": min_stability}
     grid = {"points_per_side": points_per_side, "crop_layers": crop_layers}
     grid |= {name: value for name, value in thresholds.items() if value is not None}  # type: ignore[misc]
-    _check_grid(ctx, grid, everything)
+    _check_grid(ctx, grid, prompts.everything)
     out = out or Path(f"{image.stem}-masks.png")
     held = [] if bundle is None else [bundle / name for name in ("manifest.json", "encoder.onnx", "decoder.onnx")]
     _check_outputs(out, masks_file, [image, model.weights, scheme, *held])

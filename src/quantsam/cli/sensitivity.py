@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantsam.cli.groups import option_group
 from quantsam.cli.options import (
+    PLACEMENT,
     calibration_options,
     data_options,
+    deployment_options,
+    engine_option,
     model_argument,
-    placement_option,
     prompts_option,
     threads_option,
     use_threads,
@@ -19,31 +23,49 @@ from quantsam.cli.options import (
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
-from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue
     from quantsam.results.sensitivity_record import RowScore, SensitivityRecord
     from quantsam.results.store import ResultStore
+    from quantsam.sensitivity.study import StudySettings
+
+
+def _settings(given: Mapping[str, Any]) -> StudySettings:
+    from quantsam.sensitivity.study import StudySettings
+
+    return StudySettings(**{f.name: given[f.name] for f in fields(StudySettings) if f.name in given})
+
+
+settings_options = option_group(
+    "settings",
+    _settings,
+    click.option("--by", default="layer", show_default=True, help="What a row is about: layer, block, stage or kind."),
+    click.option(
+        "--mode", default="in", show_default=True, help="in: quantize the row's layers alone; out: all but them."
+    ),
+    click.option(
+        "--part", default="both", show_default=True, help="both, weights, activations, or each in its own row."
+    ),
+    click.option(
+        "--method",
+        default="race",
+        show_default=True,
+        help="race: pictures where the ranking is undecided; exact: all pictures; gradient: one backward pass a "
+        "picture.",
+    ),
+    click.option("--first", default=8, show_default=True, help="race, gradient: pictures for every row."),
+    prompts_option,
+)
+"""Add --by, --mode, --part, --method, --first, --prompts: `settings`, a `StudySettings`. Needs --engine, --seed."""
 
 
 @click.command(name="sensitivity")
 @model_argument
 @click.option("--format", "format_name", default="int8", show_default=True, help="A format, or wNaM such as w4a8.")
-@click.option("--by", default="layer", show_default=True, help="What a row is about: layer, block, stage or kind.")
-@click.option("--mode", default="in", show_default=True, help="in: quantize the row's layers alone; out: all but them.")
-@click.option("--part", default="both", show_default=True, help="both, weights, activations, or each in its own row.")
-@click.option(
-    "--method",
-    default="race",
-    show_default=True,
-    help="race: pictures where the ranking is undecided; exact: all pictures; gradient: one backward pass a picture.",
-)
-@click.option("--first", default=8, show_default=True, help="race, gradient: pictures for every row.")
+@settings_options
 @data_options
-@prompts_option
-@click.option("--engine", default=PYTORCH, show_default=True, help="What computes: pytorch simulates, or an engine.")
-@placement_option
+@deployment_options(engine_option("What computes: pytorch simulates, or an engine."), PLACEMENT)
 @calibration_options
 @threads_option
 @store_options
@@ -51,15 +73,9 @@ if TYPE_CHECKING:
 def command(
     model: ModelSource,
     format_name: str,
-    by: Any,
-    mode: Any,
-    part: Any,
-    method: Any,
-    first: int,
+    settings: StudySettings,
     data: DataSource,
-    prompts: str,
-    engine: str,
-    placement: str | None,
+    deployment: Deployment,
     calibration: CalibrationSource,
     threads: int | None,
     store: StoreChoice,
@@ -72,14 +88,12 @@ def command(
     """
     from quantsam.runs.run import open_run
     from quantsam.schemes.load import uniform_scheme
-    from quantsam.sensitivity.study import StudySettings, check_settings, measure_sensitivity
+    from quantsam.sensitivity.study import check_settings, measure_sensitivity
 
     use_threads(threads)
-    settings = StudySettings(by, mode, part, method, prompts, engine, first, seed=data.seed)
     check_settings(settings)
-    deployment = Deployment(
-        engine=engine, placement=placement, weights=part != "activations", activations=part != "weights"
-    )
+    part = settings.part
+    deployment = replace(deployment, weights=part != "activations", activations=part != "weights")
     results = store.open()
     run = open_run(
         model, schemes=[uniform_scheme(format_name)], deployments=[deployment], calibration=calibration, data=data

@@ -100,8 +100,6 @@ def open_run(
     deployments: Sequence[Deployment] = (Deployment(),),
     calibration: CalibrationSource | None = None,
     data: DataSource | None = None,
-    detections: FilePath | None = None,
-    skip_unknown_images: bool = False,
     installed: bool = True,
 ) -> Run:
     """Open what a run needs: what is checked quickly first, the model last.
@@ -113,8 +111,6 @@ def open_run(
         deployments: What is to compute; the run's plans are then asked for one of these.
         calibration: Images to calibrate on; the model's own if None. Opened only where a scheme needs any.
         data: What to score on; nothing is opened if None.
-        detections: A detector's results file for `data`.
-        skip_unknown_images: See `open_detections`.
         installed: The engines must be installed; not so where plans are only made for them.
 
     Raises:
@@ -126,8 +122,8 @@ def open_run(
     declared = () if plans else tuple(s if isinstance(s, Scheme) else load_scheme(s) for s in schemes)
     dataset = None if data is None else open_data(data)
     boxes = None
-    if detections is not None and dataset is not None:
-        boxes = open_detections(detections, dataset, skip_unknown_images=skip_unknown_images)
+    if data is not None and dataset is not None and data.detections is not None:
+        boxes = open_detections(data.detections, dataset, skip_unknown_images=data.skip_unknown_images)
     needs_images = any(scheme.rules for scheme in declared) and any(
         deployment.activations for deployment in deployments
     )

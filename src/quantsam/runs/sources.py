@@ -42,6 +42,8 @@ class DataSource:
         seed: Which images that takes.
         crowds: Whether groups are scored too.
         strict: Refuse what is never scored or looks wrong.
+        detections: A detector's results file, whose boxes are the prompts.
+        skip_unknown_images: See `open_detections`.
     """
 
     spec: str = "scenes:300"
@@ -51,6 +53,8 @@ class DataSource:
     seed: int = 0
     crowds: bool = True
     strict: bool = False
+    detections: FilePath | None = None
+    skip_unknown_images: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,3 +1,5 @@
+from __future__ import annotations  # `typed` reads annotations as texts
+
 from dataclasses import dataclass
 
 import pytest
