@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantsam.cli.groups import option_group
 from quantsam.cli.options import (
     calibration_options,
     model_options,
@@ -53,20 +54,71 @@ class _Count(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
             return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """What is looked at: other pictures than the calibration images, and how many."""
+
+    data: str | None
+    images: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """Which sites are listed."""
+
+    pattern: str
+    sort: str
+    top: int
+
+    def of(self, sites: Sequence[SiteDistribution]) -> list[SiteDistribution]:
+        """Return the sites to list, in order."""
+        return _chosen(sites, self.pattern, self.sort)[: self.top]
+
+
+def _pictures(given: Mapping[str, Any]) -> _Pictures:
+    """Return --data and --images, which were --images and --images-limit."""
+    data, images, limit = (given[name] for name in ("data", "images", "images_limit"))
+    if limit is not None:
+        notice("--images-limit is now called --images: the old name goes with the next version")
+    if not isinstance(images, str):
+        return _Pictures(data, images or limit)
+    notice(
+        "what --images named is now called --data, and --images says how many: the old use goes with the next version"
+    )
+    return _Pictures(data or images, limit)
+
+
+pictures_options = option_group(
+    "pictures",
+    _pictures,
+    click.option("--data", help="Look at other pictures, named as for --calibration [the calibration images]."),
+    click.option("--images", type=_Count(), help="Look at no more than this many of them."),
+    click.option("--images-limit", type=click.IntRange(min=1), hidden=True),
+)
+"""Add --data, --images: `pictures`."""
+
+listing_options = option_group(
+    "listing",
+    lambda given: _Listing(given["pattern"], given["sort"], given["top"]),
+    click.option(
+        "--site", "pattern", default="*", help="List these sites only: a layer or site; * and ? match anything."
+    ),
+    click.option(
+        "--sort", type=click.Choice(list(_ORDERS)), default="outliers", show_default=True, help="What comes first."
+    ),
+    click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many sites to list."),
+)
+"""Add --site, --sort, --top: `listing`."""
+
+
 @click.command(name="distributions")
 @model_options
 @scheme_option
 @click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead.")
 @calibration_options
 @placed_options
-@click.option("--data", help="Look at other pictures, named as for --calibration [the calibration images].")
-@click.option("--images", type=_Count(), help="Look at no more than this many of them.")
-@click.option("--images-limit", type=click.IntRange(min=1), hidden=True)
-@click.option("--site", "pattern", default="*", help="List these sites only: a layer or site; * and ? match anything.")
-@click.option(
-    "--sort", type=click.Choice(list(_ORDERS)), default="outliers", show_default=True, help="What comes first."
-)
-@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many sites to list.")
+@pictures_options
+@listing_options
 @click.option("--out", type=click.Path(path_type=Path), help="Write every channel's histogram to this .npz file.")
 @store_options
 @json_option
@@ -78,12 +130,8 @@ def command(
     plan_folder: str | None,
     calibration: CalibrationSource,
     deployment: Deployment,
-    data: str | None,
-    images: int | str | None,
-    images_limit: int | None,
-    pattern: str,
-    sort: str,
-    top: int,
+    pictures: _Pictures,
+    listing: _Listing,
     out: Path | None,
     store: StoreChoice,
     as_json: bool,
@@ -104,16 +152,15 @@ def command(
     if out is not None:
         check_suffix("--out", out, (".npz",))
         check_not_read("--out", out, [model.weights, scheme])
-    data, count = _with_new_names(data, images, images_limit)
-    source = open_calibration(_looked_at(model.name, calibration, data, count, plan_folder), model.name)
+    source = open_calibration(_looked_at(model.name, calibration, pictures, plan_folder), model.name)
     results = store.open()
     with atomic_write(out) if out is not None else nullcontext() as aside:  # first: can it be written?
         plans = [] if plan_folder is None else [plan_folder]
         run = open_run(model, schemes=[scheme], plans=plans, deployments=[deployment], calibration=calibration)
-        _check_site(pattern, run.model, run.loaded_plans[0].placement if plans else deployment.placed)
+        _check_site(listing.pattern, run.model, run.loaded_plans[0].placement if plans else deployment.placed)
         (plan,) = run.plans(deployment, progress("calibrating"))
         notes: dict[str, JsonValue] = {
-            "images": count,
+            "images": pictures.images,
             "calibration_images": calibration.images,
             "seed": calibration.seed,
         }
@@ -122,43 +169,29 @@ def command(
             run.model, plan, source, store=results, histograms=aside, progress=wrap, notes=notes
         )
     sites = record.sites
-    chosen = _chosen(sites, pattern, sort)[:top]
+    chosen = listing.of(sites)
     if as_json:
         print_json({**record.to_json_dict(), "results": {"sites": [site.to_json_dict() for site in chosen]}})
         return
-    _report(record, chosen, len(sites), sort, _is_same(plan, source))
+    _report(record, chosen, len(sites), listing.sort, _is_same(plan, source))
     if out is not None:
         click.echo(f"{out}: the histogram of every channel")
     tell_kept(results, ("quantsam results --kind distributions", "lists it"))
 
 
-def _with_new_names(
-    data: str | None, images: int | str | None, images_limit: int | None
-) -> tuple[str | None, int | None]:
-    """Return --data and --images, which were --images and --images-limit."""
-    if images_limit is not None:
-        notice("--images-limit is now called --images: the old name goes with the next version")
-    if not isinstance(images, str):
-        return data, images or images_limit
-    notice(
-        "what --images named is now called --data, and --images says how many: the old use goes with the next version"
-    )
-    return data or images, images_limit
-
-
 def _looked_at(
-    model: str, calibration: CalibrationSource, data: str | None, images: int | None, plan_folder: str | None
+    model: str, calibration: CalibrationSource, pictures: _Pictures, plan_folder: str | None
 ) -> CalibrationSource:
     """Return which pictures are looked at: the calibration images unless others were named."""
     from quantsam.models.variants import get_variant
 
-    if data is not None:
-        return CalibrationSource(spec=data, images=images, seed=calibration.seed)
+    if pictures.data is not None:
+        return CalibrationSource(spec=pictures.data, images=pictures.images, seed=calibration.seed)
     if plan_folder is not None and get_variant(model).calibration is None:
         raise click.UsageError(
             f"looking at a plan of {model} needs pictures, got no --data: name a folder of photographs, e.g. sa-1b"
         )
-    return replace(calibration, images=images or calibration.images)
+    return replace(calibration, images=pictures.images or calibration.images)
 
 
 def _check_site(pattern: str, model: EfficientViTSam, placement: str) -> None:

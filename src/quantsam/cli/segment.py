@@ -58,13 +58,29 @@ prompts_options = option_group(
 """Add --box, --point, --everything: `prompts`, a `PicturePrompts`."""
 
 
+def _grid(given: Mapping[str, Any]) -> dict[str, float]:
+    thresholds = {"iou_threshold": given["min_iou"], "stability_threshold": given["min_stability"]}
+    chosen = {name: value for name, value in thresholds.items() if value is not None}
+    return {"points_per_side": given["points_per_side"], "crop_layers": given["crop_layers"], **chosen}
+
+
+grid_options = option_group(
+    "grid",
+    _grid,
+    click.option("--points-per-side", default=32, show_default=True, help="--everything: the grid's density."),
+    click.option("--min-iou", type=float, help="--everything: least predicted IoU of a mask. [0.88; nano: 0.5]"),
+    click.option("--min-stability", type=float, help="--everything: least stability of a mask. [0.95; nano: 0.4]"),
+    click.option(
+        "--crop-layers", default=0, show_default=True, help="--everything: also look at crops, for small things."
+    ),
+)
+"""Add --points-per-side, --min-iou, --min-stability, --crop-layers: `grid`, fields of `GridSettings`."""
+
+
 @click.command(name="segment")
 @click.argument("image", type=click.Path(path_type=Path))
 @prompts_options
-@click.option("--points-per-side", default=32, show_default=True, help="--everything: the grid's density.")
-@click.option("--min-iou", type=float, help="--everything: least predicted IoU of a mask. [0.88; nano: 0.5]")
-@click.option("--min-stability", type=float, help="--everything: least stability of a mask. [0.95; nano: 0.4]")
-@click.option("--crop-layers", default=0, show_default=True, help="--everything: also look at crops, for small things.")
+@grid_options
 @model_options
 @click.option("--scheme", help="Show beside FP32 what this scheme makes of it: a name, a TOML file, int8@stage3:4:2.")
 @calibration_options
@@ -84,10 +100,7 @@ def command(
     ctx: click.Context,
     image: Path,
     prompts: PicturePrompts,
-    points_per_side: int,
-    min_iou: float | None,
-    min_stability: float | None,
-    crop_layers: int,
+    grid: Mapping[str, float],
     model: ModelSource,
     scheme: str | None,
     calibration: CalibrationSource,
@@ -105,9 +118,6 @@ def command(
     from quantsam.prediction.tally import Tally
     from quantsam.runtime.picture import agreements, segment_picture
 
-    thresholds = {"iou_threshold": min_iou, "stability_threshold": min_stability}
-    grid = {"points_per_side": points_per_side, "crop_layers": crop_layers}
-    grid |= {name: value for name, value in thresholds.items() if value is not None}  # type: ignore[misc]
     _check_grid(ctx, grid, prompts.everything)
     out = out or Path(f"{image.stem}-masks.png")
     held = [] if bundle is None else [bundle / name for name in ("manifest.json", "encoder.onnx", "decoder.onnx")]
