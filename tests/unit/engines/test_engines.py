@@ -53,7 +53,7 @@ def test_a_mixed_scheme_runs_in_integers_where_it_says_so(tiny, placed, engine):
     encoder = make_engine_encoder(tiny, plan, engine)
     planned = {site.key for site in plan.sites}
     for entry in executed(encoder.graph, encoder.session):
-        assert entry.is_integer == (f"{entry.layer}weight" in planned), entry
+        assert entry.is_integer == (f"{entry.label}weight" in planned), entry
 
 
 @pytest.mark.parametrize("engine", ENGINES)
