@@ -101,12 +101,13 @@ def _largest_codes(layer: IntegerConv2d) -> Tensor:
     places = torch.arange(channels * _SIDE * _SIDE, device=low.device).reshape(1, channels, _SIDE, _SIDE)
     shares = (places * 97 % 512 / 255).clamp(max=1)
     rounded: Tensor = site(low + shares * (high - low))
-    return rounded
+    return rounded if layer.input_scale is None else rounded / layer.input_scale.factors.reshape(-1, 1, 1)
 
 
 def _tolerance(layer: IntegerConv2d, expected: Tensor) -> float:
     if isinstance(layer.conv_site, Requantize):
-        return _STEPS * float(layer.conv_site.site.params.scale)
+        widest = 1.0 if layer.output_scale is None else float(layer.output_scale.factors.max())
+        return _STEPS * widest * float(layer.conv_site.site.params.scale)
     return _FLOAT_TOLERANCE * float(expected.abs().max())
 
 

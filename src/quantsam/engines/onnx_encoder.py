@@ -25,6 +25,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.structure import Attention, Block, Chain, Convolution, sides_of, structure_of
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.layers import discover_layers
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.prepare import prepare, weight_codes
 from quantsam.quant.params import QParams
@@ -88,6 +89,7 @@ class EncoderWriter:
         self._encoder = encoder
         self._sites = {site.path: site for site in plan.sites}
         self._biases = integer_biases(plan, encoder)
+        self._scales_in_rounding = get_placement(plan.placement).scales_in_rounding
         self._labels = dict(_labels(encoder))
         self._sides = sides_of(encoder)
 
@@ -139,7 +141,8 @@ class EncoderWriter:
         """Write a `Conv2d` between its two sites and return the name of its output."""
         conv, label = self._encoder.get_submodule(path), self._labels[path]
         assert isinstance(conv, Conv2d)
-        inputs = [self._site(f"{path}.input_site", x), self._weight(conv, path, label)]
+        before, after = (None if scale is None else scale.factors for scale in (conv.input_scale, conv.output_scale))
+        inputs = [self._site(f"{path}.input_site", x, before=before), self._weight(conv, path, label)]
         if path in self._biases:
             bias = self._biases[path]
             codes = self.graph.constant(f"{label}bias:codes", bias.codes.cpu().numpy())
@@ -157,7 +160,7 @@ class EncoderWriter:
             pads=[pad] * 4,
             strides=[stride] * 2,
         )
-        return self._site(f"{path}.conv_site", y)
+        return self._site(f"{path}.conv_site", y, after=after)
 
     def _weight(self, conv: Conv2d, path: str, label: str) -> str:
         site = self._sites.get(path)
@@ -173,21 +176,41 @@ class EncoderWriter:
             zero_point = self.graph.add("Cast", [zero_point], f"{site.key}:zero_point8", to=WIDENED[kind])
         return self.graph.add("DequantizeLinear", [name, scale, zero_point], site.key, **_axis(params))
 
-    def _site(self, path: str, x: str) -> str:
-        """Return `x`, rounded where the plan says so."""
-        site = self._sites.get(path)
-        if site is None:
-            return x
-        axis = _axis(site.grid)
-        scale, zero_point = self._grid(site)
-        codes = self.graph.add("QuantizeLinear", [x, scale, zero_point], f"{site.key}:codes", **axis)
-        return self.graph.add("DequantizeLinear", [codes, scale, zero_point], site.key, **axis)
+    def _site(self, path: str, x: str, *, before: Tensor | None = None, after: Tensor | None = None) -> str:
+        """Return `x`, rounded where the plan says so.
 
-    def _grid(self, site: PlanSite) -> tuple[str, str]:
+        Args:
+            path: Of the site.
+            x: The value.
+            before: (C,) powers of two that multiply the channels before they are rounded: part of the quantization's
+                scale.
+            after: (C,) powers of two that multiply them afterwards: part of the dequantization's scale.
+        """
+        site = self._sites.get(path)
+        is_scaled = before is not None or after is not None
+        if site is None or (is_scaled and not self._scales_in_rounding):
+            x = x if before is None else self._scaled(path, x, before)
+            x = x if site is None else self._site(path, x)
+            return x if after is None else self._scaled(path, x, after)
+        plain = self._grid(site) if before is None or after is None else ("", "")
+        into = plain if before is None else self._grid(site, "to", 1 / before.cpu())
+        out = plain if after is None else self._grid(site, "from", after.cpu())
+        codes = self.graph.add("QuantizeLinear", [x, *into], f"{site.key}:codes", **_axis(site.grid, before))
+        return self.graph.add("DequantizeLinear", [codes, *out], site.key, **_axis(site.grid, after))
+
+    def _scaled(self, path: str, x: str, factors: Tensor) -> str:
+        constant = self.graph.constant(f"{path}.factors", factors.cpu().reshape(1, -1, 1, 1).numpy())
+        return self.graph.add("Mul", [x, constant], f"{path}.scaled")
+
+    def _grid(self, site: PlanSite, name: str = "", factors: Tensor | None = None) -> tuple[str, str]:
+        """Return the names of a site's scale and zero point; with factors, of the scale times these, one a channel."""
         params, kind = site.grid.to("cpu"), storage_type(site)
-        scale = self.graph.constant(f"{site.key}:scale", params.scale.numpy())
-        zero_point = zero_point_tensor(f"{site.key}:zero_point", params.zero_point.numpy(), kind)
-        return scale, self.graph.tensor(zero_point)
+        scale, zero_point = params.scale, params.zero_point
+        if factors is not None:
+            scale, zero_point = scale * factors, zero_point.expand(len(factors))
+        key = f"{site.key}:{name}_" if name else f"{site.key}:"
+        points = zero_point_tensor(f"{key}zero_point", zero_point.numpy(), kind)
+        return self.graph.constant(f"{key}scale", scale.numpy()), self.graph.tensor(points)
 
     def _batch_norm(self, path: str, x: str) -> str:
         norm = self._encoder.get_submodule(path)
@@ -273,5 +296,7 @@ def _codes(codes: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     return (codes.view(torch.uint8) if codes.is_floating_point() else codes).cpu().numpy()
 
 
-def _axis(params: QParams) -> dict[str, Any]:
+def _axis(params: QParams, factors: Tensor | None = None) -> dict[str, Any]:
+    if factors is not None:
+        return {"axis": 1}
     return {} if params.axis is None else {"axis": params.axis}

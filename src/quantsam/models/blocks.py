@@ -15,11 +15,37 @@ class Site(nn.Identity):
     """A do-nothing place in the graph where a tensor may be observed or quantized."""
 
 
+class ChannelScale(nn.Module):
+    """Multiplies each channel by a power of two, which changes no digit of a float.
+
+    Attributes:
+        factors: (C,) float32.
+    """
+
+    factors: Tensor
+
+    def __init__(self, exponents: Tensor) -> None:
+        """Take the exponents, (C,) integers."""
+        super().__init__()
+        self.register_buffer("factors", torch.exp2(exponents.float()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        return x * self.factors.reshape(-1, 1, 1)
+
+
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` between two sites: its input, and its output with the bias added.
 
     Padding keeps the resolution at stride 1, as every convolution of the encoder does.
+
+    Attributes:
+        input_scale: What a repair puts before the input's site; None otherwise.
+        output_scale: What it puts behind the output's site; None otherwise.
     """
+
+    input_scale: ChannelScale | None
+    output_scale: ChannelScale | None
 
     def __init__(
         self,
@@ -33,11 +59,15 @@ class Conv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.input_site: nn.Module = Site()
         self.conv_site: nn.Module = Site()
+        self.input_scale = None
+        self.output_scale = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""
+        if self.input_scale is not None:
+            x = self.input_scale(x)
         y: Tensor = self.conv_site(super().forward(self.input_site(x)))
-        return y
+        return y if self.output_scale is None else self.output_scale(y)
 
 
 class ConvLayer(nn.Module):

@@ -35,6 +35,8 @@ class Placement:
         per_channel_depthwise: The input of a depthwise convolution has a scale a channel.
         rounds_shifted: The zero point is added before rounding, so that ties go to even codes; otherwise to even
             multiples of the scale.
+        scales_in_rounding: The engine quantizes by a scale a channel and dequantizes by one a tensor, or the other way
+            round: a repair's scales cost nothing there. Elsewhere they are multiplications.
         integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
         pairs: How the engine's x86 kernels without VNNI pair the products that they add in 16 bits, which saturate;
             None where it has no such kernels.
@@ -50,6 +52,7 @@ class Placement:
     unsigned: bool = False
     narrow: bool = False
     per_channel_depthwise: bool = False
+    scales_in_rounding: bool = False
     integer_bias: bool = False
     rounds_shifted: bool = False
     pairs: PairOrder | None = None
@@ -111,6 +114,7 @@ PLACEMENTS: dict[str, Placement] = {
             observer="minmax",
             unsigned=True,
             narrow=True,
+            scales_in_rounding=True,
             integer_bias=True,
             pairs="running",
             saturation_free=True,
@@ -125,6 +129,7 @@ PLACEMENTS: dict[str, Placement] = {
             unsigned=True,
             narrow=True,
             per_channel_depthwise=True,
+            scales_in_rounding=True,
             rounds_shifted=True,
             pairs="padded",
             saturation_free=True,

@@ -1,7 +1,7 @@
 """Transforms: what a plan does to the float encoder before anything is measured, simulated or exported.
 
 A transform is a frozen value: its name, its settings and its tensors are saved with the plan and belong to its digest.
-The order counts. Today there is one, the folding of BatchNorm.
+The order counts: the folding of BatchNorm, then repairs, which the package `repair` makes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from quantsam.errors import PlanError, nearest
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
+from quantsam.models.scale import LARGEST_EXPONENT, scale_inputs, scale_outputs, scale_streams
 
 Setting = str | int | float | bool | None
 
@@ -67,7 +69,71 @@ class FoldNorms(Transform):
         return fold_norms(encoder)
 
 
-TRANSFORMS: dict[str, type[Transform]] = {transform.name: transform for transform in (FoldNorms,)}
+@dataclass(frozen=True, slots=True, eq=False)
+class _ByExponents(Transform):
+    """A transform made of exponents of two, one a channel, for some parts of an encoder.
+
+    Attributes:
+        exponents: By the part's name, (C,) int32.
+    """
+
+    exponents: Mapping[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the exponents."""
+        return dict(self.exponents)
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
+        """Return the transform of these exponents.
+
+        Raises:
+            ValueError: They are no exponents.
+        """
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.int32 or tensor.ndim != 1 or bool((tensor.abs() > LARGEST_EXPONENT).any()):
+                raise ValueError(f"transform {cls.name} has exponents of {name} that are none")
+        if settings or not tensors:
+            raise ValueError(f"transform {cls.name} has no settings, but exponents")
+        return cls(dict(tensors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaleStreams(_ByExponents):
+    """Channels of residual streams are divided by powers of two where they are written, and multiplied where read."""
+
+    name: ClassVar[str] = "scale_streams"
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder that computes the same to the last bit, but for what underflows."""
+        return scale_streams(encoder, self.exponents)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaleInputs(_ByExponents):
+    """Channels of convolutions' inputs are divided by powers of two before their site, and the weights multiplied."""
+
+    name: ClassVar[str] = "scale_inputs"
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder that computes the same to the last bit, but for what underflows."""
+        return scale_inputs(encoder, self.exponents)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaleOutputs(_ByExponents):
+    """Channels of convolutions' outputs are divided by powers of two within them, and multiplied behind their site."""
+
+    name: ClassVar[str] = "scale_outputs"
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder that computes the same to the last bit, but for what underflows."""
+        return scale_outputs(encoder, self.exponents)
+
+
+TRANSFORMS: dict[str, type[Transform]] = {
+    transform.name: transform for transform in (FoldNorms, ScaleStreams, ScaleInputs, ScaleOutputs)
+}
 
 
 def restore_transform(name: str, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Transform:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantsam.models.blocks import ConvLayer, Site
+from quantsam.models.blocks import Conv2d, ConvLayer, Site
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.structure import Chain, structure_of
 from quantsam.quant import kernels
@@ -57,18 +57,22 @@ def _fuse_layer(layer: ConvLayer, following: nn.Module | None) -> None:
     if not isinstance(site, FakeQuantize) or not site.has_levels(_MOST_LEVELS):
         return
     names = [n for n in ("norm", "norm_site", "act", "act_site") if getattr(layer, n, None) is not None]
-    steps = [layer.get_submodule(name) for name in names]
-    if following is not None:
-        steps.append(following.get_submodule("conv.input_site"))
-    if not any(not isinstance(step, Site) for step in steps):
+    steps: list[nn.Module | None] = [layer.conv.output_scale, *(layer.get_submodule(name) for name in names)]
+    reader = None if following is None else following.get_submodule("conv")
+    if isinstance(reader, Conv2d):
+        steps += [reader.input_scale, reader.input_site]
+    done = [step for step in steps if step is not None]
+    if not any(not isinstance(step, Site) for step in done):
         return
     params = site.params
-    table = _table(steps, params, site, layer.conv.out_channels)
+    table = _table(done, params, site, layer.conv.out_channels)
+    layer.conv.output_scale = None
     layer.conv.conv_site = LookUp(float(params.scale), int(params.zero_point), int(site.spec.fmt.qmin), table)
     for name in names:
         layer.register_module(name, Site())
-    if following is not None:
-        following.get_submodule("conv").register_module("input_site", Site())
+    if isinstance(reader, Conv2d):
+        reader.input_scale = None
+        reader.register_module("input_site", Site())
 
 
 @torch.no_grad()

@@ -74,6 +74,7 @@ class IntegerConv2d(nn.Module):
         self.saturation = saturation
         self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
         self.input_site, self.conv_site = conv.input_site, conv.conv_site
+        self.input_scale, self.output_scale = conv.input_scale, conv.output_scale
         float_bias = conv.bias if bias is None else None
         scale = x.scale * w.scale
         self.requantizes = isinstance(conv.conv_site, FakeQuantize) and float_bias is None
@@ -109,13 +110,15 @@ class IntegerConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H', W'), rounded where the plan rounds the output."""
+        if self.input_scale is not None:
+            x = self.input_scale(x)
         y = self.accumulate(self.input_site(x)).float()
         if not self.requantizes:
             bias = self._buffers["float_bias"]
             y = y * _by_channel(self.get_buffer("scale"))
             y = y if bias is None else y + _by_channel(bias)
         rounded: Tensor = self.conv_site(y)
-        return rounded
+        return rounded if self.output_scale is None else self.output_scale(rounded)
 
     def _convolve(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.get_buffer("codes"), None, self.stride, self.padding, 1, self.groups)

@@ -1,0 +1,122 @@
+"""Scale channels by powers of two without changing what an encoder computes.
+
+A power of two changes no digit of a float, so the float model stays the same to the last bit; and an engine that rounds
+`x / (s * 2^e)` gives the codes that a simulation of `(x * 2^-e) / s` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from quantsam.errors import PlanError
+from quantsam.models.blocks import ChannelScale, Conv2d
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import copy_encoder, set_parameter
+from quantsam.models.structure import Convolution, structure_of
+
+LARGEST_EXPONENT = 40
+"""Beyond it, weights and activations of float32 would near its ends."""
+
+
+@torch.no_grad()
+def scale_streams(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
+    """Divide channels of residual streams by `2^e`: writers give less, readers' weights are multiplied.
+
+    Args:
+        encoder: Left as it is.
+        exponents: (C,) integers by the stream's name, see `Structure.streams`.
+
+    Raises:
+        PlanError: There is no such stream, or it has another number of channels.
+    """
+    scaled = copy_encoder(encoder).eval()
+    streams = {stream.name: stream for stream in structure_of(encoder).streams}
+    for name, given in exponents.items():
+        if name not in streams:
+            raise PlanError(f"a scaled stream must be one of {', '.join(streams)}, got {name!r}")
+        for reader in streams[name].readers:
+            _scale_in_channels(scaled, reader.conv, given)
+        for writer in streams[name].writers:
+            _scale_written(scaled, writer, given)
+    return scaled
+
+
+@torch.no_grad()
+def scale_inputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
+    """Divide channels of convolutions' inputs by `2^e` before their site, and multiply the weights.
+
+    Args:
+        encoder: Left as it is.
+        exponents: (in,) integers by the convolution's path.
+
+    Raises:
+        PlanError: There is no such convolution, or it has another number of channels.
+    """
+    scaled = copy_encoder(encoder).eval()
+    for path, given in exponents.items():
+        conv = _convolution(scaled, path)
+        _scale_in_channels(scaled, path, given)
+        conv.input_scale = ChannelScale(-given.to(conv.weight.device))
+    return scaled
+
+
+@torch.no_grad()
+def scale_outputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
+    """Divide channels of convolutions' outputs by `2^e` within them, and multiply behind their site.
+
+    Args:
+        encoder: Left as it is.
+        exponents: (out,) integers by the convolution's path.
+
+    Raises:
+        PlanError: There is no such convolution, or it has another number of channels.
+    """
+    scaled = copy_encoder(encoder).eval()
+    for path, given in exponents.items():
+        conv = _convolution(scaled, path)
+        factors = _factors(-given, conv.out_channels, path, conv.weight)
+        set_parameter(scaled, f"{path}.weight", conv.weight * factors.reshape(-1, 1, 1, 1))
+        if conv.bias is not None:
+            set_parameter(scaled, f"{path}.bias", conv.bias * factors)
+        conv.output_scale = ChannelScale(given.to(conv.weight.device))
+    return scaled
+
+
+def _convolution(encoder: ImageEncoder, path: str) -> Conv2d:
+    known = {convolution.conv for convolution in structure_of(encoder).convolutions}
+    if path not in known:
+        raise PlanError(f"a scaled convolution must be one of the encoder's {len(known)}, got {path!r}")
+    conv = encoder.get_submodule(path)
+    assert isinstance(conv, Conv2d)
+    return conv
+
+
+def _factors(exponents: Tensor, channels: int, name: str, like: Tensor) -> Tensor:
+    if exponents.shape != (channels,):
+        raise PlanError(
+            f"{name} has {channels} channels, got {tuple(exponents.shape)} exponents: repair the plan again"
+        )
+    return torch.exp2(exponents.to(like.device, like.dtype))
+
+
+def _scale_in_channels(encoder: ImageEncoder, path: str, exponents: Tensor) -> None:
+    conv = _convolution(encoder, path)
+    factors = _factors(exponents, conv.in_channels, path, conv.weight)
+    by_group = factors.reshape(conv.groups, 1, -1)  # the channels that each output channel of a group reads
+    by_output = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1)
+    set_parameter(encoder, f"{path}.weight", conv.weight * by_output)
+
+
+def _scale_written(encoder: ImageEncoder, writer: Convolution, exponents: Tensor) -> None:
+    """Scale what a convolution writes: by its BatchNorm where it still has one."""
+    path = writer.norm or writer.conv
+    module: nn.Module = encoder.get_submodule(path)
+    weight = module.get_parameter("weight")
+    factors = _factors(-exponents, len(weight), path, weight)
+    set_parameter(encoder, f"{path}.weight", weight * factors.reshape(-1, *[1] * (weight.ndim - 1)))
+    bias = module._parameters.get("bias")
+    if bias is not None:
+        set_parameter(encoder, f"{path}.bias", bias * factors)

@@ -1,0 +1,57 @@
+"""The mathematics of scaling channels: which powers of two make a tensor easier to quantize. Pure tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_TINY = 1e-30
+
+
+def balanced(activation: Tensor, weight: Tensor, strength: float) -> Tensor:
+    """Return the exponents by which channels are divided, so that activations and weights share the burden.
+
+    The factor of a channel is `activation^strength / weight^(1 - strength)` (SmoothQuant, Xiao et al., 2023, equation
+    4), rounded to a power of two, and all of them are shifted so that the median channel keeps its size. A channel that
+    is always zero keeps its size too.
+
+    Args:
+        activation: (C,) largest magnitudes of the channels.
+        weight: (C,) largest magnitudes of the weights that read them.
+        strength: 1 makes all activations alike, 0 all weights.
+
+    Returns:
+        (C,) int32.
+
+    >>> balanced(torch.tensor([1.0, 64.0, 1.0]), torch.ones(3), 1.0)
+    tensor([0, 6, 0], dtype=torch.int32)
+    """
+    alive = (activation > _TINY) & (weight > _TINY)
+    logs = strength * activation.clamp(min=_TINY).log2() - (1 - strength) * weight.clamp(min=_TINY).log2()
+    if not bool(alive.any()):
+        return torch.zeros_like(activation, dtype=torch.int32)
+    middle = logs[alive].median()
+    return torch.where(alive, torch.round(logs - middle), torch.zeros_like(logs)).clamp(-20, 20).to(torch.int32)
+
+
+def levelled(low: Tensor, high: Tensor) -> Tensor:
+    """Return the exponents that bring the ranges of all channels as near to the widest one's as powers of two can.
+
+    None reaches further than the widest: the scale of the whole tensor stays what it is, and the others use more of it.
+
+    Args:
+        low: (C,) smallest values.
+        high: (C,) largest values.
+
+    Returns:
+        (C,) int32, none above 0.
+
+    >>> levelled(torch.tensor([0.0, -1.0]), torch.tensor([8.0, 3.0]))
+    tensor([ 0, -1], dtype=torch.int32)
+    """
+    reach = torch.maximum(low.abs(), high.abs())
+    widest = reach.max()
+    if not bool(widest > _TINY):
+        return torch.zeros_like(reach, dtype=torch.int32)
+    exponents = torch.ceil(torch.log2(reach.clamp(min=_TINY) / widest))
+    return torch.where(reach > _TINY, exponents, torch.zeros_like(exponents)).clamp(-20, 0).to(torch.int32)

@@ -1,0 +1,148 @@
+"""Repair `migrate`: a scale a channel moves from a convolution's input to its weights.
+
+Exact, and free where the engine quantizes by channel and dequantizes by tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantsam.models.blocks import Conv2d
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import copy_encoder
+from quantsam.plans.observation import CalibrationImage, encoder_input
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.transforms import ScaleInputs, ScaleOutputs
+from quantsam.progress import Progress
+from quantsam.quant.observers import make_observer
+from quantsam.quant.quantizers import fake_quantize, params_from_range
+from quantsam.repair.balance import balanced, levelled
+from quantsam.repair.ranges import ChannelRange
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of migration behind an activation; 0 and `None`, no migration, compete too."""
+
+TRIED_ON = 4
+"""Calibration images on which strengths are compared."""
+
+
+def scale_of_inputs(
+    prepared: ImageEncoder,
+    plan: Plan,
+    ranges: Mapping[str, ChannelRange],
+    images: Iterable[CalibrationImage],
+    progress: Progress | None = None,
+) -> ScaleInputs | None:
+    """Return the scaling of quantized convolutions' inputs; None where none would change anything.
+
+    The weights of a depthwise convolution have a scale a channel, so it takes all of its input's; of the others the
+    strength is chosen by the error of the convolution's output on a few images.
+
+    Args:
+        prepared: The float encoder with the plan's transforms so far.
+        plan: What is quantized, and how.
+        ranges: See `channel_ranges`.
+        images: See `calibrate`; the first few are looked at.
+        progress: Wraps the iteration over these.
+    """
+    trials = {
+        weight.path: _Trial(prepared, weight, x, ranges[f"{weight.path}.input_site"])
+        for weight, x in plan.quantized_convolutions()
+        if not x.spec.per_channel and x.spec.quantizer == "uniform" and weight.spec.quantizer == "uniform"
+    }
+    _try(prepared, trials, images, progress)
+    chosen = {path: trial.best() for path, trial in trials.items()}
+    exponents = {path: found.cpu() for path, found in chosen.items() if bool(found.any())}
+    return ScaleInputs(exponents) if exponents else None
+
+
+def scale_of_outputs(plan: Plan, ranges: Mapping[str, ChannelRange]) -> ScaleOutputs | None:
+    """Return the scaling of the outputs that a plan quantizes by one scale a tensor; None where there is none.
+
+    A weight's scale a channel takes what the output gives, so nothing is to be weighed.
+
+    Args:
+        plan: What is quantized.
+        ranges: See `channel_ranges`.
+    """
+    weights = {site.path for site in plan.sites if site.role == "weight" and site.spec.per_channel}
+    exponents = {}
+    for site in plan.sites:
+        if site.tensor == "conv" and not site.spec.per_channel and site.convolution in weights:
+            found = levelled(ranges[site.path].low, ranges[site.path].high)
+            if bool(found.any()):
+                exponents[site.convolution] = found.cpu()
+    return ScaleOutputs(exponents) if exponents else None
+
+
+class _Trial:
+    """Strengths of one convolution, and the error of its output with each."""
+
+    def __init__(self, prepared: ImageEncoder, weight: PlanSite, x: PlanSite, seen: ChannelRange) -> None:
+        conv = prepared.get_submodule(weight.path)
+        assert isinstance(conv, Conv2d)
+        self._conv, self._weight, self._x, self._seen = conv, weight, x, seen
+        largest = conv.weight.detach().abs().amax((2, 3))  # (out, in / groups)
+        by_group = largest.reshape(conv.groups, -1, largest.shape[1]).amax(1)
+        self._is_depthwise = conv.groups == conv.in_channels
+        strengths = (1.0,) if self._is_depthwise else STRENGTHS
+        none = torch.zeros(conv.in_channels, dtype=torch.int32, device=largest.device)
+        tried = [none, *(balanced(seen.reach.to(largest.device), by_group.flatten(), s) for s in strengths)]
+        self._exponents = [e for i, e in enumerate(tried) if not any(torch.equal(e, other) for other in tried[:i])]
+        self._errors = torch.zeros(len(self._exponents), dtype=torch.float64)
+        self._rounded = [self._round_weight(e) for e in self._exponents]
+
+    def best(self) -> Tensor:
+        """Return the exponents of the least error."""
+        return self._exponents[int(self._errors.argmin())]
+
+    def look(self, x: Tensor) -> None:
+        """Add the errors on an input (N, in, H, W) of the convolution, before any scaling."""
+        conv = self._conv
+        true = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, 1, conv.groups)
+        for number, exponents in enumerate(self._exponents):
+            factors = torch.exp2(-exponents.float())
+            low, high = (end.to(x.device) * factors for end in (self._seen.low, self._seen.high))
+            grid = params_from_range(low.min(), high.max(), dataclasses.replace(self._x.spec, per_channel=False), None)
+            rounded = fake_quantize((x * factors.reshape(-1, 1, 1)).contiguous(), self._x.spec, grid)
+            y = F.conv2d(rounded, self._rounded[number], None, conv.stride, conv.padding, 1, conv.groups)
+            self._errors[number] += float((y - true).double().pow(2).sum())
+
+    def _round_weight(self, exponents: Tensor) -> Tensor:
+        conv, spec = self._conv, self._weight.spec
+        factors = torch.exp2(exponents.float()).reshape(conv.groups, 1, -1)
+        by_output = factors.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1)
+        weight = conv.weight.detach() * by_output
+        observer = make_observer(spec.observer, 1 if spec.per_channel else None)
+        observer.observe(weight.unsqueeze(0))
+        grid = dataclasses.replace(observer.params(spec), axis=0 if spec.per_channel else None)
+        return fake_quantize(weight.contiguous(), spec, grid)
+
+
+def _try(
+    prepared: ImageEncoder,
+    trials: Mapping[str, _Trial],
+    images: Iterable[CalibrationImage],
+    progress: Progress | None,
+) -> None:
+    """Show the inputs of all convolutions to their trials."""
+    watched = copy_encoder(prepared).eval()
+
+    def look(trial: _Trial) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            trial.look(inputs[0])
+
+        return hook
+
+    for path, trial in trials.items():
+        watched.get_submodule(path).register_forward_pre_hook(look(trial))
+    device = next(prepared.parameters()).device
+    few = [image for image, _ in zip(images, range(TRIED_ON), strict=False)]
+    with torch.inference_mode():
+        for image in progress(few, len(few)) if progress else few:
+            watched(encoder_input(image, prepared.variant.input_size).to(device))

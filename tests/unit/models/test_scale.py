@@ -1,0 +1,88 @@
+"""Channels scaled by powers of two: the same function to the last bit."""
+
+import pytest
+import torch
+
+from quantsam.errors import PlanError
+from quantsam.models.fold import fold_norms
+from quantsam.models.graph import state_digest
+from quantsam.models.scale import scale_inputs, scale_outputs, scale_streams
+from quantsam.models.structure import structure_of
+
+STREAMS, INPUTS, OUTPUTS = scale_streams, scale_inputs, scale_outputs
+
+
+@pytest.fixture(params=["plain", "folded"])
+def encoder(tiny, request):
+    return tiny.float_encoder.eval() if request.param == "plain" else fold_norms(tiny.float_encoder)
+
+
+@pytest.fixture
+def image():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+def exponents_for(encoder, scale):
+    """Exponents from -5 to 7 for all streams, or for all convolutions' inputs or outputs."""
+    generator = torch.Generator().manual_seed(1)
+    structure = structure_of(encoder)
+
+    def some(count):
+        return torch.randint(-5, 8, (count,), generator=generator, dtype=torch.int32)
+
+    def conv(path):
+        return encoder.get_submodule(path)
+
+    if scale is scale_streams:
+        return {s.name: some(conv(s.readers[0].conv).in_channels) for s in structure.streams}
+    paths = [c.conv for c in structure.convolutions]
+    if scale is scale_inputs:
+        return {path: some(conv(path).in_channels) for path in paths}
+    return {path: some(conv(path).out_channels) for path in paths}
+
+
+@pytest.mark.parametrize("scale", [STREAMS, INPUTS, OUTPUTS])
+def test_the_same_to_the_last_bit(encoder, image, scale):
+    before = state_digest(encoder)
+    given = exponents_for(encoder, scale)
+    scaled = scale(encoder, given)
+    with torch.inference_mode():
+        assert torch.equal(scaled(image), encoder(image))
+    assert state_digest(encoder) == before
+    changed = [n for n, p in scaled.named_parameters() if not torch.equal(p, encoder.get_parameter(n))]
+    assert len(changed) >= len(given)
+
+
+def test_all_three_one_after_the_other(encoder, image):
+    scaled = encoder
+    for scale in (scale_streams, scale_inputs, scale_outputs):
+        scaled = scale(scaled, exponents_for(encoder, scale))
+    with torch.inference_mode():
+        assert torch.equal(scaled(image), encoder(image))
+
+
+def test_a_site_sees_the_scaled_tensor(encoder, image):
+    path = structure_of(encoder).stages[1][0].parts[0].convolutions[1].conv
+    count = encoder.get_submodule(path).in_channels
+    exponents = torch.arange(count, dtype=torch.int32) % 4 - 1
+    seen = {}
+    for name, one in (("before", encoder), ("scaled", scale_inputs(encoder, {path: exponents}))):
+        site = one.get_submodule(f"{path}.input_site")
+        hook = site.register_forward_hook(lambda module, given, out, name=name: seen.update({name: out.clone()}))
+        with torch.inference_mode():
+            one(image)
+        hook.remove()
+    assert torch.equal(seen["scaled"], seen["before"] * torch.exp2(-exponents.float()).reshape(-1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("scale", "given", "message"),
+    [
+        (scale_streams, {"stage9": 4}, "a scaled stream must be one of stage1, .*neck, got 'stage9'"),
+        (scale_inputs, {"neck.nowhere": 4}, "a scaled convolution must be one of the encoder's .*, got 'neck.nowhere'"),
+        (scale_streams, {"stage1": 3}, "has .* channels, got .3,. exponents: repair the plan again"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny, scale, given, message):
+    with pytest.raises(PlanError, match=message):
+        scale(tiny.float_encoder, {name: torch.zeros(count, dtype=torch.int32) for name, count in given.items()})

@@ -1,0 +1,164 @@
+"""Repairs: what they choose, that the float model stays the same, and that simulation and engines agree as before."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import quantsam as qs
+from quantsam.diagnostics.departures import report_layers
+from quantsam.engines.encoder import make_engine_encoder
+from quantsam.engines.onnx_encoder import encoder_to_onnx
+from quantsam.errors import CalibrationError, InputError, PlanError
+from quantsam.models.outliers import with_outlier_channels
+from quantsam.plans.prepare import prepare
+from quantsam.plans.storage import load_plan, save_plan
+from quantsam.plans.transforms import ScaleInputs, ScaleOutputs, ScaleStreams
+from quantsam.prediction.transforms import preprocess
+from quantsam.repair.balance import balanced, levelled
+from quantsam.repair.repair import parse_repairs, repair
+from quantsam.simulation.simulator import simulate
+
+PLACEMENTS = ("thesis", "onnxruntime", "openvino", "tensorrt")
+
+
+@pytest.fixture(scope="module")
+def hard(tiny):
+    return with_outlier_channels(tiny, factor=64)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return qs.open_images("scenes:4:1")
+
+
+@pytest.fixture(scope="module")
+def image(hard):
+    return preprocess(qs.open_images("scenes:1:7")[0], hard.variant.input_size)
+
+
+@pytest.fixture(scope="module")
+def repaired(hard, images):
+    return {name: repair(hard, qs.make_plan(hard, "int8", name), images) for name in PLACEMENTS}
+
+
+def noise_db(model, plan, image):
+    with torch.inference_mode():
+        true, found = model.image_encoder(image), simulate(model, plan)(image)
+    return float(10 * torch.log10((found - true).pow(2).sum() / true.pow(2).sum()))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_float_model_stays_the_same_and_less_is_lost(hard, images, image, repaired, placement):
+    plan = repaired[placement]
+    plain = qs.calibrate(hard, qs.make_plan(hard, "int8", placement), images)
+    with torch.inference_mode():
+        torch.testing.assert_close(prepare(hard, plan)(image), prepare(hard, plain)(image), rtol=0, atol=0)
+    assert noise_db(hard, plan, image) < noise_db(hard, plain, image) - 6
+    assert plan.is_calibrated
+    assert (plan.scheme, plan.encoder_digest, plan.placement) == (plain.scheme, plain.encoder_digest, placement)
+    assert plan.digest != plain.digest
+
+
+def test_streams_undo_what_was_put_on_them(tiny, hard, images):
+    """A power of two on a channel of each stream is found and taken off again, to a factor of two."""
+    plan = repair(hard, qs.make_plan(hard, "int8", "openvino"), images, "streams")
+    before = repair(tiny, qs.make_plan(tiny, "int8", "openvino"), images, "streams")
+    (scaled,) = [t for t in plan.transforms if isinstance(t, ScaleStreams)]
+    usual = {n: e for t in before.transforms if isinstance(t, ScaleStreams) for n, e in t.exponents.items()}
+    for name, exponents in scaled.exponents.items():
+        more = exponents - usual.get(name, torch.zeros_like(exponents))
+        assert int((more >= 5).sum()) == 2
+        assert more.max() <= 7
+
+
+@pytest.mark.parametrize("placement", ["thesis", "onnxruntime"])
+def test_look_ups_compute_what_the_modules_do(hard, image, repaired, placement):
+    plan = repaired[placement]
+    with torch.inference_mode():
+        fused, plain = simulate(hard, plan)(image), simulate(hard, plan, fused=False)(image)
+    assert torch.equal(fused, plain)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_compute_in_integers_what_the_simulation_does(hard, image, repaired, engine):
+    pytest.importorskip(engine)
+    plan = repaired[engine]
+    layers = report_layers(hard, plan, image, simulate)
+    assert all(layer.is_integer for layer in layers if layer.quantized)
+    if engine == "onnxruntime":  # OpenVINO's float operations between differ in the last bit, which flips ties
+        assert max(layer.exact.most_lsb for layer in layers if layer.exact is not None) == 0
+    with torch.inference_mode():
+        exact = simulate(hard, plan, exact=True)(image)
+        deployed = make_engine_encoder(hard, plan, engine, threads=1)(image)
+    lost, kept = (deployed - exact).pow(2).sum(), (exact - hard.image_encoder(image)).pow(2).sum()
+    assert lost < 0.7 * kept  # random weights spread a flipped code far; the bundle's check looks layer by layer
+
+
+def test_scales_are_part_of_rounding_or_multiplications(hard, repaired):
+    def operators(name):
+        return [node.op_type for node in encoder_to_onnx(hard, repaired[name]).graph.node]
+
+    for name in ("onnxruntime", "openvino"):
+        assert "Mul" not in operators(name)
+    assert operators("tensorrt").count("Mul") == sum(
+        len(t.exponents) for t in repaired["tensorrt"].transforms if isinstance(t, ScaleInputs | ScaleOutputs)
+    )
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_bundle_of_a_repaired_plan_is_checked_layer_by_layer_where_it_runs(hard, repaired, tmp_path, engine):
+    pytest.importorskip(engine)
+    manifest = qs.export_bundle(hard, repaired[engine], tmp_path / "bundle", engine=engine)
+    assert manifest.check.layers
+    qs.load_bundle(tmp_path / "bundle", threads=1)
+
+
+def test_a_repaired_plan_is_saved_and_not_repaired_again(hard, images, image, repaired, tmp_path):
+    plan = repaired["onnxruntime"]
+    loaded = load_plan(save_plan(plan, tmp_path / "plan"), hard)
+    assert loaded.digest == plan.digest
+    again = repair(hard, loaded, images)
+    assert again.transforms == loaded.transforms
+    with torch.inference_mode():
+        assert torch.equal(simulate(hard, again)(image), simulate(hard, plan)(image))
+    float_plan = dataclasses.replace(plan, sites=())
+    pytest.importorskip("onnxruntime")
+    with torch.inference_mode():
+        deployed = make_engine_encoder(hard, float_plan, "onnxruntime", threads=1)(image)
+        torch.testing.assert_close(deployed, hard.image_encoder(image), rtol=1e-4, atol=1e-4)
+
+
+def test_damaged_exponents_are_refused(hard, repaired, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = save_plan(repaired["openvino"], tmp_path / "plan")
+    tensors = load_file(folder / "params.safetensors")
+    name = next(name for name in tensors if name.startswith("transform:1."))
+    save_file({**tensors, name: tensors[name].float()}, folder / "params.safetensors")
+    with pytest.raises(PlanError, match="is damaged") as caught:
+        load_plan(folder, hard)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_repaired(hard, images):
+    plan = qs.make_plan(hard, "int8", "openvino")
+    with pytest.raises(InputError, match=r"a repair must be one of streams, migrate, got 'stream': did you mean"):
+        repair(hard, plan, images, "stream")
+    with pytest.raises(PlanError, match=r"needs something that is quantized, got scheme 'fp32': take int8"):
+        repair(hard, qs.make_plan(hard, "fp32", "openvino"), images)
+    with pytest.raises(CalibrationError, match="at least one image"):
+        repair(hard, plan, [])
+    with pytest.raises(InputError, match="repairs must be some of"):
+        parse_repairs([])
+
+
+def test_balance_of_channels():
+    activation, weight = torch.tensor([1.0, 16.0, 1.0, 0.0]), torch.tensor([1.0, 1 / 16, 1.0, 1.0])
+    assert balanced(activation, weight, 1.0).tolist() == [0, 4, 0, 0]
+    assert balanced(activation, weight, 0.5).tolist() == [0, 4, 0, 0]
+    assert balanced(activation, torch.ones(4), 0.5).tolist() == [0, 2, 0, 0]
+    assert balanced(activation, torch.ones(4), 0.0).tolist() == [0, 0, 0, 0]
+    assert balanced(torch.zeros(4), weight, 1.0).tolist() == [0, 0, 0, 0]
+    assert levelled(torch.tensor([-8.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0])).tolist() == [0, -3, 0]
+    assert levelled(torch.zeros(2), torch.zeros(2)).tolist() == [0, 0]
