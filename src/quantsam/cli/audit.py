@@ -9,6 +9,7 @@ import click
 
 from quantsam.cli.options import (
     PROCESSORS,
+    REPAIR,
     calibration_options,
     deployment_options,
     model_options,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         help="--scheme: whose kernels.",
     ),
     PROCESSORS,
+    REPAIR,
 )
 @calibration_options
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many tensors to list.")

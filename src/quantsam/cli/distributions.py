@@ -39,7 +39,7 @@ _ORDERS = {
     "sqnr": "the lowest SQNR first",
     "order": "in the order of the forward pass",
 }
-_HELD = ("scheme", "calibration", "calibration_images", "placement", "no_weights", "no_activations")
+_HELD = ("scheme", "calibration", "calibration_images", "repair", "placement", "no_weights", "no_activations")
 
 
 class _Count(click.ParamType):  # type: ignore[type-arg]  # generic only in the type checker's eyes

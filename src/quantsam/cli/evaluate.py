@@ -27,7 +27,10 @@ from quantsam.runtime.engines import PYTORCH
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue
 
-_HELD = ("schemes", "calibration", "calibration_images", "placement", "processors", "no_weights", "no_activations")
+_HELD = (
+    *("schemes", "calibration", "calibration_images", "repair"),
+    *("placement", "processors", "no_weights", "no_activations"),
+)
 
 
 @click.command(name="evaluate")

@@ -8,6 +8,7 @@ import click
 
 from quantsam.cli.options import (
     PROCESSORS,
+    REPAIR,
     calibration_options,
     deployment_options,
     engine_option,
@@ -20,14 +21,14 @@ from quantsam.cli.stores import quoted
 from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import get_engine
 
-_HELD = ("scheme", "processors", "calibration", "calibration_images")
+_HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 
 
 @click.command(name="export")
 @model_options
 @scheme_option
 @click.option("--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead.")
-@deployment_options(engine_option("onnxruntime, openvino or tensorrt.", "onnxruntime"), PROCESSORS)
+@deployment_options(engine_option("onnxruntime, openvino or tensorrt.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @json_option

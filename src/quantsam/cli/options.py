@@ -10,6 +10,7 @@ import click
 
 from quantsam.cli.groups import RenamedOption, option_group
 from quantsam.models.variants import VARIANTS
+from quantsam.repair.names import parse_repairs
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.engines import ENGINES, PYTORCH
 
@@ -159,6 +160,7 @@ PROCESSORS = click.option(
     help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
     "VNNI sums of such products saturate.",
 )
+REPAIR = click.option("--repair", help="Repair the plan before calibration: streams, migrate, or streams,migrate.")
 _ROLES = (
     click.option("--no-weights", is_flag=True, help="Leave weights in float."),
     click.option("--no-activations", is_flag=True, help="Leave activations in float."),
@@ -184,13 +186,19 @@ def _deployment(given: Mapping[str, Any]) -> Deployment:
         precision=given.get("precision", "f32"),
         weights=not given.get("no_weights", False),
         activations=not given.get("no_activations", False),
+        repairs=_repairs(given),
     )
+
+
+def _repairs(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    return parse_repairs(given["repair"]) if given.get("repair") else ()
 
 
 def _deployments(given: Mapping[str, Any]) -> tuple[Deployment, ...]:
     engines, processors = given["engines"], given["processors"]
     _refuse_idle_processors(processors, engines)
-    return tuple(Deployment(engine=engine, processors=processors) for engine in engines)
+    repairs = _repairs(given)
+    return tuple(Deployment(engine=engine, processors=processors, repairs=repairs) for engine in engines)
 
 
 def deployment_options(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -202,10 +210,10 @@ def deployments_options(
     engines: Callable[[Any], Any],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --engine, given as `engines`, and --processors: `deployments`, a `Deployment` an engine."""
-    return option_group("deployments", _deployments, engines, PROCESSORS)
+    return option_group("deployments", _deployments, engines, PROCESSORS, REPAIR)
 
 
-placed_options = deployment_options(PLACEMENT, *_ROLES)
+placed_options = deployment_options(PLACEMENT, *_ROLES, REPAIR)
 """Add --placement, --no-weights, --no-activations: `deployment`, which simulates."""
 
 all_deployment_options = deployment_options(
@@ -214,6 +222,7 @@ all_deployment_options = deployment_options(
     engine_option("What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt."),
     PROCESSORS,
     PRECISION,
+    REPAIR,
 )
 """Add --placement, --no-weights, --no-activations, --engine, --processors, --precision: `deployment`."""
 

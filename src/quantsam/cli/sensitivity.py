@@ -11,6 +11,7 @@ import click
 from quantsam.cli.groups import option_group
 from quantsam.cli.options import (
     PLACEMENT,
+    REPAIR,
     calibration_options,
     data_options,
     deployment_options,
@@ -65,7 +66,7 @@ settings_options = option_group(
 @click.option("--format", "format_name", default="int8", show_default=True, help="A format, or wNaM such as w4a8.")
 @settings_options
 @data_options
-@deployment_options(engine_option("What computes: pytorch simulates, or an engine."), PLACEMENT)
+@deployment_options(engine_option("What computes: pytorch simulates, or an engine."), PLACEMENT, REPAIR)
 @calibration_options
 @threads_option
 @store_options

@@ -52,18 +52,20 @@ def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
 
 
 def exactness(plan: Plan, exact: bool) -> dict[str, JsonValue]:
-    """Return what a record says of a plan whose integers are not exact on every processor.
+    """Return what a record says of a plan that was repaired, or whose integers are not exact on every processor.
 
     Args:
         plan: What was computed.
         exact: Whether the processor that computed it adds products in 32 bits, or nothing ran in integers.
 
     Returns:
-        `processors`, which is `vnni`, and `exact` if it is false; nothing of a plan that is exact everywhere.
+        `repairs`, if there are any; of a plan that is not exact everywhere `processors`, which is `vnni`, and `exact`
+        if it is false.
     """
+    repairs: dict[str, JsonValue] = {"repairs": list(plan.repairs)} if plan.repairs else {}
     if plan.processors == "any":
-        return {}
-    return {"processors": plan.processors, **({} if exact else {"exact": False})}
+        return repairs
+    return repairs | {"processors": plan.processors, **({} if exact else {"exact": False})}
 
 
 def plan_fields(model: EfficientViTSam) -> dict[str, Any]:

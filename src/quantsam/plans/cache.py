@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,15 +59,30 @@ def calibrate_once(
         PlanError: See `calibrate`.
         CalibrationError: See `calibrate`.
     """
+    return made_once(model, plan, images, lambda: calibrate(model, plan, images, progress=progress))
+
+
+def made_once(
+    model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], make: Callable[[], Plan], how: str = ""
+) -> Plan:
+    """Return what `make` makes of a plan and images, unless the user's cache has it.
+
+    Args:
+        model: The model the plan was made for.
+        plan: Not calibrated.
+        images: What it is calibrated on.
+        make: Gives the calibrated plan.
+        how: What else than the plan and the images determines it.
+    """
     folder = _folder()
     stamp = getattr(images, "stamp", None)
     quantizes_activations = any(site.role == "activation" for site in plan.sites)
     if folder is None or not quantizes_activations or stamp is None:
-        return calibrate(model, plan, images, progress=progress)
-    place = folder / _key(model, plan, getattr(images, "name", ""), stamp)
+        return make()
+    place = folder / _key(model, plan, getattr(images, "name", ""), stamp, how)
     found = _load(place, model)
     if found is None:
-        found = calibrate(model, plan, images, progress=progress)
+        found = make()
         with suppress(OutputError, OSError):
             save_plan(found, place)
             _forget_oldest(folder)
@@ -134,10 +149,10 @@ def _used_ns(place: Path) -> int:
         return 0
 
 
-def _key(model: EfficientViTSam, plan: Plan, name: str, stamp: str) -> str:
+def _key(model: EfficientViTSam, plan: Plan, name: str, stamp: str, how: str) -> str:
     device = str(model.device)
     machine = environment()
-    told = [PLAN_VERSION, plan.digest, name, stamp, device, torch.get_num_threads(), _sources_stamp()]
+    told = [PLAN_VERSION, plan.digest, name, stamp, how, device, torch.get_num_threads(), _sources_stamp()]
     told += [machine[key] for key in ("quantsam", "torch", "numpy", "machine", "instruction_sets")]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 

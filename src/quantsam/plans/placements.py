@@ -36,7 +36,8 @@ class Placement:
         rounds_shifted: The zero point is added before rounding, so that ties go to even codes; otherwise to even
             multiples of the scale.
         scales_in_rounding: The engine quantizes by a scale a channel and dequantizes by one a tensor, or the other way
-            round: a repair's scales cost nothing there. Elsewhere they are multiplications.
+            round, at no cost: a repair's scales are part of it. Elsewhere they are multiplications; ONNX Runtime can do
+            it too, six times slower (`benchmarks/repair.py`).
         integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
         pairs: How the engine's x86 kernels without VNNI pair the products that they add in 16 bits, which saturate;
             None where it has no such kernels.
@@ -114,7 +115,6 @@ PLACEMENTS: dict[str, Placement] = {
             observer="minmax",
             unsigned=True,
             narrow=True,
-            scales_in_rounding=True,
             integer_bias=True,
             pairs="running",
             saturation_free=True,

@@ -97,6 +97,11 @@ class Plan:
         return all(site.params is not None for site in self.sites)
 
     @property
+    def repairs(self) -> tuple[str, ...]:
+        """The names of the repairs that made its transforms, in their order."""
+        return tuple(dict.fromkeys(t.repair for t in self.transforms if t.repair is not None))
+
+    @property
     def processors(self) -> Processors:
         """Where an engine's integer kernels compute it exactly: on `any` processor, or only on those with `vnni`."""
         order = get_placement(self.placement).pairs

@@ -30,9 +30,11 @@ class Transform(ABC):
 
     Attributes:
         name: What it is called in files.
+        repair: The repair that makes it; None of those that a placement begins with.
     """
 
     name: ClassVar[str]
+    repair: ClassVar[str | None] = None
 
     @abstractmethod
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
@@ -103,6 +105,7 @@ class ScaleStreams(_ByExponents):
     """Channels of residual streams are divided by powers of two where they are written, and multiplied where read."""
 
     name: ClassVar[str] = "scale_streams"
+    repair: ClassVar[str | None] = "streams"
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same to the last bit, but for what underflows."""
@@ -114,6 +117,7 @@ class ScaleInputs(_ByExponents):
     """Channels of convolutions' inputs are divided by powers of two before their site, and the weights multiplied."""
 
     name: ClassVar[str] = "scale_inputs"
+    repair: ClassVar[str | None] = "migrate"
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same to the last bit, but for what underflows."""
@@ -125,6 +129,7 @@ class ScaleOutputs(_ByExponents):
     """Channels of convolutions' outputs are divided by powers of two within them, and multiplied behind their site."""
 
     name: ClassVar[str] = "scale_outputs"
+    repair: ClassVar[str | None] = "migrate"
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same to the last bit, but for what underflows."""

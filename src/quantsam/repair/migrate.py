@@ -30,6 +30,13 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRIED_ON = 4
 """Calibration images on which strengths are compared."""
 
+WORTH = 0.8
+"""A scaled input is kept where the error of the convolution's output falls below this share: it costs a multiplication
+on some engines."""
+
+CROWDED = -3
+"""An output is scaled where the median channel's exponent is no higher: where it uses 32 of 256 codes, or fewer."""
+
 
 def scale_of_inputs(
     prepared: ImageEncoder,
@@ -64,7 +71,8 @@ def scale_of_inputs(
 def scale_of_outputs(plan: Plan, ranges: Mapping[str, ChannelRange]) -> ScaleOutputs | None:
     """Return the scaling of the outputs that a plan quantizes by one scale a tensor; None where there is none.
 
-    A weight's scale a channel takes what the output gives, so nothing is to be weighed.
+    A weight's scale a channel takes what the output gives, so nothing is to be weighed but the multiplication that it
+    costs: only outputs are scaled whose median channel uses few codes.
 
     Args:
         plan: What is quantized.
@@ -75,7 +83,7 @@ def scale_of_outputs(plan: Plan, ranges: Mapping[str, ChannelRange]) -> ScaleOut
     for site in plan.sites:
         if site.tensor == "conv" and not site.spec.per_channel and site.convolution in weights:
             found = levelled(ranges[site.path].low, ranges[site.path].high)
-            if bool(found.any()):
+            if int(found.median()) <= CROWDED:
                 exponents[site.convolution] = found.cpu()
     return ScaleOutputs(exponents) if exponents else None
 
@@ -98,8 +106,9 @@ class _Trial:
         self._rounded = [self._round_weight(e) for e in self._exponents]
 
     def best(self) -> Tensor:
-        """Return the exponents of the least error."""
-        return self._exponents[int(self._errors.argmin())]
+        """Return the exponents of the least error; none where they hardly help."""
+        least = int(self._errors.argmin())
+        return self._exponents[least if self._errors[least] < WORTH * self._errors[0] else 0]
 
     def look(self, x: Tensor) -> None:
         """Add the errors on an input (N, in, H, W) of the convolution, before any scaling."""

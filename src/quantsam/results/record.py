@@ -135,10 +135,13 @@ class Record:
     def label(self) -> str:
         """The scheme, and what is unusual about how it was run.
 
-        Only weights (W) or activations (A) quantized, a precision of the rest other than f32, weights for VNNI alone.
+        Repairs; only weights (W) or activations (A) quantized; a precision of the rest other than f32; weights for VNNI
+        alone.
         """
         kept = [role for role in ("weights", "activations") if self.settings.get(role, True)]
         scheme = self.scheme or "several schemes"
+        repairs = self.settings.get("repairs")
+        scheme = " + ".join([scheme, *map(str, repairs)]) if isinstance(repairs, list) else scheme
         label = scheme if len(kept) != 1 else f"{scheme} ({kept[0][0].upper()} only)"
         precision = self.settings.get("precision")
         label = f"{label}, {precision}" if precision else label

@@ -19,6 +19,7 @@ from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.storage import load_plan
 from quantsam.progress import Progress
+from quantsam.repair.repair import repair
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, FilePath, ModelSource
 from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.load import load_scheme
@@ -62,14 +63,17 @@ class Run:
                 check_runs(plan, deployment.engine)
             return list(self.loaded_plans)
         self.check_formats(deployment)
-        return calibrated_plans(
-            self.model,
-            self.schemes,
-            () if self.calibration is None else self.calibration,
-            deployment.placed,
-            **deployment.roles,
-            progress=progress,
-        )
+        images = () if self.calibration is None else self.calibration
+        if not deployment.repairs:
+            return calibrated_plans(
+                self.model, self.schemes, images, deployment.placed, **deployment.roles, progress=progress
+            )
+        plans = [make_plan(self.model, scheme, deployment.placed, **deployment.roles) for scheme in self.schemes]
+        wrap = None if progress is None else (lambda label: progress)
+        return [
+            repair(self.model, plan, images, deployment.repairs, progress=wrap) if plan.sites else plan
+            for plan in plans
+        ]
 
     def check_formats(self, deployment: Deployment) -> None:
         """Make sure, before calibration, that what is to compute has the formats of all schemes.

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from quantsam.errors import InputError
 from quantsam.models.variants import get_variant
+from quantsam.repair.names import RepairName
 from quantsam.runtime.engines import ENGINES, PYTORCH, check_engine, check_precision, get_engine, placement_of
 from quantsam.runtime.processor import Processors
 from quantsam.runtime.sessions import Precision
@@ -103,6 +104,7 @@ class Deployment:
         precision: Of what the engine does not quantize.
         weights: Quantize weights.
         activations: Quantize activations.
+        repairs: What is repaired before calibration, see `quantsam.repair`.
     """
 
     engine: str = PYTORCH
@@ -111,6 +113,7 @@ class Deployment:
     precision: Precision = "f32"
     weights: bool = True
     activations: bool = True
+    repairs: tuple[RepairName, ...] = ()
 
     @property
     def placed(self) -> str:

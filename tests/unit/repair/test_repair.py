@@ -99,11 +99,11 @@ def test_scales_are_part_of_rounding_or_multiplications(hard, repaired):
     def operators(name):
         return [node.op_type for node in encoder_to_onnx(hard, repaired[name]).graph.node]
 
-    for name in ("onnxruntime", "openvino"):
-        assert "Mul" not in operators(name)
-    assert operators("tensorrt").count("Mul") == sum(
-        len(t.exponents) for t in repaired["tensorrt"].transforms if isinstance(t, ScaleInputs | ScaleOutputs)
-    )
+    assert "Mul" not in operators("openvino")
+    assert any(isinstance(t, ScaleInputs) for t in repaired["openvino"].transforms)
+    for name in ("onnxruntime", "tensorrt"):
+        scaled = [t for t in repaired[name].transforms if isinstance(t, ScaleInputs | ScaleOutputs)]
+        assert operators(name).count("Mul") == sum(len(t.exponents) for t in scaled) > 0
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -1,0 +1,33 @@
+"""The names of repairs. Imports no PyTorch, for options and sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from quantsam.errors import InputError, nearest
+
+RepairName = Literal["streams", "migrate"]
+REPAIRS: tuple[RepairName, ...] = get_args(RepairName)
+"""In the order in which they are applied."""
+
+
+def parse_repairs(text: str | Sequence[str]) -> tuple[RepairName, ...]:
+    """Read names of repairs, `streams,migrate`, in any order.
+
+    Returns:
+        Each once, in the order in which they are applied.
+
+    Raises:
+        InputError: One is not known, or there is none.
+
+    >>> parse_repairs("migrate, streams")
+    ('streams', 'migrate')
+    """
+    names = [name.strip().lower() for name in (text.split(",") if isinstance(text, str) else text)]
+    for name in names:
+        if name not in REPAIRS:
+            raise InputError(f"a repair must be one of {', '.join(REPAIRS)}, got {name!r}: {nearest(name, REPAIRS)}")
+    if not names:
+        raise InputError(f"repairs must be some of {', '.join(REPAIRS)}, got none")
+    return tuple(name for name in REPAIRS if name in names)
