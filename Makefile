@@ -46,6 +46,7 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/processors_l0.py
 	$(BIN)/python benchmarks/saturation.py
 	$(BIN)/python benchmarks/causes.py --coco $(COCO)
+	$(BIN)/python benchmarks/repair.py
 	$(BIN)/python benchmarks/search.py --coco $(COCO)
 	$(BIN)/python benchmarks/sensitivity.py
 	$(BIN)/python benchmarks/sweep.py

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from quantsam.prediction.automatic import segment_everything
     from quantsam.prediction.grid import GridSettings
     from quantsam.prediction.predictor import Predictor
+    from quantsam.repair.repair import repair_plan
     from quantsam.report.page import write_report
     from quantsam.results.agreement_record import AgreementRecord
     from quantsam.results.compare import compare
@@ -122,6 +123,7 @@ _HOMES = {
     "open_images": "data.open",
     "open_run": "runs.run",
     "read_sweep": "sweeps.sweep",
+    "repair_plan": "repair.repair",
     "run_sweep": "sweeps.driver",
     "save_plan": "plans.storage",
     "scheme_names": "schemes.load",
@@ -186,6 +188,7 @@ __all__ = [
     "open_images",
     "open_run",
     "read_sweep",
+    "repair_plan",
     "run_sweep",
     "save_plan",
     "scheme_names",

@@ -20,7 +20,7 @@ from quantsam.repair.ranges import channel_ranges
 from quantsam.repair.streams import scale_of_streams
 
 
-def repair(
+def repair_plan(
     model: EfficientViTSam,
     plan: Plan,
     images: Iterable[CalibrationImage],

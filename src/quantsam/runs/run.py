@@ -19,7 +19,7 @@ from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.storage import load_plan
 from quantsam.progress import Progress
-from quantsam.repair.repair import repair
+from quantsam.repair.repair import repair_plan
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, FilePath, ModelSource
 from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.load import load_scheme
@@ -71,7 +71,7 @@ class Run:
         plans = [make_plan(self.model, scheme, deployment.placed, **deployment.roles) for scheme in self.schemes]
         wrap = None if progress is None else (lambda label: progress)
         return [
-            repair(self.model, plan, images, deployment.repairs, progress=wrap) if plan.sites else plan
+            repair_plan(self.model, plan, images, deployment.repairs, progress=wrap) if plan.sites else plan
             for plan in plans
         ]
 

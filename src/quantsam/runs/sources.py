@@ -104,7 +104,7 @@ class Deployment:
         precision: Of what the engine does not quantize.
         weights: Quantize weights.
         activations: Quantize activations.
-        repairs: What is repaired before calibration, see `quantsam.repair`.
+        repairs: What is repaired before calibration, see `repair_plan`.
     """
 
     engine: str = PYTORCH
@@ -137,6 +137,8 @@ class Deployment:
         """
         check_engine(self.engine) if installed or self.engine == PYTORCH else get_engine(self.engine)
         check_precision(self.engine, self.precision)
+        if self.repairs and not self.activations:
+            raise InputError(f"a repair needs quantized activations, got weights alone: leave {self.repairs[0]} out")
         if self.engine == PYTORCH or self.placement is None:
             return
         own = ENGINES[self.engine].placement

@@ -19,6 +19,7 @@ from quantsam.plans.calibration import calibrate, with_observations
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import Observations
 from quantsam.plans.plan import Plan
+from quantsam.repair.repair import repair_plan
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.sweeps.opened import OpenedPoint, open_points
@@ -175,7 +176,7 @@ class _Driver:
 
         def together(opened: OpenedPoint) -> tuple[Any, ...]:
             point = opened.point
-            return point.deployment.placed, point.quantized, point.calibration_source
+            return tuple(map(str, (point.deployment.placed, point.quantized, point.repair, point.calibration_source)))
 
         for _, several in itertools.groupby(sorted(missing, key=together), key=together):
             same = list(several)
@@ -228,14 +229,12 @@ class _Driver:
             seen = self._observe(points[0], plan, len(images))
             return with_observations(model, plan, seen, images.name, images.digest)
 
-        plans = calibrated_plans(
-            model,
-            list(schemes.values()),
-            (),
-            deployment.placed,
-            **deployment.roles,
-            calibrate_one=shared_out,
-        )
+        if deployment.repairs:  # in this process: each goes through the images more than once
+            bare = [make_plan(model, scheme, deployment.placed, **deployment.roles) for scheme in schemes.values()]
+            plans = [repair_plan(model, plan, images, deployment.repairs) for plan in bare]
+        else:
+            placed, roles = deployment.placed, deployment.roles
+            plans = calibrated_plans(model, list(schemes.values()), (), placed, **roles, calibrate_one=shared_out)
         by_key = dict(zip(schemes, plans, strict=True))
         for key, plan in by_key.items():
             self._state.keep(str(key), plan)

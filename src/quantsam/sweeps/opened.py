@@ -133,6 +133,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
             "quantize": point.quantized,
             "placement": point.deployment.placed,
             "images": expected["calibration"],
+            **_repairs(point),
         }
         calibration = identity({**shared, **plan})
     depends_on: dict[str, Any] = {
@@ -147,9 +148,15 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         "precision": point.precision,
         "dataset": dataset.digest,
         "prompts": parse_prompt(point.prompts).name if detections is None else detections.digest,
+        **_repairs(point),
         "study": dataclasses.asdict(study_settings(point)) if point.kind == "sensitivity" else None,
     }
     return OpenedPoint(point, identity(depends_on), scheme, tuple(dataset.image_ids), calibration, expected)
+
+
+def _repairs(point: Point) -> dict[str, JsonValue]:
+    """Return what identifies a point's repairs; nothing where there are none, as before there were any."""
+    return {"repairs": list(point.deployment.repairs)} if point.deployment.repairs else {}
 
 
 def _sites(point: Point, encoder: ImageEncoder, scheme: Scheme) -> tuple[PlanSite, ...]:
@@ -164,7 +171,9 @@ def _needs_images(sites: Iterable[PlanSite]) -> bool:
 
 
 def _group(point: Point) -> tuple[str, ...]:
-    return tuple(map(str, (point.model_source, point.deployment.placed, point.quantized, point.calibration_source)))
+    return tuple(
+        map(str, (point.model_source, point.deployment.placed, point.quantized, point.repair, point.calibration_source))
+    )
 
 
 def _named(point: Point, call: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
 from quantsam.files import expanded
 from quantsam.notices import notice
+from quantsam.repair.names import parse_repairs
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.sessions import Precision
 from quantsam.schemes.load import scheme_names
@@ -41,6 +42,7 @@ class Point:
         device: Where PyTorch computes.
         scheme: As `quantsam evaluate` takes it; of a sensitivity study also a bare format.
         quantize: `both`, `weights` or `activations`.
+        repair: What is repaired before calibration, `streams,migrate`; nothing if None.
         placement: Where tensors are quantized; the engine's own, or `thesis`, if None.
         engine: What computes.
         precision: Of what OpenVINO does not quantize.
@@ -67,6 +69,7 @@ class Point:
     device: str = "cpu"
     scheme: str = "fp32"
     quantize: str = "both"
+    repair: str | None = None
     placement: str | None = None
     engine: str = "pytorch"
     precision: Precision = "f32"
@@ -133,6 +136,7 @@ class Point:
             precision=self.precision,
             weights=self.quantized != "activations",
             activations=self.quantized != "weights",
+            repairs=() if self.repair is None else parse_repairs(self.repair),
         )
 
 

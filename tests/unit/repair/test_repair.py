@@ -16,7 +16,8 @@ from quantsam.plans.storage import load_plan, save_plan
 from quantsam.plans.transforms import ScaleInputs, ScaleOutputs, ScaleStreams
 from quantsam.prediction.transforms import preprocess
 from quantsam.repair.balance import balanced, levelled
-from quantsam.repair.repair import parse_repairs, repair
+from quantsam.repair.names import parse_repairs
+from quantsam.repair.repair import repair_plan
 from quantsam.simulation.simulator import simulate
 
 PLACEMENTS = ("thesis", "onnxruntime", "openvino", "tensorrt")
@@ -39,7 +40,7 @@ def image(hard):
 
 @pytest.fixture(scope="module")
 def repaired(hard, images):
-    return {name: repair(hard, qs.make_plan(hard, "int8", name), images) for name in PLACEMENTS}
+    return {name: repair_plan(hard, qs.make_plan(hard, "int8", name), images) for name in PLACEMENTS}
 
 
 def noise_db(model, plan, image):
@@ -62,8 +63,8 @@ def test_the_float_model_stays_the_same_and_less_is_lost(hard, images, image, re
 
 def test_streams_undo_what_was_put_on_them(tiny, hard, images):
     """A power of two on a channel of each stream is found and taken off again, to a factor of two."""
-    plan = repair(hard, qs.make_plan(hard, "int8", "openvino"), images, "streams")
-    before = repair(tiny, qs.make_plan(tiny, "int8", "openvino"), images, "streams")
+    plan = repair_plan(hard, qs.make_plan(hard, "int8", "openvino"), images, "streams")
+    before = repair_plan(tiny, qs.make_plan(tiny, "int8", "openvino"), images, "streams")
     (scaled,) = [t for t in plan.transforms if isinstance(t, ScaleStreams)]
     usual = {n: e for t in before.transforms if isinstance(t, ScaleStreams) for n, e in t.exponents.items()}
     for name, exponents in scaled.exponents.items():
@@ -118,7 +119,7 @@ def test_a_repaired_plan_is_saved_and_not_repaired_again(hard, images, image, re
     plan = repaired["onnxruntime"]
     loaded = load_plan(save_plan(plan, tmp_path / "plan"), hard)
     assert loaded.digest == plan.digest
-    again = repair(hard, loaded, images)
+    again = repair_plan(hard, loaded, images)
     assert again.transforms == loaded.transforms
     with torch.inference_mode():
         assert torch.equal(simulate(hard, again)(image), simulate(hard, plan)(image))
@@ -144,11 +145,11 @@ def test_damaged_exponents_are_refused(hard, repaired, tmp_path):
 def test_what_cannot_be_repaired(hard, images):
     plan = qs.make_plan(hard, "int8", "openvino")
     with pytest.raises(InputError, match=r"a repair must be one of streams, migrate, got 'stream': did you mean"):
-        repair(hard, plan, images, "stream")
+        repair_plan(hard, plan, images, "stream")
     with pytest.raises(PlanError, match=r"needs something that is quantized, got scheme 'fp32': take int8"):
-        repair(hard, qs.make_plan(hard, "fp32", "openvino"), images)
+        repair_plan(hard, qs.make_plan(hard, "fp32", "openvino"), images)
     with pytest.raises(CalibrationError, match="at least one image"):
-        repair(hard, plan, [])
+        repair_plan(hard, plan, [])
     with pytest.raises(InputError, match="repairs must be some of"):
         parse_repairs([])
 
@@ -162,3 +163,8 @@ def test_balance_of_channels():
     assert balanced(torch.zeros(4), weight, 1.0).tolist() == [0, 0, 0, 0]
     assert levelled(torch.tensor([-8.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0])).tolist() == [0, -3, 0]
     assert levelled(torch.zeros(2), torch.zeros(2)).tolist() == [0, 0]
+
+
+def test_weights_alone_are_not_repaired():
+    with pytest.raises(InputError, match="a repair needs quantized activations, got weights alone: leave streams out"):
+        qs.Deployment(repairs=("streams",), activations=False).check()

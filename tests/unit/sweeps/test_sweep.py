@@ -194,6 +194,22 @@ def test_a_scheme_of_weights_alone_needs_no_pictures(tmp_path):
     assert open_points([point], Shelf(), 1)[0].calibration is None
 
 
+def test_points_of_other_calibrations_and_repairs_are_calibrated_apart(tmp_path):
+    common = {"model": "nano", "scheme": "int8", "data": "scenes:1:2", "calibration": "scenes:3:1"}
+    values = [{"calibration_images": 2}, {"calibration_images": 1}, {"calibration_images": 2, "repair": "streams"}]
+    points = [make_point({**common, **more}, "test") for more in values]
+    store = ResultStore(tmp_path / "r.sqlite")
+    done = run_sweep(make_sweep("several", points), store).done
+    records = {point: record for point, record, _ in done}
+    assert len({records[point].plan_digest for point in points}) == 3
+    assert [records[point].settings.get("repairs") for point in points] == [None, None, ["streams"]]
+    assert records[points[2]].label == "int8 + streams"
+    model = qs.load_model("nano")
+    images = qs.open_images("scenes:3:1", limit=2)
+    plan = qs.repair_plan(model, qs.make_plan(model, "int8"), images, "streams")
+    assert records[points[2]].plan_digest == plan.digest
+
+
 def test_a_full_disk_stops_the_sweep_and_loses_nothing(sweep_file, undisturbed, tmp_path, monkeypatch):
     store = ResultStore(tmp_path / "r.sqlite")
     real = ResultStore.append

@@ -1,0 +1,102 @@
+"""What each repair gives and costs: nano and nano-outlier, int8 of everything, on both engines.
+
+    python benchmarks/repair.py [--scenes 300] [--models nano nano-outlier]
+
+Accuracy is the engine's own, paired with FP32's on the same objects; time is the encoder's on the engine, all variants
+in turn. ONNX Runtime's row "scales in the rounding" quantizes by a scale a channel and dequantizes by one a tensor,
+instead of multiplying.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from common import interleaved_ms, save
+
+import quantsam as qs
+from quantsam.engines import onnx_encoder
+from quantsam.engines.encoder import EngineEncoder
+from quantsam.plans.placements import Placement, get_placement
+from quantsam.plans.plan import Plan
+from quantsam.repair.repair import repair_plan
+from quantsam.results.compare import compare
+
+CALIBRATION = "scenes:32:1"
+HELD_OUT_SEED = 3
+REPAIRS = ("", "streams", "migrate", "streams,migrate")
+ROUNDS, PAUSE_S = 25, 0.05
+
+
+@contextmanager
+def scales_in_rounding() -> Iterator[None]:
+    """Let ONNX Runtime's graphs have a repair's scales in the quantization itself."""
+
+    def changed(name: str) -> Placement:
+        return dataclasses.replace(get_placement(name), scales_in_rounding=True)
+
+    with mock.patch.object(onnx_encoder, "get_placement", changed):
+        yield
+
+
+def plans_of(model: qs.EfficientViTSam, engine: str) -> dict[str, tuple[Plan, float]]:
+    """Return the plan with each of the repairs, and the seconds that it took, calibration included."""
+    images = qs.open_images(CALIBRATION)
+    found = {}
+    for names in REPAIRS:
+        bare = qs.make_plan(model, "int8", engine)
+        started = time.perf_counter()
+        plan = repair_plan(model, bare, images, names) if names else qs.calibrate(model, bare, images)
+        found[names or "none"] = (plan, time.perf_counter() - started)
+    return found
+
+
+def measure(name: str, engine: str, dataset: qs.Dataset) -> list[dict[str, Any]]:
+    """Return a row for each repair of a model on an engine."""
+    model = qs.load_model(name)
+    whole = qs.evaluate(model, dataset, prompts="box")
+    plans = plans_of(model, engine)
+    deployed: dict[str, EngineEncoder] = {
+        key: qs.make_engine_encoder(model, plan, engine) for key, (plan, _) in plans.items()
+    }
+    rows = []
+    for key, (_, seconds) in plans.items():
+        record = qs.evaluate(model.with_encoder(deployed[key]), dataset, prompts="box")
+        difference = compare(whole, record)
+        row = {"model": name, "engine": engine, "repairs": key, "fp32": whole.figures["miou"], "seconds": seconds}
+        row |= {"drop": -difference.mean_difference, "drop_se": difference.standard_error}
+        rows.append(row | {"count": record.figures["count"], "bytes": len(deployed[key].graph)})
+        print(f"{name} on {engine}, {key}: {difference.mean_difference:+.2f} in {seconds:.1f} s", flush=True)
+    if engine == "onnxruntime":
+        with scales_in_rounding():
+            plan = plans[REPAIRS[-1]][0]
+            deployed["scales in the rounding"] = qs.make_engine_encoder(model, plan, engine)
+        rows.append({**rows[-1], "repairs": "scales in the rounding", "seconds": None})
+    side = model.variant.input_size
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    taken = interleaved_ms({key: lambda e=e: e(image) for key, e in deployed.items()}, ROUNDS, PAUSE_S)  # type: ignore[misc]
+    return [{**row, "ms": taken[str(row["repairs"])]} for row in rows]
+
+
+def main() -> None:
+    """Measure all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier"])
+    args = parser.parse_args()
+    qs.keep_freed_memory()
+    dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
+    rows = [
+        row for name in args.models for engine in ("onnxruntime", "openvino") for row in measure(name, engine, dataset)
+    ]
+    save("repair", {"scenes": args.scenes, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
