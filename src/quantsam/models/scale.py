@@ -1,4 +1,4 @@
-"""Scale channels by powers of two without changing what an encoder computes.
+"""Scale channels by powers of two without changing what an encoder computes, and shift biases.
 
 A power of two changes no digit of a float, so the float model stays the same to the last bit; and an engine that rounds
 `x / (s * 2^e)` gives the codes that a simulation of `(x * 2^-e) / s` gives.
@@ -83,6 +83,27 @@ def scale_outputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> Ima
             set_parameter(scaled, f"{path}.bias", conv.bias * factors)
         conv.output_scale = ChannelScale(given.to(conv.weight.device))
     return scaled
+
+
+@torch.no_grad()
+def shift_biases(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageEncoder:
+    """Add to convolutions' biases; one without a bias gets one.
+
+    Args:
+        encoder: Left as it is.
+        shifts: (out,) by the convolution's path.
+
+    Raises:
+        PlanError: There is no such convolution, or it has another number of channels.
+    """
+    shifted = copy_encoder(encoder).eval()
+    for path, given in shifts.items():
+        conv = _convolution(shifted, path)
+        if given.shape != (conv.out_channels,):
+            raise PlanError(f"{path} has {conv.out_channels} channels, got {tuple(given.shape)} shifts: repair again")
+        added = given.to(conv.weight.device, conv.weight.dtype)
+        set_parameter(shifted, f"{path}.bias", added if conv.bias is None else conv.bias + added)
+    return shifted
 
 
 def _convolution(encoder: ImageEncoder, path: str) -> Conv2d:

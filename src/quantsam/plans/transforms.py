@@ -19,7 +19,7 @@ from torch import Tensor
 from quantsam.errors import PlanError, nearest
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
-from quantsam.models.scale import LARGEST_EXPONENT, scale_inputs, scale_outputs, scale_streams
+from quantsam.models.scale import LARGEST_EXPONENT, scale_inputs, scale_outputs, scale_streams, shift_biases
 
 Setting = str | int | float | bool | None
 
@@ -136,8 +136,45 @@ class ScaleOutputs(_ByExponents):
         return scale_outputs(encoder, self.exponents)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CorrectBiases(Transform):
+    """Biases take back the mean error that rounding brings into each convolution's output.
+
+    The float model itself does not need it: it is for what is rounded.
+
+    Attributes:
+        shifts: By the convolution's path, (out,) float32, to be added to its bias.
+    """
+
+    name: ClassVar[str] = "correct_biases"
+    repair: ClassVar[str | None] = "bias"
+    shifts: Mapping[str, Tensor]
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder with these biases."""
+        return shift_biases(encoder, self.shifts)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the shifts."""
+        return dict(self.shifts)
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
+        """Return the transform of these shifts.
+
+        Raises:
+            ValueError: They are no shifts of biases.
+        """
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.float32 or tensor.ndim != 1 or not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"transform {cls.name} has shifts of {name} that are none")
+        if settings or not tensors:
+            raise ValueError(f"transform {cls.name} has no settings, but shifts")
+        return cls(dict(tensors))
+
+
 TRANSFORMS: dict[str, type[Transform]] = {
-    transform.name: transform for transform in (FoldNorms, ScaleStreams, ScaleInputs, ScaleOutputs)
+    transform.name: transform for transform in (FoldNorms, ScaleStreams, ScaleInputs, ScaleOutputs, CorrectBiases)
 }
 
 

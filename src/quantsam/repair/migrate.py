@@ -6,16 +6,15 @@ Exact, and free where the engine quantizes by channel and dequantizes by tensor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.graph import copy_encoder
-from quantsam.plans.observation import CalibrationImage, encoder_input
+from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.transforms import ScaleInputs, ScaleOutputs
 from quantsam.progress import Progress
@@ -23,6 +22,7 @@ from quantsam.quant.observers import make_observer
 from quantsam.quant.quantizers import fake_quantize, params_from_range
 from quantsam.repair.balance import balanced, levelled
 from quantsam.repair.ranges import ChannelRange
+from quantsam.repair.watch import watch_inputs
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of migration behind an activation; 0 and `None`, no migration, compete too."""
@@ -62,7 +62,7 @@ def scale_of_inputs(
         for weight, x in plan.quantized_convolutions()
         if not x.spec.per_channel and x.spec.quantizer == "uniform" and weight.spec.quantizer == "uniform"
     }
-    _try(prepared, trials, images, progress)
+    watch_inputs(prepared, {p: t.look for p, t in trials.items()}, images, most=TRIED_ON, progress=progress)
     chosen = {path: trial.best() for path, trial in trials.items()}
     exponents = {path: found.cpu() for path, found in chosen.items() if bool(found.any())}
     return ScaleInputs(exponents) if exponents else None
@@ -131,27 +131,3 @@ class _Trial:
         observer.observe(weight.unsqueeze(0))
         grid = dataclasses.replace(observer.params(spec), axis=0 if spec.per_channel else None)
         return fake_quantize(weight.contiguous(), spec, grid)
-
-
-def _try(
-    prepared: ImageEncoder,
-    trials: Mapping[str, _Trial],
-    images: Iterable[CalibrationImage],
-    progress: Progress | None,
-) -> None:
-    """Show the inputs of all convolutions to their trials."""
-    watched = copy_encoder(prepared).eval()
-
-    def look(trial: _Trial) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            trial.look(inputs[0])
-
-        return hook
-
-    for path, trial in trials.items():
-        watched.get_submodule(path).register_forward_pre_hook(look(trial))
-    device = next(prepared.parameters()).device
-    few = [image for image, _ in zip(images, range(TRIED_ON), strict=False)]
-    with torch.inference_mode():
-        for image in progress(few, len(few)) if progress else few:
-            watched(encoder_input(image, prepared.variant.input_size).to(device))

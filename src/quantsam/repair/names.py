@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from quantsam.errors import InputError, nearest
 
-RepairName = Literal["streams", "migrate"]
+RepairName = Literal["streams", "migrate", "bias"]
 REPAIRS: tuple[RepairName, ...] = get_args(RepairName)
 """In the order in which they are applied."""
 

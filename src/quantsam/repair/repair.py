@@ -14,6 +14,7 @@ from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
 from quantsam.plans.transforms import Transform
 from quantsam.progress import Progress
+from quantsam.repair.bias import correction_of_biases
 from quantsam.repair.migrate import scale_of_inputs, scale_of_outputs
 from quantsam.repair.names import REPAIRS, RepairName, parse_repairs
 from quantsam.repair.ranges import channel_ranges
@@ -48,6 +49,8 @@ def repair_plan(
     wanted = parse_repairs(repairs)
     if not plan.sites:
         raise PlanError(f"a repair needs something that is quantized, got scheme {plan.scheme!r}: take int8")
+    if plan.is_calibrated and set(wanted) <= set(plan.repairs):
+        return plan
     bare = _uncalibrated(plan)
 
     def wrap(label: str) -> Progress | None:
@@ -56,10 +59,15 @@ def repair_plan(
     def make() -> Plan:
         repaired = bare
         for name in wanted:
-            if name not in repaired.repairs:  # once more would find nothing
-                added = _made_by(name, model, repaired, images, wrap)
+            if name not in (*repaired.repairs, "bias"):
+                added = _scales(name, model, repaired, images, wrap)
                 repaired = dataclasses.replace(repaired, transforms=repaired.transforms + added)
-        return calibrate(model, repaired, images, progress=wrap("calibrating"))
+        repaired = calibrate(model, repaired, images, progress=wrap("calibrating"))
+        if "bias" in wanted and "bias" not in repaired.repairs:
+            found = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
+            added = () if found is None else (found,)
+            repaired = dataclasses.replace(repaired, transforms=repaired.transforms + added)  # the grids stay
+        return repaired
 
     return made_once(model, bare, images, make, ",".join(wanted))
 
@@ -69,14 +77,14 @@ def _uncalibrated(plan: Plan) -> Plan:
     return dataclasses.replace(plan, sites=sites, calibration=None)
 
 
-def _made_by(
+def _scales(
     name: RepairName,
     model: EfficientViTSam,
     plan: Plan,
     images: Iterable[CalibrationImage],
     wrap: Callable[[str], Progress | None],
 ) -> tuple[Transform, ...]:
-    """Return the transforms that a repair adds to a plan."""
+    """Return the scales that a repair adds to a plan."""
     prepared = prepare(model, plan)
     ranges = channel_ranges(prepared, images, wrap(f"{name}: ranges"))
     made: list[Transform | None] = []
