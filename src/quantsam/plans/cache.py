@@ -149,7 +149,7 @@ def _used_ns(place: Path) -> int:
         return 0
 
 
-def _key(model: EfficientViTSam, plan: Plan, name: str, stamp: str, how: str) -> str:
+def _key(model: EfficientViTSam, plan: Plan, name: str, stamp: str, how: str = "") -> str:
     device = str(model.device)
     machine = environment()
     told = [PLAN_VERSION, plan.digest, name, stamp, how, device, torch.get_num_threads(), _sources_stamp()]

@@ -212,3 +212,12 @@ def test_damaged_shifts_are_refused(tiny, images, tmp_path):
     save_file({**tensors, name: tensors[name] * float("nan")}, folder / "params.safetensors")
     with pytest.raises(PlanError, match="is damaged"):
         load_plan(folder, tiny)
+
+
+def test_a_repaired_plan_is_kept_apart_from_others(tiny, images, monkeypatch, tmp_path):
+    monkeypatch.setenv("QUANTSAM_CACHE", str(tmp_path))
+    plan = qs.make_plan(tiny, "int8", "openvino")
+    digests = [repair_plan(tiny, plan, images, names).digest for names in ("streams", "streams,bias", "streams")]
+    assert digests[0] == digests[2] != digests[1]
+    monkeypatch.setattr("quantsam.repair.repair.calibrate", lambda *a, **k: pytest.fail("it was calibrated before"))
+    assert repair_plan(tiny, plan, images, "streams,bias").digest == digests[1]
