@@ -185,7 +185,7 @@ def repairs() -> str:
     caption = (
         f"INT8 of everything, deployed; {first['count']:,} objects of {document['scenes']} held-out scenes, box "
         f"prompts, FP32 {first['fp32']:.2f}; lost: points against FP32, paired, ± half of the 95 % interval; to make: "
-        f"repairs and calibration on 32 scenes; time: median of 25 rounds in turn. {machine(document)}."
+        f"repairs and calibration on 32 scenes; time: median of 75 rounds in turn. {machine(document)}."
     )
     return f"{markdown(header, rows)}\n\n{caption}"
 

@@ -31,7 +31,7 @@ from quantsam.results.compare import compare
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
 REPAIRS = ("", "streams", "migrate", "streams,migrate", "streams,migrate,bias")
-ROUNDS, PAUSE_S = 25, 0.05
+ROUNDS, PAUSE_S = 75, 0.05
 
 
 @contextmanager
