@@ -177,7 +177,7 @@ def repairs() -> str:
     rows = []
     for r in document["rows"]:
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f}"
-        lost = f"{r['drop']:.2f} ± {1.96 * r['drop_se']:.2f}"
+        lost = "" if r["drop"] is None else f"{r['drop']:.2f} ± {1.96 * r['drop_se']:.2f}"
         times = f"{r['ms'] / plain[r['model'], r['engine']]:.2f}"
         rows.append([r["model"], r["engine"], r["repairs"], lost, seconds, f"{r['ms']:.1f}", times])
     header = ["model", "engine", "repairs", "mIoU lost", "s to make", "encoder ms", "times unrepaired"]

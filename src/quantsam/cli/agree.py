@@ -139,7 +139,7 @@ def _print_records(records: Sequence[AgreementRecord]) -> None:
         click.echo(_noise(record))
         for layer in record.silently_float:
             click.echo(
-                f"{record.scheme} on {record.engine}: {layer} is quantized by the plan, the engine ran it in float"
+                f"{record.label} on {record.engine}: {layer} is quantized by the plan, the engine ran it in float"
             )
 
 

@@ -69,8 +69,8 @@ def command(
     if scheme is not None and plan is not None:
         raise click.UsageError("--scheme and --plan exclude each other: give one of them")
     if plan is not None:
-        refuse_beside(ctx, "--plan", ("engine", "processors"), "a plan")
-    for option in ("engine", "processors") if scheme is None else ():
+        refuse_beside(ctx, "--plan", ("engine", "processors", "repair"), "a plan")
+    for option in ("engine", "processors", "repair") if scheme is None and plan is None else ():
         if was_given(ctx, option):
             raise click.UsageError(f"--{option} needs --scheme, got none: add --scheme int8, or leave --{option} out")
     name = get_variant(model.name).name
@@ -83,8 +83,8 @@ def command(
         calibration=calibration,
         installed=False,
     )
+    plans = run.loaded_plans or run.plans(deployment, progress("calibrating"))  # first: does the scheme fit?
     found = audit_half_precision(run.model.float_encoder, images, progress=progress("measuring"))
-    plans = run.loaded_plans or run.plans(deployment, progress("calibrating"))
     counted = [(p, count_saturation(run.model, p, images, progress=progress("counting"))) for p in plans]
     if as_json:
         entries = [{"name": e.name, "kind": e.kind, "largest": e.largest, "overflows": e.overflows} for e in found]

@@ -78,6 +78,10 @@ class _Listing:
 def _pictures(given: Mapping[str, Any]) -> _Pictures:
     """Return --data and --images, which were --images and --images-limit."""
     data, images, limit = (given[name] for name in ("data", "images", "images_limit"))
+    if isinstance(images, int) and limit is not None:
+        raise click.UsageError("--images-limit and --images are one option: leave --images-limit out")
+    if isinstance(images, str) and data is not None:
+        raise click.UsageError(f"--images must be a number, got {images!r} beside --data: what to look at is --data")
     if limit is not None:
         notice("--images-limit is now called --images: the old name goes with the next version")
     if not isinstance(images, str):
@@ -85,7 +89,7 @@ def _pictures(given: Mapping[str, Any]) -> _Pictures:
     notice(
         "what --images named is now called --data, and --images says how many: the old use goes with the next version"
     )
-    return _Pictures(data or images, limit)
+    return _Pictures(images, limit)
 
 
 pictures_options = option_group(
@@ -237,7 +241,7 @@ def _report(record: Record, chosen: Sequence[SiteDistribution], count: int, sort
     if record.calibration is None:
         which = "activations in float"
     title = (
-        f"{record.model}, {record.scheme}, {record.placement}, on the {figures['images']} images of {record.dataset} "
+        f"{record.model}, {record.label}, {record.placement}, on the {figures['images']} images of {record.dataset} "
         f"({which}): {len(chosen)} of {count} sites, {_ORDERS[sort]}"
     )
     columns = ["site", "kind", "format", ">range", ">grid", ">clipped %", ">SQNR dB", ">outliers", "channels"]

@@ -51,11 +51,17 @@ class RenamedOption(click.Option):
         hidden.add_to_parser(parser, ctx)
 
     def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
-        """Take the value of the old spelling where the new one was not given."""
+        """Take the value of the old spelling.
+
+        Raises:
+            click.UsageError: Both were given.
+        """
         value, source = super().consume_value(ctx, opts)
         old = opts.get(self._old_name)
-        if old is None or source is click.core.ParameterSource.COMMANDLINE:
+        if old is None:
             return value, source
+        if source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{self.old} and {self.opts[0]} are one option: leave {self.old} out")
         notice(f"{self.old} is now called {self.opts[0]}: the old name goes with the next version")
         return old, click.core.ParameterSource.COMMANDLINE
 

@@ -60,7 +60,12 @@ calibration_options = option_group(
     click.option(
         "--calibration-images", cls=RenamedOption, old="--limit", type=_COUNT, help="Calibrate on at most this many."
     ),
-    click.option("--seed", default=0, show_default=True, help="Which images are taken where a number is given."),
+    click.option(
+        "--seed",
+        default=0,
+        show_default=True,
+        help="Which images are taken where a number is given; in a study or search also their order.",
+    ),
 )
 """Add --calibration, --calibration-images, --seed: `calibration`, a `CalibrationSource`."""
 
@@ -209,12 +214,12 @@ def deployment_options(*options: Callable[[Any], Any]) -> Callable[[Callable[...
 def deployments_options(
     engines: Callable[[Any], Any],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --engine, given as `engines`, and --processors: `deployments`, a `Deployment` an engine."""
+    """Add --engine, given as `engines`, --processors and --repair: `deployments`, a `Deployment` for each engine."""
     return option_group("deployments", _deployments, engines, PROCESSORS, REPAIR)
 
 
 placed_options = deployment_options(PLACEMENT, *_ROLES, REPAIR)
-"""Add --placement, --no-weights, --no-activations: `deployment`, which simulates."""
+"""Add --placement, --no-weights, --no-activations, --repair: `deployment`, which simulates."""
 
 all_deployment_options = deployment_options(
     PLACEMENT,
@@ -224,7 +229,7 @@ all_deployment_options = deployment_options(
     PRECISION,
     REPAIR,
 )
-"""Add --placement, --no-weights, --no-activations, --engine, --processors, --precision: `deployment`."""
+"""Add --placement, --no-weights, --no-activations, --engine, --processors, --precision, --repair: `deployment`."""
 
 
 def record_filters(function: F) -> F:

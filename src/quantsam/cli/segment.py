@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantsam.cli.groups import option_group
-from quantsam.cli.options import calibration_options, model_options, refuse_beside
+from quantsam.cli.options import calibration_options, model_options, refuse_beside, was_given
 from quantsam.cli.output import json_option, print_json, progress
 from quantsam.cli.written import PICTURES, check_not_read, check_suffix, save_picture
 from quantsam.notices import notice
@@ -127,6 +127,8 @@ def command(
     if bundle is not None:
         refuse_beside(ctx, "--bundle", _HELD, "a bundle")
         segmenters = _bundled(bundle, engine)
+    elif scheme is None and any(was_given(ctx, name) for name in ("calibration", "calibration_images")):
+        raise click.UsageError("--calibration is of --scheme, got none: add --scheme int8, or leave it out")
     elif engine is not None:
         raise click.UsageError("--engine is of --bundle, got no bundle: make one with `quantsam export`")
     else:

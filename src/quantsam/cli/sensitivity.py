@@ -123,7 +123,7 @@ def command(
 def _report(record: SensitivityRecord) -> None:
     rows = record.worst_first
     which = "alone" if record.settings["mode"] == "in" else "left in float, all others"
-    title = f"{record.model} on {record.dataset}: each row {which} in {record.scheme}, {record.settings['method']}"
+    title = f"{record.model} on {record.dataset}: each row {which} in {record.label}, {record.settings['method']}"
     columns = ["row", "kind", ">mask loss", ">± SE", ">mIoU drop", ">± SE", ">SQNR dB", ">images"]
     print_table(title, columns, [_cells(row) for row in rows])
     click.echo("\nmask loss: 100 less the mean IoU of the masks with those of FP32; drop: points of mIoU lost, paired")

@@ -41,9 +41,9 @@ def stable_subset(keys: Sequence[Key], limit: int | None, seed: int, what: str) 
     if limit is None:
         return ascending
     if limit < 1:
-        raise InputError(f"limit must be at least 1, got {limit}: leave it out to take all {len(keys)} {what}")
+        raise InputError(f"at least 1 of {len(keys)} {what} must be taken, got {limit}: leave the number out for all")
     if limit > len(keys):
-        raise InputError(f"limit must be at most {len(keys)}, the number of {what}, got {limit}: lower it")
+        raise InputError(f"at most {len(keys)} {what} can be taken, got {limit}: lower the number")
     return sorted(sorted(ascending, key=functools.partial(_rank, seed=seed))[:limit])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from quantsam.data.open import ImageSource
 from quantsam.diagnostics.observed import observe_distributions, save_histograms
-from quantsam.evaluation.record_fields import fields_of_plan
+from quantsam.evaluation.record_fields import exactness, fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.progress import Progress
@@ -69,6 +69,7 @@ def measure_distributions(
         figures={"sites": len(sites), "images": seen.images, **_figures(sites)},
         settings={
             **({"weights": "weight" in roles, "activations": "activation" in roles} if roles else {}),
+            **exactness(plan, True),
             **(notes or {}),
         },
         results={"sites": [site.to_json_dict() for site in sites]},

@@ -94,7 +94,8 @@ class _Meter:
     def _note_sums(self, layer: IntegerConv2d) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if self._can:
-                self._largest = max(self._largest, float(layer.accumulate(layer.input_site(inputs[0])).abs().max()))
+                x = inputs[0] if layer.input_scale is None else layer.input_scale(inputs[0])
+                self._largest = max(self._largest, float(layer.accumulate(layer.input_site(x)).abs().max()))
 
         return hook
 

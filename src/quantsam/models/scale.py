@@ -36,7 +36,7 @@ def scale_streams(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> Ima
     streams = {stream.name: stream for stream in structure_of(encoder).streams}
     for name, given in exponents.items():
         if name not in streams:
-            raise PlanError(f"a scaled stream must be one of {', '.join(streams)}, got {name!r}")
+            raise PlanError(f"a scaled stream must be one of {', '.join(streams)}, got {name!r}: repair the plan again")
         for reader in streams[name].readers:
             _scale_in_channels(scaled, reader.conv, given)
         for writer in streams[name].writers:
@@ -109,7 +109,7 @@ def shift_biases(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageEn
 def _convolution(encoder: ImageEncoder, path: str) -> Conv2d:
     known = {convolution.conv for convolution in structure_of(encoder).convolutions}
     if path not in known:
-        raise PlanError(f"a scaled convolution must be one of the encoder's {len(known)}, got {path!r}")
+        raise PlanError(f"a repaired convolution must be one of the encoder's {len(known)}, got {path!r}: repair again")
     conv = encoder.get_submodule(path)
     assert isinstance(conv, Conv2d)
     return conv

@@ -1,12 +1,11 @@
-"""What answers prompts on a picture, and its answer. Without PyTorch."""
+"""The answer to a prompt on a picture. Without PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,29 +26,3 @@ class Prediction:
     def best(self) -> int:
         """The number of the mask of highest predicted IoU."""
         return int(self.predicted_iou.argmax())
-
-
-class PicturePredictor(Protocol):
-    """What segments one picture at a time: `Predictor`, with PyTorch, and what `load_bundle` gives, without.
-
-    Attributes:
-        image_hw: Height and width of the picture; None until one is set.
-    """
-
-    image_hw: tuple[int, int] | None
-
-    def set_image(self, image: NDArray[np.uint8]) -> None:
-        """Encode a picture (H, W, 3) uint8 RGB."""
-        ...
-
-    def predict(
-        self,
-        *,
-        points: ArrayLike | None = None,
-        labels: ArrayLike | None = None,
-        box: ArrayLike | None = None,
-        multimask: bool = True,
-        logits: bool = False,
-    ) -> Prediction:
-        """Segment what one prompt points at: points (N, 2) with labels (N,), a box (4,), or both."""
-        ...

@@ -1,1 +1,1 @@
-"""Repairs: transforms of a plan that keep what the float model computes and lose less when it is rounded."""
+"""Repairs: transforms of a plan that make rounding lose less; scales keep what the float model computes."""

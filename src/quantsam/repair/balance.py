@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 _TINY = 1e-30
+_LOWEST, _HIGHEST = -8, 14
+"""Of an exponent: a nearly dead channel must not make biases saturate, and float16 holds the factors."""
 
 
 def balanced(activation: Tensor, weight: Tensor, strength: float) -> Tensor:
@@ -31,13 +33,15 @@ def balanced(activation: Tensor, weight: Tensor, strength: float) -> Tensor:
     if not bool(alive.any()):
         return torch.zeros_like(activation, dtype=torch.int32)
     middle = logs[alive].median()
-    return torch.where(alive, torch.round(logs - middle), torch.zeros_like(logs)).clamp(-20, 20).to(torch.int32)
+    return (
+        torch.where(alive, torch.round(logs - middle), torch.zeros_like(logs)).clamp(_LOWEST, _HIGHEST).to(torch.int32)
+    )
 
 
 def levelled(low: Tensor, high: Tensor) -> Tensor:
     """Return the exponents that bring the ranges of all channels as near to the widest one's as powers of two can.
 
-    None reaches further than the widest: the scale of the whole tensor stays what it is, and the others use more of it.
+    None reaches further than the widest: the scale of a symmetric grid stays what it is, and the others use more of it.
 
     Args:
         low: (C,) smallest values.
@@ -54,4 +58,4 @@ def levelled(low: Tensor, high: Tensor) -> Tensor:
     if not bool(widest > _TINY):
         return torch.zeros_like(reach, dtype=torch.int32)
     exponents = torch.ceil(torch.log2(reach.clamp(min=_TINY) / widest))
-    return torch.where(reach > _TINY, exponents, torch.zeros_like(exponents)).clamp(-20, 0).to(torch.int32)
+    return torch.where(reach > _TINY, exponents, torch.zeros_like(exponents)).clamp(_LOWEST, 0).to(torch.int32)

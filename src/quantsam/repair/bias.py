@@ -1,7 +1,7 @@
 """Repair `bias`: biases take back the mean error that rounding brings into a convolution's output.
 
-Free on every engine. Each convolution is looked at alone: its input is the float model's, so what its own rounding does
-to its mean is all that is corrected (Nagel et al., 2019, arXiv:1906.04721, section 4.2, measured instead of derived).
+No node more in the graph. Each convolution is looked at alone: its input is the float model's, so what its own rounding
+does to its mean is all that is corrected (Nagel et al., 2019, arXiv:1906.04721, section 4.2, measured and not derived).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -15,6 +16,8 @@ REPAIRS: tuple[RepairName, ...] = get_args(RepairName)
 def parse_repairs(text: str | Sequence[str]) -> tuple[RepairName, ...]:
     """Read names of repairs, `streams,migrate`, in any order.
 
+    Where a comma stands between values, as in `--set` of sweeps, a plus sign does the same: `streams+migrate`.
+
     Returns:
         Each once, in the order in which they are applied.
 
@@ -24,7 +27,7 @@ def parse_repairs(text: str | Sequence[str]) -> tuple[RepairName, ...]:
     >>> parse_repairs("migrate, streams")
     ('streams', 'migrate')
     """
-    names = [name.strip().lower() for name in (text.split(",") if isinstance(text, str) else text)]
+    names = [name.strip().lower() for name in (re.split("[,+]", text) if isinstance(text, str) else text)]
     for name in names:
         if name not in REPAIRS:
             raise InputError(f"a repair must be one of {', '.join(REPAIRS)}, got {name!r}: {nearest(name, REPAIRS)}")

@@ -1,4 +1,4 @@
-"""Repair a plan: transforms that keep what the float model computes, one after the other, then calibration anew."""
+"""Repair a plan: scales, one repair after the other, then calibration, then the correction of biases."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from quantsam.plans.calibration import calibrate
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
-from quantsam.plans.transforms import Transform
+from quantsam.plans.transforms import CorrectBiases, Transform
 from quantsam.progress import Progress
 from quantsam.repair.bias import correction_of_biases
 from quantsam.repair.migrate import scale_of_inputs, scale_of_outputs
-from quantsam.repair.names import REPAIRS, RepairName, parse_repairs
+from quantsam.repair.names import RepairName, parse_repairs
 from quantsam.repair.ranges import channel_ranges
 from quantsam.repair.streams import scale_of_streams
 
@@ -25,7 +25,7 @@ def repair_plan(
     model: EfficientViTSam,
     plan: Plan,
     images: Iterable[CalibrationImage],
-    repairs: str | Sequence[str] = REPAIRS,
+    repairs: str | Sequence[str] = ("streams", "migrate"),
     *,
     progress: Callable[[str], Progress] | None = None,
 ) -> Plan:
@@ -49,9 +49,12 @@ def repair_plan(
     wanted = parse_repairs(repairs)
     if not plan.sites:
         raise PlanError(f"a repair needs something that is quantized, got scheme {plan.scheme!r}: take int8")
+    if not any(site.role == "activation" for site in plan.sites):
+        raise PlanError("a repair needs quantized activations, got a plan of weights alone: quantize both")
     if plan.is_calibrated and set(wanted) <= set(plan.repairs):
         return plan
     bare = _uncalibrated(plan)
+    wanted = parse_repairs((*wanted, *plan.repairs))  # a correction that was there is made anew
 
     def wrap(label: str) -> Progress | None:
         return progress(label) if progress else None
@@ -59,11 +62,11 @@ def repair_plan(
     def make() -> Plan:
         repaired = bare
         for name in wanted:
-            if name not in (*repaired.repairs, "bias"):
+            if name != "bias" and name not in repaired.repairs:
                 added = _scales(name, model, repaired, images, wrap)
                 repaired = dataclasses.replace(repaired, transforms=repaired.transforms + added)
         repaired = calibrate(model, repaired, images, progress=wrap("calibrating"))
-        if "bias" in wanted and "bias" not in repaired.repairs:
+        if "bias" in wanted:
             found = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
             added = () if found is None else (found,)
             repaired = dataclasses.replace(repaired, transforms=repaired.transforms + added)  # the grids stay
@@ -73,8 +76,10 @@ def repair_plan(
 
 
 def _uncalibrated(plan: Plan) -> Plan:
+    """Return a plan without grids, and without corrections of biases, which are of the rounding before."""
     sites = tuple(dataclasses.replace(site, params=None) for site in plan.sites)
-    return dataclasses.replace(plan, sites=sites, calibration=None)
+    kept = tuple(transform for transform in plan.transforms if not isinstance(transform, CorrectBiases))
+    return dataclasses.replace(plan, transforms=kept, sites=sites, calibration=None)
 
 
 def _scales(

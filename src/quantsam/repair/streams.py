@@ -1,4 +1,4 @@
-"""Repair `streams`: no channel of a residual stream dominates the others. Exact, and free on every engine."""
+"""Repair `streams`: no channel of a residual stream dominates the others. Exact, and no node more in the graph."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -45,7 +46,7 @@ def watch_inputs(
     for path, look in lookers.items():
         watched.get_submodule(path).register_forward_pre_hook(show(look))
     device = next(prepared.parameters()).device
-    few = [image for image, _ in zip(images, range(most), strict=False)]
+    few = list(itertools.islice(images, most))
     if not few:
         raise CalibrationError("a repair needs at least one image, got none: name a folder of images or 'scenes:16'")
     with torch.inference_mode():

@@ -168,11 +168,11 @@ def _of_studies(studies: Sequence[SensitivityRecord]) -> Iterator[Finding]:
         by = record.settings.get("by", "layer")
         hurt = [r for r in rows if (r.drop or 0.0) > max(_UNNOTICED, CONFIDENCE_95 * (r.drop_se or 0.0))]
         if not hurt:
-            yield Finding("good", f"No {by} quantized alone to {record.scheme} loses anything that shows.")
+            yield Finding("good", f"No {by} quantized alone to {record.label} loses anything that shows.")
             continue
         ranked = sorted(hurt, key=lambda row: -(row.drop or 0.0))[:3]
         named = ", ".join(f"{row.name} ({row.kind}) {row.drop:.1f} ± {row.drop_se or 0.0:.1f}" for row in ranked)
-        yield Finding("plain", f"Quantized alone to {record.scheme}, these {by}s lose most, in points: {named}.")
+        yield Finding("plain", f"Quantized alone to {record.label}, these {by}s lose most, in points: {named}.")
 
 
 def _of_distributions(model: ModelResults) -> Iterator[Finding]:

@@ -145,7 +145,7 @@ def _studies(model: ModelResults, anchor: str) -> Iterator[Block]:
     for number, record in enumerate(model.studies, start=1):
         chart = sensitivity_chart(f"{anchor}--layers-{number}", record)
         s = record.settings
-        closed = f"{record.scheme} on {record.dataset}, by {s.get('by')}, {s.get('mode')}, {s.get('method')}"
+        closed = f"{record.label} on {record.dataset}, by {s.get('by')}, {s.get('mode')}, {s.get('method')}"
         yield Block((chart,), study_table(record), "" if number == 1 else closed)
 
 
@@ -167,7 +167,7 @@ def _distributions(model: ModelResults, anchor: str) -> Iterator[Block]:
         if sites:
             name = f"{anchor}--values-{number}"
             charts = (histogram_chart(f"{name}-histogram", sites), channels_chart(f"{name}-channels", sites))
-            closed = "" if number == 1 else f"{record.scheme}, {record.placement}, on {record.dataset}"
+            closed = "" if number == 1 else f"{record.label}, {record.placement}, on {record.dataset}"
             yield Block(charts, distribution_table(sites, _SITES_LISTED), closed)
 
 

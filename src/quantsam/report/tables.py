@@ -143,7 +143,7 @@ def study_table(record: SensitivityRecord) -> Table:
     note = "Ordered by mask loss, 100 less the mean IoU of the masks with FP32's own, which is less noisy than mIoU."
     if record.settings.get("method") == "race":
         note += f" A race: a {by} is measured on more pictures while its rank is undecided."
-    return Table(f"{record.scheme} on {record.dataset}, by mask loss", columns, tuple(rows), note)
+    return Table(f"{record.label} on {record.dataset}, by mask loss", columns, tuple(rows), note)
 
 
 def search_table(record: SearchRecord) -> Table:

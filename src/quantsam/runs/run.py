@@ -9,6 +9,7 @@ from quantsam.data.dataset import Dataset
 from quantsam.data.detections import DetectionFile
 from quantsam.data.open import ImageSource, open_dataset, open_images
 from quantsam.engines.encoder import check_formats, check_runs
+from quantsam.errors import InputError
 from quantsam.evaluation.detector import open_detections
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
@@ -16,6 +17,7 @@ from quantsam.models.zoo import load_model
 from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.plans.storage import load_plan
 from quantsam.progress import Progress
@@ -85,9 +87,7 @@ class Run:
         if deployment.engine == PYTORCH:
             return
         for scheme in self.schemes:
-            plan = make_plan(
-                self.model, scheme, deployment.placed, weights=deployment.weights, activations=deployment.activations
-            )
+            plan = make_plan(self.model, scheme, deployment.placed, **deployment.roles)
             check_formats(plan.sites, deployment.engine)
 
     def dataset_to_score(self) -> Dataset:
@@ -122,15 +122,16 @@ def open_run(
     """
     for deployment in deployments:
         deployment.check(installed=installed)
+        get_placement(deployment.placed)
     name = get_variant(model.name).name
     declared = () if plans else tuple(s if isinstance(s, Scheme) else load_scheme(s) for s in schemes)
+    if any(deployment.repairs for deployment in deployments) and not any(scheme.rules for scheme in declared):
+        raise InputError("a repair needs a scheme that quantizes, got none: add --scheme int8, or leave --repair out")
     dataset = None if data is None else open_data(data)
     boxes = None
     if data is not None and dataset is not None and data.detections is not None:
         boxes = open_detections(data.detections, dataset, skip_unknown_images=data.skip_unknown_images)
-    needs_images = any(scheme.rules for scheme in declared) and any(
-        deployment.activations for deployment in deployments
-    )
+    needs_images = any(scheme.rules for scheme in declared) and any(one.activations for one in deployments)
     images = open_calibration(calibration or CalibrationSource(), name) if needs_images else None
     opened = open_model(model)
     return Run(opened, declared, images, dataset, boxes, tuple(load_plan(plan, opened) for plan in plans))

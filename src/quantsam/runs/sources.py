@@ -81,7 +81,8 @@ class CalibrationSource:
         found = self.spec or get_variant(model).calibration
         if found is None:
             raise InputError(
-                f"calibrating {model} needs pictures, got no --calibration: name a folder of photographs, e.g. sa-1b"
+                f"calibrating {model} needs pictures, got no --calibration (in a sweep: calibration): name a folder of "
+                "photographs, e.g. sa-1b"
             )
         return found
 
@@ -104,7 +105,7 @@ class Deployment:
         precision: Of what the engine does not quantize.
         weights: Quantize weights.
         activations: Quantize activations.
-        repairs: What is repaired before calibration, see `repair_plan`.
+        repairs: What is repaired, see `repair_plan`.
     """
 
     engine: str = PYTORCH
@@ -132,7 +133,8 @@ class Deployment:
             installed: The engine must be installed.
 
         Raises:
-            InputError: There is no such engine or placement, or the engine lacks the precision or has another one.
+            InputError: There is no such engine, it lacks the precision, or has another placement; or activations stay
+                in float beside a repair.
             EngineError: The engine is not installed.
         """
         check_engine(self.engine) if installed or self.engine == PYTORCH else get_engine(self.engine)

@@ -7,7 +7,7 @@ from typing import get_args
 
 from quantsam.errors import InputError, nearest
 from quantsam.evaluation.prompts import parse_prompt
-from quantsam.runtime.engines import engine_names
+from quantsam.runtime.engines import engine_names, get_engine
 from quantsam.search.budget import Budget, Cost, parse_budget
 from quantsam.search.improve import can_improve
 
@@ -65,6 +65,8 @@ def check_settings(settings: SearchSettings) -> None:
         raise InputError(
             f"cost must be one of {', '.join(COSTS)}, got {settings.cost!r}: {nearest(settings.cost, COSTS)}"
         )
+    if settings.engine is not None:
+        get_engine(settings.engine)
     timed = engine_names(on_processor=True)
     if settings.cost == "latency" and settings.engine not in timed:
         raise InputError(f"cost latency needs engine {' or '.join(timed)}, got {settings.engine}: name one")

@@ -18,6 +18,7 @@ from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.journal import Outcomes, open_journal
 from quantsam.evaluation.prompts import parse_prompt
+from quantsam.evaluation.record_fields import exactness
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.progress import Progress
@@ -241,6 +242,6 @@ def _record(
         calibration_digest=info.digest if info else None,
         figures={"rows": len(scores), **figures},
         environment=environment() if settings.engine == PYTORCH else environment(settings.engine),
-        settings={**chosen, **(notes or {})},
+        settings={**chosen, **exactness(plan, True), **(notes or {})},
         results={"rows": [score.to_json_dict() for score in scores]},
     )

@@ -148,7 +148,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         "precision": point.precision,
         "dataset": dataset.digest,
         "prompts": parse_prompt(point.prompts).name if detections is None else detections.digest,
-        **_repairs(point),
+        **(_repairs(point) if calibration is not None else {}),
         "study": dataclasses.asdict(study_settings(point)) if point.kind == "sensitivity" else None,
     }
     return OpenedPoint(point, identity(depends_on), scheme, tuple(dataset.image_ids), calibration, expected)

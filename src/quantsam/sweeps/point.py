@@ -42,7 +42,7 @@ class Point:
         device: Where PyTorch computes.
         scheme: As `quantsam evaluate` takes it; of a sensitivity study also a bare format.
         quantize: `both`, `weights` or `activations`.
-        repair: What is repaired before calibration, `streams,migrate`; nothing if None.
+        repair: What is repaired, `streams+migrate`; nothing if `none` or None.
         placement: Where tensors are quantized; the engine's own, or `thesis`, if None.
         engine: What computes.
         precision: Of what OpenVINO does not quantize.
@@ -136,7 +136,7 @@ class Point:
             precision=self.precision,
             weights=self.quantized != "activations",
             activations=self.quantized != "weights",
-            repairs=() if self.repair is None else parse_repairs(self.repair),
+            repairs=() if self.repair in (None, "none") else parse_repairs(str(self.repair)),
         )
 
 
@@ -189,7 +189,9 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
 def _with_new_names(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return values whose keys are of this version."""
     for old, new in _RENAMED.items():
-        if old in values and new not in values:
+        if old in values:
+            if new in values:
+                raise InputError(f"{where}: {old!r} and {new!r} are one key: leave {old!r} out")
             notice(f"{where}: {old!r} is now called {new!r}: the old name goes with the next version")
             values = {new if key == old else key: value for key, value in values.items()}
     return dict(values)

@@ -112,9 +112,9 @@ def test_limit_is_stable_and_ascending(folder):
     for opened in (part.image, part.annotations):
         with pytest.raises(InputError, match=rf"image id {outside} is not one of the 3 images of coco:val2017"):
             opened(outside)
-    with pytest.raises(InputError, match=r"limit must be at most 5, the number of images of coco:val2017, got 6"):
+    with pytest.raises(InputError, match=r"at most 5 images of coco:val2017 can be taken, got 6"):
         CocoDataset(folder, limit=6)
-    with pytest.raises(InputError, match=r"limit must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"at least 1 of 5 images of coco:val2017 must be taken, got 0"):
         CocoDataset(folder, limit=0)
 
 

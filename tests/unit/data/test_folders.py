@@ -136,12 +136,12 @@ def test_bad_folders(tmp_path):
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limit_below_one(folder, limit):
-    with pytest.raises(InputError, match=rf"limit must be at least 1, got {limit}: leave it out"):
+    with pytest.raises(InputError, match=rf"at least 1 of 10 pictures in .* must be taken, got {limit}: leave"):
         ImageFolder(folder, limit=limit)
 
 
 def test_limit_above_what_is_there(folder):
-    with pytest.raises(InputError, match=r"limit must be at most 10, the number of pictures in .*, got 11: lower it"):
+    with pytest.raises(InputError, match=r"at most 10 pictures in .* can be taken, got 11: lower the number"):
         ImageFolder(folder, limit=11)
 
 

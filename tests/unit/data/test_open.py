@@ -65,7 +65,7 @@ def test_limit_and_seed_choose_among_scenes_but_do_not_change_them():
     assert part.name == f"{SceneDataset(9, seed=2).name}[4:3]"
     assert len(part.image_ids) == 4
     assert list(part.image_ids) != list(open_dataset("scenes:9:2", limit=4, seed=4).image_ids)
-    with pytest.raises(InputError, match=r"limit must be at most 9, the number of images of .*, got 10"):
+    with pytest.raises(InputError, match=r"at most 9 images of .* can be taken, got 10"):
         open_dataset("scenes:9", limit=10)
 
 

@@ -79,7 +79,11 @@ def test_a_site_sees_the_scaled_tensor(encoder, image):
     ("scale", "given", "message"),
     [
         (scale_streams, {"stage9": 4}, "a scaled stream must be one of stage1, .*neck, got 'stage9'"),
-        (scale_inputs, {"neck.nowhere": 4}, "a scaled convolution must be one of the encoder's .*, got 'neck.nowhere'"),
+        (
+            scale_inputs,
+            {"neck.nowhere": 4},
+            "a repaired convolution must be one of .*, got 'neck.nowhere'",
+        ),
         (scale_streams, {"stage1": 3}, "has .* channels, got .3,. exponents: repair the plan again"),
     ],
 )

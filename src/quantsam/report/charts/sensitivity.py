@@ -33,14 +33,14 @@ def sensitivity_chart(name: str, record: SensitivityRecord) -> Chart:
     )
     alone = "alone" if record.settings.get("mode", "in") == "in" else "left in float, all others"
     reading = (
-        f"Each bar: {record.scheme} with this {record.settings.get('by', 'layer')} {alone}. Lines: ± one SE. "
+        f"Each bar: {record.label} with this {record.settings.get('by', 'layer')} {alone}. Lines: ± one SE. "
         "Drag to move along, Ctrl and wheel or pinch to zoom; click a kind to single it out."
     )
     if overlaid:
         reading += " Strokes: the thesis' own study of the official weights, on COCO."
     by = record.settings.get("by", "layer")
     rows_are = f"one {by} at a time" if alone == "alone" else f"all but one {by} at a time"
-    title = f"{record.scheme}, {rows_are}, on {record.dataset}"
+    title = f"{record.label}, {rows_are}, on {record.dataset}"
     return Chart(name, title, reading, spec, len(rows) + overlaid)
 
 
@@ -130,4 +130,4 @@ def _scale(rows: Sequence[Row]) -> alt.Scale:
 
 def _is_the_thesis_study(record: Record) -> bool:
     settings = record.settings
-    return record.scheme == "int8" and settings.get("by") == "layer" and settings.get("mode") == "in"
+    return record.label == "int8" and settings.get("by") == "layer" and settings.get("mode") == "in"
