@@ -23,7 +23,7 @@ from quantsam.models.blocks import Conv2d, LayerNorm2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder, UpSample
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.structure import Attention, Block, Chain, Convolution, sides_of, structure_of
-from quantsam.plans.biases import integer_biases
+from quantsam.plans.biases import corrected_biases, integer_biases
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
@@ -88,7 +88,7 @@ class EncoderWriter:
         self.graph = Graph()
         self._encoder = encoder
         self._sites = {site.path: site for site in plan.sites}
-        self._biases = integer_biases(plan, encoder)
+        self._biases, self._corrected = integer_biases(plan, encoder), corrected_biases(plan, encoder)
         self._scales_in_rounding = get_placement(plan.placement).scales_in_rounding
         self._labels = dict(_labels(encoder))
         self._sides = sides_of(encoder)
@@ -137,8 +137,14 @@ class EncoderWriter:
             x = self._site(conv.act_site, x)
         return x
 
-    def conv(self, path: str, x: str) -> str:
-        """Write a `Conv2d` between its two sites and return the name of its output."""
+    def conv(self, path: str, x: str, *, scales_output: bool = True) -> str:
+        """Write a `Conv2d` between its two sites and return the name of its output.
+
+        Args:
+            path: Of the convolution.
+            x: Its input.
+            scales_output: Multiply the output by what a repair puts behind its site.
+        """
         conv, label = self._encoder.get_submodule(path), self._labels[path]
         assert isinstance(conv, Conv2d)
         before, after = (None if scale is None else scale.factors for scale in (conv.input_scale, conv.output_scale))
@@ -148,8 +154,8 @@ class EncoderWriter:
             codes = self.graph.constant(f"{label}bias:codes", bias.codes.cpu().numpy())
             scale = self.graph.constant(f"{label}bias:scale", bias.scale.cpu().numpy())
             inputs.append(self.graph.add("DequantizeLinear", [codes, scale], f"{label}bias", axis=0))
-        elif conv.bias is not None:
-            inputs.append(self.graph.constant(f"{label}bias", _numpy(conv.bias)))
+        elif (float_bias := self._corrected.get(path, conv.bias)) is not None:
+            inputs.append(self.graph.constant(f"{label}bias", _numpy(float_bias)))
         pad, stride, kernel = int(conv.padding[0]), conv.stride[0], conv.kernel_size[0]
         y = self.graph.add(
             "Conv",
@@ -160,7 +166,7 @@ class EncoderWriter:
             pads=[pad] * 4,
             strides=[stride] * 2,
         )
-        return self._site(f"{path}.conv_site", y, after=after)
+        return self._site(f"{path}.conv_site", y, after=after if scales_output else None)
 
     def _weight(self, conv: Conv2d, path: str, label: str) -> str:
         site = self._sites.get(path)

@@ -21,7 +21,8 @@ def layers_to_onnx(model: EfficientViTSam, plan: Plan, sides: Mapping[str, tuple
     """Return some convolutions of a plan, each with an input and an output of its own.
 
     Of the layer that is called `stage3:4:2/` the input is `stage3:4:2/given`, float32 (1, in, H, W), and the output
-    `stage3:4:2/found`, float32 (1, out, H', W'), both as wide as the plan rounds them.
+    `stage3:4:2/found`, float32 (1, out, H', W'), both as wide as the plan rounds them; the output
+    without what a repair multiplies it by behind its site, so that a step is as large in all channels.
 
     Args:
         model: The model the plan was made for.
@@ -42,7 +43,7 @@ def layers_to_onnx(model: EfficientViTSam, plan: Plan, sides: Mapping[str, tuple
             assert isinstance(conv, Conv2d)
             label = writer.label(path)
             inputs[f"{label}{GIVEN}"] = (FLOAT, (1, conv.in_channels, *hw))
-            writer.graph.add("Identity", [writer.conv(path, f"{label}{GIVEN}")], f"{label}{FOUND}")
+            writer.graph.add("Identity", [writer.conv(path, f"{label}{GIVEN}", scales_output=False)], f"{label}{FOUND}")
             strided = tuple((side - 1) // conv.stride[0] + 1 for side in hw)
             outputs[f"{label}{FOUND}"] = (FLOAT, (1, conv.out_channels, *strided))
     return writer.graph.model("layers", inputs, outputs, {"quantsam.plan_digest": plan.digest})

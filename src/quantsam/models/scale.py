@@ -1,4 +1,4 @@
-"""Scale channels by powers of two without changing what an encoder computes, and shift biases.
+"""Scale channels by powers of two without changing what an encoder computes.
 
 A power of two changes no digit of a float, so the float model stays the same to the last bit; and an engine that rounds
 `x / (s * 2^e)` gives the codes that a simulation of `(x * 2^-e) / s` gives.
@@ -85,25 +85,16 @@ def scale_outputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> Ima
     return scaled
 
 
-@torch.no_grad()
-def shift_biases(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageEncoder:
-    """Add to convolutions' biases; one without a bias gets one.
-
-    Args:
-        encoder: Left as it is.
-        shifts: (out,) by the convolution's path.
+def check_shifts(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> None:
+    """Make sure that shifts are of an encoder's convolutions, one an output channel.
 
     Raises:
         PlanError: There is no such convolution, or it has another number of channels.
     """
-    shifted = copy_encoder(encoder).eval()
     for path, given in shifts.items():
-        conv = _convolution(shifted, path)
-        if given.shape != (conv.out_channels,):
-            raise PlanError(f"{path} has {conv.out_channels} channels, got {tuple(given.shape)} shifts: repair again")
-        added = given.to(conv.weight.device, conv.weight.dtype)
-        set_parameter(shifted, f"{path}.bias", added if conv.bias is None else conv.bias + added)
-    return shifted
+        count = _convolution(encoder, path).out_channels
+        if given.shape != (count,):
+            raise PlanError(f"{path} has {count} channels, got {tuple(given.shape)} shifts: repair the plan again")
 
 
 def _convolution(encoder: ImageEncoder, path: str) -> Conv2d:
@@ -123,12 +114,18 @@ def _factors(exponents: Tensor, channels: int, name: str, like: Tensor) -> Tenso
     return torch.exp2(exponents.to(like.device, like.dtype))
 
 
-def _scale_in_channels(encoder: ImageEncoder, path: str, exponents: Tensor) -> None:
-    conv = _convolution(encoder, path)
-    factors = _factors(exponents, conv.in_channels, path, conv.weight)
+def scaled_weight(conv: Conv2d, exponents: Tensor) -> Tensor:
+    """Return a convolution's weight with its input channels multiplied by `2^e`, (out, in / groups, kernel, kernel)."""
+    factors = torch.exp2(exponents.to(conv.weight.device, conv.weight.dtype))
     by_group = factors.reshape(conv.groups, 1, -1)  # the channels that each output channel of a group reads
     by_output = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1)
-    set_parameter(encoder, f"{path}.weight", conv.weight * by_output)
+    return conv.weight.detach() * by_output
+
+
+def _scale_in_channels(encoder: ImageEncoder, path: str, exponents: Tensor) -> None:
+    conv = _convolution(encoder, path)
+    _factors(exponents, conv.in_channels, path, conv.weight)  # complains where they are not of it
+    set_parameter(encoder, f"{path}.weight", scaled_weight(conv, exponents))
 
 
 def _scale_written(encoder: ImageEncoder, writer: Convolution, exponents: Tensor) -> None:

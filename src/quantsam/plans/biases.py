@@ -10,6 +10,7 @@ from torch import Tensor
 from quantsam.models.encoder import ImageEncoder
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
+from quantsam.plans.transforms import CorrectBiases
 
 _LARGEST = 2**31 - 1
 
@@ -32,6 +33,25 @@ class IntegerBias:
         return self.codes.float() * self.scale
 
 
+def corrected_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, Tensor]:
+    """Return the biases that a repair corrects, (out,) float32, by the path of their convolution.
+
+    They are those of convolutions whose weight and input a plan quantizes; others stay the float model's.
+
+    Args:
+        plan: Calibrated or not.
+        encoder: As `prepare` gave it.
+    """
+    shifts = {p: s for t in plan.transforms if isinstance(t, CorrectBiases) for p, s in t.shifts.items()}
+    found = {}
+    for weight, _ in plan.quantized_convolutions() if shifts else ():
+        if weight.path in shifts:
+            bias = encoder.get_submodule(weight.path)._parameters.get("bias")
+            shift = shifts[weight.path].to(encoder.get_submodule(weight.path).get_parameter("weight").device)
+            found[weight.path] = shift if bias is None else bias.detach() + shift
+    return found
+
+
 def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     """Return the biases that a plan's placement keeps as int32, by the path of their convolution.
 
@@ -44,9 +64,9 @@ def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
     """
     if not get_placement(plan.placement).integer_bias:
         return {}
-    found = {}
+    found, corrected = {}, corrected_biases(plan, encoder)
     for weight, x in plan.quantized_convolutions():
-        bias = encoder.get_submodule(weight.path)._parameters.get("bias")
+        bias = corrected.get(weight.path, encoder.get_submodule(weight.path)._parameters.get("bias"))
         if bias is None or not (weight.spec.fits_8_bits and x.spec.fits_8_bits) or x.grid.axis is not None:
             continue
         scale = (x.grid.scale.to(bias.device) * weight.grid.scale.to(bias.device)).expand(len(bias)).contiguous()

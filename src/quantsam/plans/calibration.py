@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+from torch import Tensor
+
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.observation import (
@@ -81,15 +83,28 @@ def _with_grids(
     return dataclasses.replace(plan, sites=sites, calibration=info)
 
 
+def weight_grid(weight: Tensor, spec: TensorSpec, key: str) -> QParams:
+    """Return the grid of a weight, which is a stream of one sample.
+
+    Args:
+        weight: (out, in / groups, kernel, kernel).
+        spec: How it is quantized.
+        key: How to call it in errors.
+
+    Raises:
+        CalibrationError: It is not finite.
+    """
+    observer = make_observer(spec.observer, 1 if spec.per_channel else None)
+    observer.observe(weight.unsqueeze(0))
+    check_finite(observer, key, "the weights are damaged, load them again")
+    found = observer.params(spec)
+    scale = saturation_free_scale(weight, found.scale, spec.fmt) if spec.saturation_free else found.scale
+    return dataclasses.replace(found, scale=scale, axis=0 if spec.per_channel else None)
+
+
 def _weight_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, QParams]:
-    """Return the grid of every weight; a weight is a stream of one sample."""
-    params = {}
-    for key, (path, spec) in _specs(plan, "weight").items():
-        weight = prepared.get_submodule(path).get_parameter("weight").detach()
-        observer = make_observer(spec.observer, 1 if spec.per_channel else None)
-        observer.observe(weight.unsqueeze(0))
-        check_finite(observer, key, "the weights are damaged, load them again")
-        found = observer.params(spec)
-        scale = saturation_free_scale(weight, found.scale, spec.fmt) if spec.saturation_free else found.scale
-        params[key] = dataclasses.replace(found, scale=scale, axis=0 if spec.per_channel else None)
-    return params
+    """Return the grid of every weight."""
+    return {
+        key: weight_grid(prepared.get_submodule(path).get_parameter("weight").detach(), spec, key)
+        for key, (path, spec) in _specs(plan, "weight").items()
+    }

@@ -86,6 +86,20 @@ class Observations:
         Raises:
             CalibrationError: No image, nothing but constant images, or a site's values are constant or not finite.
         """
+        self.check_seen()
+        params = {}
+        for key, (_, spec) in sites.items():
+            check_finite(self.observers[key], key, "check the calibration images and the weights")
+            _check_varied(self.observers[key], key, self.count)
+            params[key] = self.observers[key].params(spec)
+        return {key: _cloned(value) for key, value in params.items()}
+
+    def check_seen(self) -> None:
+        """Make sure that there were images, and that they showed something.
+
+        Raises:
+            CalibrationError: There were none, or all were of a single colour.
+        """
         if not self.count:
             raise CalibrationError(
                 "calibration needs at least one image, got none: name a folder of images or 'scenes:16'"
@@ -94,12 +108,6 @@ class Observations:
             raise CalibrationError(
                 f"calibration images must show something, got {self.count} of a single colour: calibrate with pictures"
             )
-        params = {}
-        for key, (_, spec) in sites.items():
-            check_finite(self.observers[key], key, "check the calibration images and the weights")
-            _check_varied(self.observers[key], key, self.count)
-            params[key] = self.observers[key].params(spec)
-        return {key: _cloned(value) for key, value in params.items()}
 
 
 def observe_activations(

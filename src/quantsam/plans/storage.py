@@ -96,7 +96,11 @@ def load_plan(folder: str | os.PathLike[str], model: EfficientViTSam) -> Plan:
         raise PlanError(f"plan {str(path)!r} is damaged ({type(error).__name__}: {error}): calibrate again") from error
     if not same:
         raise PlanError(f"plan {str(path)!r} was changed after it was saved: calibrate again")
-    _check_sites(plan, prepare(model, plan), path)
+    try:
+        prepared = prepare(model, plan)
+    except PlanError as error:
+        raise PlanError(f"plan {str(path)!r} cannot be used: {error}") from error
+    _check_sites(plan, prepared, path)
     return plan
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from quantsam.errors import PlanError, nearest
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
-from quantsam.models.scale import LARGEST_EXPONENT, scale_inputs, scale_outputs, scale_streams, shift_biases
+from quantsam.models.scale import LARGEST_EXPONENT, check_shifts, scale_inputs, scale_outputs, scale_streams
 
 Setting = str | int | float | bool | None
 
@@ -140,7 +140,8 @@ class ScaleOutputs(_ByExponents):
 class CorrectBiases(Transform):
     """Biases take back the mean error that rounding brings into each convolution's output.
 
-    The float model itself does not need it: it is for what is rounded.
+    The float model has no such error, so the float encoder stays as it is: `plans.biases.corrected_biases` gives the
+    biases where weight and input are rounded.
 
     Attributes:
         shifts: By the convolution's path, (out,) float32, to be added to its bias.
@@ -151,8 +152,13 @@ class CorrectBiases(Transform):
     shifts: Mapping[str, Tensor]
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
-        """Return an encoder with these biases."""
-        return shift_biases(encoder, self.shifts)
+        """Return the encoder itself.
+
+        Raises:
+            PlanError: The shifts are not of this encoder.
+        """
+        check_shifts(encoder, self.shifts)
+        return encoder
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the shifts."""

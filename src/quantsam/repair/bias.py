@@ -47,8 +47,8 @@ def correction_of_biases(
     odd = [found.layer for path, found in means.items() if path not in shifts]
     if odd:
         notice(
-            f"repair bias leaves {len(odd)} layers as they are, the first is {odd[0]}: rounding shifts their output by "
-            "more than its own size"
+            f"repair bias leaves {len(odd)} convolutions as they are, the first of {odd[0]}: rounding shifts their "
+            "output by more than its own size"
         )
     return CorrectBiases(shifts) if shifts else None
 

@@ -5,7 +5,6 @@ Exact; it costs nothing measurable on OpenVINO, and a multiplication elsewhere.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
+from quantsam.models.scale import scaled_weight
+from quantsam.plans.calibration import weight_grid
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.transforms import ScaleInputs, ScaleOutputs
 from quantsam.progress import Progress
-from quantsam.quant.observers import make_observer
 from quantsam.quant.quantizers import fake_quantize, params_from_range
 from quantsam.repair.balance import balanced, levelled
 from quantsam.repair.ranges import ChannelRange
@@ -48,7 +48,7 @@ def scale_of_inputs(
     """Return the scaling of quantized convolutions' inputs; None where none would change anything.
 
     The weights of a depthwise convolution have a scale a channel, so it takes all of its input's; of the others the
-    strength is chosen by the error of the convolution's output on a few images.
+    strength is chosen by the error of the convolution's output on a few images, the grid being the input's whole range.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
@@ -108,7 +108,6 @@ class _Trial:
         tried = [none, *(balanced(seen.reach.to(largest.device), by_group.flatten(), s) for s in strengths)]
         self._exponents = [e for i, e in enumerate(tried) if not any(torch.equal(e, other) for other in tried[:i])]
         self._errors = torch.zeros(len(self._exponents), dtype=torch.float64)
-        self._rounded = [self._round_weight(e) for e in self._exponents]
 
     def best(self) -> Tensor:
         """Return the exponents of the least error; none where they hardly help."""
@@ -122,17 +121,12 @@ class _Trial:
         for number, exponents in enumerate(self._exponents):
             factors = torch.exp2(-exponents.float())
             low, high = (end.to(x.device) * factors for end in (self._seen.low, self._seen.high))
-            grid = params_from_range(low.min(), high.max(), dataclasses.replace(self._x.spec, per_channel=False), None)
+            grid = params_from_range(low.min(), high.max(), self._x.spec, None)
             rounded = fake_quantize((x * factors.reshape(-1, 1, 1)).contiguous(), self._x.spec, grid)
-            y = F.conv2d(rounded, self._rounded[number], None, conv.stride, conv.padding, 1, conv.groups)
+            y = F.conv2d(rounded, self._rounded(exponents), None, conv.stride, conv.padding, 1, conv.groups)
             self._errors[number] += float((y - true).double().pow(2).sum())
 
-    def _round_weight(self, exponents: Tensor) -> Tensor:
-        conv, spec = self._conv, self._weight.spec
-        factors = torch.exp2(exponents.float()).reshape(conv.groups, 1, -1)
-        by_output = factors.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1)
-        weight = conv.weight.detach() * by_output
-        observer = make_observer(spec.observer, 1 if spec.per_channel else None)
-        observer.observe(weight.unsqueeze(0))
-        grid = dataclasses.replace(observer.params(spec), axis=0 if spec.per_channel else None)
-        return fake_quantize(weight.contiguous(), spec, grid)
+    def _rounded(self, exponents: Tensor) -> Tensor:
+        """Return the weight that the plan would have."""
+        weight = scaled_weight(self._conv, exponents).contiguous()
+        return fake_quantize(weight, self._weight.spec, weight_grid(weight, self._weight.spec, self._weight.key))

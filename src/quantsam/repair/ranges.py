@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.structure import Convolution, structure_of
-from quantsam.plans.observation import CalibrationImage, observe_activations
+from quantsam.plans.observation import CalibrationImage, check_finite, observe_activations
 from quantsam.progress import Progress
 from quantsam.quant.params import TensorSpec
 
@@ -51,9 +51,10 @@ def channel_ranges(
     paths = [path for conv in convolutions for path in _sites_of(conv)]
     specs = {path: (path, _CHANNELS) for path in paths}
     seen = observe_activations(prepared, specs, images, progress)
-    seen.grids(specs)  # complains where nothing was seen
+    seen.check_seen()
     ranges = {}
     for path, observer in seen.observers.items():
+        check_finite(observer, path, "check the calibration images and the weights")
         low, high = observer.range()
         ranges[path] = ChannelRange(low.clone(), high.clone())
     return ranges

@@ -8,7 +8,7 @@ from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import set_parameter, with_modules
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.biases import integer_biases
+from quantsam.plans.biases import corrected_biases, integer_biases
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare, rounded_weight
@@ -101,8 +101,9 @@ def assemble(
             if key not in rounded:
                 rounded[key] = rounded_weight(prepared, site)
             set_parameter(encoder, f"{site.path}.weight", rounded[key])
-    for path, bias in integer_biases(plan, prepared).items():
-        set_parameter(encoder, f"{path}.bias", bias.values)
+    biases = corrected_biases(plan, prepared) | {p: b.values for p, b in integer_biases(plan, prepared).items()}
+    for path, bias in biases.items():
+        set_parameter(encoder, f"{path}.bias", bias)
     if exact:
         use_integers(encoder, plan, prepared, saturate=saturate)
     elif fused:
