@@ -31,7 +31,7 @@ def test_a_repaired_plan_is_calibrated_evaluated_and_exported(run, tmp_path):
 
 def test_bad_names(run):
     run("evaluate", "--repair", "stream", *DATA).complains(
-        2, "a repair must be one of streams, migrate, bias", "'streams'"
+        2, "a repair must be one of streams, shift, migrate, ranges, bias", "'streams'"
     )
     run("evaluate", "--repair", "streams", "--no-activations", *DATA).complains(
         2, "a repair needs quantized activations"

@@ -165,7 +165,7 @@ PROCESSORS = click.option(
     help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
     "VNNI sums of such products saturate.",
 )
-REPAIR = click.option("--repair", help="Repair the plan: some of streams,migrate,bias.")
+REPAIR = click.option("--repair", help="Repair the plan: some of streams,shift,migrate,ranges,bias.")
 _ROLES = (
     click.option("--no-weights", is_flag=True, help="Leave weights in float."),
     click.option("--no-activations", is_flag=True, help="Leave activations in float."),

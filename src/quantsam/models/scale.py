@@ -15,33 +15,48 @@ from quantsam.errors import PlanError
 from quantsam.models.blocks import ChannelScale, Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder, set_parameter
-from quantsam.models.structure import Convolution, structure_of
+from quantsam.models.structure import Convolution, Port, structure_of
 
 LARGEST_EXPONENT = 40
 """Beyond it, weights and activations of float32 would near its ends."""
 
 
 @torch.no_grad()
-def scale_streams(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
-    """Divide channels of residual streams by `2^e`: writers give less, readers' weights are multiplied.
+def scale_links(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
+    """Divide channels between linear operations by `2^e`: writers give less, readers' weights are multiplied.
 
     Args:
         encoder: Left as it is.
-        exponents: (C,) integers by the stream's name, see `Structure.streams`.
+        exponents: (C,) integers by the link's name, see `Structure.links`.
 
     Raises:
-        PlanError: There is no such stream, or it has another number of channels.
+        PlanError: There is no such link, or it has another number of channels.
     """
     scaled = copy_encoder(encoder).eval()
-    streams = {stream.name: stream for stream in structure_of(encoder).streams}
+    links = {link.name: link for link in structure_of(encoder).links(encoder)}
     for name, given in exponents.items():
-        if name not in streams:
-            raise PlanError(f"a scaled stream must be one of {', '.join(streams)}, got {name!r}: repair the plan again")
-        for reader in streams[name].readers:
-            _scale_in_channels(scaled, reader.conv, given)
-        for writer in streams[name].writers:
-            _scale_written(scaled, writer, given)
+        if name not in links:
+            raise PlanError(f"a scaled stream must be one of the encoder's {len(links)}, got {name!r}: repair again")
+        for reader in links[name].readers:
+            path = reader.convolution.conv
+            _scale_in_channels(scaled, path, _spread(given, reader, _convolution(scaled, path).in_channels, name))
+        for writer in links[name].writers:
+            path = writer.convolution.conv
+            spread = _spread(given, writer, _convolution(scaled, path).out_channels, name)
+            _scale_written(scaled, writer.convolution, spread)
     return scaled
+
+
+def _spread(exponents: Tensor, port: Port, width: int, name: str) -> Tensor:
+    """Return the exponents of all channels of a port's convolution, (width,): 0 where it is not of the port."""
+    count = width if port.channels is None else len(port.channels)
+    if exponents.shape != (count,):
+        raise PlanError(f"{name} has {count} channels, got {tuple(exponents.shape)} exponents: repair the plan again")
+    if port.channels is None:
+        return exponents
+    spread = exponents.new_zeros(width)
+    spread[list(port.channels)] = exponents
+    return spread
 
 
 @torch.no_grad()
@@ -120,6 +135,12 @@ def scaled_weight(conv: Conv2d, exponents: Tensor) -> Tensor:
     by_group = factors.reshape(conv.groups, 1, -1)  # the channels that each output channel of a group reads
     by_output = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1)
     return conv.weight.detach() * by_output
+
+
+def largest_weights(conv: Conv2d) -> Tensor:
+    """Return the largest magnitude of the weights that read each of a convolution's input channels, (in,)."""
+    largest = conv.weight.detach().abs().amax((2, 3))  # (out, in / groups)
+    return largest.reshape(conv.groups, -1, largest.shape[1]).amax(1).flatten()
 
 
 def _scale_in_channels(encoder: ImageEncoder, path: str, exponents: Tensor) -> None:

@@ -161,6 +161,34 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Port:
+    """Channels of a convolution's output, where it writes, or of its input, where it reads.
+
+    Attributes:
+        convolution: Which one.
+        channels: Their numbers, in the order of the link's channels; None for all.
+    """
+
+    convolution: Convolution
+    channels: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Channels between linear operations: a scale that all writers put on them all readers can take off.
+
+    Attributes:
+        name: Of a residual stream its own; within attention `stage4:1/values`, `stage4:1/branch0`, ...
+        writers: What is added up, behind BatchNorm.
+        readers: What reads it.
+    """
+
+    name: str
+    writers: tuple[Port, ...]
+    readers: tuple[Port, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Structure:
     """How an encoder is built.
 
@@ -207,6 +235,41 @@ class Structure:
         parts = [part for block in self.neck_middle for part in block.parts]
         writers = (*inputs, *(part.convolutions[-1] for part in parts))
         yield Stream("neck", writers, (*map(_first, parts), _first(self.neck_output.parts[0])))
+
+    def links(self, encoder: ImageEncoder) -> Iterator[Link]:
+        """Yield every place where linear operations meet: the residual streams, then those within attention.
+
+        What the attention gives is linear in its values, channel by channel; its depthwise and grouped convolutions
+        have no activation between them.
+
+        Args:
+            encoder: The one that is described, or a copy.
+        """
+        for stream in self.streams:
+            yield Link(stream.name, tuple(map(Port, stream.writers)), tuple(map(Port, stream.readers)))
+        for block in self.blocks:
+            for part in block.parts:
+                if isinstance(part, Attention):
+                    core = encoder.get_submodule(part.core)
+                    assert isinstance(core, LinearAttentionCore)
+                    yield from _links_of(part, f"{block.stage}:{block.number}", core, encoder)
+
+
+def _links_of(part: Attention, place: str, core: LinearAttentionCore, encoder: ImageEncoder) -> Iterator[Link]:
+    proj = encoder.get_submodule(part.proj.conv)
+    assert isinstance(proj, Conv2d)
+    scales = 1 + len(part.branches)
+    width = proj.in_channels // scales  # values of one scale
+    values = tuple(3 * core.dim * (i // core.dim) + 2 * core.dim + i % core.dim for i in range(width))
+
+    def reads(scale: int) -> Port:
+        return Port(part.proj, tuple(range(scale * width, (scale + 1) * width)))
+
+    depthwise = tuple(Port(first, values) for first, _ in part.branches)
+    yield Link(f"{place}/values", (Port(part.qkv, values),), (reads(0), *depthwise))
+    for index, (first, second) in enumerate(part.branches):
+        yield Link(f"{place}/branch{index}", (Port(first),), (Port(second),))
+        yield Link(f"{place}/branch{index}-values", (Port(second, values),), (reads(1 + index),))
 
 
 def structure_of(encoder: ImageEncoder) -> Structure:

@@ -42,7 +42,7 @@ def corrected_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, Tensor]:
         plan: Calibrated or not.
         encoder: As `prepare` gave it.
     """
-    shifts = {p: s for t in plan.transforms if isinstance(t, CorrectBiases) for p, s in t.shifts.items()}
+    shifts = {p: s for t in plan.transforms if isinstance(t, CorrectBiases) for p, s in t.values.items()}
     found = {}
     for weight, _ in plan.quantized_convolutions() if shifts else ():
         if weight.path in shifts:

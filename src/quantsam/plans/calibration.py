@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.observation import (
@@ -17,9 +18,11 @@ from quantsam.plans.observation import (
 )
 from quantsam.plans.plan import CalibrationInfo, Plan
 from quantsam.plans.prepare import prepare
+from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
 from quantsam.quant.observers import make_observer
 from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import params_from_range
 from quantsam.quant.saturation import saturation_free_scale
 
 
@@ -42,7 +45,8 @@ def calibrate(
     prepared, activations = prepare(model, plan), _specs(plan, "activation")
     weights = _weight_grids(prepared, plan)  # first: what is wrong with them is known at once
     seen = observe_activations(prepared, activations, images, progress) if activations else None
-    return _with_grids(plan, weights, seen, getattr(images, "name", "images"), getattr(images, "digest", None))
+    found = _with_grids(plan, weights, seen, getattr(images, "name", "images"), getattr(images, "digest", None))
+    return with_chosen_ranges(model, found)
 
 
 def observe(
@@ -50,6 +54,17 @@ def observe(
 ) -> Observations:
     """Show images to the observers of a plan's activations, see `calibrate`; what several have seen can be merged."""
     return observe_activations(prepare(model, plan), _specs(plan, "activation"), images, progress)
+
+
+def with_chosen_ranges(model: EfficientViTSam, plan: Plan) -> Plan:
+    """Return a calibrated plan in which sites whose range a repair chose have the grid of that range.
+
+    Raises:
+        PlanError: A range is of no site of the plan, or of another number of channels.
+    """
+    chosen = _chosen_grids(prepare(model, plan), plan)
+    sites = tuple(dataclasses.replace(site, params=chosen.get(site.key, site.params)) for site in plan.sites)
+    return dataclasses.replace(plan, sites=sites)
 
 
 def with_observations(
@@ -67,7 +82,7 @@ def with_observations(
     Raises:
         CalibrationError: See `calibrate`.
     """
-    return _with_grids(plan, _weight_grids(prepare(model, plan), plan), seen, name, digest)
+    return with_chosen_ranges(model, _with_grids(plan, _weight_grids(prepare(model, plan), plan), seen, name, digest))
 
 
 def _specs(plan: Plan, role: str) -> dict[str, tuple[str, TensorSpec]]:
@@ -97,9 +112,37 @@ def weight_grid(weight: Tensor, spec: TensorSpec, key: str) -> QParams:
     observer = make_observer(spec.observer, 1 if spec.per_channel else None)
     observer.observe(weight.unsqueeze(0))
     check_finite(observer, key, "the weights are damaged, load them again")
-    found = observer.params(spec)
+    return _safe(weight, observer.params(spec), spec)
+
+
+def weight_grid_of_range(weight: Tensor, spec: TensorSpec, low: Tensor, high: Tensor) -> QParams:
+    """Return the grid of a weight for a range, () or (out,), instead of the observer's."""
+    return _safe(weight, params_from_range(low, high, spec, None), spec)
+
+
+def _safe(weight: Tensor, found: QParams, spec: TensorSpec) -> QParams:
     scale = saturation_free_scale(weight, found.scale, spec.fmt) if spec.saturation_free else found.scale
     return dataclasses.replace(found, scale=scale, axis=0 if spec.per_channel else None)
+
+
+def _chosen_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, QParams]:
+    """Return the grids of the ranges that repairs chose, by the site's key."""
+    sites = {site.key: site for site in plan.sites}
+    grids = {}
+    for key, ends in ((k, v) for t in plan.transforms if isinstance(t, ChooseRanges) for k, v in t.values.items()):
+        site = sites.get(key)
+        before = None if site is None else site.params
+        if site is None or before is None:
+            raise PlanError(f"a chosen range must be of a site of the plan, got {key!r}: repair the plan again")
+        if ends.shape != (2, before.scale.numel()):
+            raise PlanError(f"{key} has {before.scale.numel()} scales, got ranges {tuple(ends.shape)}: repair again")
+        low, high = (end.reshape(before.scale.shape) for end in ends.to(before.scale.device))
+        if site.role == "weight":
+            weight = prepared.get_submodule(site.path).get_parameter("weight").detach()
+            grids[key] = weight_grid_of_range(weight, site.spec, low.to(weight.device), high.to(weight.device))
+        else:
+            grids[key] = params_from_range(low, high, site.spec, before.axis)
+    return grids
 
 
 def _weight_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, QParams]:

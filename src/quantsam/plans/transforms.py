@@ -19,7 +19,8 @@ from torch import Tensor
 from quantsam.errors import PlanError, nearest
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
-from quantsam.models.scale import LARGEST_EXPONENT, check_shifts, scale_inputs, scale_outputs, scale_streams
+from quantsam.models.scale import LARGEST_EXPONENT, check_shifts, scale_inputs, scale_links, scale_outputs
+from quantsam.models.shift import shift_streams
 
 Setting = str | int | float | bool | None
 
@@ -102,14 +103,17 @@ class _ByExponents(Transform):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaleStreams(_ByExponents):
-    """Channels of residual streams are divided by powers of two where they are written, and multiplied where read."""
+    """Channels between linear operations are divided by powers of two where written, and multiplied where read.
+
+    They are those of residual streams, and within attention.
+    """
 
     name: ClassVar[str] = "scale_streams"
     repair: ClassVar[str | None] = "streams"
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same to the last bit, but for what underflows."""
-        return scale_streams(encoder, self.exponents)
+        return scale_links(encoder, self.exponents)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,19 +141,74 @@ class ScaleOutputs(_ByExponents):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CorrectBiases(Transform):
-    """Biases take back the mean error that rounding brings into each convolution's output.
+class _ByFloats(Transform):
+    """A transform made of float32 tensors by name.
+
+    Attributes:
+        values: By name.
+    """
+
+    dimensions: ClassVar[int] = 1
+    values: Mapping[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the values."""
+        return dict(self.values)
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
+        """Return the transform of these values.
+
+        Raises:
+            ValueError: They are none.
+        """
+        for name, tensor in tensors.items():
+            is_one = tensor.dtype == torch.float32 and tensor.ndim == cls.dimensions
+            if not is_one or not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"transform {cls.name} has values of {name} that are none")
+        if settings or not tensors:
+            raise ValueError(f"transform {cls.name} has no settings, but values")
+        return cls(dict(tensors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShiftStreams(_ByFloats):
+    """Constants, (C,) by the stream's name, are subtracted from residual streams and given back in readers' biases."""
+
+    name: ClassVar[str] = "shift_streams"
+    repair: ClassVar[str | None] = "shift"
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder that computes the same but for the last digits."""
+        return shift_streams(encoder, self.values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChooseRanges(_ByFloats):
+    """Sites have these ranges, whatever an observer says: (2, 1 or C), low and high, by the site's key.
+
+    The float encoder stays as it is; `calibrate` makes grids of the ranges.
+    """
+
+    name: ClassVar[str] = "choose_ranges"
+    repair: ClassVar[str | None] = "ranges"
+    dimensions: ClassVar[int] = 2
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return the encoder itself."""
+        return encoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CorrectBiases(_ByFloats):
+    """Biases take back the mean error that rounding brings: (out,) by the convolution's path, to be added to its bias.
 
     The float model has no such error, so the float encoder stays as it is: `plans.biases.corrected_biases` gives the
     biases where weight and input are rounded.
-
-    Attributes:
-        shifts: By the convolution's path, (out,) float32, to be added to its bias.
     """
 
     name: ClassVar[str] = "correct_biases"
     repair: ClassVar[str | None] = "bias"
-    shifts: Mapping[str, Tensor]
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return the encoder itself.
@@ -157,30 +216,13 @@ class CorrectBiases(Transform):
         Raises:
             PlanError: The shifts are not of this encoder.
         """
-        check_shifts(encoder, self.shifts)
+        check_shifts(encoder, self.values)
         return encoder
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the shifts."""
-        return dict(self.shifts)
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
-        """Return the transform of these shifts.
-
-        Raises:
-            ValueError: They are no shifts of biases.
-        """
-        for name, tensor in tensors.items():
-            if tensor.dtype != torch.float32 or tensor.ndim != 1 or not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"transform {cls.name} has shifts of {name} that are none")
-        if settings or not tensors:
-            raise ValueError(f"transform {cls.name} has no settings, but shifts")
-        return cls(dict(tensors))
 
 
 TRANSFORMS: dict[str, type[Transform]] = {
-    transform.name: transform for transform in (FoldNorms, ScaleStreams, ScaleInputs, ScaleOutputs, CorrectBiases)
+    transform.name: transform
+    for transform in (FoldNorms, ScaleStreams, ShiftStreams, ScaleInputs, ScaleOutputs, ChooseRanges, CorrectBiases)
 }
 
 

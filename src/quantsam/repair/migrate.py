@@ -13,15 +13,16 @@ from torch import Tensor
 
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.scale import scaled_weight
+from quantsam.models.scale import largest_weights, scaled_weight
 from quantsam.plans.calibration import weight_grid
 from quantsam.plans.observation import CalibrationImage
+from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.transforms import ScaleInputs, ScaleOutputs
 from quantsam.progress import Progress
 from quantsam.quant.quantizers import fake_quantize, params_from_range
 from quantsam.repair.balance import balanced, levelled
-from quantsam.repair.ranges import ChannelRange
+from quantsam.repair.extremes import ChannelRange
 from quantsam.repair.watch import watch_inputs
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -30,9 +31,9 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRIED_ON = 4
 """Calibration images on which strengths are compared."""
 
-WORTH = 0.8
-"""A scaled input is kept where the error of the convolution's output falls below this share: it costs a multiplication
-on some engines."""
+WORTH, WORTH_FREE = 0.25, 0.95
+"""A scaled input is kept where the error of the convolution's output falls below this share: the first where the scale
+is a multiplication on the engine, the second where it is part of the rounding."""
 
 CROWDED = -3
 """An output is scaled where the median channel's exponent is no higher: where it uses 32 of 256 codes, or fewer."""
@@ -63,7 +64,8 @@ def scale_of_inputs(
         if not x.spec.per_channel and x.spec.quantizer == "uniform" and weight.spec.quantizer == "uniform"
     }
     watch_inputs(prepared, {p: t.look for p, t in trials.items()}, images, most=TRIED_ON, progress=progress)
-    chosen = {path: trial.best() for path, trial in trials.items()}
+    worth = WORTH_FREE if get_placement(plan.placement).scales_in_rounding else WORTH
+    chosen = {path: trial.best(worth) for path, trial in trials.items()}
     exponents = {path: found.cpu() for path, found in chosen.items() if bool(found.any())}
     return ScaleInputs(exponents) if exponents else None
 
@@ -100,19 +102,18 @@ class _Trial:
         conv = prepared.get_submodule(weight.path)
         assert isinstance(conv, Conv2d)
         self._conv, self._weight, self._x, self._seen = conv, weight, x, seen
-        largest = conv.weight.detach().abs().amax((2, 3))  # (out, in / groups)
-        by_group = largest.reshape(conv.groups, -1, largest.shape[1]).amax(1)
+        largest = largest_weights(conv)
         self._is_depthwise = conv.groups == conv.in_channels
         strengths = (1.0,) if self._is_depthwise else STRENGTHS
         none = torch.zeros(conv.in_channels, dtype=torch.int32, device=largest.device)
-        tried = [none, *(balanced(seen.reach.to(largest.device), by_group.flatten(), s) for s in strengths)]
+        tried = [none, *(balanced(seen.reach.to(largest.device), largest, s) for s in strengths)]
         self._exponents = [e for i, e in enumerate(tried) if not any(torch.equal(e, other) for other in tried[:i])]
         self._errors = torch.zeros(len(self._exponents), dtype=torch.float64)
 
-    def best(self) -> Tensor:
-        """Return the exponents of the least error; none where they hardly help."""
+    def best(self, worth: float) -> Tensor:
+        """Return the exponents of the least error; none where the error does not fall below the share `worth`."""
         least = int(self._errors.argmin())
-        return self._exponents[least if self._errors[least] < WORTH * self._errors[0] else 0]
+        return self._exponents[least if self._errors[least] < worth * self._errors[0] else 0]
 
     def look(self, x: Tensor) -> None:
         """Add the errors on an input (N, in, H, W) of the convolution, before any scaling."""

@@ -1,64 +1,220 @@
-"""What a repair needs to know of activations: the range of every channel, over calibration images."""
+"""Repair `ranges`: what a grid spans is chosen by the error of the layer's output, behind its activation.
+
+A value clipped costs more or less by what reads it, and what a GELU flattens needs no codes. No node more in the graph.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.structure import Convolution, structure_of
-from quantsam.plans.observation import CalibrationImage, check_finite, observe_activations
+from quantsam.plans.calibration import weight_grid_of_range
+from quantsam.plans.observation import CalibrationImage
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.prepare import rounded_weight
+from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
-from quantsam.quant.params import TensorSpec
+from quantsam.quant.params import QParams
+from quantsam.quant.quantizers import fake_quantize, params_from_range
+from quantsam.repair.watch import watch_inputs
 
-_CHANNELS = TensorSpec("int8", "minmax", symmetric=True, per_channel=True)
+SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.25)
+"""What is left of an end of the range; 1 is what the observer found."""
 
+WEIGHT_SHARES = tuple(1 - 0.02 * step for step in range(31))
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChannelRange:
-    """The values of a tensor, channel by channel.
+TRIED_ON = 4
+"""Calibration images on which ranges are compared."""
 
-    Attributes:
-        low: (C,) smallest values.
-        high: (C,) largest values.
-    """
+WORTH = 0.98
+"""Another range is taken where the error falls below this share: a few images say no more."""
 
-    low: Tensor
-    high: Tensor
-
-    @property
-    def reach(self) -> Tensor:
-        """(C,) largest magnitudes."""
-        return self.low.abs().maximum(self.high.abs())
+SMALL_END = 0.1
+"""An end that is a smaller part of the range is left alone."""
 
 
-def channel_ranges(
-    prepared: ImageEncoder, images: Iterable[CalibrationImage], progress: Progress | None = None
-) -> dict[str, ChannelRange]:
-    """Return the ranges of all convolutions' inputs and outputs, by the path of their site.
+def choose_ranges(
+    prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
+) -> ChooseRanges | None:
+    """Return ranges of quantized convolutions' inputs, weights and outputs; None where none is better.
+
+    The upper ends are tried first, then the lower ones beside them, then the weights, channel by channel.
 
     Args:
-        prepared: The float encoder with a plan's transforms.
-        images: See `calibrate`.
-        progress: Wraps the iteration over the images.
-
-    Raises:
-        CalibrationError: There are no images, they show nothing, or a value is not finite.
+        prepared: The float encoder with the plan's transforms.
+        plan: Calibrated.
+        images: See `calibrate`; the first few are looked at, twice.
+        progress: Wraps the iteration over these.
     """
-    convolutions = list(structure_of(prepared).convolutions)
-    paths = [path for conv in convolutions for path in _sites_of(conv)]
-    specs = {path: (path, _CHANNELS) for path in paths}
-    seen = observe_activations(prepared, specs, images, progress)
-    seen.check_seen()
-    ranges = {}
-    for path, observer in seen.observers.items():
-        check_finite(observer, path, "check the calibration images and the weights")
-        low, high = observer.range()
-        ranges[path] = ChannelRange(low.clone(), high.clone())
-    return ranges
+    layers = _layers(prepared, plan)
+    for end in ("high", "low"):
+        lookers = {layer.path: layer.look for layer in layers if layer.begin(end)}
+        if lookers:
+            watch_inputs(prepared, lookers, images, most=TRIED_ON, progress=progress)
+        for layer in layers:
+            layer.decide()
+    chosen = {key: ends for layer in layers for key, ends in layer.chosen()}
+    return ChooseRanges(chosen) if chosen else None
 
 
-def _sites_of(conv: Convolution) -> tuple[str, str]:
-    return conv.input_site, conv.conv_site
+def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
+    convolutions = {convolution.conv: convolution for convolution in structure_of(prepared).convolutions}
+    outputs = {site.convolution: site for site in plan.sites if site.tensor == "conv"}
+    return [
+        _Layer(prepared, convolutions[weight.path], weight, x, outputs.get(weight.path))
+        for weight, x in plan.quantized_convolutions()
+    ]
+
+
+class _Trial:
+    """Ranges of one activation, tried side by side: a share of one end, by channel where the grid is."""
+
+    def __init__(self, site: PlanSite) -> None:
+        self.site = site
+        grid, fmt = site.grid, site.spec.fmt
+        zero_point = grid.zero_point.to(grid.scale)
+        self.low, self.high = (grid.scale * (code - zero_point) for code in (fmt.qmin, fmt.qmax))
+        self.changed = False
+        self.grids: list[QParams] = []
+        self._tried: list[tuple[Tensor, Tensor]] = []
+        self._errors: list[Tensor] = []
+
+    def begin(self, end: str) -> bool:
+        """Make ready to shrink an end, of a symmetric grid both; return whether there is anything to try."""
+        width, small = self.high - self.low, self.high if end == "high" else -self.low
+        self._tried, self._errors = [], []
+        if (self.site.spec.symmetric and end == "low") or bool((small < SMALL_END * width).all()):
+            return False
+        for share in SHARES:
+            low = self.low * share if end == "low" or self.site.spec.symmetric else self.low
+            high = self.high * share if end == "high" else self.high
+            self._tried.append((low, high))
+        self.grids = [params_from_range(*ends, self.site.spec, self.site.grid.axis) for ends in self._tried]
+        self._errors = [torch.zeros((), dtype=torch.float64) for _ in self._tried]
+        return True
+
+    def look(self, number: int, error: Tensor) -> None:
+        """Add the squared error (C,) of a layer's output with the range of a number."""
+        by_channel = self.site.grid.axis is not None
+        self._errors[number] = self._errors[number] + (error if by_channel else error.sum()).cpu()
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether there are ranges to compare."""
+        return bool(self._tried)
+
+    def decide(self) -> None:
+        """Keep the best range."""
+        if not self._tried:
+            return
+        errors = torch.stack(self._errors)  # (tried,) or (tried, C)
+        best = errors.argmin(0)
+        least = errors.gather(0, best.unsqueeze(0)).squeeze(0)
+        best = torch.where(least < WORTH * errors[0], best, torch.zeros_like(best))
+        lows, highs = (torch.stack([pair[i].expand(best.shape).cpu() for pair in self._tried]) for i in (0, 1))
+        self.low, self.high = (ends.gather(0, best.unsqueeze(0)).squeeze(0) for ends in (lows, highs))
+        self.low, self.high = self.low.to(self.site.grid.scale), self.high.to(self.site.grid.scale)
+        self.changed = self.changed or bool(best.any())
+        self._tried = []
+
+    @property
+    def ends(self) -> Tensor:
+        """(2, 1 or C) float32."""
+        return torch.stack([self.low.reshape(-1), self.high.reshape(-1)]).float().cpu()
+
+
+class _Layer:
+    """A quantized convolution, and what its output's error says of the ranges of its input, weight and output."""
+
+    def __init__(
+        self, prepared: ImageEncoder, convolution: Convolution, weight: PlanSite, x: PlanSite, y: PlanSite | None
+    ) -> None:
+        conv = prepared.get_submodule(convolution.conv)
+        assert isinstance(conv, Conv2d)
+        self.path = convolution.conv
+        self._conv, self._weight = conv, weight
+        self._behind: list[nn.Module] = [] if conv.output_scale is None else [conv.output_scale]
+        self._behind += [prepared.get_submodule(path) for path in (convolution.norm, convolution.act) if path]
+        self._rounded = rounded_weight(prepared, weight)
+        is_depthwise = conv.groups == conv.in_channels
+        fits = x.spec.quantizer == "uniform" and (x.grid.axis is None or is_depthwise)
+        self._input = _Trial(x) if fits else None
+        self._output = None if y is None or y.spec.quantizer != "uniform" or y.grid.axis is not None else _Trial(y)
+        self._squares = torch.zeros(conv.in_channels, dtype=torch.float64, device=conv.weight.device)
+
+    @property
+    def _trials(self) -> list[_Trial]:
+        return [trial for trial in (self._input, self._output) if trial is not None]
+
+    def begin(self, end: str) -> bool:
+        """Make ready to shrink an end of the activations' ranges; return whether the layer wants to look."""
+        begun = [trial.begin(end) for trial in self._trials]
+        return any(begun) or end == "high"  # the first time also for the weights' sake
+
+    def decide(self) -> None:
+        """Keep the best ranges of what was tried."""
+        for trial in self._trials:
+            trial.decide()
+
+    def look(self, x: Tensor) -> None:
+        """Add the errors on an input (N, in, H, W) of the convolution."""
+        conv = self._conv
+        x = (x if conv.input_scale is None else conv.input_scale(x)).contiguous()
+        self._squares += x.double().square().sum((0, 2, 3))
+        before = self._apply(x, conv.weight)
+        true = self._finished(before)
+        for trial, given in ((self._input, x), (self._output, before)):
+            if trial is None or not trial.is_tried:
+                continue
+            for number, grid in enumerate(trial.grids):
+                y = fake_quantize(given, trial.site.spec, grid.to(given.device))
+                y = self._finished(self._apply(y, self._rounded) if trial is self._input else y)
+                trial.look(number, (y - true).double().square().sum((0, 2, 3)))
+
+    def chosen(self) -> list[tuple[str, Tensor]]:
+        """Return the ranges that differ from the plan's, by the site's key."""
+        found = [(trial.site.key, trial.ends) for trial in self._trials if trial.changed]
+        weight = self._chosen_weight()
+        return found if weight is None else [*found, (self._weight.key, weight)]
+
+    def _apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        conv = self._conv
+        return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, 1, conv.groups)
+
+    def _finished(self, y: Tensor) -> Tensor:
+        for module in self._behind:
+            y = module(y)
+        return y
+
+    def _chosen_weight(self) -> Tensor | None:
+        """Return the ranges of the weight's channels that change the output least; None where none is better.
+
+        The error of an output is taken for the sum of its inputs' mean squares times those of the weight's errors.
+        """
+        site, conv = self._weight, self._conv
+        if site.spec.quantizer != "uniform" or site.grid.axis is None:
+            return None
+        weight = conv.weight.detach()
+        high = weight.abs().amax((1, 2, 3)) if site.spec.symmetric else weight.amax((1, 2, 3))
+        low = -high if site.spec.symmetric else weight.amin((1, 2, 3))
+        by_group = self._squares.reshape(conv.groups, 1, -1)  # the channels that each output of a group reads
+        matter = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1)
+        errors = []
+        for share in WEIGHT_SHARES:
+            grid = weight_grid_of_range(weight, site.spec, low * share, high * share)
+            rounded = fake_quantize(weight.contiguous(), site.spec, grid)
+            errors.append(((rounded - weight).double().square() * matter).sum((1, 2, 3)))
+        stacked = torch.stack(errors)
+        best = stacked.argmin(0)
+        least = stacked.gather(0, best.unsqueeze(0)).squeeze(0)
+        best = torch.where(least < WORTH * stacked[0], best, torch.zeros_like(best))
+        if not bool(best.any()):
+            return None
+        shares = torch.tensor(WEIGHT_SHARES, device=weight.device)[best]
+        return torch.stack([low * shares, high * shares]).float().cpu()

@@ -1,4 +1,4 @@
-"""Repair a plan: scales, one repair after the other, then calibration, then the correction of biases."""
+"""Repair a plan: scales and shifts, one repair after the other, then calibration, then ranges and biases."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from collections.abc import Callable, Iterable, Sequence
 from quantsam.errors import PlanError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.cache import made_once
-from quantsam.plans.calibration import calibrate
+from quantsam.plans.calibration import calibrate, with_chosen_ranges
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
-from quantsam.plans.transforms import CorrectBiases, Transform
+from quantsam.plans.transforms import Transform
 from quantsam.progress import Progress
 from quantsam.repair.bias import correction_of_biases
+from quantsam.repair.extremes import channel_ranges
 from quantsam.repair.migrate import scale_of_inputs, scale_of_outputs
 from quantsam.repair.names import RepairName, parse_repairs
-from quantsam.repair.ranges import channel_ranges
+from quantsam.repair.ranges import choose_ranges
+from quantsam.repair.shift import shift_of_streams
 from quantsam.repair.streams import scale_of_streams
+
+AFTER_CALIBRATION = ("ranges", "bias")
+"""Repairs of a calibrated plan; they are made anew where more is repaired."""
 
 
 def repair_plan(
     model: EfficientViTSam,
     plan: Plan,
     images: Iterable[CalibrationImage],
-    repairs: str | Sequence[str] = ("streams", "migrate"),
+    repairs: str | Sequence[str] = ("streams", "migrate", "ranges"),
     *,
     progress: Callable[[str], Progress] | None = None,
 ) -> Plan:
@@ -54,7 +59,7 @@ def repair_plan(
     if plan.is_calibrated and set(wanted) <= set(plan.repairs):
         return plan
     bare = _uncalibrated(plan)
-    wanted = parse_repairs((*wanted, *plan.repairs))  # a correction that was there is made anew
+    wanted = parse_repairs((*wanted, *plan.repairs))  # what was found by the grids is found anew
 
     def wrap(label: str) -> Progress | None:
         return progress(label) if progress else None
@@ -62,10 +67,15 @@ def repair_plan(
     def make() -> Plan:
         repaired = bare
         for name in wanted:
-            if name != "bias" and name not in repaired.repairs:
+            if name not in AFTER_CALIBRATION and name not in repaired.repairs:
                 added = _scales(name, model, repaired, images, wrap)
                 repaired = dataclasses.replace(repaired, transforms=repaired.transforms + added)
         repaired = calibrate(model, repaired, images, progress=wrap("calibrating"))
+        if "ranges" in wanted:
+            chosen = choose_ranges(prepare(model, repaired), repaired, images, wrap("ranges: errors"))
+            if chosen is not None:
+                repaired = dataclasses.replace(repaired, transforms=(*repaired.transforms, chosen))
+                repaired = with_chosen_ranges(model, repaired)
         if "bias" in wanted:
             found = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
             added = () if found is None else (found,)
@@ -76,9 +86,9 @@ def repair_plan(
 
 
 def _uncalibrated(plan: Plan) -> Plan:
-    """Return a plan without grids, and without corrections of biases, which are of the rounding before."""
+    """Return a plan without grids, and without what was found by them."""
     sites = tuple(dataclasses.replace(site, params=None) for site in plan.sites)
-    kept = tuple(transform for transform in plan.transforms if not isinstance(transform, CorrectBiases))
+    kept = tuple(transform for transform in plan.transforms if transform.repair not in AFTER_CALIBRATION)
     return dataclasses.replace(plan, transforms=kept, sites=sites, calibration=None)
 
 
@@ -89,12 +99,14 @@ def _scales(
     images: Iterable[CalibrationImage],
     wrap: Callable[[str], Progress | None],
 ) -> tuple[Transform, ...]:
-    """Return the scales that a repair adds to a plan."""
+    """Return the scales and shifts that a repair adds to a plan."""
     prepared = prepare(model, plan)
     ranges = channel_ranges(prepared, images, wrap(f"{name}: ranges"))
     made: list[Transform | None] = []
     if name == "streams":
         made = [scale_of_streams(prepared, ranges)]
+    elif name == "shift":
+        made = [shift_of_streams(prepared, plan, ranges)]
     else:
         made = [scale_of_inputs(prepared, plan, ranges, images, wrap(f"{name}: strengths"))]
         made.append(scale_of_outputs(plan, ranges))

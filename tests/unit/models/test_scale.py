@@ -6,10 +6,10 @@ import torch
 from quantsam.errors import PlanError
 from quantsam.models.fold import fold_norms
 from quantsam.models.graph import state_digest
-from quantsam.models.scale import scale_inputs, scale_outputs, scale_streams
+from quantsam.models.scale import scale_inputs, scale_links, scale_outputs
 from quantsam.models.structure import structure_of
 
-STREAMS, INPUTS, OUTPUTS = scale_streams, scale_inputs, scale_outputs
+LINKS, INPUTS, OUTPUTS = scale_links, scale_inputs, scale_outputs
 
 
 @pytest.fixture(params=["plain", "folded"])
@@ -23,7 +23,7 @@ def image():
 
 
 def exponents_for(encoder, scale):
-    """Exponents from -5 to 7 for all streams, or for all convolutions' inputs or outputs."""
+    """Exponents from -5 to 7 for all links, or for all convolutions' inputs or outputs."""
     generator = torch.Generator().manual_seed(1)
     structure = structure_of(encoder)
 
@@ -33,15 +33,18 @@ def exponents_for(encoder, scale):
     def conv(path):
         return encoder.get_submodule(path)
 
-    if scale is scale_streams:
-        return {s.name: some(conv(s.readers[0].conv).in_channels) for s in structure.streams}
+    def width_of(port):
+        return len(port.channels) if port.channels else conv(port.convolution.conv).in_channels
+
+    if scale is scale_links:
+        return {link.name: some(width_of(link.readers[0])) for link in structure.links(encoder)}
     paths = [c.conv for c in structure.convolutions]
     if scale is scale_inputs:
         return {path: some(conv(path).in_channels) for path in paths}
     return {path: some(conv(path).out_channels) for path in paths}
 
 
-@pytest.mark.parametrize("scale", [STREAMS, INPUTS, OUTPUTS])
+@pytest.mark.parametrize("scale", [LINKS, INPUTS, OUTPUTS])
 def test_the_same_to_the_last_bit(encoder, image, scale):
     before = state_digest(encoder)
     given = exponents_for(encoder, scale)
@@ -55,10 +58,26 @@ def test_the_same_to_the_last_bit(encoder, image, scale):
 
 def test_all_three_one_after_the_other(encoder, image):
     scaled = encoder
-    for scale in (scale_streams, scale_inputs, scale_outputs):
+    for scale in (scale_links, scale_inputs, scale_outputs):
         scaled = scale(scaled, exponents_for(encoder, scale))
     with torch.inference_mode():
         assert torch.equal(scaled(image), encoder(image))
+
+
+def test_links_within_attention_are_scaled_where_they_are_written(encoder, image):
+    links = [link for link in structure_of(encoder).links(encoder) if "/" in link.name]
+    assert {link.name.partition("/")[2] for link in links} == {"values", "branch0", "branch0-values"}
+    for link in links:
+        for ports, width in ((link.writers, "out_channels"), (link.readers, "in_channels")):
+            for port in ports:
+                count = getattr(encoder.get_submodule(port.convolution.conv), width)
+                assert port.channels is None or 0 <= min(port.channels) <= max(port.channels) < count
+        (writer,) = link.writers
+        path = writer.convolution.conv
+        count = len(writer.channels or range(encoder.get_submodule(path).out_channels))
+        given = {link.name: torch.full((count,), 3, dtype=torch.int32)}
+        before, after = (e.get_submodule(path).weight for e in (encoder, scale_links(encoder, given)))
+        assert int((before != after).flatten(1).any(1).sum()) == count
 
 
 def test_a_site_sees_the_scaled_tensor(encoder, image):
@@ -78,13 +97,13 @@ def test_a_site_sees_the_scaled_tensor(encoder, image):
 @pytest.mark.parametrize(
     ("scale", "given", "message"),
     [
-        (scale_streams, {"stage9": 4}, "a scaled stream must be one of stage1, .*neck, got 'stage9'"),
+        (scale_links, {"stage9": 4}, "a scaled stream must be one of the encoder's 11, got 'stage9'"),
         (
             scale_inputs,
             {"neck.nowhere": 4},
             "a repaired convolution must be one of .*, got 'neck.nowhere'",
         ),
-        (scale_streams, {"stage1": 3}, "has .* channels, got .3,. exponents: repair the plan again"),
+        (scale_links, {"stage1": 3}, "has .* channels, got .3,. exponents: repair the plan again"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny, scale, given, message):

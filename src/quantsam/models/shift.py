@@ -1,0 +1,84 @@
+"""Subtract a constant from channels of residual streams without changing what an encoder computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from quantsam.errors import PlanError
+from quantsam.models.blocks import Conv2d
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import copy_encoder, set_parameter
+from quantsam.models.structure import Convolution, Stream, structure_of
+
+
+def shiftable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
+    """Yield the residual streams that 1x1 convolutions alone read.
+
+    A larger kernel reads zeros beyond the border, which a constant would have to replace.
+    """
+    for stream in structure_of(encoder).streams:
+        if all(_conv(encoder, reader).kernel_size == (1, 1) for reader in stream.readers):
+            yield stream
+
+
+@torch.no_grad()
+def shift_streams(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageEncoder:
+    """Subtract constants from residual streams: the first writer gives less, what readers miss is in their biases.
+
+    Args:
+        encoder: Left as it is.
+        shifts: (C,) float32 by the stream's name, see `shiftable_streams`.
+
+    Raises:
+        PlanError: There is no such stream, it cannot be shifted, or it has another number of channels.
+    """
+    shifted = copy_encoder(encoder).eval()
+    streams = {stream.name: stream for stream in shiftable_streams(encoder)}
+    for name, given in shifts.items():
+        if name not in streams:
+            raise PlanError(f"a shifted stream must be one of {', '.join(streams)}, got {name!r}: repair again")
+        first, readers = streams[name].writers[0], streams[name].readers
+        count = _conv(shifted, first).out_channels
+        if given.shape != (count,):
+            raise PlanError(f"{name} has {count} channels, got {tuple(given.shape)} shifts: repair the plan again")
+        _add_behind(shifted, first, -given)
+        for reader in readers:
+            conv = _conv(shifted, reader)
+            missed = given.to(conv.weight.device)
+            missed = missed if conv.input_scale is None else missed * conv.input_scale.factors
+            _add_to_output(shifted, reader, conv.weight.double()[:, :, 0, 0] @ missed.double())
+    return shifted
+
+
+def _conv(encoder: ImageEncoder, convolution: Convolution) -> Conv2d:
+    conv = encoder.get_submodule(convolution.conv)
+    assert isinstance(conv, Conv2d)
+    return conv
+
+
+def _add_behind(encoder: ImageEncoder, writer: Convolution, constant: Tensor) -> None:
+    """Add to what a convolution gives behind its BatchNorm, where it still has one."""
+    path = writer.norm or writer.conv
+    module: nn.Module = encoder.get_submodule(path)
+    _add(encoder, module, path, constant)
+
+
+def _add_to_output(encoder: ImageEncoder, reader: Convolution, constant: Tensor) -> None:
+    """Add to a convolution's own output; where a BatchNorm follows, its mean takes it."""
+    conv = _conv(encoder, reader)
+    if conv.bias is None and reader.norm is not None:
+        norm = encoder.get_submodule(reader.norm)
+        mean = norm.get_buffer("running_mean")
+        norm.register_buffer("running_mean", (mean.double() - constant).to(mean.dtype))
+        return
+    _add(encoder, conv, reader.conv, constant)
+
+
+def _add(encoder: ImageEncoder, module: nn.Module, path: str, constant: Tensor) -> None:
+    weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
+    before = torch.zeros_like(constant) if bias is None else bias.detach()
+    total = before.double() + constant.to(weight.device).double()
+    set_parameter(encoder, f"{path}.bias", total.to(weight.dtype))
