@@ -15,7 +15,7 @@ from quantsam.cli.evaluation_table import report
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.experiment import score_plans
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.results.record import Record
 
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")

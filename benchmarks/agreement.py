@@ -16,7 +16,7 @@ from common import RESULTS, save
 import quantsam as qs
 from quantsam.data.dataset import Dataset
 from quantsam.diagnostics.agreement import measure_agreement
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 
 ENGINES = ("onnxruntime", "openvino")
 SCHEMES = ("int8", "mix-dwsc", "mix-mbc-neck")

@@ -22,7 +22,7 @@ from common import save
 import quantsam as qs
 from quantsam.data.dataset import Dataset
 from quantsam.evaluation.experiment import score_plans
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 
 ENGINE = "openvino"
 STEPS = (

@@ -18,7 +18,7 @@ from common import save
 import quantsam as qs
 from quantsam.cli.evaluation_table import report
 from quantsam.evaluation.experiment import score_plans
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 
 PROMPTS = ("box", "click", "clicks:3", "clicks:5", "detections")
 SCHEMES = ("fp32", "int8")

@@ -33,7 +33,7 @@ import quantsam as qs
 from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.engines import encoder
 from quantsam.notices import InexactWarning
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runtime.engines import ENGINES
 from quantsam.runtime.onnxruntime import OnnxRuntimeSession
 from quantsam.runtime.sessions import Array, Session, SessionOptions

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from quantsam.models.encoder import Encoder
     from quantsam.models.sam import EfficientViTSam
     from quantsam.models.zoo import create_model, load_model
-    from quantsam.plans.calibrated import calibrated_plans
     from quantsam.plans.calibration import calibrate, observe
     from quantsam.plans.make import make_plan
     from quantsam.plans.placements import Placement
@@ -45,12 +44,14 @@ if TYPE_CHECKING:
     from quantsam.prediction.automatic import segment_everything
     from quantsam.prediction.grid import GridSettings
     from quantsam.prediction.predictor import Predictor
+    from quantsam.repair.calibrated import calibrated_plans
     from quantsam.repair.repair import repair_plan
     from quantsam.report.page import write_report
     from quantsam.results.agreement_record import AgreementRecord
     from quantsam.results.compare import compare
     from quantsam.results.distribution_record import DistributionRecord
     from quantsam.results.record import Record
+    from quantsam.results.repair_record import RepairRecord
     from quantsam.results.search_record import SearchRecord
     from quantsam.results.sensitivity_record import SensitivityRecord
     from quantsam.results.store import ResultStore
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from quantsam.schemes.load import load_scheme, scheme_names
     from quantsam.schemes.scheme import Scheme
     from quantsam.search.palette import make_palette
+    from quantsam.search.repairs import RepairSettings, find_repairs
     from quantsam.search.schemes import search_schemes
     from quantsam.search.settings import SearchSettings
     from quantsam.sensitivity.study import StudySettings, measure_sensitivity
@@ -93,17 +95,20 @@ _HOMES = {
     "Run": "runs.run",
     "SceneDataset": "data.scenes",
     "Scheme": "schemes.scheme",
+    "RepairRecord": "results.repair_record",
+    "RepairSettings": "search.repairs",
     "SearchRecord": "results.search_record",
     "SearchSettings": "search.settings",
     "SensitivityRecord": "results.sensitivity_record",
     "StudySettings": "sensitivity.study",
     "Transform": "plans.transforms",
     "calibrate": "plans.calibration",
-    "calibrated_plans": "plans.calibrated",
+    "calibrated_plans": "repair.calibrated",
     "compare": "results.compare",
     "create_model": "models.zoo",
     "evaluate": "evaluation.evaluator",
     "export_bundle": "bundles.export",
+    "find_repairs": "search.repairs",
     "keep_freed_memory": "memory",
     "load_bundle": "runtime.bundle",
     "load_image": "data.images",
@@ -154,6 +159,8 @@ __all__ = [
     "Predictor",
     "QuantsamError",
     "Record",
+    "RepairRecord",
+    "RepairSettings",
     "ResultStore",
     "Run",
     "SceneDataset",
@@ -169,6 +176,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "export_bundle",
+    "find_repairs",
     "keep_freed_memory",
     "load_bundle",
     "load_image",

@@ -36,3 +36,39 @@ def test_bad_names(run):
     run("evaluate", "--repair", "streams", "--no-activations", *DATA).complains(
         2, "a repair needs quantized activations"
     )
+
+
+SEARCH = ("repair", "nano-outlier", "--calibration", "scenes:8:1", "--engine", "openvino", "--try", "streams")
+
+
+def test_repairs_are_found_and_the_plan_and_the_scheme_used(run, tmp_path):
+    pytest.importorskip("openvino")
+    plan, scheme, store = tmp_path / "plan", tmp_path / "own.toml", tmp_path / "store.sqlite"
+    ran = run(*SEARCH, "--rounds", "1", "--out", plan, "--scheme-out", scheme, "--store", store)
+    assert "repaired: streams; masks lose" in ran.out
+    assert "8 held-out images" not in ran.out
+    assert f"--engine openvino --plan {plan} --out BUNDLE" in ran.out
+    again = run(*SEARCH, "--rounds", "1", "--store", store, "--json").json
+    assert [step["name"] for step in again["results"]["steps"]] == ["none", "streams"]
+    assert all(step["encoder_ms"] > 0 for step in again["results"]["steps"])
+    (record,) = run("evaluate", "--model", "nano-outlier", "--plan", plan, *DATA).json
+    assert record["settings"]["repairs"] == ["streams"]
+    given = ("--model", "nano-outlier", "--calibration", "scenes:2:1", "--placement", "openvino", *DATA)
+    by_scheme, plain = (
+        run("evaluate", *given, "--scheme", scheme, *more).json[0] for more in ((), ("--repair", "none"))
+    )
+    assert by_scheme["settings"]["repairs"] == ["streams"]
+    assert "repairs" not in plain["settings"]
+    assert "streams" in run("schemes", scheme).out
+    assert "repair" in run("results", "--kind", "repair", "--store", store).out
+
+
+def test_a_search_for_repairs_that_cannot_be(run, tmp_path):
+    few = ("repair", "nano", "--calibration", "scenes:4:1")
+    run(*few).complains(1, "a search for repairs needs at least 8 images", "got 4")
+    run(*few, "--allow-float", "1", "--allow-w8a16", "1").complains(2, "--allow-float and --allow-w8a16 exclude each")
+    run(*few, "--goal", "-1").complains(2, "goal must be a number from 0 on, got -1.0")
+    run(*few, "--scheme", "fp32").complains(2, "a repair needs quantized activations", "fp32")
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "mine.txt").write_text("mine")
+    run(*few, "--out", tmp_path / "plan").complains(1, "it holds other files")

@@ -14,10 +14,10 @@ from quantsam.app.lru import Lru
 from quantsam.evaluation.quantized import quantized_model
 from quantsam.evaluation.record_fields import sizes
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.make import make_plan
 from quantsam.plans.plan import Plan
 from quantsam.prediction.transforms import preprocess
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runtime.engines import placement_of
 
 

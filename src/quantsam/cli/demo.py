@@ -97,7 +97,7 @@ class _Steps:
 def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, store: ResultStore) -> list[Record]:
     """Score the schemes, and keep pictures of some objects."""
     from quantsam.evaluation.experiment import score_plans
-    from quantsam.plans.calibrated import calibrated_plans
+    from quantsam.repair.calibrated import calibrated_plans
 
     plans = calibrated_plans(model, SCHEMES, images, progress=progress("calibrating"))
     return list(score_plans(model, plans, dataset, store=store, progress=progress, gallery=3))
@@ -121,7 +121,7 @@ def _on_engines(
     """Run FP32 and INT8 on the engines that are installed; return how INT8 agrees with its simulation."""
     from quantsam.diagnostics.agreement import measure_agreement
     from quantsam.evaluation.experiment import score_plans
-    from quantsam.plans.calibrated import calibrated_plans
+    from quantsam.repair.calibrated import calibrated_plans
 
     int8 = []
     for engine in installed_engines():

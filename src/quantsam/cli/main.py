@@ -31,6 +31,7 @@ COMMANDS = {
     "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
     "sensitivity": "Find the layers that hurt: one quantized at a time, exactly or estimated.",
+    "repair": "Find the repairs that bring INT8 back to the float model's masks, and save the plan.",
     "search": "Find a format for each layer: most accurate within a budget, or smallest within a loss.",
     "sweep": "Do sets of runs from a file; skips what is done, goes on where it was stopped.",
     "app": "Open a local page to try schemes on pictures of your own.",

@@ -10,9 +10,9 @@ import click
 
 from quantsam.cli.groups import RenamedOption, option_group
 from quantsam.models.variants import VARIANTS
-from quantsam.repair.names import parse_repairs
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.engines import ENGINES, PYTORCH
+from quantsam.schemes.repairs import asked_repairs
 
 DRAWING = ("altair", "vl_convert", "jinja2")
 """Packages that a report needs."""
@@ -165,7 +165,10 @@ PROCESSORS = click.option(
     help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
     "VNNI sums of such products saturate.",
 )
-REPAIR = click.option("--repair", help="Repair the plan: some of streams,shift,migrate,ranges,bias.")
+REPAIR = click.option(
+    "--repair",
+    help="Repair the plan: some of streams,shift,migrate,ranges,bias, or none. [what the scheme says]",
+)
 _ROLES = (
     click.option("--no-weights", is_flag=True, help="Leave weights in float."),
     click.option("--no-activations", is_flag=True, help="Leave activations in float."),
@@ -195,8 +198,9 @@ def _deployment(given: Mapping[str, Any]) -> Deployment:
     )
 
 
-def _repairs(given: Mapping[str, Any]) -> tuple[Any, ...]:
-    return parse_repairs(given["repair"]) if given.get("repair") else ()
+def _repairs(given: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    text = given.get("repair")
+    return None if text is None else asked_repairs(text)
 
 
 def _deployments(given: Mapping[str, Any]) -> tuple[Deployment, ...]:
@@ -242,7 +246,7 @@ def record_filters(function: F) -> F:
             click.option("--prompt", help="Only this kind of prompt."),
             click.option("--placement", help="Only this placement."),
             click.option("--engine", help="Only what this engine computed: pytorch, onnxruntime, openvino, ..."),
-            click.option("--kind", help="Only evaluate, agree, sensitivity, search, distributions or latency."),
+            click.option("--kind", help="Only evaluate, agree, sensitivity, search, repair, distributions or latency."),
         )
     ):
         function = option(function)

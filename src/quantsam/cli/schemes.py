@@ -53,10 +53,13 @@ def command(name: str | None, as_json: bool) -> None:
         for target, spec in rule.targets.items():
             rows.append({"rule": number, "layers": str(rule.select), "target": target, "format": _described(spec)})
     if as_json:
-        print_json({"name": scheme.name, "description": scheme.description, "digest": scheme.digest, "rules": rows})
+        shown = {"name": scheme.name, "description": scheme.description, "digest": scheme.digest, "rules": rows}
+        print_json(shown | {"repairs": list(scheme.repairs)})
         return
     print_table(
         f"{scheme.name}: {scheme.description}",
         ["rule", "layers", "target", "format"],
         [list(r.values()) for r in rows],
     )
+    if scheme.repairs:
+        click.echo(f"\nRepaired: {', '.join(scheme.repairs)}.")

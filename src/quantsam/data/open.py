@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,6 +90,51 @@ class DatasetImages:
         """
         for image_id in self._dataset.image_ids:
             yield self._dataset.image(image_id)
+
+
+class SomeImages:
+    """Some of a source's pictures, themselves a source."""
+
+    def __init__(self, images: ImageSource, numbers: Sequence[int], what: str) -> None:
+        """Choose.
+
+        Args:
+            images: What to choose from.
+            numbers: Which ones, in order.
+            what: Says so in a few words; part of the name.
+        """
+        self._images, self._numbers, self._what = images, tuple(numbers), what
+
+    @property
+    def name(self) -> str:
+        """`NAME, WHAT`."""
+        return f"{self._images.name}, {self._what}"
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of the whole source's digest and the numbers."""
+        return hashlib.sha256(f"{self._images.digest}:{self._numbers}".encode()).hexdigest()
+
+    @property
+    def stamp(self) -> str | None:
+        """What changes with the pictures' contents; None where the whole source has none."""
+        stamp = getattr(self._images, "stamp", None)
+        return None if stamp is None else f"{stamp}:{self._numbers}"
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int, /) -> UInt8Image:
+        return self._images[self._numbers[index]]
+
+    def __iter__(self) -> Iterator[UInt8Image]:
+        """Read the pictures one by one.
+
+        Yields:
+            (height, width, 3) uint8 RGB.
+        """
+        for number in self._numbers:
+            yield self._images[number]
 
 
 def open_dataset(

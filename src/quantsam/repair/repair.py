@@ -17,10 +17,10 @@ from quantsam.progress import Progress
 from quantsam.repair.bias import correction_of_biases
 from quantsam.repair.extremes import channel_ranges
 from quantsam.repair.migrate import scale_of_inputs, scale_of_outputs
-from quantsam.repair.names import RepairName, parse_repairs
 from quantsam.repair.ranges import choose_ranges
 from quantsam.repair.shift import shift_of_streams
 from quantsam.repair.streams import scale_of_streams
+from quantsam.schemes.repairs import RepairName, parse_repairs
 
 AFTER_CALIBRATION = ("ranges", "bias")
 """Repairs of a calibrated plan; they are made anew where more is repaired."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantsam.results import agreement_record, distribution_record, search_record, sensitivity_record
+from quantsam.results import agreement_record, distribution_record, repair_record, search_record, sensitivity_record
 from quantsam.results.agreement_record import AgreementRecord
 from quantsam.results.distribution_record import DistributionRecord
 from quantsam.results.record import Record
+from quantsam.results.repair_record import RepairRecord
 from quantsam.results.search_record import SearchRecord
 from quantsam.results.sensitivity_record import SensitivityRecord
 
 RECORD_TYPES: dict[str, type[Record]] = {
     agreement_record.KIND: AgreementRecord,
     distribution_record.KIND: DistributionRecord,
+    repair_record.KIND: RepairRecord,
     search_record.KIND: SearchRecord,
     sensitivity_record.KIND: SensitivityRecord,
 }

@@ -14,14 +14,13 @@ from quantsam.evaluation.detector import open_detections
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
 from quantsam.models.zoo import load_model
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.plans.storage import load_plan
 from quantsam.progress import Progress
-from quantsam.repair.repair import repair_plan
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, FilePath, ModelSource
 from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.load import load_scheme
@@ -66,16 +65,15 @@ class Run:
             return list(self.loaded_plans)
         self.check_formats(deployment)
         images = () if self.calibration is None else self.calibration
-        if not deployment.repairs:
-            return calibrated_plans(
-                self.model, self.schemes, images, deployment.placed, **deployment.roles, progress=progress
-            )
-        plans = [make_plan(self.model, scheme, deployment.placed, **deployment.roles) for scheme in self.schemes]
-        wrap = None if progress is None else (lambda label: progress)
-        return [
-            repair_plan(self.model, plan, images, deployment.repairs, progress=wrap) if plan.sites else plan
-            for plan in plans
-        ]
+        return calibrated_plans(
+            self.model,
+            self.schemes,
+            images,
+            deployment.placed,
+            **deployment.roles,
+            repairs=deployment.repairs,
+            progress=progress,
+        )
 
     def check_formats(self, deployment: Deployment) -> None:
         """Make sure, before calibration, that what is to compute has the formats of all schemes.

@@ -8,10 +8,10 @@ from typing import TypedDict
 
 from quantsam.errors import InputError
 from quantsam.models.variants import get_variant
-from quantsam.repair.names import RepairName
 from quantsam.runtime.engines import ENGINES, PYTORCH, check_engine, check_precision, get_engine, placement_of
 from quantsam.runtime.processor import Processors
 from quantsam.runtime.sessions import Precision
+from quantsam.schemes.repairs import RepairName
 
 FilePath = str | Path
 
@@ -105,7 +105,7 @@ class Deployment:
         precision: Of what the engine does not quantize.
         weights: Quantize weights.
         activations: Quantize activations.
-        repairs: What is repaired, see `repair_plan`.
+        repairs: What is repaired, see `repair_plan`; None for what each scheme says, `()` for nothing.
     """
 
     engine: str = PYTORCH
@@ -114,7 +114,7 @@ class Deployment:
     precision: Precision = "f32"
     weights: bool = True
     activations: bool = True
-    repairs: tuple[RepairName, ...] = ()
+    repairs: tuple[RepairName, ...] | None = None
 
     @property
     def placed(self) -> str:

@@ -9,12 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from quantsam.errors import SchemeError, nearest
+from quantsam.errors import InputError, SchemeError, nearest
 from quantsam.files import expanded, read_text, shown
 from quantsam.models.variants import VARIANTS
 from quantsam.quant.formats import FORMATS, get_format
 from quantsam.quant.observers import OBSERVERS
 from quantsam.quant.quantizers import quantizers_of
+from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 from quantsam.schemes.scheme import LAYER_KINDS, Rule, Scheme, Selector, Target
 
 FLOAT = "float"
@@ -85,16 +86,29 @@ def parse_scheme(content: str, default_name: str, where: str | None = None) -> S
         data = tomllib.loads(content)
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers or nesting without end
         raise SchemeError(f"scheme {where} must be valid TOML: {error}") from error
-    _known(data, {"name": str, "description": str, "rules": list}, f"scheme {where}")
+    _known(data, {"name": str, "description": str, "rules": list, "repair": dict}, f"scheme {where}")
     rules = []
     for number, rule in enumerate(data.get("rules", []), start=1):
         place = f"scheme {where}, rule {number}"
         _known(rule, {"select": dict, "weight": None, "activation": None, "sites": dict}, place)
         rules.append(Rule(_selector(rule.get("select", {}), place), _targets(rule, place)))
     try:
-        return Scheme(data.get("name", default_name), tuple(rules), data.get("description", ""))
+        repairs = _repairs(data["repair"], f"scheme {where}, repair") if "repair" in data else ()
+        return Scheme(data.get("name", default_name), tuple(rules), data.get("description", ""), repairs)
     except SchemeError as error:
-        raise SchemeError(f"scheme {where}: {error}") from error
+        text = str(error)
+        raise SchemeError(text if text.startswith("scheme ") else f"scheme {where}: {text}") from error
+
+
+def _repairs(table: dict[str, Any], place: str) -> tuple[RepairName, ...]:
+    _known(table, {"apply": None}, place)
+    names = table.get("apply", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SchemeError(f"{place}: 'apply' must be a list of {', '.join(REPAIRS)}, got {names!r}")
+    try:
+        return parse_repairs(names)
+    except InputError as error:
+        raise SchemeError(f"{place}: {error}") from error
 
 
 def _known(table: Any, keys: Mapping[str, type | None], place: str) -> None:

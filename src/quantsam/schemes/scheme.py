@@ -13,6 +13,7 @@ from typing import Any
 from quantsam.errors import SchemeError
 from quantsam.quant.formats import Format, get_format
 from quantsam.quant.params import QuantizerName
+from quantsam.schemes.repairs import RepairName
 
 FLOAT_NAME = "fp32"
 """The scheme without rules: results of the float model are kept and shown under this name."""
@@ -141,13 +142,22 @@ class Rule:
 class Scheme:
     """A quantization scheme: rules applied in order to a model whose layers all start in float.
 
+    Attributes:
+        name: What it is called in records and tables.
+        rules: In order.
+        description: For lists.
+        repairs: What is repaired once its plan is made, see `schemes.repairs`: by `calibrated_plans` and by every
+            command that calibrates; `make_plan` and `calibrate` are single steps and do not.
+
     Raises:
-        SchemeError: It has rules and the name of the float model, whose results would be taken for its own.
+        SchemeError: It has rules and the name of the float model, whose results would be taken for its own; or repairs
+            and no rules.
     """
 
     name: str
     rules: tuple[Rule, ...] = ()
     description: str = field(default="", compare=False)
+    repairs: tuple[RepairName, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rules and self.name.lower() == FLOAT_NAME:
@@ -155,10 +165,15 @@ class Scheme:
                 f"a scheme with rules must not have the name of the float model, got {self.name!r}: give it another"
             )
 
+        if self.repairs and not self.rules:
+            raise SchemeError(f"a scheme that is repaired must have rules, got none in {self.name!r}: add [[rules]]")
+
     @property
     def digest(self) -> str:
-        """Hex digest of the rules; the name and the description do not count."""
-        return hashlib.sha256(json.dumps([_plain(rule) for rule in self.rules]).encode()).hexdigest()
+        """Hex digest of the rules and repairs; the name and the description do not count."""
+        content: list[Any] = [_plain(rule) for rule in self.rules]
+        content += [{"repairs": list(self.repairs)}] if self.repairs else []
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _plain(rule: Rule) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def scheme_to_toml(scheme: Scheme) -> str:
         if own:
             sites = ", ".join(f"{_toml(key)} = {_target(target)}" for key, target in own.items())
             lines.append(f"sites = {{ {sites} }}")
+    if scheme.repairs:
+        lines += ["", "[repair]", f"apply = {_toml(list(scheme.repairs))}"]
     return "\n".join(lines) + "\n"
 
 

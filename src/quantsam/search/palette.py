@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from quantsam.errors import InputError
 from quantsam.models.sam import EfficientViTSam
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.progress import Progress
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.schemes.load import FLOAT, uniform_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.schemes.write import scheme_from_layers

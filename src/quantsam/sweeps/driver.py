@@ -14,12 +14,11 @@ from typing import Any
 from quantsam.errors import QuantsamError, StoreError
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.journal import Journal, journal_path, open_journal
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.calibration import calibrate, with_observations
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import Observations
 from quantsam.plans.plan import Plan
-from quantsam.repair.repair import repair_plan
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.sweeps.opened import OpenedPoint, open_points
@@ -229,12 +228,15 @@ class _Driver:
             seen = self._observe(points[0], plan, len(images))
             return with_observations(model, plan, seen, images.name, images.digest)
 
-        if deployment.repairs:  # in this process: each goes through the images more than once
-            bare = [make_plan(model, scheme, deployment.placed, **deployment.roles) for scheme in schemes.values()]
-            plans = [repair_plan(model, plan, images, deployment.repairs) for plan in bare]
-        else:
-            placed, roles = deployment.placed, deployment.roles
-            plans = calibrated_plans(model, list(schemes.values()), (), placed, **roles, calibrate_one=shared_out)
+        plans = calibrated_plans(
+            model,
+            list(schemes.values()),
+            images,  # repairs go through them in this process
+            deployment.placed,
+            **deployment.roles,
+            repairs=deployment.repairs,
+            calibrate_one=shared_out,
+        )
         by_key = dict(zip(schemes, plans, strict=True))
         for key, plan in by_key.items():
             self._state.keep(str(key), plan)

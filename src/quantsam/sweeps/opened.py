@@ -17,6 +17,7 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.variants import get_variant
 from quantsam.plans.make import resolve_sites
 from quantsam.plans.plan import PlanSite
+from quantsam.repair.calibrated import repairs_of
 from quantsam.results.record import JsonValue, identity
 from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.load import load_scheme, uniform_scheme
@@ -133,7 +134,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
             "quantize": point.quantized,
             "placement": point.deployment.placed,
             "images": expected["calibration"],
-            **_repairs(point),
+            **_repairs(point, scheme),
         }
         calibration = identity({**shared, **plan})
     depends_on: dict[str, Any] = {
@@ -148,15 +149,17 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
         "precision": point.precision,
         "dataset": dataset.digest,
         "prompts": parse_prompt(point.prompts).name if detections is None else detections.digest,
-        **(_repairs(point) if calibration is not None else {}),
+        **(_repairs(point, scheme) if calibration is not None else {}),
         "study": dataclasses.asdict(study_settings(point)) if point.kind == "sensitivity" else None,
     }
     return OpenedPoint(point, identity(depends_on), scheme, tuple(dataset.image_ids), calibration, expected)
 
 
-def _repairs(point: Point) -> dict[str, JsonValue]:
+def _repairs(point: Point, scheme: Scheme) -> dict[str, JsonValue]:
     """Return what identifies a point's repairs; nothing where there are none, as before there were any."""
-    return {"repairs": list(point.deployment.repairs)} if point.deployment.repairs else {}
+    deployment = point.deployment
+    names = repairs_of(scheme, deployment.repairs, activations=deployment.activations)
+    return {"repairs": list(names)} if names else {}
 
 
 def _sites(point: Point, encoder: ImageEncoder, scheme: Scheme) -> tuple[PlanSite, ...]:

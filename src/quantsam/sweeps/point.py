@@ -12,10 +12,10 @@ from quantsam.data.open import BARE_NAMES
 from quantsam.errors import InputError, nearest
 from quantsam.files import expanded
 from quantsam.notices import notice
-from quantsam.repair.names import parse_repairs
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.sessions import Precision
 from quantsam.schemes.load import scheme_names
+from quantsam.schemes.repairs import asked_repairs
 from quantsam.sensitivity.rows import Mode, Part, Unit
 from quantsam.sensitivity.study import Method
 
@@ -42,7 +42,7 @@ class Point:
         device: Where PyTorch computes.
         scheme: As `quantsam evaluate` takes it; of a sensitivity study also a bare format.
         quantize: `both`, `weights` or `activations`.
-        repair: What is repaired, `streams+migrate`; nothing if `none` or None.
+        repair: What is repaired, `streams+migrate`, or `none`; what the scheme says if None.
         placement: Where tensors are quantized; the engine's own, or `thesis`, if None.
         engine: What computes.
         precision: Of what OpenVINO does not quantize.
@@ -136,7 +136,7 @@ class Point:
             precision=self.precision,
             weights=self.quantized != "activations",
             activations=self.quantized != "weights",
-            repairs=() if self.repair in (None, "none") else parse_repairs(str(self.repair)),
+            repairs=None if self.repair is None else asked_repairs(self.repair),
         )
 
 

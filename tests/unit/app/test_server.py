@@ -19,10 +19,10 @@ from quantsam.app.requests import parse_request
 from quantsam.app.server import PAGE
 from quantsam.evaluation.quantized import quantized_model
 from quantsam.evaluation.record_fields import sizes
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.prediction.automatic import segment_everything
 from quantsam.prediction.grid import GridSettings, usual_settings
 from quantsam.prediction.segmenter import ModelSegmenter
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts, agreements, segment_picture
 from quantsam.schemes.load import load_scheme

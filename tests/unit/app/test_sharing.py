@@ -18,8 +18,8 @@ from quantsam.app.lru import Lru
 from quantsam.app.pictures import EXAMPLES, make_picture
 from quantsam.app.quantized import QuantizedModels
 from quantsam.errors import SchemeError
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.prediction.grid import GridSettings
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts
 from quantsam.schemes.load import load_scheme

@@ -6,7 +6,7 @@ from quantsam.diagnostics.agreement import measure_agreement
 from quantsam.errors import InputError, PlanError
 from quantsam.evaluation.latency import measure_latency
 from quantsam.notices import InexactWarning
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.results.store import ResultStore
 
 

@@ -10,9 +10,9 @@ from quantsam.engines.encoder import make_engine_encoder
 from quantsam.errors import PlanError
 from quantsam.evaluation.evaluator import evaluate
 from quantsam.evaluation.latency import measure_latency
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runtime import engines
 from quantsam.runtime.bundle import load_bundle
 from quantsam.runtime.engines import check_engine, engine_names, placement_of

@@ -4,7 +4,7 @@ from quantsam.data.open import open_images
 from quantsam.data.scenes import SceneDataset
 from quantsam.evaluation.evaluator import evaluate
 from quantsam.evaluation.experiment import score_plans
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.results.compare import compare
 from quantsam.simulation.simulator import simulate
 

@@ -11,7 +11,7 @@ from quantsam.evaluation.experiment import score_plans
 from quantsam.evaluation.gallery import keep_gallery, make_gallery
 from quantsam.evaluation.quantized import quantized_model
 from quantsam.metrics.iou import mask_iou
-from quantsam.plans.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.results.store import ResultStore
 from quantsam.schemes.load import load_scheme, uniform_scheme
 

@@ -3,9 +3,9 @@ import torch
 
 from quantsam.data.scenes import SceneDataset
 from quantsam.errors import CalibrationError
-from quantsam.plans.calibrated import calibrated_plans
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
+from quantsam.repair.calibrated import calibrated_plans
 from quantsam.schemes.load import load_scheme, parse_scheme
 
 

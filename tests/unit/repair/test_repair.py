@@ -23,8 +23,8 @@ from quantsam.plans.transforms import ChooseRanges, ScaleInputs, ScaleOutputs, S
 from quantsam.prediction.transforms import preprocess
 from quantsam.quant.quantizers import fake_quantize
 from quantsam.repair.balance import balanced, levelled
-from quantsam.repair.names import REPAIRS, parse_repairs
 from quantsam.repair.repair import repair_plan
+from quantsam.schemes.repairs import REPAIRS, parse_repairs
 from quantsam.simulation.simulator import simulate
 
 EXACT = ("streams", "migrate")

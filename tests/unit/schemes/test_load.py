@@ -427,3 +427,32 @@ def test_a_refused_scheme_is_a_refused_input():
 def test_an_empty_list_selects_all():
     scheme = parse_scheme('[[rules]]\nselect = { stage = [], block = [], kind = [] }\nweight = "int8"', "given")
     assert scheme.rules[0].select == Selector()
+
+
+RULE = '[[rules]]\nweight = "int8"\nactivation = "int8"\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("apply = 'streams'", "scheme given, repair: 'apply' must be a list of streams, .*, got 'streams'"),
+        ("apply = [1]", "scheme given, repair: 'apply' must be a list of streams, shift, "),
+        ("apply = []", "scheme given, repair: repairs must be some of streams, "),
+        ("apply = ['stream']", "scheme given, repair: a repair must be .*, got 'stream': did you mean 'streams'"),
+        ("applied = ['streams']", "scheme given, repair: unknown key 'applied': did you mean 'apply'"),
+    ],
+)
+def test_a_bad_repair_table_is_refused(table, message):
+    with pytest.raises(SchemeError, match=message) as caught:
+        parse_scheme(f"{RULE}[repair]\n{table}", "given")
+    assert "\n" not in str(caught.value)
+
+
+def test_repairs_need_something_to_repair():
+    with pytest.raises(SchemeError, match=r"scheme given: a scheme that is repaired must have rules, got none in"):
+        parse_scheme("[repair]\napply = ['streams']", "given")
+
+
+def test_repairs_are_kept_in_the_order_in_which_they_are_applied():
+    scheme = parse_scheme(f"{RULE}[repair]\napply = ['bias', 'streams']", "given")
+    assert scheme.repairs == ("streams", "bias")

@@ -34,3 +34,15 @@ def parse_repairs(text: str | Sequence[str]) -> tuple[RepairName, ...]:
     if not names:
         raise InputError(f"repairs must be some of {', '.join(REPAIRS)}, got none")
     return tuple(name for name in REPAIRS if name in names)
+
+
+def asked_repairs(text: str) -> tuple[RepairName, ...]:
+    """Read what somebody asks for: `none`, or names as `parse_repairs` takes them.
+
+    Raises:
+        InputError: See `parse_repairs`.
+
+    >>> asked_repairs("none")
+    ()
+    """
+    return () if text.strip().lower() == "none" else parse_repairs(text)

@@ -15,7 +15,7 @@ from quantsam.quant.params import QParams
 from quantsam.schemes.scheme import Scheme
 
 
-def calibrated_plans(
+def calibrate_together(
     model: EfficientViTSam,
     schemes: Sequence[Scheme | str],
     images: Iterable[CalibrationImage],
@@ -34,7 +34,7 @@ def calibrated_plans(
 
     Args:
         model: In float.
-        schemes: Schemes, or what `load_scheme` takes.
+        schemes: Schemes, or what `load_scheme` takes; their repairs are not made here.
         images: See `calibrate`; not needed where no activation is quantized.
         placement: Where tensors are quantized.
         weights: Quantize weights.
@@ -57,10 +57,10 @@ def calibrated_plans(
     for plan in plans:
         for site in plan.sites:
             specified.setdefault((site.key, repr(site.spec)), site)
-    return _calibrate_together(plans, specified, calibrate_one or here)
+    return _passes(plans, specified, calibrate_one or here)
 
 
-def _calibrate_together(
+def _passes(
     plans: Sequence[Plan], specified: dict[tuple[str, str], PlanSite], calibrate_one: Callable[[Plan], Plan]
 ) -> list[Plan]:
     """Calibrate one plan that holds every site once a specification, then hand the grids out.
