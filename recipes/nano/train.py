@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from losses import DenseHeads
 from network import VARIANT, build
+from optimizers import make_optimizer
 from photographs import Pool
 from samples import Batch, StepDataset
 from steps import Learner, step_loss
@@ -80,14 +81,6 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     return float(rate)
 
 
-def make_optimizer(trained: list[nn.Parameter], rate: float) -> torch.optim.AdamW:
-    """Return AdamW that lets matrices and kernels decay, and nothing else."""
-    decayed = [p for p in trained if p.ndim >= 2]
-    others = [p for p in trained if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.03}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
-
-
 def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     """Move the running average of weights and statistics towards the model's, faster at the start."""
     decay = min(0.9995, (1 + step) / (10 + step))
@@ -109,7 +102,7 @@ class Run:
         self.learner = Learner(model, DenseHeads(variant.embed_dim).to(device), device, PRECISIONS[args.precision])
         self.average = copy.deepcopy(model).eval()
         self.trained = [*model.parameters(), *self.learner.heads.parameters()]
-        self.optimizer = make_optimizer(self.trained, args.learning_rate)
+        self.optimizer = make_optimizer((model, self.learner.heads), args.learning_rate)
         self.step = 0
         self.checkpoint = args.out / "checkpoint.pt"
 
@@ -142,6 +135,8 @@ class Run:
                     f"a resumed run must keep its arguments, got {name} {value} where {self.checkpoint} has "
                     f"{state['choices'].get(name)}: give the same ones, or another --out"
                 )
+        if not isinstance(state["optimizer"], list):
+            raise WeightsError(f"checkpoint {self.checkpoint} is of an earlier recipe, without Muon: give another --out")
         self.learner.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.learner.heads.load_state_dict(state["heads"])
@@ -176,7 +171,7 @@ class Run:
         else:
             loss = step_loss(self.learner, batch, np.random.default_rng((self.args.seed, 3, self.step)))
         self.learner.note(loss=loss.item())
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.learner.note(gradient=nn.utils.clip_grad_norm_(self.trained, 1.0).item())
         self.optimizer.step()

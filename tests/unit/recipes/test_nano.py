@@ -20,6 +20,7 @@ sys.path.insert(0, str(RECIPE))
 import decoding  # noqa: E402
 import losses  # noqa: E402
 import network  # noqa: E402
+import optimizers  # noqa: E402
 import photographs  # noqa: E402
 import samples  # noqa: E402
 import score  # noqa: E402
@@ -169,6 +170,38 @@ def test_a_decay_may_be_asked_for_at_any_time():
     assert train.last_step(args) == 2100
 
 
+def test_muon_steps_are_orthogonal_and_as_large_as_adams():
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, 24, 96, generator=generator) * torch.logspace(0, -1.5, 24)[:, None]
+    found = torch.linalg.svdvals(optimizers.orthogonal(matrices))
+    assert 0.5 < found.min() < found.max() < 1.35
+    before = torch.linalg.svdvals(matrices)
+    assert (before.amax(1) / before.amin(1)).min() > 30
+    layers = torch.nn.ModuleList([torch.nn.Linear(96, 24), torch.nn.Conv2d(8, 128, 3)])
+    before = [p.detach().clone() for p in layers.parameters()]
+    optimizer = optimizers.make_optimizer([layers], 0.01)
+    for layer in layers:
+        layer.weight.grad = torch.randn(layer.weight.shape, generator=generator)
+    optimizer.step()
+    for layer, was in zip(layers, before[::2], strict=True):
+        moved = (layer.weight.detach() - was * (1 - 0.01 * optimizers.WEIGHT_DECAY)).square().mean().sqrt()
+        assert 0.5 < moved / (0.01 * optimizers.RMS) < 1.5
+    for layer, was in zip(layers, before[1::2], strict=True):
+        assert torch.equal(layer.bias, was)  # it had no gradient
+
+
+def test_what_is_no_matrix_is_left_to_adam():
+    model = network.build(TINY, 0)
+    muon, adam = optimizers.make_optimizer([model], 1.0)._optimizers
+    names = {id(p): name for name, p in model.named_parameters()}
+    by_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    by_adam = {names[id(p)] for group in adam.param_groups for p in group["params"]}
+    assert by_muon | by_adam == set(names.values())
+    assert not by_muon & by_adam
+    assert not [name for name in by_muon if "depth_conv" in name or "upscaling" in name or "embed" in name]
+    assert any("qkv" in name for name in by_muon)
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     first = run(tmp_path)
     first.save(first.checkpoint)
@@ -176,6 +209,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
         run(tmp_path, variant=dataclasses.replace(TINY, embed_dim=32)).load()
     with pytest.raises(InputError, match=r"keep its arguments, got learning_rate 0.1 where .* has 0.002"):
         run(tmp_path, "--learning-rate", "0.1").load()
+    earlier = torch.load(first.checkpoint, weights_only=True)
+    torch.save(earlier | {"optimizer": earlier["optimizer"][1]}, first.checkpoint)
+    with pytest.raises(WeightsError, match="is of an earlier recipe, without Muon: give another --out"):
+        run(tmp_path).load()
     first.checkpoint.write_bytes(b"PK and nothing else")
     with pytest.raises(WeightsError, match="is damaged"):
         run(tmp_path).load()
