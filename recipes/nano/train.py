@@ -136,7 +136,7 @@ class Run:
                     f"{state['choices'].get(name)}: give the same ones, or another --out"
                 )
         if not isinstance(state["optimizer"], list):
-            raise WeightsError(f"checkpoint {self.checkpoint} is of an earlier recipe, without Muon: give another --out")
+            raise WeightsError(f"checkpoint {self.checkpoint} is of a recipe without Muon: give another --out")
         self.learner.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.learner.heads.load_state_dict(state["heads"])

@@ -14,6 +14,7 @@ import click
 from quantsam.cli.groups import option_group
 from quantsam.cli.options import (
     PLACEMENT,
+    REPAIR,
     calibration_options,
     deployment_options,
     engine_option,
@@ -67,7 +68,9 @@ settings_options = option_group(
 @click.option("--formats", help="What each layer may have. [float,w8a16,int8,w4a8; with --engine float,int8]")
 @settings_options
 @deployment_options(
-    engine_option("Place tensors as this engine does, and confirm on it; --cost latency needs one.", None), PLACEMENT
+    engine_option("Place tensors as this engine does, and confirm on it; --cost latency needs one.", None),
+    PLACEMENT,
+    REPAIR,
 )
 @whole_data_options
 @calibration_options
@@ -103,6 +106,7 @@ def command(
     usual = "float,int8" if settings.engine else "float,w8a16,int8,w4a8"
     names = (formats or usual).lower().replace(" ", "").split(",")
     palettes.check_choice(names)
+    palettes.check_repairs(deployment.repairs or ())
     if out is not None:
         _check_out(out)
     results = store.open()
@@ -111,9 +115,15 @@ def command(
     )
     run.check_formats(deployment)
     palette = palettes.make_palette(
-        run.model, names, run.calibration or (), placement=deployment.placed, progress=progress("calibrating")
+        run.model,
+        names,
+        run.calibration or (),
+        placement=deployment.placed,
+        repairs=deployment.repairs or (),
+        progress=progress("calibrating"),
     )
     notes: dict[str, JsonValue] = {"calibration_images": calibration.images}
+    notes |= {"repairs": list(palette.repairs)} if palette.repairs else {}
     record = search_schemes(
         run.model,
         palette,

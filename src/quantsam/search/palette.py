@@ -8,11 +8,16 @@ from dataclasses import dataclass
 
 from quantsam.errors import InputError
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.cache import calibrate_once
+from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.transforms import ChooseRanges, Transform
 from quantsam.progress import Progress
 from quantsam.repair.calibrated import calibrated_plans
+from quantsam.repair.repair import AFTER_CALIBRATION, repair_plan
 from quantsam.schemes.load import FLOAT, uniform_scheme
+from quantsam.schemes.repairs import RepairName, parse_repairs
 from quantsam.schemes.scheme import Scheme
 from quantsam.schemes.write import scheme_from_layers
 
@@ -29,12 +34,14 @@ class Palette:
         layers: Addresses, in the order of the forward pass; those that the placement quantizes at all.
         kinds: Kind of each layer.
         plans: For each format the calibrated plan that has it everywhere.
+        repairs: That all of the plans have.
     """
 
     formats: tuple[str, ...]
     layers: tuple[str, ...]
     kinds: tuple[str, ...]
     plans: tuple[Plan, ...]
+    repairs: tuple[RepairName, ...] = ()
 
     def uniform(self, format_number: int) -> Choice:
         """Return the choice of one format everywhere."""
@@ -48,10 +55,14 @@ class Palette:
     def scheme(self, choice: Choice, name: str) -> Scheme:
         """Return a choice as a scheme."""
         formats = {address: self.formats[number] for address, number in zip(self.layers, choice, strict=True)}
-        return scheme_from_layers(formats, dict(zip(self.layers, self.kinds, strict=True)), name)
+        scheme = scheme_from_layers(formats, dict(zip(self.layers, self.kinds, strict=True)), name)
+        return dataclasses.replace(scheme, repairs=self.repairs) if scheme.rules else scheme
 
     def plan(self, choice: Choice, name: str = "mixed") -> Plan:
-        """Return a choice as a calibrated plan, the one that its scheme would resolve and calibrate to."""
+        """Return a choice as a calibrated plan: the one that its scheme gives, calibrated on the same images.
+
+        What was migrated was found with one format everywhere, and may differ a little from that.
+        """
         sites = [site for layer, number in enumerate(choice) for site in self.sites(layer, number)]
         model_plan = max(self.plans, key=lambda plan: len(plan.sites))
         scheme = self.scheme(choice, name)
@@ -61,6 +72,7 @@ class Palette:
             scheme=name,
             scheme_digest=scheme.digest,
             sites=tuple(sites),
+            transforms=_with_ranges_of(sites, model_plan, self.plans, choice, self.layers),
             calibration=model_plan.calibration if needs_images else None,
         )
 
@@ -71,6 +83,7 @@ def make_palette(
     images: Iterable[CalibrationImage],
     *,
     placement: str = "thesis",
+    repairs: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Palette:
     """Calibrate every format on every layer.
@@ -80,18 +93,78 @@ def make_palette(
         formats: At least two, the same as `uniform_scheme` takes, or `float`.
         images: To calibrate on; gone through once for each width of activations.
         placement: Where tensors are quantized.
+        repairs: What is repaired, the same in all formats but for ranges, see `repair_plan`; not `bias`, which takes
+            back the rounding of one scheme.
         progress: Wraps the iteration over the images.
 
     Raises:
-        InputError: Fewer than two formats, or one twice.
+        InputError: Fewer than two formats, or one twice; a repair that is not known, or `bias`.
         SchemeError: There is no such format.
     """
     names = tuple(name.strip().lower() for name in formats)
     check_choice(names)
-    plans = calibrated_plans(model, format_schemes(names), images, placement, progress=progress)
+    wanted = check_repairs(repairs)
+    if wanted:
+        plans = _repaired_plans(model, names, images, placement, wanted, progress)
+    else:
+        plans = calibrated_plans(model, format_schemes(names), images, placement, progress=progress)
     fullest = max(plans, key=lambda plan: len(plan.sites))
     kinds = {site.layer: site.kind for site in fullest.sites}
-    return Palette(names, tuple(kinds), tuple(kinds.values()), tuple(plans))
+    return Palette(names, tuple(kinds), tuple(kinds.values()), tuple(plans), wanted)
+
+
+def check_repairs(repairs: Sequence[str]) -> tuple[RepairName, ...]:
+    """Return what a search can repair, in order.
+
+    Raises:
+        InputError: A repair is not known, or is `bias`.
+    """
+    wanted = parse_repairs(repairs) if repairs else ()
+    if "bias" in wanted:
+        raise InputError(
+            "a search cannot repair bias, which takes back the rounding of one scheme: leave it out, and repair the "
+            "scheme that is found"
+        )
+    return wanted
+
+
+def _repaired_plans(
+    model: EfficientViTSam,
+    names: Sequence[str],
+    images: Iterable[CalibrationImage],
+    placement: str,
+    repairs: tuple[RepairName, ...],
+    progress: Progress | None,
+) -> list[Plan]:
+    """Return the plans of formats with the same transforms of the encoder, found for one of them, and own ranges."""
+    bare = [make_plan(model, scheme, placement) for scheme in format_schemes(names)]
+    label = None if progress is None else (lambda _: progress)
+    model_plan = bare[names.index("int8") if "int8" in names else next(n for n, p in enumerate(bare) if p.sites)]
+    scales = [name for name in repairs if name not in AFTER_CALIBRATION]
+    transforms = model_plan.transforms
+    if scales:
+        transforms = repair_plan(model, model_plan, images, scales, progress=label).transforms
+    ranges = [name for name in repairs if name in AFTER_CALIBRATION]
+    plans = []
+    for plan in (dataclasses.replace(one, transforms=transforms) for one in bare):
+        if not plan.sites:
+            plans.append(plan)
+        elif ranges:
+            plans.append(repair_plan(model, plan, images, ranges, progress=label))
+        else:
+            plans.append(calibrate_once(model, plan, images, progress=progress))
+    return plans
+
+
+def _with_ranges_of(
+    sites: Sequence[PlanSite], model_plan: Plan, plans: Sequence[Plan], choice: Choice, layers: Sequence[str]
+) -> tuple[Transform, ...]:
+    """Return the transforms of a mixed plan: those that all plans share, and the ranges of each layer's own plan."""
+    shared = tuple(t for t in model_plan.transforms if not isinstance(t, ChooseRanges))
+    chosen = [{k: v for t in p.transforms if isinstance(t, ChooseRanges) for k, v in t.values.items()} for p in plans]
+    numbers = dict(zip(layers, choice, strict=True))
+    found = {s.key: chosen[numbers[s.layer]][s.key] for s in sites if s.key in chosen[numbers[s.layer]]}
+    return (*shared, ChooseRanges(found)) if found else shared
 
 
 def check_choice(names: Sequence[str]) -> None:

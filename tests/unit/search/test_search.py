@@ -106,6 +106,27 @@ def test_written_schemes_read_the_same():
     assert parse_scheme(scheme_to_toml(odd), "other") == odd
 
 
+def test_a_choice_of_repaired_formats_is_the_plan_that_its_scheme_gives(model):
+    images = qs.open_images("scenes:2:1")
+    repaired = make_palette(
+        model, ("float", "int8", "w4a8"), images, placement="openvino", repairs=("ranges", "streams")
+    )
+    assert {plan.repairs for plan in repaired.plans} == {("streams",), ("streams", "ranges")}  # float has no ranges
+    choice = tuple(i % 3 for i in range(len(repaired.layers)))
+    scheme = parse_scheme(scheme_to_toml(repaired.scheme(choice, "mine")), "other")
+    assert scheme.repairs == ("streams", "ranges")
+    (alone,) = qs.calibrated_plans(model, [scheme], images, "openvino")
+    mixed = repaired.plan(choice, "mine")
+    assert alone.repairs == mixed.repairs
+    assert alone.digest == mixed.digest
+    assert qs.calibrate(model, mixed, images).digest == mixed.digest
+
+
+def test_a_search_does_not_repair_biases(model):
+    with pytest.raises(InputError, match=r"a search cannot repair bias, .*: leave it out, and repair the scheme"):
+        make_palette(model, FORMATS, qs.open_images("scenes:2:1"), repairs=("streams", "bias"))
+
+
 def test_costs_add_up(model, palette):
     choice = tuple(i % 3 for i in range(len(palette.layers)))
     size = account(model.float_encoder, palette.plan(choice).sites).size_bytes
