@@ -2,8 +2,8 @@
 
     python benchmarks/repair_large.py [--model l0] [--images 16]
 
-The weights are random, so nothing is said of accuracy: time and memory do not depend on them. Each repair is made alone,
-calibration included; the last row is all of them together. One process a model, whose peak is the last row's.
+The weights are random, so nothing is said of accuracy: time and memory do not depend on them. Each repair is made
+alone, calibration included; the last row is all of them together. One process a model, whose peak is the last row's.
 """
 
 from __future__ import annotations

@@ -84,6 +84,6 @@ class _Means:
             F.conv2d(values, weight, None, conv.stride, conv.padding, 1, conv.groups)
             for values, weight in ((x, conv.weight), (rounded, self._rounded))
         )
-        self._shift += (true - found).double().mean((2, 3)).sum(0)
-        self._square += true.double().pow(2).mean((2, 3)).sum(0)
+        self._shift += (true - found).mean((2, 3), dtype=torch.float64).sum(0)
+        self._square += true.square().mean((2, 3), dtype=torch.float64).sum(0)
         self._images += len(x)

@@ -125,7 +125,7 @@ class _Trial:
             grid = params_from_range(low.min(), high.max(), self._x.spec, None)
             rounded = fake_quantize((x * factors.reshape(-1, 1, 1)).contiguous(), self._x.spec, grid)
             y = F.conv2d(rounded, self._rounded(exponents), None, conv.stride, conv.padding, 1, conv.groups)
-            self._errors[number] += float((y - true).double().pow(2).sum())
+            self._errors[number] += float((y - true).square().sum(dtype=torch.float64))
 
     def _rounded(self, exponents: Tensor) -> Tensor:
         """Return the weight that the plan would have."""

@@ -21,13 +21,14 @@ from quantsam.plans.prepare import rounded_weight
 from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
 from quantsam.quant.params import QParams
-from quantsam.quant.quantizers import fake_quantize, params_from_range
+from quantsam.quant.quantizers import dequantize, fake_quantize, params_from_range, quantize
+from quantsam.quant.saturation import saturating_channels
 from quantsam.repair.watch import watch_inputs
 
-SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.25)
+SHARES = (1.0, 0.92, 0.84, 0.76, 0.68, 0.56, 0.44, 0.3)
 """What is left of an end of the range; 1 is what the observer found."""
 
-WEIGHT_SHARES = tuple(1 - 0.02 * step for step in range(31))
+WEIGHT_SHARES = tuple(1 - 0.05 * step for step in range(11))
 
 TRIED_ON = 4
 """Calibration images on which ranges are compared."""
@@ -166,7 +167,7 @@ class _Layer:
         """Add the errors on an input (N, in, H, W) of the convolution."""
         conv = self._conv
         x = (x if conv.input_scale is None else conv.input_scale(x)).contiguous()
-        self._squares += x.double().square().sum((0, 2, 3))
+        self._squares += x.square().sum((0, 2, 3), dtype=torch.float64)
         before = self._apply(x, conv.weight)
         true = self._finished(before)
         for trial, given in ((self._input, x), (self._output, before)):
@@ -175,7 +176,7 @@ class _Layer:
             for number, grid in enumerate(trial.grids):
                 y = fake_quantize(given, trial.site.spec, grid.to(given.device))
                 y = self._finished(self._apply(y, self._rounded) if trial is self._input else y)
-                trial.look(number, (y - true).double().square().sum((0, 2, 3)))
+                trial.look(number, (y - true).square().sum((0, 2, 3), dtype=torch.float64))
 
     def chosen(self) -> list[tuple[str, Tensor]]:
         """Return the ranges that differ from the plan's, by the site's key."""
@@ -204,12 +205,18 @@ class _Layer:
         high = weight.abs().amax((1, 2, 3)) if site.spec.symmetric else weight.amax((1, 2, 3))
         low = -high if site.spec.symmetric else weight.amin((1, 2, 3))
         by_group = self._squares.reshape(conv.groups, 1, -1)  # the channels that each output of a group reads
-        matter = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1)
+        matter = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1).float()
         errors = []
         for share in WEIGHT_SHARES:
-            grid = weight_grid_of_range(weight, site.spec, low * share, high * share)
-            rounded = fake_quantize(weight.contiguous(), site.spec, grid)
-            errors.append(((rounded - weight).double().square() * matter).sum((1, 2, 3)))
+            if share == 1:
+                grid = weight_grid_of_range(weight, site.spec, low, high)
+            else:
+                grid = params_from_range(low * share, high * share, site.spec, 0)
+            codes = quantize(weight, site.spec, grid)
+            error = ((dequantize(codes, site.spec, grid) - weight).square() * matter).sum((1, 2, 3))
+            if site.spec.saturation_free:  # scales would have to grow again
+                error = torch.where(saturating_channels(codes - grid.broadcast(4)[1]), torch.inf, error)
+            errors.append(error)
         stacked = torch.stack(errors)
         best = stacked.argmin(0)
         least = stacked.gather(0, best.unsqueeze(0)).squeeze(0)
