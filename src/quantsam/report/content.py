@@ -12,6 +12,7 @@ from quantsam.results.agreement_record import AgreementRecord
 from quantsam.results.distribution_record import DistributionRecord
 from quantsam.results.gallery import GalleryEntry
 from quantsam.results.record import Record
+from quantsam.results.repair_record import RepairRecord
 from quantsam.results.search_record import SearchRecord
 from quantsam.results.sensitivity_record import SensitivityRecord
 from quantsam.results.store import RecordFilter, ResultStore
@@ -32,6 +33,7 @@ class ModelResults:
         agreements: Records of kind `agree`, newest first.
         studies: Records of kind `sensitivity`, newest first.
         searches: Records of kind `search`, newest first.
+        repairs: Records of kind `repair`, newest first.
         distributions: Records of kind `distributions`, newest first.
         galleries: Of the first task's newest results, by record id, worst objects first.
     """
@@ -42,6 +44,7 @@ class ModelResults:
     agreements: list[AgreementRecord] = field(default_factory=list)
     studies: list[SensitivityRecord] = field(default_factory=list)
     searches: list[SearchRecord] = field(default_factory=list)
+    repairs: list[RepairRecord] = field(default_factory=list)
     distributions: list[DistributionRecord] = field(default_factory=list)
     galleries: dict[str, list[GalleryEntry]] = field(default_factory=dict)
 
@@ -49,7 +52,8 @@ class ModelResults:
     def records(self) -> list[Record]:
         """Every record that is shown."""
         evaluated = [result.record for task in self.tasks for result in task.results]
-        return [*evaluated, *self.agreements, *self.studies, *self.searches, *self.distributions]
+        studied = [*self.studies, *self.searches, *self.repairs]
+        return [*evaluated, *self.agreements, *studied, *self.distributions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ def _model(
         AgreementRecord: (model.agreements, MOST_AGREEMENTS),
         SensitivityRecord: (model.studies, MOST_STUDIES),
         SearchRecord: (model.searches, MOST_STUDIES),
+        RepairRecord: (model.repairs, MOST_STUDIES),
         DistributionRecord: (model.distributions, MOST_STUDIES),
     }
     for record in reversed(records):

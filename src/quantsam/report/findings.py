@@ -11,6 +11,7 @@ from quantsam.report.content import ModelResults
 from quantsam.report.tasks import Result, Task
 from quantsam.results.agreement_record import DIFFERS, MARGIN, UNDECIDED, AgreementRecord
 from quantsam.results.record import Record
+from quantsam.results.repair_record import RepairRecord
 from quantsam.results.sensitivity_record import SensitivityRecord
 
 Tone = Literal["good", "slight", "bad", "plain"]
@@ -75,7 +76,8 @@ def smallest_that_holds(task: Task) -> Result | None:
 def findings(model: ModelResults) -> list[Finding]:
     """Return what there is to say of a model, the most important first."""
     found = [finding for task in model.tasks[:1] for finding in (*_of_task(task), *_of_speed(task))]
-    return [*found, *_of_engines(model.agreements), *_of_studies(model.studies), *_of_distributions(model)]
+    found += [*_of_engines(model.agreements), *_of_repairs(model.repairs)]
+    return [*found, *_of_studies(model.studies), *_of_distributions(model)]
 
 
 def _of_task(task: Task) -> Iterator[Finding]:
@@ -158,6 +160,16 @@ def _of_engines(agreements: Sequence[AgreementRecord]) -> Iterator[Finding]:
 
 def _compared(record: Record) -> str:
     return f"{record.label} on {record.engine}, {record.prompt} prompts on {record.dataset},"
+
+
+def _of_repairs(repairs: Sequence[RepairRecord]) -> Iterator[Finding]:
+    for record in repairs[:1]:
+        first, last = record.steps[0], record.last_kept
+        if last == first:
+            yield Finding("plain", f"No repair of {record.scheme} brings its masks nearer to FP32's.")
+            continue
+        lost = f"masks lose {last.mask_loss:.1f} points against FP32's, where they lost {first.mask_loss:.1f}"
+        yield Finding("good", f"{record.scheme} repaired by {', '.join(last.repairs) or last.name}: {lost}.")
 
 
 def _of_studies(studies: Sequence[SensitivityRecord]) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from quantsam.report.tables import (
     agreement_table,
     distribution_table,
     provenance_table,
+    repair_table,
     results_table,
     search_table,
     study_table,
@@ -52,7 +53,7 @@ class Block:
     @property
     def choices(self) -> Mapping[str, str]:
         """What the reader may choose to see, for all charts at once: label by value."""
-        return self.charts[0].choices
+        return self.charts[0].choices if self.charts else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ def make_sections(content: Content, pictures: Pictures) -> list[Section]:
 def _section(model: ModelResults, title: str, anchor: str, pictures: Pictures) -> Section:
     parts = [
         Part("Which layers hurt", f"{anchor}--layers", tuple(_studies(model, anchor))),
+        Part("Repaired", f"{anchor}--repairs", tuple(_repairs(model))),
         Part("Found by search", f"{anchor}--search", tuple(_searches(model, anchor))),
         Part("Simulation against engine", f"{anchor}--engines", tuple(_agreements(model, anchor))),
         Part("How values are distributed", f"{anchor}--values", tuple(_distributions(model, anchor))),
@@ -147,6 +149,12 @@ def _studies(model: ModelResults, anchor: str) -> Iterator[Block]:
         s = record.settings
         closed = f"{record.label} on {record.dataset}, by {s.get('by')}, {s.get('mode')}, {s.get('method')}"
         yield Block((chart,), study_table(record), "" if number == 1 else closed)
+
+
+def _repairs(model: ModelResults) -> Iterator[Block]:
+    for number, record in enumerate(model.repairs, start=1):
+        closed = "" if number == 1 else f"{record.label}, {record.placement}, {record.created_utc[:10]}"
+        yield Block((), repair_table(record), closed)
 
 
 def _searches(model: ModelResults, anchor: str) -> Iterator[Block]:

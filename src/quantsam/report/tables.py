@@ -10,6 +10,7 @@ from quantsam.report.findings import Finding, Tone, points, smallest_that_holds,
 from quantsam.report.tasks import Result, Task
 from quantsam.results.agreement_record import AGREES, DIFFERS, MARGIN, UNDECIDED, AgreementRecord
 from quantsam.results.distribution_record import SiteDistribution
+from quantsam.results.repair_record import RepairRecord
 from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord, dominating
 from quantsam.results.sensitivity_record import SensitivityRecord
 from quantsam.runtime.engines import ENGINES
@@ -144,6 +145,23 @@ def study_table(record: SensitivityRecord) -> Table:
     if record.settings.get("method") == "race":
         note += f" A race: a {by} is measured on more pictures while its rank is undecided."
     return Table(f"{record.label} on {record.dataset}, by mask loss", columns, tuple(rows), note)
+
+
+def repair_table(record: RepairRecord) -> Table:
+    """What each repair gave and cost."""
+    columns = ["tried", "kept", ">mask loss", ">± SE", ">gain", ">± SE", ">encoder MiB"]
+    first, timed = record.steps[0].encoder_ms, all(step.encoder_ms for step in record.steps)
+    columns += [">ms", ">of unrepaired"] if timed else []
+    rows = []
+    for step in record.steps:
+        numbers = map(_number, (step.mask_loss, step.mask_loss_se, step.gain, step.gain_se))
+        cells = [step.name, "yes" if step.kept else "", *numbers, f"{step.size_bytes / 2**20:.2f}"]
+        if timed and step.encoder_ms and first:
+            cells += [_number(step.encoder_ms, ".1f"), f"{step.encoder_ms / first:.2f}"]
+        rows.append(TableRow(tuple(cells), "good" if step.kept and step.gain is not None else "plain"))
+    note = "Mask loss: 100 less the mean IoU of the masks with FP32's own, on calibration images that were held out. "
+    note += "Gain: paired by image with what was kept before."
+    return Table(f"Repairs of {record.scheme}, placed as {record.placement} does", tuple(columns), tuple(rows), note)
 
 
 def search_table(record: SearchRecord) -> Table:

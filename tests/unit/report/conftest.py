@@ -12,6 +12,7 @@ from quantsam.results.distribution_record import Bins, OutlierChannel, SiteDistr
 from quantsam.results.gallery import GalleryEntry
 from quantsam.results.kinds import RECORD_TYPES
 from quantsam.results.record import Record
+from quantsam.results.repair_record import RepairStep
 from quantsam.results.search_record import SearchEntry
 from quantsam.results.sensitivity_record import RowScore
 from quantsam.results.store import ResultStore
@@ -74,6 +75,18 @@ def make_search(**changes):
     return make_record(**{"scheme": None, "kind": "search", "figures": {}, **values, **changes})
 
 
+def make_repair(*kept, **changes):
+    """A search for repairs that tried `streams` and `bias`, and kept some."""
+    losses = {"none": 40.0, "streams": 2.5, "bias": 2.6}
+    steps = []
+    for number, (name, loss) in enumerate(losses.items()):
+        gain = (40 - loss, 0.4) if number else (None, None)
+        is_kept = name in ("none", *kept)
+        steps.append(RepairStep(name, kept if number else (), is_kept, loss, 0.3, *gain, 2**20, 8.0 + number, 1.5))
+    values = {"results": {"steps": [step.to_json_dict() for step in steps], "scheme": ""}}
+    return make_record(**{"kind": "repair", "placement": "openvino", "figures": {}, **values, **changes})
+
+
 def make_agreement(gap=0.05, engine="openvino", **changes):
     figures = {"miou_simulated": 70.0, "miou": 70.0 + gap, "gap": gap, "gap_low": gap - 0.04, "gap_high": gap + 0.04}
     figures |= {
@@ -120,6 +133,7 @@ def fill():
             "engine": make_record("int8", 70.5, 10.0, engine="openvino", times={"encoder_ms_median": 4.0}),
             "study": make_study([make_row("stage1:0:0", "conv", 0.0), make_row("stage1:0:1", "mbc_depthwise", 6.0)]),
             "search": make_search(),
+            "repair": make_repair("streams"),
             "agree": make_agreement(),
             "distributions": make_distributions([make_site(), make_site("stage1:0:1/weight", 2.0, role="weight")]),
         }

@@ -24,11 +24,11 @@ def test_a_report_shows_each_part(store, fill):
     fill(store)
     report = make_report(store)
     assert "What quantization does to nano" in report.html
-    for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "Found by search"):
+    for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "Found by search", "Repaired"):
         assert f"<h3>{part}</h3>" in report.html
     for part in ("Simulation against engine", "How values are distributed"):
         assert f"<h3>{part}</h3>" in report.html
-    assert (report.shown, report.missing_pictures) == (9, 0)
+    assert (report.shown, report.missing_pictures) == (10, 0)
     assert {*specs(report.html)} == {chart.name for chart in report.charts}
     assert len(report.charts) == 7
     assert len(set(re.findall(r' id="([^"]+)"', report.html))) == len(re.findall(r' id="([^"]+)"', report.html))
