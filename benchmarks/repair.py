@@ -1,6 +1,8 @@
-"""What each repair gives and costs: nano and nano-outlier, int8 of everything, on both engines.
+"""What each repair gives and costs: nano and what is made from it, everything quantized, on both engines.
 
-    python benchmarks/repair.py [--scenes 300] [--models nano nano-outlier]
+    python benchmarks/repair.py [--scenes 300] [--models nano nano-outlier nano-hidden]
+
+nano-hidden is nano with a few hidden channels of each inverted bottleneck scaled up (`with_hidden_outlier_channels`).
 
 Accuracy is the engine's own, paired with FP32's on the same objects; time is the encoder's on the engine, all variants
 in turn. ONNX Runtime's row "scales in the rounding" quantizes by a scale a channel and dequantizes by one a tensor,
@@ -24,6 +26,7 @@ from common import interleaved_ms, save
 import quantsam as qs
 from quantsam.engines import onnx_encoder
 from quantsam.engines.encoder import EngineEncoder
+from quantsam.models.outliers import with_hidden_outlier_channels
 from quantsam.plans.placements import Placement, get_placement
 from quantsam.plans.plan import Plan
 from quantsam.repair.repair import repair_plan
@@ -31,7 +34,11 @@ from quantsam.results.compare import compare
 
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
-REPAIRS = ("", "streams", "migrate", "streams,migrate", "streams,migrate,bias")
+ALL = "streams,shift,migrate,ranges,bias"
+REPAIRS = {
+    "int8": ("", "streams", "migrate", "ranges", "streams,migrate", "streams,migrate,ranges", ALL),
+    "w4a8": ("", "streams,migrate,ranges", ALL),
+}
 ROUNDS, PAUSE_S = 75, 0.05
 
 
@@ -46,23 +53,28 @@ def scales_in_rounding() -> Iterator[None]:
         yield
 
 
-def plans_of(model: qs.EfficientViTSam, engine: str) -> dict[str, tuple[Plan, float]]:
+def load(name: str) -> qs.EfficientViTSam:
+    """Return a model by name."""
+    return with_hidden_outlier_channels(qs.load_model("nano")) if name == "nano-hidden" else qs.load_model(name)
+
+
+def plans_of(model: qs.EfficientViTSam, scheme: str, engine: str) -> dict[str, tuple[Plan, float]]:
     """Return the plan with each of the repairs, and the seconds that it took, calibration included."""
     images = qs.open_images(CALIBRATION)
     found = {}
-    for names in REPAIRS:
-        bare = qs.make_plan(model, "int8", engine)
+    for names in REPAIRS[scheme]:
+        bare = qs.make_plan(model, scheme, engine)
         started = time.perf_counter()
         plan = repair_plan(model, bare, images, names) if names else qs.calibrate(model, bare, images)
         found[names or "none"] = (plan, time.perf_counter() - started)
     return found
 
 
-def measure(name: str, engine: str, dataset: qs.Dataset) -> list[dict[str, Any]]:
+def measure(name: str, scheme: str, engine: str, dataset: qs.Dataset) -> list[dict[str, Any]]:
     """Return a row for each repair of a model on an engine."""
-    model = qs.load_model(name)
+    model = load(name)
     whole = qs.evaluate(model, dataset, prompts="box")
-    plans = plans_of(model, engine)
+    plans = plans_of(model, scheme, engine)
     deployed: dict[str, EngineEncoder] = {
         key: qs.make_engine_encoder(model, plan, engine) for key, (plan, _) in plans.items()
     }
@@ -70,13 +82,14 @@ def measure(name: str, engine: str, dataset: qs.Dataset) -> list[dict[str, Any]]
     for key, (_, seconds) in plans.items():
         record = qs.evaluate(model.with_encoder(deployed[key]), dataset, prompts="box")
         difference = compare(whole, record)
-        row = {"model": name, "engine": engine, "repairs": key, "fp32": whole.figures["miou"], "seconds": seconds}
-        row |= {"drop": -difference.mean_difference, "drop_se": difference.standard_error}
-        rows.append(row | {"count": record.figures["count"], "bytes": len(deployed[key].graph)})
-        print(f"{name} on {engine}, {key}: {difference.mean_difference:+.2f} in {seconds:.1f} s", flush=True)
-    if engine == "onnxruntime":
+        row = {"model": name, "scheme": scheme, "engine": engine, "repairs": key, "seconds": seconds}
+        row |= {"fp32": whole.figures["miou"], "drop": -difference.mean_difference}
+        row |= {"drop_se": difference.standard_error, "count": record.figures["count"]}
+        rows.append(row | {"bytes": len(deployed[key].graph)})
+        print(f"{name} {scheme} on {engine}, {key}: {difference.mean_difference:+.2f} in {seconds:.1f} s", flush=True)
+    if engine == "onnxruntime" and scheme == "int8":
         with scales_in_rounding():
-            plan = plans[REPAIRS[-1]][0]
+            plan = plans["streams,migrate"][0]
             deployed["scales in the rounding"] = qs.make_engine_encoder(model, plan, engine)
         rows.append({**rows[-1], "repairs": "scales in the rounding", "seconds": None, "drop": None, "drop_se": None})
     side = model.variant.input_size
@@ -89,14 +102,13 @@ def main() -> None:
     """Measure all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier"])
+    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hidden"])
     args = parser.parse_args()
     qs.keep_freed_memory()
     os.environ["QUANTSAM_CACHE"] = "off"  # what is timed is made, not loaded
     dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
-    rows = [
-        row for name in args.models for engine in ("onnxruntime", "openvino") for row in measure(name, engine, dataset)
-    ]
+    runs = [(n, s, e) for n in args.models for s in REPAIRS for e in ("onnxruntime", "openvino")]
+    rows = [row for run in runs for row in measure(*run, dataset)]
     save("repair", {"scenes": args.scenes, "rows": rows})
 
 

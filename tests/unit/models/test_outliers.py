@@ -3,7 +3,8 @@ import torch
 
 import quantsam as qs
 from quantsam.errors import InputError
-from quantsam.models.outliers import with_outlier_channels
+from quantsam.models.blocks import MBConv
+from quantsam.models.outliers import with_hidden_outlier_channels, with_outlier_channels
 from quantsam.models.structure import structure_of
 
 
@@ -89,3 +90,22 @@ def test_8_bits_do_it_much_more_harm(nano, image, placement):
 def test_what_cannot_be(nano, arguments, message):
     with pytest.raises(InputError, match=message):
         with_outlier_channels(nano, **arguments)
+
+
+def test_hidden_channels_stand_out_and_the_answers_hardly_change(nano, image):
+    hard = with_hidden_outlier_channels(nano)
+    true, found = embed(nano, image), embed(hard, image)
+    assert 0 < float((found - true).square().sum() / true.square().sum()) < 1e-2
+    assert nano.weights_digest() != hard.weights_digest()
+    bottlenecks = [name for name, module in nano.float_encoder.named_modules() if isinstance(module, MBConv)]
+    for name in bottlenecks:
+        weights = [m.float_encoder.get_submodule(name).point_conv.conv.weight for m in (nano, hard)]
+        before, after = (weight.abs().amax((0, 2, 3)) for weight in weights)
+        assert int((before / after > 500).sum()) == 2
+    assert len(bottlenecks) > 2
+
+
+@pytest.mark.parametrize("given", [{"factor": 3}, {"factor": 1}, {"channels": 0}, {"channels": 10_000}])
+def test_hidden_channels_that_cannot_be(tiny, given):
+    with pytest.raises(InputError, match=r"must be (a power of two|from 1 to)"):
+        with_hidden_outlier_channels(tiny, **given)
