@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _ORDERS = {
     "outliers": "the largest outlier ratio first",
+    "positions": "the largest ratio of positions first",
     "clipped": "the most clipped first",
     "sqnr": "the lowest SQNR first",
     "order": "in the order of the forward pass",
@@ -223,6 +224,8 @@ def _chosen(sites: Sequence[SiteDistribution], pattern: str, sort: str) -> list[
     chosen = [site for site in sites if _matches(site.site, pattern)]
     if sort == "outliers":
         return sorted(chosen, key=lambda s: -(s.outlier_ratio or 0))
+    if sort == "positions":
+        return sorted(chosen, key=lambda s: -(s.position_ratio or 0))
     if sort == "clipped":
         return sorted(chosen, key=lambda s: -1 if s.clipped is None else s.clipped, reverse=True)
     if sort == "sqnr":
@@ -245,11 +248,13 @@ def _report(record: Record, chosen: Sequence[SiteDistribution], count: int, sort
         f"({which}): {len(chosen)} of {count} sites, {_ORDERS[sort]}"
     )
     columns = ["site", "kind", "format", ">range", ">grid", ">clipped %", ">SQNR dB", ">outliers", "channels"]
-    print_table(title, columns, [_cells(site) for site in chosen], spare=("kind", ">range", "channels", "format"))
+    spare = ("kind", ">range", "channels", "format", ">positions")
+    print_table(title, [*columns, ">positions"], [_cells(site) for site in chosen], spare=spare)
     clipped = figures["clipped_percent"]
     if clipped is not None:
         click.echo(f"\n{clipped:.4f} % of all values of quantized activations are clipped")
     click.echo("outliers: the largest magnitude of a channel over the median of all channels'; behind: which, how much")
+    click.echo("positions: the same of an image's positions: a few that are hundreds of times larger need wider codes")
 
 
 def _cells(site: SiteDistribution) -> Sequence[object]:
@@ -260,4 +265,5 @@ def _cells(site: SiteDistribution) -> Sequence[object]:
     sqnr = ("" if site.format is None else "exact") if site.sqnr_db is None else f"{site.sqnr_db:.1f}"
     ratio = "-" if site.outlier_ratio is None else f"{site.outlier_ratio:.1f}"
     span = f"{site.low:.3g} .. {site.high:.3g}"
-    return [site.site, site.kind, form, span, grid, clipped, sqnr, ratio, channels]
+    positions = "" if site.position_ratio is None else f"{site.position_ratio:.1f}"
+    return [site.site, site.kind, form, span, grid, clipped, sqnr, ratio, channels, positions]

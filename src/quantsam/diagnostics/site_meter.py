@@ -45,6 +45,7 @@ class SiteMeter:
         clipped: (C,) int64, values outside of their `clipping_range`.
         power: Sum of the squares of all values, () float64; kept of quantized sites alone.
         noise: Sum of the squares of what rounding to the grid changes, () float64.
+        position_ratio: See `SiteDistribution`; None until a position was seen.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SiteMeter:
         self.histogram: Histogram | None = None
         self.clipped: Tensor | None = None
         self.power = self.noise = torch.zeros((), dtype=torch.float64)
+        self.position_ratio: float | None = None
         self._grid: QParams | None = None
         if spec is not None and params is not None:  # below, a channel is a row, whatever the grid's own axis is
             self._grid = QParams(params.scale, params.zero_point, None if params.axis is None else 0)
@@ -71,6 +73,8 @@ class SiteMeter:
                 self.histogram = Histogram(bins_for(len(rows)))
             self.histogram.add(rows)
             self._check_finite(self.histogram)
+            if self.role == "activation" and self.kind != "attention":
+                self._look_at_positions(rows)
             if self.spec is not None and self._grid is not None:
                 self._compare(rows, self.spec, self._grid)
 
@@ -128,7 +132,15 @@ class SiteMeter:
             channel_lows=tuple(_short(v, 3) for v in lows.tolist()),
             channel_highs=tuple(_short(v, 3) for v in highs.tolist()),
             outliers=() if ratios is None else self._outliers(ratios, self.histogram),
+            position_ratio=None if self.position_ratio is None else _short(self.position_ratio),
         )
+
+    def _look_at_positions(self, rows: Tensor) -> None:
+        """Take the positions of an image, (C, n)."""
+        reach = rows.abs().amax(0)
+        median = float(reach.median())
+        if median > 0:
+            self.position_ratio = max(self.position_ratio or 0.0, float(reach.max()) / median)
 
     def _compare(self, rows: Tensor, spec: TensorSpec, grid: QParams) -> None:
         """Count what is clipped of (C, n), and add up what rounding changes."""

@@ -68,6 +68,9 @@ class SiteDistribution:
             attention.
         channel_highs: Largest value of each channel, to three digits.
         outliers: The channels of the largest ratios, largest first; none where the median is zero.
+        position_ratio: The largest magnitude at any position of an image over the median of all its positions', of all
+            images the largest: where it is in the hundreds, a few positions are what no scale a channel helps. None of
+            weights, within attention, where that median is zero, and in older records.
     """
 
     site: str
@@ -87,6 +90,7 @@ class SiteDistribution:
     channel_lows: tuple[float, ...]
     channel_highs: tuple[float, ...]
     outliers: tuple[OutlierChannel, ...]
+    position_ratio: float | None = None
 
     @property
     def layer(self) -> str:

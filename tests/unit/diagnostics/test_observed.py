@@ -373,3 +373,21 @@ def test_weights_that_are_not_finite_are_found_before_an_image_is_read(make_tiny
     refuses(
         CalibrationError, "values of stage0:0:0/weight must be finite, got .* inf: the weights", model, plan, images()
     )
+
+
+def test_positions_that_stand_out_are_told_of_the_worst_image():
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(3, 8, 16, 16, generator=generator) + 0.5
+    images[1, 5, 4, 7] = 300.0
+    meter = filled(images)
+    reach = images[1].abs().amax(0)
+    assert meter.summary().position_ratio == pytest.approx(float(reach.max() / reach.median()), rel=1e-5)
+    assert meter.summary().position_ratio > 100
+    assert filled(images[:1]).summary().position_ratio < 2
+    assert filled(torch.zeros(1, 8, 4, 4)).summary().position_ratio is None
+
+
+def test_weights_and_attention_have_no_positions(mixed):
+    for site in mixed.summaries.values():
+        told = site.role == "activation" and site.kind != "attention"
+        assert (site.position_ratio is not None) == told, site.site
