@@ -170,28 +170,6 @@ def processors_l0() -> str:
     return f"{markdown(header, rows)}\n\n{caption}"
 
 
-def repairs() -> str:
-    """Return what repairs give and cost on both engines."""
-    document = load("repair")
-    plain = {(r["model"], r["scheme"], r["engine"]): r["ms"] for r in document["rows"] if r["repairs"] == "none"}
-    rows = []
-    for r in document["rows"]:
-        seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f}"
-        lost = "" if r["drop"] is None else f"{r['drop']:.2f} ± {1.96 * r['drop_se']:.2f}"
-        times = f"{r['ms'] / plain[r['model'], r['scheme'], r['engine']]:.2f}"
-        rows.append([r["model"], r["scheme"], r["engine"], r["repairs"], lost, seconds, f"{r['ms']:.1f}", times])
-    header = ["model", "scheme", "engine", "repairs", "mIoU lost", "s to make", "encoder ms", "times unrepaired"]
-    first = document["rows"][0]
-    whole = {r["model"]: r["fp32"] for r in document["rows"]}
-    fp32 = ", ".join(f"{value:.2f} ({name})" for name, value in whole.items())
-    caption = (
-        f"Everything quantized, deployed; {first['count']:,} objects of {document['scenes']} held-out scenes, box "
-        f"prompts, FP32 {fp32}; lost: points against FP32, paired, ± half of the 95 % interval; to make: "
-        f"repairs and calibration on 32 scenes; time: median of 75 rounds in turn. {machine(document)}."
-    )
-    return f"{markdown(header, rows)}\n\n{caption}"
-
-
 def engines() -> str:
     """Return the table of times on engines."""
     document = load("engines_l0")
@@ -245,7 +223,6 @@ ENGINE_TABLES: dict[str, Callable[[], str]] = {
     "saturation": saturation,
     "processors-l0": processors_l0,
     "engines": engines,
-    "repairs": repairs,
     "causes-scenes": lambda: causes("scenes"),
     "causes-photographs": lambda: causes("photographs"),
 }

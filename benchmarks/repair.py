@@ -39,7 +39,7 @@ REPAIRS = {
     "int8": ("", "streams", "migrate", "ranges", "streams,migrate", "streams,migrate,ranges", ALL),
     "w4a8": ("", "streams,migrate,ranges", ALL),
 }
-ROUNDS, PAUSE_S = 75, 0.05
+ROUNDS, PAUSE_S = 40, 0.05
 
 
 @contextmanager
@@ -107,7 +107,8 @@ def main() -> None:
     qs.keep_freed_memory()
     os.environ["QUANTSAM_CACHE"] = "off"  # what is timed is made, not loaded
     dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
-    runs = [(n, s, e) for n in args.models for s in REPAIRS for e in ("onnxruntime", "openvino")]
+    engines = ("onnxruntime", "openvino")
+    runs = [(n, s, e) for n in args.models for s in REPAIRS for e in engines if (n, s) != ("nano-hidden", "w4a8")]
     rows = [row for run in runs for row in measure(*run, dataset)]
     save("repair", {"scenes": args.scenes, "rows": rows})
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from common import RESULTS, load, machine, markdown
 from engine_tables import ENGINE_TABLES
 from figures import draw_causes, draw_front
+from repair_tables import REPAIR_TABLES
 from search_tables import SEARCH_TABLES
 
 from quantsam.report.published import THESIS, thesis_point
@@ -249,6 +250,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "distributions": distributions,
     "starting": starting,
     **ENGINE_TABLES,
+    **REPAIR_TABLES,
     **SEARCH_TABLES,
     **{
         f"{name}-{prompt}": (lambda key: lambda: accuracy(key))(f"{name}_{prompt}")

@@ -37,7 +37,7 @@ class Placement:
             multiples of the scale.
         scales_in_rounding: The engine quantizes by a scale a channel and dequantizes by one a tensor, or the other way
             round, at no cost: a repair's scales are part of it. Elsewhere they are multiplications; ONNX Runtime can do
-            it too, nine to ten times slower (`benchmarks/repair.py`).
+            it too, several times slower (`benchmarks/repair.py`).
         integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
         pairs: How the engine's x86 kernels without VNNI pair the products that they add in 16 bits, which saturate;
             None where it has no such kernels.

@@ -1,0 +1,70 @@
+"""Tables of what repairs give and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from common import load, machine, markdown
+
+
+def repairs() -> str:
+    """Return what repairs give and cost on both engines."""
+    document = load("repair")
+    plain = {(r["model"], r["scheme"], r["engine"]): r["ms"] for r in document["rows"] if r["repairs"] == "none"}
+    rows = []
+    for r in document["rows"]:
+        seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f}"
+        lost = "" if r["drop"] is None else f"{r['drop']:.2f} ± {1.96 * r['drop_se']:.2f}"
+        times = f"{r['ms'] / plain[r['model'], r['scheme'], r['engine']]:.2f}"
+        rows.append([r["model"], r["scheme"], r["engine"], r["repairs"], lost, seconds, f"{r['ms']:.1f}", times])
+    header = ["model", "scheme", "engine", "repairs", "mIoU lost", "s to make", "encoder ms", "times unrepaired"]
+    first = document["rows"][0]
+    whole = {r["model"]: r["fp32"] for r in document["rows"]}
+    fp32 = ", ".join(f"{value:.2f} ({name})" for name, value in whole.items())
+    caption = (
+        f"Everything quantized, deployed; {first['count']:,} objects of {document['scenes']} held-out scenes, box "
+        f"prompts, FP32 {fp32}; lost: points against FP32, paired, ± half of the 95 % interval; to make: "
+        f"repairs and calibration on 32 scenes; time: median of 40 rounds in turn. {machine(document)}."
+    )
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
+def repairs_large() -> str:
+    """Return how long repairs of a full-size model take, and their memory."""
+    document = load("repair_l0")
+    rows = [[r["repairs"], f"{r['seconds']:.0f}", f"{r['peak_mib'] / 1024:.1f}"] for r in document["rows"]]
+    caption = (
+        f"L0, int8, placed as {document['engine']} does, fixed random weights, {document['images']} calibration "
+        f"images, {document['threads']} threads, calibration included. {machine(document)}."
+    )
+    return f"{markdown(['repairs', 's', 'peak GiB'], rows)}\n\n{caption}"
+
+
+def peers() -> str:
+    """Return INT8 by other tools beside ours."""
+    document = load("peers")
+    rows = []
+    for r in document["rows"]:
+        if r["by"] == "fp32":
+            numbers = [f"{r['miou']:.2f}", "", ""]
+        else:
+            numbers = [f"{r['miou']:.2f}", f"{r['drop']:.2f} ± {1.96 * r['drop_se']:.2f}", f"{r['seconds']:.0f}"]
+        size = f"{r['bytes'] / 2**20:.2f}"
+        rows.append([r["model"], r["engine"], r["by"], *numbers, f"{r['ms']:.1f}", size])
+    versions = ", ".join(
+        f"{n} {document['engines'][n]}" for n in ("onnxruntime", "openvino", "nncf") if n in document["engines"]
+    )
+    caption = (
+        f"INT8, deployed on the engine; {document['rows'][0]['count']:,} objects of {document['scenes']} held-out "
+        f"scenes, box prompts; lost: points against FP32 on that engine, paired, ± half of the 95 % interval; s: to "
+        f"quantize, on the same 32 scenes; ms: the encoder, median of {document['rounds']} rounds in turn, {document['threads']} "
+        f"threads; {versions}. {machine(document)}."
+    )
+    return f"{markdown(['model', 'engine', 'by', 'mIoU', 'lost', 's', 'ms', 'file, MiB'], rows)}\n\n{caption}"
+
+
+REPAIR_TABLES: dict[str, Callable[[], str]] = {
+    "repairs": repairs,
+    "repairs-large": repairs_large,
+    "peers": peers,
+}
