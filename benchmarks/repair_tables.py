@@ -57,8 +57,8 @@ def peers() -> str:
     caption = (
         f"INT8, deployed on the engine; {document['rows'][0]['count']:,} objects of {document['scenes']} held-out "
         f"scenes, box prompts; lost: points against FP32 on that engine, paired, ± half of the 95 % interval; s: to "
-        f"quantize, on the same 32 scenes; ms: the encoder, median of {document['rounds']} rounds in turn, {document['threads']} "
-        f"threads; {versions}. {machine(document)}."
+        f"quantize, on the same 32 scenes; ms: the encoder, median of {document['rounds']} rounds in turn, "
+        f"{document['threads']} threads; {versions}. {machine(document)}."
     )
     return f"{markdown(['model', 'engine', 'by', 'mIoU', 'lost', 's', 'ms', 'file, MiB'], rows)}\n\n{caption}"
 
