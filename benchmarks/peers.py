@@ -128,7 +128,7 @@ def by_nncf(folder: Path, side: int, python: str, versions: dict[str, str]) -> I
         versions["nncf"] = done.stdout.split()[-1]
         seconds = time.perf_counter() - started
         call = openvino_file(target, side)
-        run: Run = lambda x, call=call: _first(call(x))  # type: ignore[misc,attr-defined]  # noqa: E731
+        run: Run = lambda x, call=call: _first(call(x))  # type: ignore[misc]  # noqa: E731
         yield label, run, target.with_suffix(".bin").stat().st_size, seconds
 
 
