@@ -55,7 +55,7 @@ settings_options = option_group(
         "--allow-float",
         type=click.IntRange(min=0),
         default=0,
-        help="So many layers at most may go back to float where repairs do not reach the goal.",
+        help="So many layers at most may go back to float: until the goal is reached, or wherever it helps.",
     ),
     click.option("--allow-w8a16", type=click.IntRange(min=0), default=0, help="The same, to w8a16."),
     click.option("--rounds", default=15, show_default=True, help="Of the timing on the engine."),
@@ -131,7 +131,9 @@ def command(
         return
     _report(found.record)
     if out is not None:
-        line = f"quantsam export --model {model.name} --engine {deployment.engine} --plan {quoted(out)} --out BUNDLE"
+        weights = "" if model.weights is None else f" --weights {quoted(model.weights)}"
+        line = f"quantsam export --model {model.name}{weights} --engine {deployment.engine}"
+        line += f" --plan {quoted(out)} --out BUNDLE"
         use = f": {command_line(line)} deploys it" if deployment.engine != "pytorch" else ""
         click.echo(f"\nwritten to {out}{use}")
     elif scheme_out is None:

@@ -44,7 +44,7 @@ def shift_streams(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageE
         count = _conv(shifted, first).out_channels
         if given.shape != (count,):
             raise PlanError(f"{name} has {count} channels, got {tuple(given.shape)} shifts: repair the plan again")
-        _add_behind(shifted, first, -given)
+        _add_behind(shifted, first, -given.to(_conv(shifted, first).weight.device))
         for reader in readers:
             conv = _conv(shifted, reader)
             missed = given.to(conv.weight.device)
@@ -61,9 +61,13 @@ def _conv(encoder: ImageEncoder, convolution: Convolution) -> Conv2d:
 
 def _add_behind(encoder: ImageEncoder, writer: Convolution, constant: Tensor) -> None:
     """Add to what a convolution gives behind its BatchNorm, where it still has one."""
-    path = writer.norm or writer.conv
-    module: nn.Module = encoder.get_submodule(path)
-    _add(encoder, module, path, constant)
+    conv = _conv(encoder, writer)
+    if writer.norm is not None:
+        _add(encoder, encoder.get_submodule(writer.norm), writer.norm, constant)
+        return
+    if conv.output_scale is not None:  # it multiplies the bias too
+        constant = constant / conv.output_scale.factors
+    _add(encoder, conv, writer.conv, constant)
 
 
 def _add_to_output(encoder: ImageEncoder, reader: Convolution, constant: Tensor) -> None:
@@ -79,6 +83,6 @@ def _add_to_output(encoder: ImageEncoder, reader: Convolution, constant: Tensor)
 
 def _add(encoder: ImageEncoder, module: nn.Module, path: str, constant: Tensor) -> None:
     weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
-    before = torch.zeros_like(constant) if bias is None else bias.detach()
-    total = before.double() + constant.to(weight.device).double()
+    constant = constant.to(weight.device).double()
+    total = constant if bias is None else bias.detach().double() + constant
     set_parameter(encoder, f"{path}.bias", total.to(weight.dtype))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.structure import Convolution, structure_of
-from quantsam.plans.calibration import weight_grid_of_range
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.prepare import rounded_weight
@@ -73,14 +72,22 @@ def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
     ]
 
 
+def _span(site: PlanSite, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the range that gives a site's grid again, () or (C,)."""
+    grid, fmt = site.grid.to(device), site.spec.fmt
+    if site.spec.symmetric:
+        high = grid.scale * (float(fmt.qmax) if site.spec.narrow else float(fmt.qmax - fmt.qmin) / 2)
+        return -high, high
+    zero_point = grid.zero_point.to(grid.scale)
+    return grid.scale * (fmt.qmin - zero_point), grid.scale * (fmt.qmax - zero_point)
+
+
 class _Trial:
     """Ranges of one activation, tried side by side: a share of one end, by channel where the grid is."""
 
     def __init__(self, site: PlanSite) -> None:
         self.site = site
-        grid, fmt = site.grid, site.spec.fmt
-        zero_point = grid.zero_point.to(grid.scale)
-        self.low, self.high = (grid.scale * (code - zero_point) for code in (fmt.qmin, fmt.qmax))
+        self.low, self.high = _span(site, site.grid.scale.device)
         self.changed = False
         self.grids: list[QParams] = []
         self._tried: list[tuple[Tensor, Tensor]] = []
@@ -208,10 +215,8 @@ class _Layer:
         matter = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1).float()
         errors = []
         for share in WEIGHT_SHARES:
-            if share == 1:
-                grid = weight_grid_of_range(weight, site.spec, low, high)
-            else:
-                grid = params_from_range(low * share, high * share, site.spec, 0)
+            grid = site.grid.to(weight.device) if share == 1 else None  # the observer's own
+            grid = grid or params_from_range(low * share, high * share, site.spec, 0)
             codes = quantize(weight, site.spec, grid)
             error = ((dequantize(codes, site.spec, grid) - weight).square() * matter).sum((1, 2, 3))
             if site.spec.saturation_free:  # scales would have to grow again
@@ -224,4 +229,7 @@ class _Layer:
         if not bool(best.any()):
             return None
         shares = torch.tensor(WEIGHT_SHARES, device=weight.device)[best]
-        return torch.stack([low * shares, high * shares]).float().cpu()
+        own_low, own_high = _span(site, weight.device)
+        kept = best == 0
+        low, high = torch.where(kept, own_low, low * shares), torch.where(kept, own_high, high * shares)
+        return torch.stack([low, high]).float().cpu()

@@ -19,7 +19,7 @@ from quantsam.plans.transforms import ShiftStreams
 from quantsam.repair.extremes import ChannelRange
 
 WORTH = 0.95
-"""A stream is shifted where the width of its grid falls below this share."""
+"""A stream is shifted where the widths of its readers' grids fall below this share, root mean square."""
 
 
 def shift_of_streams(prepared: ImageEncoder, plan: Plan, ranges: Mapping[str, ChannelRange]) -> ShiftStreams | None:
@@ -33,29 +33,39 @@ def shift_of_streams(prepared: ImageEncoder, plan: Plan, ranges: Mapping[str, Ch
     sites = {site.path: site for site in plan.sites}
     shifts = {}
     for stream in shiftable_streams(prepared):
-        quantized = [sites[reader.input_site] for reader in stream.readers if reader.input_site in sites]
-        if not quantized:
-            continue
         low, high = _range_of(prepared, stream.readers, ranges)
         middle = (low + high) / 2
-        if all(site.spec.symmetric for site in quantized):
-            before = 2 * low.abs().maximum(high.abs()).max()
-        else:
-            before = high.max() - low.min()
-        if bool((high - low).max() < WORTH * before):
+        noise = []  # of each reader's grid, a share of what it is without the shift
+        for reader in stream.readers:
+            if reader.input_site in sites:
+                seen, factors = ranges[reader.input_site], _factors(prepared, reader)
+                is_symmetric = sites[reader.input_site].spec.symmetric
+                before = _width(seen.low, seen.high, is_symmetric)
+                after = _width(seen.low - middle * factors, seen.high - middle * factors, is_symmetric)
+                noise.append((after / before.clamp(min=1e-30)).square())
+        if noise and bool(torch.stack(noise).mean() < WORTH**2):
             shifts[stream.name] = middle.float().cpu()
     return ShiftStreams(shifts) if shifts else None
+
+
+def _width(low: Tensor, high: Tensor, is_symmetric: bool) -> Tensor:
+    """Return what a grid for all channels spans, which is about zero, or holds it."""
+    if is_symmetric:
+        return 2 * low.abs().maximum(high.abs()).max()
+    return high.max().clamp(min=0) - low.min().clamp(max=0)
+
+
+def _factors(prepared: ImageEncoder, reader: Convolution) -> Tensor:
+    """Return what a reader's input is multiplied by before its site, (C,)."""
+    conv = prepared.get_submodule(reader.conv)
+    assert isinstance(conv, Conv2d)
+    return conv.weight.new_ones(conv.in_channels) if conv.input_scale is None else conv.input_scale.factors
 
 
 def _range_of(
     prepared: ImageEncoder, readers: tuple[Convolution, ...], ranges: Mapping[str, ChannelRange]
 ) -> tuple[Tensor, Tensor]:
     """Return the range of a stream, (C,) and (C,), as its readers see it before any scale of theirs."""
-    lows, highs = [], []
-    for reader in readers:
-        seen, conv = ranges[reader.input_site], prepared.get_submodule(reader.conv)
-        assert isinstance(conv, Conv2d)
-        factors = 1.0 if conv.input_scale is None else conv.input_scale.factors.to(seen.low.device)
-        lows.append(seen.low / factors)
-        highs.append(seen.high / factors)
+    lows = [ranges[reader.input_site].low / _factors(prepared, reader) for reader in readers]
+    highs = [ranges[reader.input_site].high / _factors(prepared, reader) for reader in readers]
     return torch.stack(lows).amin(0), torch.stack(highs).amax(0)

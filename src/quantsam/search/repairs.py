@@ -32,7 +32,7 @@ from quantsam.results.repair_record import UNREPAIRED, RepairRecord, RepairStep
 from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH, get_engine, placement_of
 from quantsam.schemes.load import FLOAT, parse_scheme, uniform_scheme
-from quantsam.schemes.repairs import REPAIRS, RepairName
+from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 from quantsam.schemes.scheme import Address, Rule, Scheme, Selector
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search.own_masks import OwnMasks
@@ -83,6 +83,7 @@ class RepairSettings:
         """
         if not self.repairs:
             raise InputError(f"repairs to try must be some of {', '.join(REPAIRS)}, got none")
+        parse_repairs(self.repairs)
         if self.fall_back_to not in FALL_BACKS:
             hint = nearest(self.fall_back_to, FALL_BACKS)
             raise InputError(f"fall_back_to must be one of {', '.join(FALL_BACKS)}, got {self.fall_back_to!r}: {hint}")
@@ -169,6 +170,7 @@ def find_repairs(
         "placement": placed,
         "images": images.digest,
         "device": str(model.device),
+        "threads": torch.get_num_threads(),  # encoders are timed with as many
         **environment(*(() if settings.engine == PYTORCH else (settings.engine,))),
     }
     record_id = identity(depends_on)
@@ -243,7 +245,7 @@ class _Trials:
                 f"the float model must find a mask on a held-out image, got none on {len(own.image_ids)} of "
                 f"{own.name}: give other images"
             )
-        names = [name for name in BY_COST if name in (*self.settings.repairs, *self.start.repairs)]
+        names = [name for name in BY_COST if name in (*parse_repairs(self.settings.repairs), *self.start.repairs)]
         self.tried.append((self._try(UNREPAIRED, dataclasses.replace(self.start, repairs=())), True, None, None))
         waiting, missed = deque(names), list[RepairName]()
         while waiting and not self._is_done():
@@ -298,7 +300,13 @@ class _Trials:
                 "images": len(self._ids),
             },
             environment=environment(*(() if engine == PYTORCH else (engine,))),
-            settings={"tried": asked, "repairs": list(last.plan.repairs), **exactness(last.plan, True), **notes},
+            settings={
+                "tried": asked,
+                "threads": torch.get_num_threads(),
+                "repairs": list(last.plan.repairs),
+                **exactness(last.plan, True),
+                **notes,
+            },
             results={"steps": [step.to_json_dict() for step in steps], "scheme": scheme_to_toml(last.scheme)},
         )
 

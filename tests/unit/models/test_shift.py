@@ -6,7 +6,7 @@ import torch
 from quantsam.errors import PlanError
 from quantsam.models.fold import fold_norms
 from quantsam.models.graph import state_digest
-from quantsam.models.scale import scale_inputs
+from quantsam.models.scale import scale_inputs, scale_outputs
 from quantsam.models.shift import shift_streams, shiftable_streams
 from quantsam.models.structure import structure_of
 
@@ -61,6 +61,16 @@ def test_readers_that_scale_their_input(encoder, image):
     scaled = scale_inputs(
         encoder, {p: torch.randint(-3, 4, (w,), generator=generator, dtype=torch.int32) for p, w in widths.items()}
     )
+    with torch.inference_mode():
+        found = shift_streams(scaled, shifts_for(encoder))(image)
+        torch.testing.assert_close(found, encoder(image), rtol=1e-4, atol=1e-4)
+
+
+def test_a_writer_whose_output_is_scaled(tiny, image):
+    encoder = fold_norms(tiny.float_encoder)
+    writers = [stream.writers[0].conv for stream in shiftable_streams(encoder)]
+    widths = {path: encoder.get_submodule(path).out_channels for path in writers}
+    scaled = scale_outputs(encoder, {path: torch.full((w,), -3, dtype=torch.int32) for path, w in widths.items()})
     with torch.inference_mode():
         found = shift_streams(scaled, shifts_for(encoder))(image)
         torch.testing.assert_close(found, encoder(image), rtol=1e-4, atol=1e-4)

@@ -24,6 +24,7 @@ from quantsam.prediction.transforms import preprocess
 from quantsam.quant.quantizers import fake_quantize
 from quantsam.repair.balance import balanced, levelled
 from quantsam.repair.repair import repair_plan
+from quantsam.schemes.load import parse_scheme
 from quantsam.schemes.repairs import REPAIRS, parse_repairs
 from quantsam.simulation.simulator import simulate
 
@@ -340,6 +341,18 @@ def output_errors(model, plan, images):
         for picture in images:
             watched(preprocess(picture, model.variant.input_size))
     return sums
+
+
+def test_channels_that_no_range_helps_keep_the_observers(tiny, images):
+    rule = '[[rules]]\nweight = {format = "int4", observer = "omse"}\nactivation = "int8"'
+    bare = qs.make_plan(tiny, parse_scheme(rule, "own"), "tensorrt")
+    plain, plan = qs.calibrate(tiny, bare, images), repair_plan(tiny, bare, images, "ranges")
+    kept = changed = 0
+    for a, b in zip(plain.sites, plan.sites, strict=True):
+        if a.role == "weight":
+            same = torch.isclose(a.grid.scale, b.grid.scale, rtol=1e-5)
+            kept, changed = kept + int(same.sum()), changed + int((~same).sum())
+    assert kept > changed > 0
 
 
 def test_chosen_ranges_stay_where_a_plan_is_saved_or_calibrated_again(tiny, images, ranged, tmp_path):

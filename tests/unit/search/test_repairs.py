@@ -118,6 +118,7 @@ def test_what_cannot_be_searched(outlier, images):
         find_repairs(outlier, load_scheme("fp32"), images, FEW)
     for given, message in (
         ({"repairs": ()}, "repairs to try must be some of streams"),
+        ({"repairs": ("stream",)}, "a repair must be one of .*, got 'stream': did you mean 'streams'"),
         ({"goal": -1.0}, "goal must be a number from 0 on, got -1.0"),
         ({"minutes": float("nan")}, "minutes must be a number from 0 on, got nan"),
         ({"fall_back_to": "w8a61"}, "fall_back_to must be one of float, w8a16, got 'w8a61': did you mean 'w8a16'"),
