@@ -22,7 +22,7 @@ class RepairStep:
         name: The repair that was added, `none` for the plan without any, or `float: stage3:4:2, ...`.
         repairs: All repairs of the plan that was tried.
         kept: Whether what follows builds on it.
-        mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32.
+        mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32; each image counts alike.
         mask_loss_se: Its standard error.
         gain: By how much `mask_loss` is lower than of what was kept before, paired; None of the first step.
         gain_se: Its standard error.

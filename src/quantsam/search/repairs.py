@@ -21,6 +21,7 @@ from quantsam.evaluation.latency import measure_latency
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.record_fields import exactness
 from quantsam.models.sam import EfficientViTSam
+from quantsam.notices import notice
 from quantsam.plans.make import make_plan
 from quantsam.plans.plan import Plan
 from quantsam.plans.sizes import account
@@ -154,6 +155,8 @@ def find_repairs(
         raise InputError(f"a repair needs quantized activations, got scheme {scheme.name!r}: take int8")
     if settings.engine != PYTORCH:
         check_formats(bare.sites, settings.engine)
+        if settings.fall_back and settings.fall_back_to != FLOAT:
+            check_formats(make_plan(model, uniform_scheme(settings.fall_back_to), placed).sites, settings.engine)
     if len(images) < 2 * HELD_OUT:
         raise CalibrationError(
             f"a search for repairs needs at least {2 * HELD_OUT} images, one in {HELD_OUT} of which is held out, got "
@@ -180,6 +183,8 @@ def find_repairs(
         (plan,) = calibrated_plans(
             model, [found], calibration, placed, progress=progress("calibrating") if progress else None
         )
+        if plan.digest != known.plan_digest:
+            notice("the plan was calibrated anew and differs in its last digits from the one that was measured")
         return Repaired(plan, found, known)
     with open_journal(journals_of(store), depends_on) if store else nullcontext(Outcomes()) as outcomes:
         trials = _Trials(model, scheme, calibration, held_out, settings, placed, outcomes, progress)
@@ -199,7 +204,7 @@ class _Tried:
         scheme: What it was made from.
         plan: Calibrated.
         losses: Of masks, in points, by image.
-        mean: Over all objects.
+        mean: Of the losses, over the images.
         error: Its standard error.
         seconds: That it took.
     """
@@ -240,10 +245,10 @@ class _Trials:
         wrap = self._wrapped("finding the float model's masks")
         ids = wrap(own.image_ids, len(own.image_ids)) if wrap else own.image_ids
         self._ids = [image_id for image_id in ids if own.annotations(image_id)]
-        if not self._ids:
+        if len(self._ids) < 2:
             raise CalibrationError(
-                f"the float model must find a mask on a held-out image, got none on {len(own.image_ids)} of "
-                f"{own.name}: give other images"
+                f"the float model must find masks on at least 2 held-out images, got {len(self._ids)} of "
+                f"{len(own.image_ids)} of {own.name}: give other images"
             )
         names = [name for name in BY_COST if name in (*parse_repairs(self.settings.repairs), *self.start.repairs)]
         self.tried.append((self._try(UNREPAIRED, dataclasses.replace(self.start, repairs=())), True, None, None))
@@ -324,7 +329,7 @@ class _Trials:
         """Keep what was tried if it helps, and say whether."""
         before = self.best.losses
         gain, error = mean_and_error([before[i] - one.losses[i] for i in self._ids])
-        kept = gain > (error or 0.0)
+        kept = error is not None and gain > error
         self.tried.append((one, kept, gain, error))
         return kept
 
@@ -336,10 +341,9 @@ class _Trials:
         )
         row = Row("all", "both", "mixed", (), plan, frozenset(site.path for site in plan.sites))
         table = self._scored(dataclasses.replace(plan, sites=()), [row], name)
-        score = table.score(row)
-        assert score.mask_loss is not None
-        seconds = time.perf_counter() - started
-        return _Tried(name, scheme, plan, table.losses[row.name], score.mask_loss, score.mask_loss_se, seconds)
+        losses = table.losses[row.name]
+        mean, error = mean_and_error([losses[i] for i in self._ids])
+        return _Tried(name, scheme, plan, losses, mean, error, time.perf_counter() - started)
 
     def _scored(self, base: Plan, rows: Sequence[Row], name: str) -> RowTable:
         part = identity({"name": name, "plans": [row.plan.digest for row in rows]})

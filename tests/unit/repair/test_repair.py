@@ -364,11 +364,10 @@ def test_chosen_ranges_stay_where_a_plan_is_saved_or_calibrated_again(tiny, imag
 def test_ranges_of_another_plan_are_refused(tiny, images, ranged):
     _, plan = ranged["onnxruntime"]
     first = next(t for t in plan.transforms if isinstance(t, ChooseRanges))
-    fewer = dataclasses.replace(plan, sites=plan.sites[1:-1])
-    removed = {s.key for s in plan.sites} - {s.key for s in fewer.sites}
-    if removed & first.values.keys():
-        with pytest.raises(PlanError, match=r"a chosen range must be of a site of the plan, got '.*': repair the plan"):
-            qs.calibrate(tiny, fewer, images)
+    lost = next(iter(first.values))
+    fewer = dataclasses.replace(plan, sites=tuple(site for site in plan.sites if site.key != lost))
+    with pytest.raises(PlanError, match=rf"range must be of a site of the plan, got '{lost}': repair the plan again"):
+        qs.calibrate(tiny, fewer, images)
     key, ends = next(iter(first.values.items()))
     damaged = dataclasses.replace(first, values={key: torch.cat([ends, ends], 1)})
     odd = dataclasses.replace(plan, transforms=(*plan.transforms[:-1], damaged))

@@ -43,6 +43,7 @@ def test_what_helps_is_kept_and_the_plan_is_the_one_that_was_measured(outlier, i
     assert [(step.name, step.kept) for step in steps[:2]] == [("none", True), ("streams", True)]
     assert steps[0].mask_loss > 20
     assert steps[1].gain > steps[0].mask_loss - 10
+    assert steps[1].gain == pytest.approx(steps[0].mask_loss - steps[1].mask_loss)
     assert found.plan.repairs[0] == "streams"
     assert found.record.plan_digest == found.plan.digest
     assert found.record.last_kept.mask_loss == found.record.figures["mask_loss"] < 10
@@ -130,7 +131,7 @@ def test_what_cannot_be_searched(outlier, images):
 
 def test_a_model_that_finds_nothing_is_told_of(images, monkeypatch):
     monkeypatch.setattr("quantsam.search.own_masks.segment_everything", lambda *given: [])
-    with pytest.raises(CalibrationError, match="must find a mask on a held-out image, got none on 2 of"):
+    with pytest.raises(CalibrationError, match="must find masks on at least 2 held-out images, got 0 of 2 of"):
         find_repairs(qs.load_model("nano"), INT8, images, FEW)
 
 
