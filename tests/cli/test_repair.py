@@ -29,12 +29,17 @@ def test_a_repaired_plan_is_calibrated_evaluated_and_exported(run, tmp_path):
     )
 
 
-def test_bad_names(run):
+def test_bad_names(run, tmp_path):
     run("evaluate", "--repair", "stream", *DATA).complains(
         2, "a repair must be one of streams, shift, migrate, ranges, bias", "'streams'"
     )
     run("evaluate", "--repair", "streams", "--no-activations", *DATA).complains(
         2, "a repair needs quantized activations"
+    )
+    weights = tmp_path / "weights.toml"
+    weights.write_text("[[rules]]\nweight = 'int4'\n")
+    run("evaluate", "--repair", "streams", "--scheme", weights, *DATA).complains(
+        2, "a repair needs a scheme that quantizes activations, got weights: add --scheme int8"
     )
 
 
@@ -57,6 +62,7 @@ def test_repairs_are_found_and_the_plan_and_the_scheme_used(run, tmp_path):
     by_scheme, plain = (
         run("evaluate", *given, "--scheme", scheme, *more).json[0] for more in ((), ("--repair", "none"))
     )
+    assert by_scheme["scheme"] == "int8 repaired"
     assert by_scheme["settings"]["repairs"] == ["streams"]
     assert "repairs" not in plain["settings"]
     assert "streams" in run("schemes", scheme).out

@@ -27,6 +27,7 @@ from quantsam.schemes.repairs import REPAIRS, parse_repairs
 
 if TYPE_CHECKING:
     from quantsam.results.repair_record import RepairRecord, RepairStep
+    from quantsam.schemes.scheme import Scheme
     from quantsam.search.repairs import RepairSettings
 
 
@@ -125,7 +126,7 @@ def command(
         save_plan(found.plan, out)
     if scheme_out is not None:
         with atomic_write(scheme_out) as aside:
-            aside.write_text(scheme_to_toml(found.scheme), "utf-8")
+            aside.write_text(scheme_to_toml(_named(found.scheme)), "utf-8")
     if as_json:
         print_json(found.record.to_json_dict())
         return
@@ -139,6 +140,13 @@ def command(
     elif scheme_out is None:
         click.echo("\nno plan was written: the same command with --out FOLDER writes it, and tries nothing again")
     tell_kept(results, ("quantsam results --kind repair", "lists it"))
+
+
+def _named(scheme: Scheme) -> Scheme:
+    """Return a repaired scheme under a name of its own, which tables tell from the unrepaired one's."""
+    from dataclasses import replace
+
+    return replace(scheme, name=f"{scheme.name} repaired") if scheme.repairs else scheme
 
 
 def _report(record: RepairRecord) -> None:

@@ -78,6 +78,6 @@ def calibrated_plans(
 
 def repairs_of(scheme: Scheme, repairs: Sequence[str] | None, *, activations: bool = True) -> tuple[str, ...]:
     """Return what is repaired of a scheme: what was asked for, or what it says itself; nothing without activations."""
-    if not scheme.rules or not activations:
+    if not scheme.quantizes_activations or not activations:
         return ()
     return tuple(scheme.repairs if repairs is None else repairs)

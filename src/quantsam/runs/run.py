@@ -14,13 +14,14 @@ from quantsam.evaluation.detector import open_detections
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
 from quantsam.models.zoo import load_model
+from quantsam.notices import notice
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.plans.storage import load_plan
 from quantsam.progress import Progress
-from quantsam.repair.calibrated import calibrated_plans
+from quantsam.repair.calibrated import calibrated_plans, repairs_of
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, FilePath, ModelSource
 from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.load import load_scheme
@@ -65,7 +66,7 @@ class Run:
             return list(self.loaded_plans)
         self.check_formats(deployment)
         images = () if self.calibration is None else self.calibration
-        return calibrated_plans(
+        plans = calibrated_plans(
             self.model,
             self.schemes,
             images,
@@ -74,6 +75,11 @@ class Run:
             repairs=deployment.repairs,
             progress=progress,
         )
+        for scheme, plan in zip(self.schemes, plans, strict=True):
+            idle = set(repairs_of(scheme, deployment.repairs, activations=deployment.activations)) - set(plan.repairs)
+            if idle:
+                notice(f"{', '.join(sorted(idle))} found nothing to repair in {scheme.name} ({deployment.placed})")
+        return plans
 
     def check_formats(self, deployment: Deployment) -> None:
         """Make sure, before calibration, that what is to compute has the formats of all schemes.
@@ -123,13 +129,17 @@ def open_run(
         get_placement(deployment.placed)
     name = get_variant(model.name).name
     declared = () if plans else tuple(s if isinstance(s, Scheme) else load_scheme(s) for s in schemes)
-    if any(deployment.repairs for deployment in deployments) and not any(scheme.rules for scheme in declared):
-        raise InputError("a repair needs a scheme that quantizes, got none: add --scheme int8, or leave --repair out")
+    quantizes_activations = any(scheme.quantizes_activations for scheme in declared)
+    if any(deployment.repairs for deployment in deployments) and not quantizes_activations:
+        names = ", ".join(scheme.name for scheme in declared) or "no scheme"
+        raise InputError(
+            f"a repair needs a scheme that quantizes activations, got {names}: add --scheme int8, or leave --repair out"
+        )
     dataset = None if data is None else open_data(data)
     boxes = None
     if data is not None and dataset is not None and data.detections is not None:
         boxes = open_detections(data.detections, dataset, skip_unknown_images=data.skip_unknown_images)
-    needs_images = any(scheme.rules for scheme in declared) and any(one.activations for one in deployments)
+    needs_images = quantizes_activations and any(one.activations for one in deployments)
     images = open_calibration(calibration or CalibrationSource(), name) if needs_images else None
     opened = open_model(model)
     return Run(opened, declared, images, dataset, boxes, tuple(load_plan(plan, opened) for plan in plans))

@@ -151,7 +151,7 @@ class Scheme:
 
     Raises:
         SchemeError: It has rules and the name of the float model, whose results would be taken for its own; or repairs
-            and no rules.
+            and no rule that quantizes activations.
     """
 
     name: str
@@ -164,9 +164,17 @@ class Scheme:
             raise SchemeError(
                 f"a scheme with rules must not have the name of the float model, got {self.name!r}: give it another"
             )
+        if self.repairs and not self.quantizes_activations:
+            raise SchemeError(
+                f"a scheme that is repaired must quantize activations, got none in {self.name!r}: add a rule with "
+                "'activation', or leave [repair] out"
+            )
 
-        if self.repairs and not self.rules:
-            raise SchemeError(f"a scheme that is repaired must have rules, got none in {self.name!r}: add [[rules]]")
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether a rule quantizes an activation; without one, a plan needs no images and nothing is repaired."""
+        targets = (item for rule in self.rules for item in rule.targets.items())
+        return any(tensor != "weight" and target is not None for tensor, target in targets)
 
     @property
     def digest(self) -> str:

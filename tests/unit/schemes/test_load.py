@@ -449,8 +449,9 @@ def test_a_bad_repair_table_is_refused(table, message):
 
 
 def test_repairs_need_something_to_repair():
-    with pytest.raises(SchemeError, match=r"scheme given: a scheme that is repaired must have rules, got none in"):
-        parse_scheme("[repair]\napply = ['streams']", "given")
+    for rules in ("", "[[rules]]\nweight = 'int4'\n", "[[rules]]\nweight = 'int4'\nactivation = 'float'\n"):
+        with pytest.raises(SchemeError, match=r"given: a scheme that is repaired must quantize activations, got none"):
+            parse_scheme(f"{rules}[repair]\napply = ['streams']", "given")
 
 
 def test_repairs_are_kept_in_the_order_in_which_they_are_applied():

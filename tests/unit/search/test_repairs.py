@@ -183,3 +183,5 @@ def test_schemes_say_what_is_repaired(tiny):
     (none,) = calibrated_plans(tiny, [repaired], images, "openvino", repairs=())
     assert none.digest == plain.digest
     assert repairs_of(repaired, None, activations=False) == ()
+    weights = parse_scheme("[[rules]]\nweight = 'int4'", "weights")
+    assert repairs_of(weights, ["streams"]) == ()  # as of fp32: nothing there can be repaired
