@@ -43,7 +43,27 @@ def test_schemes_side_by_side_as_a_table(run, own_store):
 
 def test_the_same_command_gives_the_same_figures(run):
     line = ("evaluate", "--data", "scenes:1", "--scheme", "w4a8", "--prompts", "click", *ONE, "--json")
-    assert without_times(run(*line).json) == without_times(run(*line).json)
+    first, again = run(*line).json, run(*line, "--again").json
+    assert without_times(first) == without_times(again)
+    assert first[0]["id"] != again[0]["id"]
+
+
+def test_what_is_finished_is_not_measured_again(run, own_store):
+    line = ("evaluate", "--data", "scenes:2", *ONE)
+    fp32 = run(*line, "--json").json[0]
+    ran = run(*line, "--scheme", "int8")
+    assert "vs fp32" in ran.out  # found in the store
+    assert "kept, not measured again" not in ran.out
+    both = run(*line, "--scheme", "int8", "--scheme", "fp32")
+    assert "kept, not measured again: int8, fp32 (newest of " in both.out
+    assert ran.out.splitlines()[3:5] == both.out.splitlines()[3:5][::-1]
+    alone = run(*line, "--scheme", "int8", "--json").json[0]
+    assert alone["paired_difference"]["compared_with"] == fp32["id"]
+    assert alone["paired_difference"]["count"] == fp32["figures"]["count"]
+    assert len(ResultStore(own_store).records()) == 2
+    for other in (("--prompts", "click"), ("--no-weights",)):
+        run(*line, "--scheme", "int8", *other)
+    assert len(ResultStore(own_store).records()) == 4
 
 
 def test_one_side_only_is_marked(run):

@@ -29,6 +29,11 @@ def test_a_repaired_plan_is_calibrated_evaluated_and_exported(run, tmp_path):
     )
 
 
+def test_a_repair_that_finds_nothing_is_told(run):
+    ran = run("evaluate", "--scheme", "int8@stage0", "--repair", "shift", *DATA)
+    assert "shift found nothing to repair in int8@stage0 (thesis)" in ran.err
+
+
 def test_bad_names(run, tmp_path):
     run("evaluate", "--repair", "stream", *DATA).complains(
         2, "a repair must be one of streams, shift, migrate, ranges, bias", "'streams'"

@@ -20,7 +20,7 @@ from quantsam.cli.options import (
     was_given,
 )
 from quantsam.cli.output import json_option, progress
-from quantsam.cli.stores import StoreChoice, store_options, tell_kept
+from quantsam.cli.stores import StoreChoice, again_option, store_options, tell_found, tell_kept
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
 from quantsam.runtime.engines import PYTORCH
 
@@ -48,6 +48,7 @@ _HELD = (
     show_default=True,
     help="Keep pictures of so many of the worst, median and best objects, for `quantsam report`; 0: none.",
 )
+@again_option
 @threads_option
 @store_options
 @json_option
@@ -62,6 +63,7 @@ def command(
     calibration: CalibrationSource,
     deployment: Deployment,
     gallery: int,
+    again: bool,
     threads: int | None,
     store: StoreChoice,
     as_json: bool,
@@ -69,14 +71,16 @@ def command(
     """Score a model under one or more schemes on a dataset.
 
     Prompts are made from the ground truth, and the figure is the mean IoU; or they are a detector's boxes,
-    and the figures are COCO's or LVIS's average precision. A run that is stopped goes on where it was when
-    the same command is given again.
+    and the figures are COCO's or LVIS's average precision. Run the same command again to resume an interrupted run;
+    what is finished is shown from the store, and FP32 is found there to compare with.
 
     The thesis' experiment: quantsam evaluate --model l0 --weights l0.pt --scheme mix-dwsc --data coco
     --calibration sa-1b --calibration-images 4500
     """
     from quantsam.evaluation.experiment import score_plans
     from quantsam.evaluation.prompts import parse_prompt
+    from quantsam.results.kept import find_baseline
+    from quantsam.results.record import utc_now
     from quantsam.runs.run import open_run
     from quantsam.runtime.processor import processor_text
 
@@ -90,6 +94,7 @@ def command(
     parse_prompt(prompts)
     results = store.open()
     run = open_run(model, schemes=schemes, plans=plans, deployments=[deployment], calibration=calibration, data=data)
+    began = utc_now()
     settings: dict[str, JsonValue] = {
         "seed": data.seed,
         "calibration_images": calibration.images,
@@ -108,11 +113,14 @@ def command(
             settings=settings,
             progress=progress,
             gallery=gallery,
+            again=again,
         )
     )
-    report(records, as_json)
+    baseline = None if results is None else find_baseline(results, records[0])
+    report(records, as_json, baseline)
     if as_json:
         return
+    tell_found([record for record in records if record.created_utc < began])
     if deployment.engine != PYTORCH:
         click.echo(f"processor: {processor_text(deployment.engine)}")
     tell_kept(results, ("quantsam results", "lists them"), ("quantsam report", "shows them"))

@@ -28,18 +28,26 @@ _PRECISION = {
 }
 
 
-def report(records: Sequence[Record], as_json: bool) -> None:
-    """Print records of one model and dataset: a table, or JSON."""
-    from quantsam.results.compare import compare
+def report(records: Sequence[Record], as_json: bool, baseline: Record | None = None) -> None:
+    """Print records of one model and dataset, compared with FP32: a table, or JSON.
 
-    if "ap" in records[0].figures:
-        _report_precision(records, as_json)
+    Args:
+        records: With the scores of their objects.
+        as_json: Print JSON, of these records alone.
+        baseline: FP32's record, to compare with where it is none of these; it is then shown first. Without one the
+            others are compared with the first.
+    """
+    own = next((record for record in records if record.scheme == "fp32"), None)
+    first = own or baseline or records[0]
+    shown = records if first in records else [first, *records]
+    if "ap" in first.figures:
+        _report_precision(records, shown, first, as_json)
         return
-    differences = [compare(records[0], record) if record is not records[0] else None for record in records]
+    differences = {record.id: _difference(record, first) for record in shown}
     if as_json:
-        print_json([_json(record, difference) for record, difference in zip(records, differences, strict=True)])
+        print_json([_json(record, first, differences[record.id]) for record in records])
         return
-    first = records[0]
+    alone = len(shown) == 1
     columns = [
         "scheme",
         ">mIoU",
@@ -47,12 +55,11 @@ def report(records: Sequence[Record], as_json: bool) -> None:
         ">small",
         ">medium",
         ">large",
-        *([f">vs {first.label}"] if len(records) > 1 else []),
+        *([] if alone else [f">vs {first.label}"]),
         ">saved MiB",
         ">encoder MiB",
     ]
-    alone = len(records) == 1
-    rows: list[list[object]] = [_cells(r, d, alone) for r, d in zip(records, differences, strict=True)]
+    rows: list[list[object]] = [_cells(record, differences[record.id], alone) for record in shown]
     figures = first.figures
     fills = [_points(figures[f"box_fill_miou{size}"]) for size in ("", "_small", "_medium", "_large")]
     rows.append(["(filled box)", fills[0], "", *fills[1:], *([] if alone else [""]), "", ""])
@@ -62,29 +69,34 @@ def report(records: Sequence[Record], as_json: bool) -> None:
     _print_calibration(records)
 
 
-def _report_precision(records: Sequence[Record], as_json: bool) -> None:
+def _report_precision(records: Sequence[Record], shown: Sequence[Record], first: Record, as_json: bool) -> None:
     """Print average precision with a detector's boxes; LVIS's records have other columns than COCO's."""
-    first = records[0]
     if as_json:
         print_json([record.to_json_dict() for record in records])
         return
-    shown = {name: title for name, title in _PRECISION.items() if name in first.figures}
-    alone = len(records) == 1
-    columns = ["scheme", *(f">{title}" for title in shown.values()), *([] if alone else [">vs first"])]
+    kinds = {name: title for name, title in _PRECISION.items() if name in first.figures}
+    alone = len(shown) == 1
+    columns = ["scheme", *(f">{title}" for title in kinds.values()), *([] if alone else [f">vs {first.label}"])]
     columns += [">saved MiB", ">encoder MiB"]
     rows: list[list[object]] = [
         [
             record.label,
-            *(_points(record.figures[name]) for name in shown),
+            *(_points(record.figures[name]) for name in kinds),
             *([] if alone else [_versus(record, first)]),
             *_size_cells(record),
         ]
-        for record in records
+        for record in shown
     ]
     boxes = f"{first.figures['count']} boxes of {first.settings['detections']}"
     title = f"{first.model} on {first.dataset}, {boxes}: average precision of masks"
     print_table(title, columns, rows, spare=(">saved MiB", ">AR300", ">AR100", ">AP75", ">encoder MiB", ">AP50"))
     _print_calibration(records)
+
+
+def _difference(record: Record, first: Record) -> PairedDifference | None:
+    from quantsam.results.compare import compare
+
+    return None if record is first else compare(first, record)
 
 
 def _versus(record: Record, first: Record) -> str:
@@ -127,7 +139,9 @@ def _number(value: float | int | None) -> float:
     return 0.0 if value is None else float(value)
 
 
-def _json(record: Record, difference: PairedDifference | None) -> dict[str, Any]:
+def _json(record: Record, first: Record, difference: PairedDifference | None) -> dict[str, Any]:
+    """Return a record and its difference from the baseline, whose id is `compared_with`."""
     import dataclasses
 
-    return record.to_json_dict() | {"paired_difference": dataclasses.asdict(difference) if difference else None}
+    found = None if difference is None else {**dataclasses.asdict(difference), "compared_with": first.id}
+    return record.to_json_dict() | {"paired_difference": found}

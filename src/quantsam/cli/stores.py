@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from quantsam.cli.groups import option_group
 from quantsam.notices import notice
 
 if TYPE_CHECKING:
+    from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
 
 STORE_HELP = "Where results are kept [$QUANTSAM_STORE, or a file in the user's data folder]."
@@ -75,6 +77,17 @@ store_options = option_group(
     click.option("--no-store", is_flag=True, help="Do not keep the results."),
 )
 """Add --store, --no-store: `store`, a `StoreChoice`."""
+
+
+again_option = click.option("--again", is_flag=True, help="Measure anew what the store holds already.")
+
+
+def tell_found(records: Sequence[Record]) -> None:
+    """Print which results were in the store already; nothing if none was."""
+    if records:
+        when = max(record.created_utc for record in records)[:16].replace("T", " ")
+        labels = ", ".join(record.label for record in records)
+        click.echo(f"\nkept, not measured again: {labels} (newest of {when} UTC); --again measures anew")
 
 
 def tell_kept(results: ResultStore | None, *uses: tuple[str, str]) -> None:

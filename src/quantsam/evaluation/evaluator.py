@@ -23,6 +23,7 @@ from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
 from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.predictor import Predictor
 from quantsam.progress import Progress
+from quantsam.results.kept import find_evaluation
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record, new_id
 from quantsam.results.store import ResultStore
@@ -37,6 +38,7 @@ def evaluate(
     store: ResultStore | None = None,
     progress: Progress | None = None,
     settings: dict[str, JsonValue] | None = None,
+    again: bool = False,
 ) -> Record:
     """Score a model with prompts made from the ground truth, or with a detector's boxes.
 
@@ -54,10 +56,12 @@ def evaluate(
         prompts: `box`, the annotated box; `click`, one click at the object's centre; or `clicks:N`, each
             click after the first where the answer is most wrong. Of no effect with `detections`.
         detections: A detector's boxes for the dataset's images.
-        store: Where the record is appended. Until then, what came of each image is kept beside the store as it
-            comes, so that the same call goes on where a killed one stopped, to the same figures.
+        store: Where the record is appended; if it holds this very evaluation already, that is returned. Until it is
+            done, what came of each image is kept beside the store, so that the same call goes on where a killed one
+            stopped, to the same figures.
         progress: Wraps the iteration over the images.
         settings: Added to the record's settings.
+        again: Do it anew although the store holds it.
 
     Returns:
         The record. The same call gives the same figures.
@@ -68,6 +72,9 @@ def evaluate(
         StoreError: The store cannot be written, or another process is at the same evaluation.
     """
     evaluation = Evaluation(model, dataset, prompts=prompts, detections=detections)
+    found = None if store is None or again else find_evaluation(store, evaluation.depends_on)
+    if found is not None:
+        return found
     keeper = open_journal(journals_of(store), evaluation.depends_on) if store else nullcontext(Outcomes())
     with keeper as outcomes:
         left = [image_id for image_id in dataset.image_ids if image_id not in outcomes.done]

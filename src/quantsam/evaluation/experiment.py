@@ -31,6 +31,7 @@ def score_plans(
     settings: dict[str, JsonValue] | None = None,
     progress: Callable[[str], Progress] | None = None,
     gallery: int = 0,
+    again: bool = False,
 ) -> Iterable[Record]:
     """Score the model under each plan; a plan without sites is the float model.
 
@@ -43,11 +44,12 @@ def score_plans(
         engine: What computes the embeddings: `pytorch`, where plans are simulated, or an engine, whose placement the
             plans must have.
         precision: Of what an engine does not quantize.
-        store: Where each record is appended; see `evaluate`.
+        store: Where each record is appended, or found if it is there already; see `evaluate`.
         settings: Added to each record's settings.
         progress: Given a label, returns what wraps the iteration over the images.
         gallery: Keep in the store pictures of so many of the worst, median and best objects of each quantized record;
             a detector's boxes have none.
+        again: Score anew what the store holds.
 
     Yields:
         One record a plan, in order.
@@ -56,8 +58,15 @@ def score_plans(
         quantized = quantized_model(model, plan, engine, precision)
         wrap = progress(plan.scheme) if progress else None
         record = evaluate(
-            quantized, dataset, prompts=prompts, detections=detections, store=store, progress=wrap, settings=settings
+            quantized,
+            dataset,
+            prompts=prompts,
+            detections=detections,
+            store=store,
+            progress=wrap,
+            settings=settings,
+            again=again,
         )
-        if gallery and plan.sites and store is not None and detections is None:
+        if gallery and plan.sites and store is not None and detections is None and not store.gallery(record.id):
             keep_gallery(store, quantized, record, dataset, each=gallery)
         yield record

@@ -17,10 +17,10 @@ from quantsam.metrics.summary import ObjectScore
 from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.predictor import Predictor
 from quantsam.results.gallery import RANKS, GalleryEntry, Rank
+from quantsam.results.kept import find_baseline
 from quantsam.results.record import Record
 from quantsam.results.store import ResultStore
 
-FLOAT = "fp32"
 _LONGEST = 512
 _QUALITY = 80
 
@@ -70,12 +70,8 @@ def keep_gallery(
     Raises:
         StoreError: The store cannot be written.
     """
-    reference: Sequence[ObjectScore] = ()
-    of_same = {"model": record.model, "scheme": FLOAT, "prompt": record.prompt, "dataset": record.dataset}
-    for found in reversed(store.records(kind=record.kind, **of_same)):
-        if (found.weights_digest, found.dataset_digest) == (record.weights_digest, record.dataset_digest):
-            reference = store.scores(found.id)
-            break
+    baseline = find_baseline(store, record)
+    reference = () if baseline is None else baseline.scores
     store.keep_gallery(record.id, make_gallery(model, record, dataset, reference, each=each))
 
 
