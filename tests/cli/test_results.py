@@ -4,6 +4,7 @@ import json
 import pytest
 from pyarrow import parquet
 
+import quantsam as qs
 from quantsam.metrics.summary import ObjectScore
 from quantsam.results.record import Record
 from quantsam.results.store import ResultStore
@@ -89,11 +90,118 @@ def test_exports(run, three, tmp_path):
 
 def test_compare(run, three):
     found = run("results", "--compare", "1", "2", "--json").json
-    assert found["mean_difference"] == pytest.approx(1.0)
-    assert found["count"] == 2
-    out = run("results", "--compare", "1", "2").out
-    assert out == "nano int8 minus nano fp32: +1.000 ± 0.000 points of mIoU over the same 2 objects\n"
-    assert run("results", "--compare", "2", "1").out.startswith("nano fp32 minus nano int8: -1.000")
+    assert (found["id"][0], found["compared_with"][0], found["rows"]) == ("2", "1", [])
+    assert found["all"]["difference"] == pytest.approx(1.0)
+    assert [found["all"][key] for key in ("objects", "wins", "losses", "ties")] == [2, 2, 0, 0]
+    out = run("results", "--compare", "1", "2").out.splitlines()
+    assert out[0] == "nano int8 on toy[old], box prompts: mIoU 39.50 over 2 objects"
+    assert out[1] == "minus nano fp32: +1.000 ± 0.000 (SE) points of mIoU; 2 better, 0 worse, 0 within 0.5 points"
+    assert out[2] == "by size"  # and not by category, which this store does not know
+    assert "minus nano int8: -1.000" in run("results", "--compare", "2", "1").out
+
+
+@pytest.fixture
+def scored(run, own_store):
+    """Ids of FP32 and of int8 of the same scenes."""
+    line = ("evaluate", "--data", "scenes:4", "--calibration", "scenes:1:1", "--scheme", "fp32", "--scheme", "w4a8")
+    return [record["id"] for record in run(*line, "--json").json]
+
+
+def test_objects_are_listed_with_what_they_are_called_the_worst_first(run, scored, own_store):
+    fp32, quantized = scored
+    found = run("results", quantized[:8], "--objects", "--json").json
+    assert (found["id"], found["compared_with"]) == (quantized, fp32)
+    rows = found["rows"]
+    scores = {score.annotation_id: score for score in ResultStore(own_store).scores(quantized)}
+    assert len(rows) == found["all"]["objects"] == len(scores)
+    dataset = qs.open_dataset("scenes:4")
+    objects = [a for image_id in dataset.image_ids for a in dataset.annotations(image_id)]
+    categories = {a.id: dataset.category_names[a.category_id] for a in objects}
+    for row in rows:
+        score = scores[row["annotation_id"]]
+        assert row["category"] == categories[row["annotation_id"]]
+        assert (row["image_id"], row["area"], row["file"]) == (score.image_id, score.area, None)
+        assert (row["iou"], row["predicted_iou"]) == (100 * score.iou, 100 * score.predicted_iou)
+        assert row["difference"] == pytest.approx(row["iou"] - row["baseline_iou"])
+    differences = [row["difference"] for row in rows]
+    assert differences == sorted(differences)
+    best = run("results", quantized, "--objects", "--best", "--json").json["rows"]
+    assert [row["annotation_id"] for row in best] == [row["annotation_id"] for row in rows][::-1]
+    out = run("results", quantized, "--objects", "--rows", "3").out
+    assert rows[0]["category"] in out
+    assert f"{len(rows) - 3} more: --rows {len(rows)} prints all" in out
+
+
+@pytest.mark.parametrize("by", ["category", "size", "image"])
+def test_means_over_groups_of_objects(run, scored, by):
+    fp32, quantized = scored
+    rows = run("results", quantized, "--objects", "--json").json["rows"]
+    asked = ("--images",) if by == "image" else ("--by", by)
+    groups = run("results", quantized, *asked, "--json").json["rows"]
+    key = "image_id" if by == "image" else by
+    assert {group["group"] for group in groups} == {str(row[key]) for row in rows}
+    for group in groups:
+        members = [row for row in rows if str(row[key]) == group["group"]]
+        assert group["objects"] == len(members)
+        assert group["miou"] == pytest.approx(sum(row["iou"] for row in members) / len(members))
+        assert group["difference"] == pytest.approx(sum(row["difference"] for row in members) / len(members))
+        assert group["wins"] == sum(row["difference"] > 0.5 for row in members)
+        assert group["wins"] + group["losses"] + group["ties"] == len(members)
+    assert groups[0]["group"] in run("results", quantized, *asked).out
+    same = run("results", "--compare", fp32, quantized, *asked, "--json").json["rows"]
+    assert same == groups
+
+
+def test_tables_of_objects_are_exported(run, scored, tmp_path):
+    fp32, quantized = scored
+    rows = run("results", quantized, "--objects", "--json").json["rows"]
+    for suffix in ("csv", "parquet", "json", "md"):
+        ran = run("results", quantized, "--objects", "--export", tmp_path / f"o.{suffix}")
+        assert (ran.out, ran.err) == ("", f"{tmp_path / f'o.{suffix}'}: {len(rows)} rows\n")
+    assert json.loads((tmp_path / "o.json").read_text()) == rows
+    assert parquet.read_table(tmp_path / "o.parquet").drop(["file"]).to_pylist() == [
+        {key: value for key, value in row.items() if key != "file"} for row in rows
+    ]
+    with (tmp_path / "o.csv").open() as file:
+        assert [float(row["iou"]) for row in csv.DictReader(file)] == [row["iou"] for row in rows]
+    alone = run("results", fp32, "--objects", "--json").json
+    assert alone["compared_with"] is None
+    assert all(row["difference"] is None for row in alone["rows"])
+    ious = [row["iou"] for row in alone["rows"]]
+    assert ious == sorted(ious)
+
+
+def test_a_record_is_printed_again(run, scored, tmp_path):
+    _, quantized = scored
+    out = run("results", quantized[:8]).out
+    for words in (f"evaluate {quantized}", "calibration: scenes-1-seed1", "data: scenes-4-seed0, prompts box", "miou"):
+        assert words in out
+    assert run("results", quantized, "--json").json["id"] == quantized
+    run("results", quantized, "--export", tmp_path / "figures.csv")
+    with (tmp_path / "figures.csv").open() as file:
+        assert "miou" in {row["figure"] for row in csv.DictReader(file)}
+
+
+def test_what_makes_no_sense_about_objects_is_refused(run, three):
+    run("results", "--objects").complains(2, "are of one result: give its ID")
+    run("results", "1", "--compare", "1", "2").complains(2, "--compare has both ids itself")
+    run("results", "1", "--objects", "--by", "size").complains(2, "exclude each other")
+    run("results", "1", "--model", "nano").complains(2, "--model chooses among all results")
+    run("results", "1", "--by", "category").complains(2, "categories of these objects are not known")
+    three.append(record(5, kind="latency", scores=()))
+    run("results", "5", "--objects").complains(2, "must be an evaluation", "got latency")
+    three.append(record(6, scores=(ObjectScore(1, 1, 900.0, 0.5, None),)))
+    run("results", "--compare", "1", "6").complains(2, "same objects, got 1 in one only, the first is annotation 2")
+
+
+def test_columns_that_tell_rows_apart_are_shown(run, three):
+    assert "calibration" not in run("results").out
+    three.append(record(4, calibration="scenes-1-seed1", settings={"threads": 2}))
+    out = run("results", "--scheme", "int8").out
+    assert "calibration" in out
+    assert "threads" not in out  # they can be told apart already
+    three.append(record(5, calibration="scenes-1-seed1", settings={"threads": 4}))
+    assert "threads" in run("results", "--scheme", "int8").out
 
 
 def test_compare_refuses_other_data(run, three):

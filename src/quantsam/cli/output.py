@@ -25,7 +25,9 @@ from rich.text import Text
 
 LINE_EVERY_S = 30.0
 _NARROWEST = 40
+_WIDEST = 10_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+wide_option = click.option("--wide", is_flag=True, help="Leave out no column, however wide the table gets.")
 
 
 def print_json(value: Any) -> None:
@@ -34,7 +36,12 @@ def print_json(value: Any) -> None:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    spare: Sequence[str] = (),
+    wide: bool = False,
 ) -> None:
     """Print a table on standard output; columns whose title starts with `>` are set to the right.
 
@@ -46,8 +53,9 @@ def print_table(
         columns: Titles.
         rows: Cells, as many as columns.
         spare: Titles of columns to leave out first, in this order.
+        wide: Leave out and wrap nothing, however wide the table gets.
     """
-    console = _console()
+    console = _console(_WIDEST if wide else None)
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     kept, is_close = list(range(len(columns))), False
     order = [number for name in dict.fromkeys(spare) for number, title in enumerate(columns) if title == name]
@@ -62,11 +70,14 @@ def print_table(
     console.print(table)
     left_out = [name.removeprefix(">") for number, name in enumerate(columns) if number not in kept]
     if left_out:
-        console.print(Text(f"left out for want of width: {', '.join(left_out)}; --json has all", style="dim"))
+        text = f"left out for want of width: {', '.join(left_out)}; --json has all"
+        console.print(Text(text, style="dim"))
 
 
-def _console() -> Console:
+def _console(width: int | None = None) -> Console:
     """Return what prints to standard output: as wide as the terminal, or wide where there is none."""
+    if width is not None:
+        return Console(width=width, highlight=False)
     console = Console(highlight=False)
     return Console(width=max(console.width, _NARROWEST) if console.is_terminal else 160, highlight=False)
 
@@ -87,7 +98,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence
 
 
 def _width(console: Console, table: Table) -> int:
-    return Measurement.get(console, console.options.update(width=10_000), table).maximum
+    return Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
 
 
 class _Rate(ProgressColumn):

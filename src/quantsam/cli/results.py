@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantsam.cli.object_tables import groups_table, objects_table, summary_line
 from quantsam.cli.options import record_filters
-from quantsam.cli.output import json_option, print_json, print_table
+from quantsam.cli.output import json_option, print_json, print_table, wide_option
 from quantsam.cli.stores import STORE_HELP
 from quantsam.cli.written import check_not_read
 
@@ -18,61 +19,252 @@ if TYPE_CHECKING:
     from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
 
+_FILTERS = ("model", "scheme", "dataset", "prompt", "placement", "engine", "kind")
+_MOST_ROWS = 20
+
 
 @click.command(name="results")
+@click.argument("id", required=False)
 @record_filters
+@click.option("--objects", is_flag=True, help="Of ID, or of two compared: every object, the worst first.")
+@click.option("--images", is_flag=True, help="Every image, the worst first.")
+@click.option("--by", type=click.Choice(["category", "size", "image"]), help="Means by category, size or image.")
+@click.option("--best", is_flag=True, help="With --objects, --images, --by: the best first.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=_MOST_ROWS,
+    show_default=True,
+    help="Print so many; --export and --json have all.",
+)
+@click.option("--compare", nargs=2, metavar="ID ID", help="Compare two results object by object (second minus first).")
 @click.option(
     "--export",
     "target",
     type=click.Path(path_type=Path),
-    help="Write them to a .csv, .parquet, .md or .json.",
+    help="Write what would be printed to a .csv, .parquet, .md or .json.",
 )
-@click.option("--compare", nargs=2, metavar="ID ID", help="Compare two results object by object (second minus first).")
 @click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
+@wide_option
 @json_option
 def command(
-    target: Path | None,
+    id: str | None,  # noqa: A002 - the name of the argument
+    objects: bool,
+    images: bool,
+    by: str | None,
+    best: bool,
+    rows: int,
     compare: tuple[str, str] | None,
+    target: Path | None,
     store: Path | None,
+    wide: bool,
     as_json: bool,
     **filters: str | None,
 ) -> None:
-    """List the results so far, newest last; filter, export or compare them."""
-    from quantsam.results.export import export
-    from quantsam.results.store import RecordFilter, ResultStore
+    r"""List the results so far, newest last; print one again with its ID, look at its objects, or compare two.
 
+    A quantized result's objects are shown beside FP32's, where the store holds those of the same data and prompts.
+
+    \b
+    quantsam results 3f2a                       a study, search, ... printed again
+    quantsam results 3f2a --objects             its objects, the worst first
+    quantsam results 3f2a --by category         means by category
+    quantsam results --compare 3f2a 9b1c --by size
+    """
+    from quantsam.results.store import ResultStore
+
+    given = {name: filters[name] for name in _FILTERS if filters[name] is not None}
+    _check(id, compare, given, asks_objects=objects or images or by is not None, groups=(objects, images, by))
     results = ResultStore(store)
-    if compare:
-        _compare(results, *compare, as_json=as_json)
-        return
-    wanted: RecordFilter = {key: value for key, value in filters.items() if value is not None}  # type: ignore[assignment]
-    records = results.records(**wanted)
     if target is not None:
         check_not_read("--export", target, [results.path])
-        export(records, target)
-        click.echo(f"{target}: {len(records)} results", err=True)
+    out = _Output(target, rows, wide, as_json)
+    if compare or objects or images or by is not None:
+        first, second = compare or (None, id)
+        assert second is not None
+        _objects(results, first, second, "image" if images else by, objects, best, out)
+    elif id is not None:
+        _again(results.get(id), out)
+    else:
+        _list(results, given, out)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Output:
+    """Where something goes: to a file, or to standard output as JSON or as a table.
+
+    Attributes:
+        target: The file.
+        rows: Rows of a table at most.
+        wide: Leave out no column.
+        as_json: Print JSON.
+    """
+
+    target: Path | None
+    rows: int
+    wide: bool
+    as_json: bool
+
+    def export(self, rows: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]], what: str) -> None:
+        """Write rows to the file and say how many."""
+        from quantsam.results.export import export_rows
+
+        assert self.target is not None
+        click.echo(f"{self.target}: {export_rows(rows, self.target)} {what}", err=True)
+
+
+def _check(
+    record_id: str | None,
+    compare: tuple[str, str] | None,
+    filters: Mapping[str, Any],
+    asks_objects: bool,
+    groups: tuple[bool, bool, str | None],
+) -> None:
+    """Refuse what makes no sense together.
+
+    Raises:
+        click.UsageError: Something does not.
+    """
+    if record_id is not None and compare is not None:
+        raise click.UsageError(f"--compare has both ids itself, got {record_id} besides: leave it out")
+    if sum(map(bool, groups)) > 1:
+        raise click.UsageError("--objects, --images and --by exclude each other: each is a table of its own")
+    if asks_objects and record_id is None and compare is None:
+        raise click.UsageError("--objects, --images and --by are of one result: give its ID, `quantsam results` lists")
+    if filters and (record_id is not None or compare is not None):
+        raise click.UsageError(f"--{min(filters)} chooses among all results: leave it out, or the ID")
+
+
+def _objects(
+    results: ResultStore,
+    first: str | None,
+    second: str,
+    by: str | None,
+    each: bool,
+    best: bool,
+    out: _Output,
+) -> None:
+    """Print a record's objects, or means over some of them, beside those of another record or of FP32."""
+    from quantsam.results.kept import find_baseline
+    from quantsam.results.objects import group_rows, object_rows, whole, worst_first
+
+    record = _with_scores(results, second)
+    other = _with_scores(results, first) if first is not None else find_baseline(results, record)
+    rows = worst_first(object_rows(results, record, other))
+    found: list[Any] = list(rows if by is None else group_rows(rows, by))  # type: ignore[arg-type]
+    if best and by != "size":
+        found.reverse()
+    if out.target is not None:
+        out.export((dataclasses.asdict(row) for row in found), "rows")
         return
-    if as_json:
+    if out.as_json:
+        ids = {"id": record.id, "compared_with": None if other is None else other.id}
+        table = [] if by is None and not each else [dataclasses.asdict(row) for row in found]
+        print_json({**ids, "all": dataclasses.asdict(whole(rows)), "rows": table})
+        return
+    click.echo(summary_line(record, other, whole(rows)))
+    if by is None and not each:
+        groups_table("by size", group_rows(rows, "size"), "size", other, wide=out.wide)
+        if all(row.category is None for row in rows):
+            return
+        by, found = "category", group_rows(rows, "category")
+    if by is not None:
+        groups_table(f"by {by}", found[: out.rows], by, other, wide=out.wide)
+    else:
+        objects_table(found[: out.rows], record, other, best=best, wide=out.wide)
+    if len(found) > out.rows:
+        click.echo(f"{len(found) - out.rows} more: --rows {len(found)} prints all, --export FILE writes them")
+
+
+def _with_scores(results: ResultStore, wanted: str) -> Record:
+    return dataclasses.replace(results.get(wanted), scores=tuple(results.scores(wanted)))
+
+
+def _again(record: Record, out: _Output) -> None:
+    """Print one record: what it is of, and what it lists."""
+    rows = record.table()
+    if out.target is not None:
+        if out.target.suffix.lower() == ".json":
+            from quantsam.results.export import export
+
+            export([record], out.target)
+            click.echo(f"{out.target}: record {record.id[:8]}", err=True)
+            return
+        out.export(rows, "rows")
+        return
+    if out.as_json:
+        print_json(record.to_json_dict())
+        return
+    click.echo(f"{record.kind} {record.id}, {record.created_utc[:16].replace('T', ' ')} UTC")
+    said = {
+        "model": f"{record.model}, weights {record.weights_digest[:8]}",
+        "scheme": f"{record.label}" + (f", placement {record.placement}" if record.placement else ""),
+        "calibration": record.calibration,
+        "engine": record.engine,
+        "data": None if record.dataset is None else f"{record.dataset}, prompts {record.prompt}",
+        "settings": ", ".join(f"{k} {_plain(v)}" for k, v in record.settings.items() if v is not None),
+        "machine": ", ".join(f"{k} {v}" for k, v in record.environment.items() if v != "not installed"),
+        "notes": record.notes,
+    }
+    for name, text in said.items():
+        if text:
+            click.echo(f"  {name}: {text}")
+    figures = {**record.figures, **record.times}
+    if not any("figure" in row for row in rows[:1]):
+        click.echo("  " + ", ".join(f"{name} {_plain(value)}" for name, value in figures.items()))
+    if rows:
+        numeric = {key for key in rows[0] if all(_is_number(row[key]) for row in rows)}
+        columns = [f">{key}" if key in numeric else key for key in rows[0]]
+        cells = [[_plain(value) for value in row.values()] for row in rows]
+        click.echo()
+        print_table(f"{len(rows)} rows", columns, cells, wide=out.wide)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def _list(results: ResultStore, filters: Mapping[str, Any], out: _Output) -> None:
+    from quantsam.results.export import export
+
+    records = results.records(**filters)
+    if out.target is not None:
+        export(records, out.target)
+        click.echo(f"{out.target}: {len(records)} results", err=True)
+    elif out.as_json:
         print_json([record.to_json_dict() for record in records])
-        return
-    if not records:
-        reason = "match" if wanted and results.records() else "are"
+    elif not records:
+        reason = "match" if filters and results.records() else "are"
         way_out = "leave out a filter" if reason == "match" else "`quantsam evaluate` adds some"
         click.echo(f"no results {reason} in {results.path}: {way_out}", err=True)
-        return
-    _print(records, f"{len(records)} results in {results.path}")
+    else:
+        _print(records, f"{len(records)} results in {results.path}", wide=out.wide)
 
 
-def _print(records: Sequence[Record], title: str) -> None:
-    columns: dict[str, Callable[[Record], object]] = {
-        "id": lambda r: r.id[:8],
-        "when (UTC)": lambda r: r.created_utc[2:16].replace("T", " "),
+def _print(records: Sequence[Record], title: str, *, wide: bool) -> None:
+    from quantsam.results.differences import telling_columns
+
+    names: dict[str, Callable[[Record], object]] = {
         "model": lambda r: r.model,
         "scheme": lambda r: r.label,
-        "placement": lambda r: r.placement or "",
-        "engine": lambda r: r.engine,
         "dataset": lambda r: r.dataset,
         "prompt": lambda r: r.prompt,
+    }
+    figures: dict[str, Callable[[Record], object]] = {
         ">objects": lambda r: r.figures.get("count"),
         ">mIoU": lambda r: _shown(r.figures.get("miou")),
         ">± SE": lambda r: _shown(r.figures.get("standard_error")),
@@ -80,33 +272,22 @@ def _print(records: Sequence[Record], title: str) -> None:
         ">gap": lambda r: _shown(r.figures.get("gap")),
     }
     silent = {
-        "placement": len({record.placement for record in records if record.placement}) < 2,
-        "engine": len({record.engine for record in records}) < 2,
         ">AP": not any("ap" in record.figures for record in records),
         ">gap": not any("gap" in record.figures for record in records),
     }
     for name in (name for name, is_silent in silent.items() if is_silent):  # it would only make the table wider
-        del columns[name]
-    spare = ("when (UTC)", "placement", ">objects", ">± SE")
-    print_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records], spare=spare)
+        del figures[name]
+    columns: dict[str, Callable[[Record], object]] = {
+        "id": lambda r: r.id[:8],
+        "when (UTC)": lambda r: r.created_utc[2:16].replace("T", " "),
+        **names,
+        **telling_columns(records, lambda r: tuple(name(r) for name in names.values())),
+        **figures,
+    }
+    spare = ("when (UTC)", ">objects", ">± SE")
+    cells = [[cell(record) for cell in columns.values()] for record in records]
+    print_table(title, list(columns), cells, spare=spare, wide=wide)
 
 
 def _shown(value: float | int | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _compare(results: ResultStore, first: str, second: str, as_json: bool) -> None:
-    from quantsam.results.compare import compare
-
-    a, b = (
-        dataclasses.replace(results.get(wanted), scores=tuple(results.scores(wanted))) for wanted in (first, second)
-    )
-    difference = compare(a, b)
-    if as_json:
-        print_json({"first": a.id, "second": b.id, **dataclasses.asdict(difference)})
-        return
-    error = "" if difference.standard_error is None else f" ± {difference.standard_error:.3f}"
-    click.echo(
-        f"{b.model} {b.scheme} minus {a.model} {a.scheme}: {difference.mean_difference:+.3f}{error} points of mIoU "
-        f"over the same {difference.count} objects"
-    )

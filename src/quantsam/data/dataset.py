@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -66,4 +66,18 @@ class Dataset(Protocol):
 
     def mask(self, annotation: Annotation) -> BoolMask:
         """Return the annotation's mask, bool, (height, width) of its image."""
+        ...
+
+
+@runtime_checkable
+class NamedDataset(Protocol):
+    """What a dataset may tell beyond `Dataset`, for tables of its objects: names of categories and files."""
+
+    @property
+    def category_names(self) -> Mapping[int, str]:
+        """Names by category id; empty where there are none."""
+        ...
+
+    def file_name(self, image_id: int) -> str | None:
+        """Return the image's path relative to the image folder; None where it is no file."""
         ...

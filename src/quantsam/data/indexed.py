@@ -178,6 +178,14 @@ class IndexedDataset:
         self._check_size(image, (array.shape[0], array.shape[1]))
         return array
 
+    def file_name(self, image_id: int) -> str | None:
+        """Return the image's path relative to `image_folder`.
+
+        Raises:
+            InputError: The id is not one of `image_ids`.
+        """
+        return self._described(image_id).file_name
+
     def annotations(self, image_id: int) -> Sequence[Annotation]:
         """Return every annotation of an image, crowds included, by ascending id.
 

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,15 @@ class SceneDataset:
     def image_ids(self) -> Sequence[int]:
         """1 to `count`."""
         return range(1, self._count + 1)
+
+    @property
+    def category_names(self) -> Mapping[int, str]:
+        """Kinds of shape by category id."""
+        return dict(enumerate(CATEGORY_NAMES, start=1))
+
+    def file_name(self, image_id: int) -> str | None:
+        """Return None: a scene is no file."""
+        return None
 
     def scene(self, image_id: int) -> Scene:
         """Return the whole scene of an image; shared with other callers, so read it only.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from quantsam.data.dataset import Annotation, BoolMask, Dataset, UInt8Image
+from quantsam.data.names import category_names, file_name
 from quantsam.errors import InputError
 
 Key = TypeVar("Key", int, str)
@@ -87,6 +88,15 @@ class DatasetSubset:
         """The chosen ids, ascending."""
         return self._image_ids
 
+    @property
+    def category_names(self) -> Mapping[int, str]:
+        """Names by category id, as far as the dataset has any."""
+        return category_names(self._dataset)
+
+    def file_name(self, image_id: int) -> str | None:
+        """Return an image's path relative to the image folder, if the dataset knows it."""
+        return file_name(self._dataset, image_id)
+
     def image(self, image_id: int) -> UInt8Image:
         """Return an image of the dataset, (height, width, 3) uint8 RGB."""
         return self._dataset.image(image_id)
@@ -126,6 +136,15 @@ class WithoutCrowds:
     def image_ids(self) -> Sequence[int]:
         """Ids of all images, ascending."""
         return self._dataset.image_ids
+
+    @property
+    def category_names(self) -> Mapping[int, str]:
+        """Names by category id, as far as the dataset has any."""
+        return category_names(self._dataset)
+
+    def file_name(self, image_id: int) -> str | None:
+        """Return an image's path relative to the image folder, if the dataset knows it."""
+        return file_name(self._dataset, image_id)
 
     def image(self, image_id: int) -> UInt8Image:
         """Return an image of the dataset, (height, width, 3) uint8 RGB."""

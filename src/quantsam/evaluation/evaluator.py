@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from quantsam.data.dataset import Annotation, BoolMask, Dataset
+from quantsam.data.dataset import Annotation, BoolMask, Dataset, NamedDataset
 from quantsam.data.detections import DetectionFile
 from quantsam.data.subset import WithoutCrowds
 from quantsam.errors import DatasetError
@@ -25,6 +25,7 @@ from quantsam.prediction.predictor import Predictor
 from quantsam.progress import Progress
 from quantsam.results.kept import find_evaluation
 from quantsam.results.machine import environment
+from quantsam.results.object_names import ObjectNames
 from quantsam.results.record import JsonValue, Record, new_id
 from quantsam.results.store import ResultStore
 
@@ -83,6 +84,7 @@ def evaluate(
         record = evaluation.record(outcomes, settings=settings)
         if store is not None:
             store.append(record)
+            keep_names(store, dataset)
     return record
 
 
@@ -159,6 +161,20 @@ class Evaluation:
 def journals_of(store: ResultStore) -> Path:
     """Return the folder of unfinished evaluations that belongs to a store."""
     return store.path.with_name(f"{store.path.name}-unfinished")
+
+
+def keep_names(store: ResultStore, dataset: Dataset) -> None:
+    """Keep in a store what a dataset calls its objects and images, if the store does not know yet.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    if not isinstance(dataset, NamedDataset) or store.names(dataset.digest) is not None:
+        return
+    ids = dataset.image_ids
+    files = {image_id: name for image_id in ids if (name := dataset.file_name(image_id)) is not None}
+    objects = {a.id: a.category_id for image_id in ids for a in dataset.annotations(image_id)}
+    store.keep_names(dataset.digest, ObjectNames(dataset.category_names, objects, files))
 
 
 def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:

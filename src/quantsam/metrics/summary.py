@@ -99,8 +99,8 @@ def summarize(scores: Iterable[ObjectScore]) -> dict[str, AreaSummary]:
     summaries = {}
     for name, belongs in AREA_RANGES.items():
         percents = [100.0 * score.iou for score in kept if belongs(score.area)]
-        mean = _mean(percents) if percents else None
-        summaries[name] = AreaSummary(mean, len(percents), _standard_error(percents))
+        mean, error = mean_and_error(percents) if percents else (None, None)
+        summaries[name] = AreaSummary(mean, len(percents), error)
     return summaries
 
 
@@ -134,7 +134,7 @@ def compare_paired(a: Iterable[ObjectScore], b: Iterable[ObjectScore]) -> Paired
     if not iou_a:
         raise InputError("paired evaluations must have at least one object, got none")
     differences = [100.0 * (iou_b[key] - iou) for key, iou in iou_a.items()]
-    return PairedDifference(_mean(differences), _standard_error(differences), len(differences))
+    return PairedDifference(*mean_and_error(differences), len(differences))
 
 
 def _by_annotation(scores: Iterable[ObjectScore], which: str) -> dict[int, float]:
@@ -146,14 +146,10 @@ def _by_annotation(scores: Iterable[ObjectScore], which: str) -> dict[int, float
     return ious
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and its standard error, std(ddof=1) / sqrt(count); None for fewer than two values."""
     # fsum is exact, so workers that finish in another order cannot change the last digit.
-    return math.fsum(values) / len(values)
-
-
-def _standard_error(values: Sequence[float]) -> float | None:
+    mean = math.fsum(values) / len(values)
     if len(values) < 2:
-        return None
-    mean = _mean(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(variance / len(values))
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))

@@ -9,6 +9,7 @@ from quantsam.report.content import ModelResults
 from quantsam.report.findings import Finding, Tone, points, smallest_that_holds, uniform_int8, verdict
 from quantsam.report.tasks import Result, Task
 from quantsam.results.agreement_record import AGREES, DIFFERS, MARGIN, UNDECIDED, AgreementRecord
+from quantsam.results.differences import telling_columns
 from quantsam.results.distribution_record import SiteDistribution
 from quantsam.results.repair_record import RepairRecord
 from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord, dominating
@@ -46,9 +47,12 @@ class Table:
 
 def results_table(task: Task) -> Table:
     """Schemes compared: accuracy by size of object, change against FP32, bytes and time."""
+    seen = {r.record.id: (r.label, r.way) for r in task.results}
+    telling = telling_columns([r.record for r in task.results], lambda record: seen[record.id])
     columns: dict[str, Callable[[Result], str]] = {
         "scheme": lambda r: r.label,
         "computed by": lambda r: r.way,
+        **{title: lambda r, value=value: value(r.record) for title, value in telling.items()},  # type: ignore[misc]
         f">{task.metric} %": lambda r: _number(r.score),
         ">against FP32": lambda r: "" if r.change is None else points(r.change, r.change_se),
         "verdict": lambda r: _verdict(r)[1],

@@ -13,9 +13,18 @@ def compare(a: Record, b: Record) -> PairedDifference:
     Raises:
         InputError: The two records do not score the same objects of the same dataset.
     """
+    check_same_data(a, b)
+    return compare_paired(a.scores, b.scores)
+
+
+def check_same_data(a: Record, b: Record) -> None:
+    """Make sure that two records are of one dataset.
+
+    Raises:
+        InputError: They are not.
+    """
     if a.dataset_digest != b.dataset_digest:
         one, other = (f"{r.dataset} ({(r.dataset_digest or 'no digest')[:12]})" for r in (a, b))
         raise InputError(
             f"paired records must be of the same data, got {one} and {other}: evaluate both on one dataset"
         )
-    return compare_paired(a.scores, b.scores)

@@ -51,6 +51,7 @@ _LATER = (
     """CREATE TABLE IF NOT EXISTS gallery (
         record_seq INTEGER NOT NULL REFERENCES records (seq), position INTEGER NOT NULL, body TEXT NOT NULL,
         PRIMARY KEY (record_seq, position)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS object_names (dataset_digest TEXT PRIMARY KEY, body TEXT NOT NULL)",
 )
 
 
@@ -96,9 +97,9 @@ class Database:
             yield connection
             connection.execute("COMMIT")
 
-    def has_gallery(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the store has the tables of a gallery."""
-        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'gallery'").fetchone())
+    def has_table(self, connection: sqlite3.Connection, name: str) -> bool:
+        """Return whether the store has a table that came later."""
+        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         if mode == "rwc":

@@ -1,11 +1,11 @@
-"""Records as tables: CSV, Parquet, Markdown; or whole, as JSON."""
+"""Records, and rows of any kind, as tables: CSV, Parquet, Markdown; or whole, as JSON."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -114,6 +114,63 @@ def export(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
         write(list(records), aside)
 
 
+def export_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> int:
+    """Write rows that all have the same columns to a file whose suffix says how, as `export` does.
+
+    A list or mapping in a cell becomes JSON text, in JSON it stays what it is. CSV and JSON are written row by row.
+
+    Returns:
+        How many rows there were.
+
+    Raises:
+        InputError: The suffix is none of these.
+        OutputError: The file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITERS:
+        raise InputError(f"export path must end in {', '.join(_WRITERS)}, got {os.fspath(path)!r}")
+    count = 0
+
+    def counted() -> Iterator[Mapping[str, Any]]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield row if suffix == ".json" else {name: _cell(value) for name, value in row.items()}
+
+    with atomic_write(path) as aside:
+        if suffix == ".csv":
+            _stream_csv(counted(), aside)
+        elif suffix == ".json":
+            _stream_json(counted(), aside)
+        else:
+            kept = [dict(row) for row in counted()]
+            names = list(kept[0]) if kept else []
+            if suffix == ".md":
+                aside.write_text(markdown_table(kept, names), encoding="utf-8")
+            else:
+                _rows_to_parquet(kept, names, aside)
+    return count
+
+
+def _stream_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer: csv.DictWriter[str] | None = None
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def _stream_json(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        before = "[\n"
+        for row in rows:
+            file.write(before + json.dumps(dict(row), ensure_ascii=False))
+            before = ",\n"
+        file.write("[]\n" if before == "[\n" else "\n]\n")
+
+
 def _write_csv(records: list[Record], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _columns(records), lineterminator="\n")
@@ -122,12 +179,15 @@ def _write_csv(records: list[Record], path: Path) -> None:
 
 
 def _write_parquet(records: list[Record], path: Path) -> None:
+    _rows_to_parquet(records_to_rows(records), _columns(records), path)
+
+
+def _rows_to_parquet(rows: Sequence[Mapping[str, Cell]], names: Sequence[str], path: Path) -> None:
     import pyarrow as pa  # here, for it takes longer to import than the rest of quantsam.results
     from pyarrow import parquet
 
-    rows = records_to_rows(records)
     columns = {}
-    for name in _columns(records):
+    for name in names:
         values = [row[name] for row in rows]
         kinds = {type(value) for value in values if value is not None}
         if not kinds:  # nothing to infer from, and a column of Arrow's null type can be joined to nothing

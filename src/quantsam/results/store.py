@@ -19,6 +19,7 @@ from quantsam.places import temporary_folder, user_data
 from quantsam.results.database import Database
 from quantsam.results.gallery import GalleryEntry, parse_entry
 from quantsam.results.kinds import in_current_form, read_record
+from quantsam.results.object_names import ObjectNames, parse_names
 from quantsam.results.record import Record
 
 
@@ -211,7 +212,7 @@ class ResultStore:
         with self._file.reading() as connection:
             seq, _ = self._find(connection, record_id)
             assert connection is not None  # else nothing was found
-            if not self._file.has_gallery(connection):
+            if not self._file.has_table(connection, "gallery"):
                 return []
             found = connection.execute("SELECT body FROM gallery WHERE record_seq = ? ORDER BY position", (seq,))
 
@@ -221,6 +222,29 @@ class ResultStore:
                 return row[0] if row else None
 
             return [parse_entry(body, picture) for (body,) in found.fetchall()]
+
+    def keep_names(self, dataset_digest: str, names: ObjectNames) -> None:
+        """Keep the names of a dataset's objects and images, in place of those it has.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        with self._file.writing() as connection:
+            values = (dataset_digest, names.to_json())
+            connection.execute("INSERT OR REPLACE INTO object_names VALUES (?, ?)", values)
+
+    def names(self, dataset_digest: str | None) -> ObjectNames | None:
+        """Return the names kept for a dataset; None where an older version, or another program, kept none.
+
+        Raises:
+            StoreError: The store cannot be read, or the names are damaged.
+        """
+        with self._file.reading() as connection:
+            if connection is None or not self._file.has_table(connection, "object_names"):
+                return None
+            query = "SELECT body FROM object_names WHERE dataset_digest = ?"
+            found = connection.execute(query, (dataset_digest,)).fetchone()
+            return None if found is None else parse_names(found[0])
 
     def get(self, prefix: str) -> Record:
         """Return the one record whose id is, or begins with, `prefix`.

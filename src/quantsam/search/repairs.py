@@ -20,6 +20,7 @@ from quantsam.evaluation.journal import Outcomes, open_journal
 from quantsam.evaluation.latency import measure_latency
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.evaluation.record_fields import exactness
+from quantsam.metrics.summary import mean_and_error
 from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import notice
 from quantsam.plans.make import make_plan
@@ -38,7 +39,6 @@ from quantsam.schemes.scheme import Address, Rule, Scheme, Selector
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search.own_masks import OwnMasks
 from quantsam.sensitivity.measure import RowMeter
-from quantsam.sensitivity.racing import mean_and_error
 from quantsam.sensitivity.rows import Row, make_rows
 from quantsam.sensitivity.table import RowPass, RowTable
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from quantsam.metrics.summary import mean_and_error
 
 _CONFIDENCE = 1.645  # 95 %, one-sided
 
@@ -26,11 +28,3 @@ def undecided(losses: Mapping[str, Mapping[int, float]], least: float) -> set[st
         if means[worse] + _CONFIDENCE * (own or 0) > least and mean <= _CONFIDENCE * (error or math.inf):
             open_rows |= {better, worse}
     return open_rows
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and its standard error, None for fewer than two values."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))

@@ -11,10 +11,10 @@ from quantsam.errors import DatasetError
 from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import scored_annotations
 from quantsam.evaluation.journal import Outcome, Outcomes
+from quantsam.metrics.summary import mean_and_error
 from quantsam.progress import Progress
 from quantsam.results.sensitivity_record import RowScore
 from quantsam.sensitivity.measure import RowMeter
-from quantsam.sensitivity.racing import mean_and_error
 from quantsam.sensitivity.rows import Row
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantsam.errors import QuantsamError, StoreError
-from quantsam.evaluation.evaluator import journals_of
+from quantsam.evaluation.evaluator import journals_of, keep_names
 from quantsam.evaluation.journal import Journal, journal_path, open_journal
 from quantsam.plans.calibration import calibrate, with_observations
 from quantsam.plans.make import make_plan
@@ -317,6 +317,8 @@ class _Driver:
             self._progress.pictures_done += len(opened.image_ids)
         if opened.point.kind == "evaluate" or not self._runner.is_local:
             self._store.append(record)
+        if opened.point.kind == "evaluate":
+            keep_names(self._store, self._shelf.dataset(opened.point))
         active.stack.close()  # removes the journal
         del self._active[opened.identity]
         self._state.forget(opened.identity)
