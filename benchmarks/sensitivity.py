@@ -19,7 +19,7 @@ from common import save
 
 import quantsam as qs
 from quantsam.results.sensitivity_record import RowScore, compare_ranks
-from quantsam.schemes.load import uniform_scheme
+from quantsam.schemes.line import uniform_scheme
 from quantsam.sensitivity.rows import Row, make_rows
 from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 

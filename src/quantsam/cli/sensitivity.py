@@ -88,7 +88,7 @@ def command(
     --calibration-images 4500
     """
     from quantsam.runs.run import open_run
-    from quantsam.schemes.load import uniform_scheme
+    from quantsam.schemes.line import uniform_scheme
     from quantsam.sensitivity.study import check_settings, measure_sensitivity
 
     use_threads(threads)

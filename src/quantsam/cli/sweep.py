@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 @click.command(name="sweep")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, help="Instead of a file: key=value,value; may be repeated.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    help="key=value,value; may be repeated: a sweep without a file, or in place of the file's values.",
+)
+@click.option("--repeats", type=click.IntRange(min=1), help="Each run on so many choices of calibration images.")
 @click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @click.option("--retry", is_flag=True, help="Try again what failed before.")
 @click.option("--dry-run", is_flag=True, help="Check every run and list them; start none.")
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 def command(
     file: Path | None,
     settings: tuple[str, ...],
+    repeats: int | None,
     store: Path | None,
     retry: bool,
     dry_run: bool,
@@ -43,30 +50,25 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Do all runs of FILE (TOML) that the store does not hold yet; a sweep that was stopped goes on.
+    r"""Do all runs of FILE (TOML) that the store does not hold yet; a sweep that was stopped goes on.
 
+    \b
     quantsam sweep --set model=nano,nano-outlier --set scheme=fp32,int8,mix-dwsc --set prompts=box,click
+    quantsam sweep --set scheme=int8 --set observer=minmax,ema,percentile,omse,ptf
+    quantsam sweep --set scheme=int8 --set calibration_images=1,4,16 --repeats 5
+    quantsam sweep recipes/thesis/coco-boxes.toml --set model=l0
     """
     from quantsam.sweeps.driver import run_sweep
-    from quantsam.sweeps.opened import open_points
     from quantsam.sweeps.worker import Shelf
 
-    sweep = _sweep(file, settings, threads)
+    sweep = _sweep(file, settings, threads, repeats)
     if runner == "local" and address is not None:
         raise click.UsageError("--address is of --runner ray")
     results = StoreChoice(store).open()
     if results is None:
         raise click.UsageError("a sweep needs a store that can be written: name one with --store")
     if dry_run:
-        opened = open_points(sweep.points, Shelf(), sweep.threads)
-        known = [results.find(one.identity) is not None for one in opened]
-        if as_json:
-            print_json(
-                [{"point": o.point.label, "id": o.identity, "done": k} for o, k in zip(opened, known, strict=True)]
-            )
-            return
-        rows = [(o.identity[:8], o.point.label, "done" if k else "") for o, k in zip(opened, known, strict=True)]
-        print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", "state"], rows)
+        _try(sweep, results, as_json)
         return
     devices = {point.device for point in sweep.points}
     device = next((d for d in devices if d != "cpu"), "cpu")
@@ -89,16 +91,44 @@ def command(
         )
 
 
-def _sweep(file: Path | None, settings: tuple[str, ...], threads: int | None) -> Sweep:
-    from quantsam.sweeps.sweep import make_sweep, parse_settings, read_sweep
+def _try(sweep: Sweep, results: ResultStore, as_json: bool) -> None:
+    """List all runs, and why those that cannot start cannot.
 
-    if (file is None) == (not settings):
-        raise click.UsageError("a sweep is a FILE or --set key=value,value, one of them")
-    if file is not None:
-        if threads is not None:
-            raise click.UsageError("--threads is of --set: in a file write threads = N")
-        return read_sweep(file)
-    return make_sweep("command line", parse_settings(settings), threads or 1)
+    Raises:
+        click.ClickException: Some cannot.
+    """
+    from quantsam.sweeps.opened import try_points
+    from quantsam.sweeps.worker import Shelf
+
+    opened, failed = try_points(sweep.points, Shelf(), sweep.threads)
+    known = [results.find(one.identity) is not None for one in opened]
+    if as_json:
+        can = [{"point": o.point.label, "id": o.identity, "done": k} for o, k in zip(opened, known, strict=True)]
+        cannot = [{"point": point.label, "id": None, "done": False, "cause": str(e)} for point, e in failed.items()]
+        print_json(can + cannot)
+    else:
+        rows = [(o.identity[:8], o.point.label, "done" if k else "") for o, k in zip(opened, known, strict=True)]
+        rows += [("", point.label, "cannot run") for point in failed]
+        print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", "state"], rows)
+        for cause in dict.fromkeys(str(error) for error in failed.values()):
+            click.echo(f"missing: {cause}", err=True)
+    if failed:
+        raise click.ClickException(f"{len(failed)} of {len(sweep.points)} runs cannot start: see above")
+
+
+def _sweep(file: Path | None, settings: tuple[str, ...], threads: int | None, repeats: int | None) -> Sweep:
+    from quantsam.sweeps.sweep import expand, make_sweep, parse_settings, read_sweep, with_repeats
+
+    if file is None and not settings:
+        raise click.UsageError("a sweep needs a FILE or --set key=value,value, got neither")
+    table = parse_settings(settings)
+    if file is None:
+        sweep = make_sweep("command line", expand(table, "settings"), threads or 1)
+    elif threads is not None:
+        raise click.UsageError("--threads is of a sweep without a file: in a file write threads = N")
+    else:
+        sweep = read_sweep(file, table)
+    return sweep if repeats is None else with_repeats(sweep, repeats)
 
 
 @contextlib.contextmanager
@@ -146,7 +176,7 @@ def _report(sweep: Sweep, progress: SweepProgress, store: ResultStore, as_json: 
         return
     rows: list[tuple[object, ...]] = [(r.id[:8], p.label, _figure(r), w) for p, r, w in done]
     rows += [("", point.label, cause, "failed") for point, cause in progress.failed]
-    print_table(f"{sweep.name}: {len(done)} of {len(sweep.points)} runs done", ["id", "run", "figure", "when"], rows)
+    print_table(f"{sweep.name}: {len(done)} of {len(rows)} runs done", ["id", "run", "figure", "when"], rows)
     click.echo(f"\nkept in {store.path}: {command_line('quantsam results', store)} lists them")
 
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from quantsam.quant.quantizers import quantizers_of
-from quantsam.schemes.load import FLOAT, uniform_scheme
+from quantsam.schemes.line import uniform_scheme
 from quantsam.schemes.scheme import Address, Rule, Scheme, Selector, Target
+from quantsam.schemes.target import FLOAT
 
 
 def scheme_from_layers(formats: Mapping[str, str], kinds: Mapping[str, str], name: str) -> Scheme:

@@ -17,7 +17,8 @@ from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
 from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord
 from quantsam.runtime.engines import PYTORCH, get_engine
-from quantsam.schemes.load import FLOAT, load_scheme
+from quantsam.schemes.load import load_scheme
+from quantsam.schemes.target import FLOAT
 from quantsam.search.costs import encoder_ms
 from quantsam.search.finder import Finder
 from quantsam.search.palette import Choice, Palette

@@ -16,9 +16,10 @@ from quantsam.plans.transforms import ChooseRanges, Transform
 from quantsam.progress import Progress
 from quantsam.repair.calibrated import calibrated_plans
 from quantsam.repair.repair import AFTER_CALIBRATION, repair_plan
-from quantsam.schemes.load import FLOAT, uniform_scheme
+from quantsam.schemes.line import uniform_scheme
 from quantsam.schemes.repairs import RepairName, parse_repairs
 from quantsam.schemes.scheme import Scheme
+from quantsam.schemes.target import FLOAT
 from quantsam.schemes.write import scheme_from_layers
 
 Choice = tuple[int, ...]

@@ -33,9 +33,11 @@ from quantsam.results.record import JsonValue, identity
 from quantsam.results.repair_record import UNREPAIRED, RepairRecord, RepairStep
 from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH, get_engine, placement_of
-from quantsam.schemes.load import FLOAT, parse_scheme, uniform_scheme
+from quantsam.schemes.line import uniform_scheme
+from quantsam.schemes.load import parse_scheme
 from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 from quantsam.schemes.scheme import Address, Rule, Scheme, Selector
+from quantsam.schemes.target import FLOAT
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search.own_masks import OwnMasks
 from quantsam.sensitivity.measure import RowMeter

@@ -341,6 +341,7 @@ class _Driver:
             "sweep": self._sweep.name,
             "seed": point.seed,
             "calibration_images": point.calibration_images,
+            **({} if point.calibration_seed is None else {"calibration_seed": point.calibration_seed}),
             "images": point.images,
         }
 

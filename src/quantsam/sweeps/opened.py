@@ -20,7 +20,8 @@ from quantsam.plans.plan import PlanSite
 from quantsam.repair.calibrated import repairs_of
 from quantsam.results.record import JsonValue, identity
 from quantsam.runtime.engines import PYTORCH
-from quantsam.schemes.load import load_scheme, uniform_scheme
+from quantsam.schemes.line import uniform_scheme, with_observer
+from quantsam.schemes.load import load_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.sensitivity.study import check_settings
 from quantsam.sensitivity.table import pictures_with_objects
@@ -55,12 +56,38 @@ def open_points(points: Sequence[Point], shelf: Shelf, threads: int) -> list[Ope
     Raises:
         QuantsamError: One cannot run; the message names it. Nothing has started then.
     """
+    failed = _failures(points, check_point)
+    if not failed:
+        opened, failed = try_points(points, shelf, threads)
+        if not failed:
+            return opened
+    (point, error), *others = failed.items()
+    more = f"; {len(others)} more runs cannot either, --dry-run lists all" if others else ""
+    raise type(error)(f"{point.label} cannot run: {error}{more}") from error
+
+
+def try_points(
+    points: Sequence[Point], shelf: Shelf, threads: int
+) -> tuple[list[OpenedPoint], dict[Point, QuantsamError]]:
+    """Check all points and identify those that can run; return them, and why the others cannot."""
+    opened: list[OpenedPoint] = []
+
+    def open_one(point: Point) -> None:
+        check_point(point)
+        opened.append(_open(point, shelf, threads))
+
+    failed = _failures(sorted(points, key=_group), open_one)
+    return opened, failed
+
+
+def _failures(points: Iterable[Point], call: Callable[[Point], object]) -> dict[Point, QuantsamError]:
+    failed: dict[Point, QuantsamError] = {}
     for point in points:
-        _named(point, lambda p=point: check_point(p))  # type: ignore[misc]
-    return [
-        _named(point, lambda p=point: _open(p, shelf, threads))  # type: ignore[misc]
-        for point in sorted(points, key=_group)
-    ]
+        try:
+            call(point)
+        except QuantsamError as error:
+            failed[point] = error
+    return failed
 
 
 def check_point(point: Point) -> None:
@@ -104,12 +131,14 @@ def point_scheme(point: Point) -> Scheme:
         SchemeError: There is no such scheme.
     """
     try:
-        return load_scheme(point.scheme)
+        scheme = load_scheme(point.scheme)
     except SchemeError as error:
         try:
-            return uniform_scheme(point.scheme)
+            scheme = uniform_scheme(point.scheme)
         except SchemeError:
             raise error from None
+    is_kept = point.observer is None or not scheme.rules  # the float model is the same beside all observers
+    return scheme if is_kept else with_observer(scheme, str(point.observer))
 
 
 def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
@@ -177,10 +206,3 @@ def _group(point: Point) -> tuple[str, ...]:
     return tuple(
         map(str, (point.model_source, point.deployment.placed, point.quantized, point.repair, point.calibration_source))
     )
-
-
-def _named(point: Point, call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except QuantsamError as error:
-        raise type(error)(f"{point.label} cannot run: {error}") from error

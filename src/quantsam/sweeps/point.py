@@ -41,6 +41,7 @@ class Point:
         weights: A file; `{model}` in it stands for the model's name.
         device: Where PyTorch computes.
         scheme: As `quantsam evaluate` takes it; of a sensitivity study also a bare format.
+        observer: What finds the ranges of activations; what the scheme or the placement says if None.
         quantize: `both`, `weights` or `activations`.
         repair: What is repaired, `streams+migrate`, or `none`; what the scheme says if None.
         placement: Where tensors are quantized; the engine's own, or `thesis`, if None.
@@ -55,6 +56,7 @@ class Point:
         detections: A detector's results file, instead of prompts.
         calibration: Images; nano's come along.
         calibration_images: How many of them; all if None.
+        calibration_seed: Which of them; `seed` if None.
         seed: Which images are taken where a number is given.
         by: Of a sensitivity study, as are the rest; see `StudySettings`.
         mode: See there.
@@ -68,6 +70,7 @@ class Point:
     weights: str | None = None
     device: str = "cpu"
     scheme: str = "fp32"
+    observer: str | None = None
     quantize: str = "both"
     repair: str | None = None
     placement: str | None = None
@@ -82,6 +85,7 @@ class Point:
     detections: str | None = None
     calibration: str | None = None
     calibration_images: int | None = None
+    calibration_seed: int | None = None
     seed: int = 0
     by: Unit = "layer"
     mode: Mode = "in"
@@ -125,7 +129,8 @@ class Point:
     @property
     def calibration_source(self) -> CalibrationSource:
         """What it is calibrated on."""
-        return CalibrationSource(spec=self.calibration, images=self.calibration_images, seed=self.seed)
+        seed = self.seed if self.calibration_seed is None else self.calibration_seed
+        return CalibrationSource(spec=self.calibration, images=self.calibration_images, seed=seed)
 
     @property
     def deployment(self) -> Deployment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,15 @@ class Sweep:
     threads: int = 1
 
 
-def read_sweep(path: str | Path) -> Sweep:
+def read_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """Read a sweep's file.
 
     `[common]` holds keys of `Point` for all runs; each `[[runs]]` adds or replaces some. A list of values stands for
     each of them: the points are all combinations.
+
+    Args:
+        path: The file.
+        overrides: Keys and values that replace the file's in every run, see `parse_settings`.
 
     Raises:
         InputError: The file cannot be read, is not TOML, has unknown keys or values of the wrong type.
@@ -61,7 +66,7 @@ def read_sweep(path: str | Path) -> Sweep:
     for number, run in enumerate(runs, start=1):
         if not isinstance(run, dict):
             raise InputError(f"{where}, run {number}: expected a [[runs]] table, got {run!r}")
-        points += expand({**common, **run}, f"{where}, run {number}")
+        points += expand({**common, **run, **(overrides or {})}, f"{where}, run {number}")
     return make_sweep(document.get("name", shown(Path(path).stem)), points, threads, where)
 
 
@@ -86,8 +91,28 @@ def expand(table: Mapping[str, Any], where: str) -> list[Point]:
     return [make_point(dict(zip(lists, values, strict=True)), where) for values in itertools.product(*lists.values())]
 
 
-def parse_settings(texts: Sequence[str]) -> list[Point]:
-    """Read points from `key=value` or `key=value,value`, as the command line gives them.
+def with_repeats(sweep: Sweep, repeats: int) -> Sweep:
+    """Return a sweep that repeats each run on other calibration images: with calibration seeds 0, 1, ...
+
+    Runs that calibrate on all images that there are have nothing to repeat, and stay as they are.
+
+    Raises:
+        InputError: No run takes a number of calibration images.
+    """
+    points: list[Point] = []
+    for point in sweep.points:
+        is_choice = point.calibration_images is not None
+        seeds = range(repeats) if is_choice else [point.calibration_seed]
+        points += [dataclasses.replace(point, calibration_seed=seed) for seed in seeds]
+    if all(point.calibration_images is None for point in sweep.points):
+        raise InputError(
+            "repeats draw other calibration images, got no run that takes a number of them: set calibration_images"
+        )
+    return make_sweep(sweep.name, points, sweep.threads)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Read `key=value` or `key=value,value`, as the command line gives them, into what `expand` takes.
 
     Raises:
         InputError: A text has another form, or a key twice.
@@ -100,7 +125,7 @@ def parse_settings(texts: Sequence[str]) -> list[Point]:
         parts = [part.strip() for part in values.split(",")]
         is_number = value_type(key) is int and all(part.isdecimal() for part in parts)
         table[key] = [int(part) for part in parts] if is_number else parts
-    return expand(table, "settings")
+    return table
 
 
 _WORDS: dict[type, str] = {

@@ -13,7 +13,8 @@ from quantsam.evaluation.quantized import quantized_model
 from quantsam.metrics.iou import mask_iou
 from quantsam.repair.calibrated import calibrated_plans
 from quantsam.results.store import ResultStore
-from quantsam.schemes.load import load_scheme, uniform_scheme
+from quantsam.schemes.line import uniform_scheme
+from quantsam.schemes.load import load_scheme
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from quantsam.errors import InputError, SchemeError
-from quantsam.schemes.load import load_scheme, make_target, parse_scheme, scheme_names
+from quantsam.schemes.line import with_observer
+from quantsam.schemes.load import load_scheme, parse_scheme, scheme_names
 from quantsam.schemes.scheme import LAYER_KINDS, Rule, Selector, Target
+from quantsam.schemes.target import make_target
 
 
 def usual(weight="int8", activation="int8"):
@@ -457,3 +459,34 @@ def test_repairs_need_something_to_repair():
 def test_repairs_are_kept_in_the_order_in_which_they_are_applied():
     scheme = parse_scheme(f"{RULE}[repair]\napply = ['bias', 'streams']", "given")
     assert scheme.repairs == ("streams", "bias")
+
+
+def test_an_observer_after_a_scheme_finds_the_ranges_of_all_activations(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(f"{RULE}[[rules]]\nsites = {{ input = {{ format = 'int8', per_channel = false }} }}\n")
+    lines = ("int8:percentile", "w4a8:percentile", "w8a8:percentile", "int8:percentile@stage3,neck", f"{path}:omse")
+    for line in lines:
+        scheme = load_scheme(line)
+        assert scheme.name == line
+        targets = [item for rule in scheme.rules for item in rule.targets.items()]
+        observers = {target.observer for key, target in targets if key != "weight"}
+        assert observers == {line.partition("@")[0].rpartition(":")[2]}
+        assert {target.observer for key, target in targets if key == "weight"} == {None}
+    assert load_scheme("int8:percentile@stage3").rules[0].select.stage == ("stage3",)
+    assert load_scheme(f"{path}:ptf").rules[1].targets["input"].per_channel is None
+    bare = load_scheme("mix-dwsc")
+    assert with_observer(bare, "omse").digest == load_scheme("mix-dwsc:omse").digest != bare.digest
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("int8:omsee", "the observer must be one of minmax, .*, ptf, got 'omsee': did you mean 'omse'"),
+        ("fp32:omse", "scheme 'fp32:omse': an observer finds ranges of activations, got none: leave 'omse' out"),
+        ("int99:omse", "the format must be one of"),
+        ("int8:", "the observer must be one of"),
+    ],
+)
+def test_observers_that_cannot_be(line, words):
+    with pytest.raises(SchemeError, match=words):
+        load_scheme(line)

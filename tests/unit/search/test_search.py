@@ -15,7 +15,8 @@ from quantsam.plans.layers import count_macs
 from quantsam.plans.sizes import account
 from quantsam.results.search_record import SearchEntry, dominating, pareto
 from quantsam.results.store import ResultStore
-from quantsam.schemes.load import parse_scheme, uniform_scheme
+from quantsam.schemes.line import uniform_scheme
+from quantsam.schemes.load import parse_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search.budget import Budget, parse_budget

@@ -7,7 +7,7 @@ import quantsam as qs
 from quantsam.errors import InputError
 from quantsam.results.sensitivity_record import RowScore, compare_ranks
 from quantsam.results.store import ResultStore
-from quantsam.schemes.load import uniform_scheme
+from quantsam.schemes.line import uniform_scheme
 from quantsam.sensitivity.gradient import gradient_noise
 from quantsam.sensitivity.racing import undecided
 from quantsam.sensitivity.rows import make_rows

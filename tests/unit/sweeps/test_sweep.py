@@ -1,5 +1,6 @@
 """Sweeps: what a file means, and that a sweep comes to the same however it is run."""
 
+import dataclasses
 import fcntl
 import json
 import sqlite3
@@ -8,14 +9,14 @@ import pytest
 import torch
 
 import quantsam as qs
-from quantsam.errors import CalibrationError, InputError, QuantsamError, StoreError
+from quantsam.errors import CalibrationError, InputError, QuantsamError, SchemeError, StoreError
 from quantsam.results.store import ResultStore
 from quantsam.sweeps.driver import run_sweep
 from quantsam.sweeps.opened import check_point, open_points
 from quantsam.sweeps.point import Point, make_point
 from quantsam.sweeps.runners import LocalRunner
 from quantsam.sweeps.state import SweepState
-from quantsam.sweeps.sweep import make_sweep, parse_settings, read_sweep
+from quantsam.sweeps.sweep import expand, make_sweep, parse_settings, read_sweep, with_repeats
 from quantsam.sweeps.worker import Shelf
 
 from .conftest import content
@@ -34,8 +35,43 @@ def test_lists_stand_for_all_combinations(tmp_path):
     assert [(p.model, p.scheme) for p in sweep.points] == [
         ("nano", "a"), ("nano", "b"), ("l0", "a"), ("l0", "b"), ("l1", "fp32"),
     ]  # fmt: skip
-    assert parse_settings(["model=nano,l0", "scheme=a,b"]) == list(sweep.points[:4])
-    assert parse_settings(["calibration_images=3", "images=1,2"])[1] == Point(calibration_images=3, images=2)
+    assert expand(parse_settings(["model=nano,l0", "scheme=a,b"]), "here") == list(sweep.points[:4])
+    points = expand(parse_settings(["calibration_images=3", "images=1,2"]), "here")
+    assert points[1] == Point(calibration_images=3, images=2)
+
+
+def test_settings_replace_a_files_values(tmp_path):
+    path = write(tmp_path, '[common]\nmodel = ["nano", "l0"]\n[[runs]]\nscheme = "a"\n[[runs]]\nscheme = "b"\n')
+    sweep = read_sweep(path, parse_settings(["model=l1,l2", "images=7"]))
+    assert [(p.model, p.scheme, p.images) for p in sweep.points] == [
+        ("l1", "a", 7), ("l2", "a", 7), ("l1", "b", 7), ("l2", "b", 7),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"s\.toml, run 1: unknown key 'modell'"):
+        read_sweep(path, parse_settings(["modell=l1"]))
+
+
+def test_repeats_draw_other_calibration_images():
+    sweep = make_sweep("s", [Point(scheme="int8", calibration_images=2), Point(scheme="int8")])
+    points = with_repeats(sweep, 3).points
+    assert [(p.calibration_images, p.calibration_seed) for p in points] == [(2, 0), (2, 1), (2, 2), (None, None)]
+    assert [p.calibration_source.seed for p in points] == [0, 1, 2, 0]
+    assert {p.data_source.seed for p in points} == {0}
+    shelf = Shelf()
+    opened = open_points([dataclasses.replace(p, data="scenes:1", calibration="scenes:40:1") for p in points], shelf, 1)
+    assert len({one.identity for one in opened}) == 4
+    with pytest.raises(InputError, match="got no run that takes a number of them: set calibration_images"):
+        with_repeats(make_sweep("s", [Point()]), 2)
+
+
+def test_an_observer_is_of_quantized_activations_alone():
+    points = expand(parse_settings(["scheme=fp32,int8,mix-dwsc", "observer=omse,ptf", "data=scenes:1"]), "here")
+    opened = open_points(points, Shelf(), 1)
+    assert len({one.identity for one in opened}) == 5  # fp32 once
+    schemes = {one.scheme.name: one.scheme for one in opened}
+    assert set(schemes) == {"fp32", "int8:omse", "int8:ptf", "mix-dwsc:omse", "mix-dwsc:ptf"}
+    assert schemes["int8:omse"].digest == qs.load_scheme("int8:omse").digest != qs.load_scheme("int8").digest
+    with pytest.raises(SchemeError, match=r"the observer must be one of minmax.*, got 'omsee': did you mean 'omse'"):
+        check_point(Point(scheme="int8", observer="omsee"))
 
 
 @pytest.mark.parametrize(

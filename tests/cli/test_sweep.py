@@ -1,0 +1,39 @@
+def test_a_dry_run_lists_all_that_is_missing(run, tmp_path):
+    line = ("sweep", "--set", "scheme=fp32,int8:omse", "--set", f"data=scenes:1,{tmp_path}/a,{tmp_path}/b")
+    store = ("--store", tmp_path / "r.sqlite")
+    ran = run(*line, "--dry-run", *store)
+    assert ran.code == 1
+    assert ran.out.startswith("command line: 6 runs")
+    assert ran.out.count("cannot run") == 4
+    assert ran.err.count("missing: ") == 2
+    assert f"{tmp_path}/a" in ran.err
+    assert f"{tmp_path}/b" in ran.err
+    assert "4 of 6 runs cannot start: see above" in ran.err
+    found = run(*line, "--dry-run", "--json", *store)
+    assert found.code == 1
+    run(*line, *store).complains(1, f"{tmp_path}/a", "3 more runs cannot either, --dry-run lists all")
+
+
+def test_observers_and_numbers_of_calibration_images(run, own_store):
+    line = ("sweep", "--set", "scheme=int8", "--set", "data=scenes:1", "--set", "calibration=scenes:40:1")
+    ran = run(*line, "--set", "observer=minmax,ptf", "--set", "calibration_images=2", "--repeats", "2")
+    assert "4 of 4 runs done" in ran.out
+    records = run("results", "--json").json
+    assert sorted((r["scheme"], r["settings"]["calibration_seed"]) for r in records) == [
+        ("int8:minmax", 0),
+        ("int8:minmax", 1),
+        ("int8:ptf", 0),
+        ("int8:ptf", 1),
+    ]
+    assert len({r["plan_digest"] for r in records}) == 4
+    (own,) = run("evaluate", "--scheme", "int8:ptf", "--data", "scenes:1", "--calibration", "scenes:3:1", "--json").json
+    assert own["scheme"] == "int8:ptf"
+
+
+def test_a_file_with_settings_beside_it(run, tmp_path):
+    (tmp_path / "s.toml").write_text('[common]\ndata = "scenes:9"\n[[runs]]\nscheme = ["fp32", "int8"]\n')
+    listed = run("sweep", tmp_path / "s.toml", "--set", "data=scenes:1", "--set", "model=nano-outlier", "--dry-run").out
+    assert listed.startswith("s: 2 runs")
+    assert listed.count("nano-outlier") == listed.count("scenes:1") == 2
+    run("sweep").complains(2, "a sweep needs a FILE or --set key=value,value, got neither")
+    run("sweep", tmp_path / "s.toml", "--threads", "2").complains(2, "in a file write threads = N")
