@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from quantsam.models.variants import VARIANTS
 from quantsam.report.charts.agreement import agreement_chart
+from quantsam.report.charts.calibration import calibration_chart
 from quantsam.report.charts.chart import Chart
 from quantsam.report.charts.front import front_chart
 from quantsam.report.charts.histograms import channels_chart, histogram_chart
@@ -139,7 +140,11 @@ def slug(text: str) -> str:
 
 
 def _task(model: ModelResults, task: Task, name: str) -> TaskView:
-    charts = (size_chart(f"{name}-size", model.model, task), latency_chart(f"{name}-latency", task))
+    charts = (
+        size_chart(f"{name}-size", model.model, task),
+        latency_chart(f"{name}-latency", task),
+        calibration_chart(f"{name}-calibration", task),
+    )
     return TaskView(results_table(task), tuple(chart for chart in charts if chart is not None))
 
 

@@ -47,10 +47,10 @@ class Table:
 
 def results_table(task: Task) -> Table:
     """Schemes compared: accuracy by size of object, change against FP32, bytes and time."""
-    seen = {r.record.id: (r.label, r.way) for r in task.results}
+    seen = {r.record.id: (r.record.label, r.way) for r in task.results}
     telling = telling_columns([r.record for r in task.results], lambda record: seen[record.id])
     columns: dict[str, Callable[[Result], str]] = {
-        "scheme": lambda r: r.label,
+        "scheme": lambda r: r.record.label,
         "computed by": lambda r: r.way,
         **{title: lambda r, value=value: value(r.record) for title, value in telling.items()},  # type: ignore[misc]
         f">{task.metric} %": lambda r: _number(r.score),

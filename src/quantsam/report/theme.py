@@ -46,6 +46,9 @@ ENGINE_SHAPES = {
 ORIGIN_COLOURS = {"found": "#0072b2", "hand-made": "#d55e00", "uniform": "#767676"}
 ORIGIN_SHAPES = {"found": "circle", "hand-made": "square", "uniform": "triangle-up"}
 
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#8e4ea8", "#c77f00", "#56b4e9")
+"""Of schemes that a chart compares."""
+
 COMMON, MISSED, EXTRA = (86, 180, 233), (213, 94, 0), (240, 228, 66)
 """Pixels that a mask shares with the truth, misses of it, and has too much."""
 

@@ -5,6 +5,7 @@ import vl_convert
 
 from quantsam.errors import StoreError
 from quantsam.report.charts.agreement import agreement_chart
+from quantsam.report.charts.calibration import calibration_chart
 from quantsam.report.charts.front import front_chart
 from quantsam.report.charts.histograms import channels_chart, histogram_chart
 from quantsam.report.charts.sensitivity import sensitivity_chart
@@ -36,6 +37,26 @@ def test_size_chart_has_a_point_for_each_result(store, fill):
     assert marks(drawn(chart), "symbol") == 4
     assert chart.spec["datasets"]["half"] == [{"x": 20.0, "name": "FP16"}]
     assert [row["score"] for row in chart.spec["datasets"]["front"]] == [70.5, 79.0, 80.0]
+
+
+def test_calibration_chart_has_a_point_for_each_calibration_and_their_means(store):
+    store.append(make_record("fp32", 80.0, 40.0))
+    assert calibration_chart("n", task_of(store)) is None
+    for number, (images, miou) in enumerate([(1, 60.0), (1, 64.0), (4, 70.0), (4, 71.0), (16, 72.0)]):
+        settings = {"calibration_images": images}
+        store.append(make_record("int8", miou, plan_digest=f"{number}", placement="thesis", settings=settings))
+    store.append(make_record("w4a8", 50.0, plan_digest="w", placement="thesis", settings={"calibration_images": 4}))
+    chart = calibration_chart("n", task_of(store))
+    assert chart.marks == 5  # one number of images alone is no line
+    data = chart.spec["datasets"]
+    assert sorted((row["images"], row["score"]) for row in data["rows"]) == [
+        (1, 60.0), (1, 64.0), (4, 70.0), (4, 71.0), (16, 72.0),
+    ]  # fmt: skip
+    assert [(row["images"], row["low"], row["score"], row["high"]) for row in data["means"]] == [
+        (1, 60.0, 62.0, 64.0), (4, 70.0, 70.5, 71.0), (16, 72.0, 72.0, 72.0),
+    ]  # fmt: skip
+    assert data["fp32"][0]["score"] == 80.0
+    assert marks(drawn(chart), "symbol") == 5
 
 
 def test_a_result_without_a_size_has_no_place_in_it(store):
