@@ -41,7 +41,7 @@ def test_no_command_shows_the_help_and_fails(run):
     ("line", "words"),
     [
         ("evalute", ["no command 'evalute'", "did you mean 'evaluate'?"]),
-        ("xyzzy", ["no command 'xyzzy'", "known are: agree, app, audit, cache, calibrate, data, demo"]),
+        ("xyzzy", ["no command 'xyzzy'", "known are: activations, agree, app, audit, cache, calibrate, data, demo"]),
         ("data scnes x", ["'scnes'", "'scenes'"]),
         ("evaluate --shceme int8", ["--shceme", "--scheme"]),
         ("evaluate --scheme imt8", ["got 'imt8'", "did you mean 'int8'?"]),

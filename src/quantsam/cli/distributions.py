@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from quantsam.cli.options import (
     scheme_option,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
+from quantsam.cli.sites import check_site, matches_site
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
 from quantsam.cli.written import check_not_read, check_suffix
 from quantsam.notices import notice
@@ -28,7 +28,6 @@ from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 
 if TYPE_CHECKING:
     from quantsam.data.open import ImageSource
-    from quantsam.models.sam import EfficientViTSam
     from quantsam.plans.plan import Plan
     from quantsam.results.distribution_record import SiteDistribution
     from quantsam.results.record import JsonValue, Record
@@ -162,7 +161,7 @@ def command(
     with atomic_write(out) if out is not None else nullcontext() as aside:  # first: can it be written?
         plans = [] if plan_folder is None else [plan_folder]
         run = open_run(model, schemes=[scheme], plans=plans, deployments=[deployment], calibration=calibration)
-        _check_site(listing.pattern, run.model, run.loaded_plans[0].placement if plans else deployment.placed)
+        check_site(listing.pattern, run.model, run.loaded_plans[0].placement if plans else deployment.placed)
         (plan,) = run.plans(deployment, progress("calibrating"))
         notes: dict[str, JsonValue] = {
             "images": pictures.images,
@@ -199,29 +198,8 @@ def _looked_at(
     return replace(calibration, images=pictures.images or calibration.images)
 
 
-def _check_site(pattern: str, model: EfficientViTSam, placement: str) -> None:
-    """Make sure, before long work, that there is something to list."""
-    from quantsam.diagnostics.observed import site_names
-    from quantsam.errors import nearest
-
-    names = site_names(model, placement)
-    if not any(_matches(name, pattern) for name in names):
-        layers = dict.fromkeys(name.partition("/")[0] for name in names)
-        known = names if "/" in pattern else layers
-        close = nearest(pattern, known)
-        hint = close if close.startswith("did") else f"see `quantsam layers {model.name}`"
-        raise click.UsageError(
-            f"--site must match one of the {len(names)} sites of {model.name} under placement {placement}, "
-            f"got {pattern!r}: {hint}"
-        )
-
-
-def _matches(site: str, pattern: str) -> bool:
-    return fnmatchcase(site, pattern) or fnmatchcase(site.partition("/")[0], pattern)
-
-
 def _chosen(sites: Sequence[SiteDistribution], pattern: str, sort: str) -> list[SiteDistribution]:
-    chosen = [site for site in sites if _matches(site.site, pattern)]
+    chosen = [site for site in sites if matches_site(site.site, pattern)]
     if sort == "outliers":
         return sorted(chosen, key=lambda s: -(s.outlier_ratio or 0))
     if sort == "positions":

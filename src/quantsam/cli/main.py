@@ -36,6 +36,7 @@ COMMANDS = {
     "sweep": "Do sets of runs from a file; skips what is done, goes on where it was stopped.",
     "app": "Open a local page to try schemes on pictures of your own.",
     "distributions": "Show how weights and activations are distributed, what is clipped, which channels stand out.",
+    "activations": "Compare a picture's activations in float with the quantized ones, site by site.",
     "report": "Write all results as one page to open in a browser: tables, charts, masks.",
     "segment": "Segment a picture of your own by boxes, points, or all of it.",
     "calibrate": "Calibrate a plan and save it.",

@@ -148,8 +148,9 @@ def _objects(
     from quantsam.results.kept import find_baseline
     from quantsam.results.objects import group_rows, object_rows, whole, worst_first
 
+    other = None if first is None else _with_scores(results, first)
     record = _with_scores(results, second)
-    other = _with_scores(results, first) if first is not None else find_baseline(results, record)
+    other = other or find_baseline(results, record)
     rows = worst_first(object_rows(results, record, other))
     found: list[Any] = list(rows if by is None else group_rows(rows, by))  # type: ignore[arg-type]
     if best and by != "size":

@@ -1,0 +1,147 @@
+"""One image's activations at the sites of an encoder: in float beside those of a quantized simulation."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantsam.errors import InputError
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import with_modules
+from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.layers import discover_layers
+from quantsam.plans.observation import CalibrationImage, encoder_input
+from quantsam.plans.plan import Plan
+from quantsam.plans.prepare import prepare
+from quantsam.simulation.simulator import simulate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteActivations:
+    """What passed one site for one image.
+
+    Attributes:
+        site: `stage3:4:2/input`.
+        kind: Kind of the layer.
+        format: How the plan quantizes it; None in float.
+        fp32: (C, ...) float32, of the float encoder; repairs have scaled it as they scale the quantized one.
+        quantized: The same of the simulation: rounded here, and behind all that was rounded before.
+    """
+
+    site: str
+    kind: str
+    format: str | None
+    fp32: Tensor
+    quantized: Tensor
+
+    @property
+    def channel_sqnr_db(self) -> list[float]:
+        """Of each channel the power in float over that of the difference, in dB; infinite where there is none."""
+        power, noise = (_power(x) for x in (self.fp32, self.quantized - self.fp32))
+        return [_decibels(p, n) for p, n in zip(power, noise, strict=True)]
+
+    @property
+    def sqnr_db(self) -> float:
+        """The same over all channels."""
+        power, noise = (sum(_power(x)) for x in (self.fp32, self.quantized - self.fp32))
+        return _decibels(power, noise)
+
+    @property
+    def worst_channels(self) -> list[int]:
+        """Channels by the power of what quantization changes, the largest first."""
+        noise = _power(self.quantized - self.fp32)
+        return sorted(range(len(noise)), key=lambda channel: -noise[channel])
+
+
+def compare_activations(
+    model: EfficientViTSam, plan: Plan, image: CalibrationImage, wanted: Callable[[str], bool] = lambda site: True
+) -> list[SiteActivations]:
+    """Return what passes sites for one image, in float and under a plan.
+
+    Args:
+        model: In float.
+        plan: Calibrated, for this model.
+        image: One picture, as for calibration.
+        wanted: Given a site's name, says whether it is kept; all of them take hundreds of MiB in large models.
+
+    Returns:
+        One entry a site, in the order of the forward pass; none where no site is wanted.
+
+    Raises:
+        PlanError: The plan is not calibrated, or was made for another model.
+        InputError: The image is not one.
+        ImageError: A file cannot be read.
+    """
+    plan.check_calibrated()
+    prepared = prepare(model, plan)
+    x = encoder_input(image, model.variant.input_size)
+    if len(x) != 1:
+        raise InputError(f"activations are of one image, got a batch of {len(x)}: give one of them")
+    formats = {site.key: site.spec.format for site in plan.sites}
+    sites = {
+        f"{layer.address}/{site.name}": (site.path, layer.kind)
+        for layer in discover_layers(prepared)
+        for site in layer.sites
+        if site.role == "activation" and wanted(f"{layer.address}/{site.name}")
+    }
+    paths = {key: path for key, (path, _) in sites.items()}
+    device = next(prepared.parameters()).device
+    fp32 = _seen(with_modules(prepared, {}).eval(), paths, x.to(device))
+    quantized = _seen(simulate(model, plan, fused=False).encoder, paths, x.to(device))
+    return [
+        SiteActivations(key, kind, formats.get(key), fp32[key], quantized[key])
+        for key, (_, kind) in sites.items()
+        if key in fp32
+    ]
+
+
+def save_activations(found: Sequence[SiteActivations], path: str | os.PathLike[str]) -> None:
+    """Write activations to a `.npz` file for NumPy: of each site `SITE.fp32` and `SITE.quantized`, (C, ...) float32.
+
+    The file is written in place; one that must be whole or not at all is given by `files.atomic_write`.
+    """
+    arrays: dict[str, Any] = {}
+    for site in found:
+        arrays |= {f"{site.site}.fp32": site.fp32.numpy(), f"{site.site}.quantized": site.quantized.numpy()}
+    with Path(path).open("wb") as file:  # NumPy would add a suffix of its own to a name
+        np.savez_compressed(file, **arrays)
+
+
+def _seen(encoder: ImageEncoder, paths: Mapping[str, str], x: Tensor) -> dict[str, Tensor]:
+    """Run an encoder and return what left each site, without the batch dimension."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(key: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            seen[key] = output[0].float().cpu().clone()
+
+        return hook
+
+    hooks = [encoder.get_submodule(path).register_forward_hook(keep(key)) for key, path in paths.items()]
+    try:
+        with torch.inference_mode():
+            encoder(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _power(x: Tensor) -> list[float]:
+    """Return the sum of squares of each channel of (C, ...)."""
+    found: list[float] = x.double().reshape(len(x), -1).square().sum(1).tolist()
+    return found
+
+
+def _decibels(power: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return -math.inf if power == 0 else 10 * math.log10(power / noise)
