@@ -8,6 +8,7 @@ def test_it_ranks_and_compares_with_the_exact_study(run, tmp_path):
     assert exact.code == 0, exact.err
     assert "mask loss" in exact.out
     assert "stage3" in exact.out
+    assert "what may help: `quantsam repair nano` finds repairs" in exact.out
     race = run(*common, "--first", "2")
     assert "against the exact study" in race.out
     assert "of its 5 worst rows found" in race.out

@@ -22,14 +22,17 @@ from quantsam.cli.options import (
     use_threads,
 )
 from quantsam.cli.output import json_option, print_json, print_table, progress
-from quantsam.cli.stores import StoreChoice, store_options, tell_kept
+from quantsam.cli.stores import StoreChoice, command_line, quoted, store_options, tell_kept
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
+from quantsam.runtime.engines import PYTORCH
 
 if TYPE_CHECKING:
     from quantsam.results.record import JsonValue
     from quantsam.results.sensitivity_record import RowScore, SensitivityRecord
     from quantsam.results.store import ResultStore
     from quantsam.sensitivity.study import StudySettings
+
+_HURTS = 1.0  # points of mask loss
 
 
 def _settings(given: Mapping[str, Any]) -> StudySettings:
@@ -115,6 +118,9 @@ def command(
         print_json(record.to_json_dict())
         return
     _report(record)
+    worst = record.worst_first[:1]
+    if worst and plan.sites and (worst[0].mask_loss or 0.0) > _HURTS and not plan.repairs:
+        click.echo(_remedies(model, deployment))
     if results is not None:
         _compare(record, results)
         tell_kept(results, ("quantsam results --kind sensitivity", "lists it"))
@@ -127,6 +133,16 @@ def _report(record: SensitivityRecord) -> None:
     columns = ["row", "kind", ">mask loss", ">± SE", ">mIoU drop", ">± SE", ">SQNR dB", ">images"]
     print_table(title, columns, [_cells(row) for row in rows])
     click.echo("\nmask loss: 100 less the mean IoU of the masks with those of FP32; drop: points of mIoU lost, paired")
+
+
+def _remedies(model: ModelSource, deployment: Deployment) -> str:
+    """Return what may help a layer that hurts, as commands."""
+    weights = "" if model.weights is None else f" --weights {quoted(model.weights)}"
+    engine = "" if deployment.engine == PYTORCH else f" --engine {deployment.engine}"
+    repair = command_line(f"quantsam repair {model.name}{weights}{engine}")
+    observers = "--set observer=minmax,ema,percentile,omse,ptf"
+    sweep = command_line(f"quantsam sweep --set model={model.name} --set scheme=int8 {observers}")
+    return f"what may help: {repair} finds repairs and falls back for single layers; {sweep} compares observers"
 
 
 def _cells(row: RowScore) -> Sequence[object]:
