@@ -72,9 +72,10 @@ def largest_pairs(codes: Tensor) -> Tensor:
     if has_depthwise_shape(codes):
         return codes.new_zeros(len(codes))
     last = codes.permute(0, 2, 3, 1)
-    return torch.maximum(
-        one_signed_sums(in_pairs(last, "padded")).amax(1), one_signed_sums(in_pairs(last, "running")).amax(1)
-    )
+    largest = one_signed_sums(in_pairs(last, "padded")).amax(1)
+    if codes.shape[1] % 2 == 0:
+        return largest  # the orders are the same
+    return torch.maximum(largest, one_signed_sums(in_pairs(last, "running")).amax(1))
 
 
 def saturating_channels(codes: Tensor) -> Tensor:
@@ -98,15 +99,18 @@ def saturation_free_scale(weight: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     >>> round(saturation_free_scale(weight, torch.ones(1), get_format("int8")).item(), 3)  # 100 + 56 must become 128
     1.213
     """
-    per_channel = scale.reshape(-1, 1, 1, 1) if scale.ndim else scale
+    # codes that are rounded add up to at most one more than the floats they stand for
+    least = largest_pairs(weight) / (LARGEST_PAIR + 1)
+    least = least if scale.ndim else least.max()
+    found = scale.clone()
+    unsafe = torch.arange(len(weight), device=weight.device)  # a channel that is safe stays so at a larger scale
     while True:
-        saturating = saturating_channels(torch.round(weight / per_channel).clamp(fmt.qmin, fmt.qmax))
-        if not saturating.any():
-            return per_channel.reshape(scale.shape)
-        # codes that are rounded add up to at most one more than the floats they stand for
-        least = largest_pairs(weight) / (LARGEST_PAIR + 1)
+        scales = found[unsafe].reshape(-1, 1, 1, 1) if scale.ndim else found
+        saturating = saturating_channels(torch.round(weight[unsafe] / scales).clamp(fmt.qmin, fmt.qmax))
+        unsafe = unsafe[saturating]
+        if not len(unsafe):
+            return found
         if scale.ndim:
-            least, saturating = least.reshape(-1, 1, 1, 1), saturating.reshape(-1, 1, 1, 1)
+            found[unsafe] = torch.maximum(least[unsafe], found[unsafe] * _STEP)
         else:
-            least, saturating = least.max(), saturating.any()
-        per_channel = torch.where(saturating, torch.maximum(least, per_channel * _STEP), per_channel)
+            found = torch.maximum(least, found * _STEP)

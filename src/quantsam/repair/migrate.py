@@ -20,6 +20,7 @@ from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.transforms import ScaleInputs, ScaleOutputs
 from quantsam.progress import Progress
+from quantsam.quant.params import QParams
 from quantsam.quant.quantizers import fake_quantize, params_from_range
 from quantsam.repair.balance import balanced, levelled
 from quantsam.repair.extremes import ChannelRange
@@ -108,6 +109,7 @@ class _Trial:
         none = torch.zeros(conv.in_channels, dtype=torch.int32, device=largest.device)
         tried = [none, *(balanced(seen.reach.to(largest.device), largest, s) for s in strengths)]
         self._exponents = [e for i, e in enumerate(tried) if not any(torch.equal(e, other) for other in tried[:i])]
+        self._grids = [self._grid(e) for e in self._exponents]
         self._errors = torch.zeros(len(self._exponents), dtype=torch.float64)
 
     def best(self, worth: float) -> Tensor:
@@ -119,15 +121,19 @@ class _Trial:
         """Add the errors on an input (N, in, H, W) of the convolution, before any scaling."""
         conv = self._conv
         true = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, 1, conv.groups)
-        for number, exponents in enumerate(self._exponents):
+        for number, (exponents, of_weight) in enumerate(zip(self._exponents, self._grids, strict=True)):
             factors = torch.exp2(-exponents.float())
             low, high = (end.to(x.device) * factors for end in (self._seen.low, self._seen.high))
             grid = params_from_range(low.min(), high.max(), self._x.spec, None)
             rounded = fake_quantize((x * factors.reshape(-1, 1, 1)).contiguous(), self._x.spec, grid)
-            y = F.conv2d(rounded, self._rounded(exponents), None, conv.stride, conv.padding, 1, conv.groups)
+            weight = fake_quantize(self._scaled(exponents), self._weight.spec, of_weight)
+            y = F.conv2d(rounded, weight, None, conv.stride, conv.padding, 1, conv.groups)
             self._errors[number] += float((y - true).square().sum(dtype=torch.float64))
 
-    def _rounded(self, exponents: Tensor) -> Tensor:
-        """Return the weight that the plan would have."""
-        weight = scaled_weight(self._conv, exponents).contiguous()
-        return fake_quantize(weight, self._weight.spec, weight_grid(weight, self._weight.spec, self._weight.key))
+    def _scaled(self, exponents: Tensor) -> Tensor:
+        """Return the weight that takes a scaled input."""
+        return scaled_weight(self._conv, exponents).contiguous()
+
+    def _grid(self, exponents: Tensor) -> QParams:
+        """Return the grid that the plan would have for it: the same for all images, and slow to find."""
+        return weight_grid(self._scaled(exponents), self._weight.spec, self._weight.key)
