@@ -5,7 +5,7 @@ FROM python:3.11-slim
 COPY pyproject.toml constraints.txt README.md LICENSE /quantsam/
 COPY src /quantsam/src
 RUN PIP_CONSTRAINT=/quantsam/constraints.txt pip install --no-cache-dir \
-    --extra-index-url https://download.pytorch.org/whl/cpu '/quantsam[onnxruntime,openvino,search,ray,report,app]'
+    --extra-index-url https://download.pytorch.org/whl/cpu '/quantsam[quantize,onnxruntime,openvino,search,ray,report,app]'
 ENV QUANTSAM_DATA=/data QUANTSAM_STORE=/results/results.sqlite
 # any user may write here, also without a volume: docker run --user 1000
 RUN mkdir -p /results && chmod 1777 /results

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 COCO ?= ../shared/data/coco
 
 FLOOR_TESTS ?= tests/unit tests/cli
-FLOOR_EXTRAS := onnxruntime,openvino,search,ray,report,app
+FLOOR_EXTRAS := quantize,onnxruntime,openvino,search,ray,report,app
 
 .PHONY: demo test test-slow test-floors arm64 lint format bench screenshots docs clean
 

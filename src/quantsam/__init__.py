@@ -215,6 +215,14 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import quantsam` itself is quick."""
     if name not in _HOMES:
         raise AttributeError(f"module 'quantsam' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"quantsam.{_HOMES[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"quantsam.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from quantsam.versions import missing
+
+        line = missing(error)
+        if line is None:
+            raise
+        raise ImportError(f"quantsam.{name}: {line}", name=error.name) from error
     globals()[name] = value
     return value

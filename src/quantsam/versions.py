@@ -35,6 +35,9 @@ LOWEST = {
 }
 """As pyproject.toml has them; `make test-floors` runs the tests with just these, but for tensorrt."""
 
+QUANTIZE = ("torch", "numba", "onnx", "safetensors", "huggingface_hub", "pyarrow")
+"""Packages of the extra `quantize`, as they are imported: without them bundles run, and results are read."""
+
 
 class VersionError(QuantsamError):
     """An installed package is older than what quantsam needs."""
@@ -65,6 +68,14 @@ def outdated(distributions: Iterable[str] = tuple(LOWEST)) -> list[str]:
                 f"pip install -U '{distribution}>={lowest}'"
             )
     return found
+
+
+def missing(error: ModuleNotFoundError) -> str | None:
+    """Return what to install for a package of the extra `quantize` that is not there; None for any other."""
+    package = (error.name or "").partition(".")[0]
+    if package not in QUANTIZE:
+        return None
+    return f"this needs the package {package}, which is not installed: pip install 'quantsam[quantize]'"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

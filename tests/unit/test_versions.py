@@ -65,6 +65,15 @@ def test_what_is_not_installed_is_not_old(monkeypatch):
         require("openvino")
 
 
+def test_the_extra_quantize_is_known_to_who_misses_it():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    packages = [line.partition(">")[0] for line in project["optional-dependencies"]["quantize"]]
+    assert sorted(versions.QUANTIZE) == sorted(packages)
+    line = versions.missing(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
+    assert line == "this needs the package torch, which is not installed: pip install 'quantsam[quantize]'"
+    assert versions.missing(ModuleNotFoundError("No module named 'mine'", name="mine")) is None
+
+
 def test_four_is_four_point_zero():
     assert versions._numbers("4") == versions._numbers("4.0.0")
     assert versions._numbers("10.1") < versions._numbers("10.10")

@@ -23,7 +23,7 @@ from quantsam.errors import QuantsamError, nearest
 from quantsam.files import expanded, shown
 from quantsam.memory import keep_freed_memory
 from quantsam.notices import shown_by
-from quantsam.versions import outdated
+from quantsam.versions import missing, outdated
 
 COMMANDS = {
     "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
@@ -133,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return _complain(f"cannot print: {error.strerror}", 1, debug)
     except Exception as error:
+        line = missing(error) if isinstance(error, ModuleNotFoundError) else None
+        if line is not None:
+            return _complain(line, 2, debug)
         problems = outdated()
         if not problems:
             raise  # a defect of ours
