@@ -49,6 +49,14 @@ def make_tiny():
     return _make_tiny
 
 
+@pytest.fixture(scope="session")
+def convolutions(tiny):
+    """How many convolutions the encoder of `nano` and `tiny` has, as PyTorch counts them."""
+    import torch
+
+    return sum(isinstance(module, torch.nn.Conv2d) for module in tiny.float_encoder.modules())
+
+
 def _make_tiny(seed=0):
     """Return a `tiny`."""
     import torch

@@ -59,6 +59,10 @@ def test_a_bundle_segments(bundle, picture, tmp_path):
         assert json.loads(ran.stdout)
         with Image.open(tmp_path / "m.png") as drawn:
             assert np.asarray(drawn).any()
+    ran = without_torch("verify", bundle, "--rounds", "1", "--json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["integer"] == found["convolutions"] > 0
 
 
 def test_results_and_reports_are_read(run, tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from quantsam.bundles.documents import documents
 from quantsam.bundles.references import make_reference
 from quantsam.engines.encoder import check_runs
 from quantsam.engines.onnx_decoder import decoder_to_onnx
@@ -16,6 +18,7 @@ from quantsam.plans.plan import Plan
 from quantsam.prediction.geometry import PIXEL_MEAN, PIXEL_STD
 from quantsam.prediction.predictor import MASK_THRESHOLD
 from quantsam.results.machine import environment
+from quantsam.results.record import Record
 from quantsam.runtime.engines import get_engine
 from quantsam.runtime.manifest import (
     CHECK_ARRAYS,
@@ -26,6 +29,7 @@ from quantsam.runtime.manifest import (
     VERSION,
     FileEntry,
     Manifest,
+    Thresholds,
 )
 from quantsam.runtime.processor import processor_text
 
@@ -40,7 +44,12 @@ def check_bundle_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def export_bundle(
-    model: EfficientViTSam, plan: Plan, folder: str | os.PathLike[str], *, engine: str | None = None
+    model: EfficientViTSam,
+    plan: Plan,
+    folder: str | os.PathLike[str],
+    *,
+    engine: str | None = None,
+    records: Sequence[Record] = (),
 ) -> Manifest:
     """Write a bundle to a folder, whole or not at all; a bundle that is already there is replaced.
 
@@ -49,6 +58,7 @@ def export_bundle(
         plan: Calibrated, with the engine's placement; without sites for the float model.
         folder: Where to.
         engine: For which engine; the plan's placement if None.
+        records: Evaluations for its model card; those of other plans are left out.
 
     Raises:
         PlanError: The plan is not one for the engine.
@@ -82,9 +92,13 @@ def export_bundle(
         # what is made for an engine whose kernels never saturate may be opened by another one, on x86
         processors=plan.processors if get_engine(engine).saturates or not reference.check.layers else "vnni",
         exported_on=processor_text(),
+        everything=Thresholds(variant.iou_threshold, variant.stability_threshold),
     )
+    own = [record for record in records if record.kind == "evaluate" and record.plan_digest == plan.digest]
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:
         for name, content in contents.items():
             (aside / name).write_bytes(content)
+        for name, text in documents(manifest, own).items():
+            (aside / name).write_text(text, "utf-8")
         (aside / MANIFEST).write_text(manifest.to_json(), "utf-8")
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,9 @@ from quantsam.cli.stores import quoted
 from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import get_engine
 
+if TYPE_CHECKING:
+    from quantsam.results.record import Record
+
 _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 
 
@@ -31,6 +35,7 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 @deployment_options(engine_option("onnxruntime, openvino or tensorrt.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
+@click.option("--store", type=click.Path(path_type=Path), help="Whose results of this plan its model card lists.")
 @json_option
 @click.pass_context
 def command(
@@ -41,12 +46,13 @@ def command(
     deployment: Deployment,
     calibration: CalibrationSource,
     out: Path,
+    store: Path | None,
     as_json: bool,
 ) -> None:
-    """Export a quantized model for an engine: encoder and decoder as ONNX, and a manifest.
+    """Export a quantized model for an engine: encoder and decoder as ONNX, a README, and a program that runs them.
 
-    `quantsam segment --bundle DIR` and `quantsam.load_bundle` run it with numpy, Pillow and the engine, without
-    PyTorch.
+    The bundle's `run.py`, `quantsam segment --bundle DIR` and `quantsam.load_bundle` need numpy, Pillow and the engine,
+    no PyTorch. `quantsam verify DIR` checks it on the machine where it is to run.
     """
     from quantsam.bundles.export import check_bundle_folder, export_bundle
     from quantsam.runs.run import open_run
@@ -66,7 +72,7 @@ def command(
         installed=False,
     )
     (ready,) = run.plans(deployment, progress("calibrating"))
-    manifest = export_bundle(run.model, ready, out, engine=engine)
+    manifest = export_bundle(run.model, ready, out, engine=engine, records=_records(store, run.model.name))
     line = described.build_line(out / ENCODER)
     if as_json:
         sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
@@ -79,6 +85,19 @@ def command(
         click.echo(f"build the engine where {described.title} is:\n{line}")
     else:
         click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")
+
+
+def _records(store: Path | None, model: str) -> list[Record]:
+    """Return what the store holds of a model; nothing of a store that cannot be read, unless it was named."""
+    from quantsam.errors import StoreError
+    from quantsam.results.store import ResultStore
+
+    try:
+        return ResultStore(store).records(kind="evaluate", model=model)
+    except StoreError:
+        if store is not None:
+            raise
+        return []
 
 
 def _checked(bundle: Path, engine: str) -> str:

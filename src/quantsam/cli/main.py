@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "Score a model under one or more schemes on a dataset.",
     "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
+    "verify": "Check a bundle on this machine: files, integers, masks, kernels, speed.",
     "sensitivity": "Find the layers that hurt: one quantized at a time, exactly or estimated.",
     "repair": "Find the repairs that bring INT8 back to the float model's masks, and save the plan.",
     "search": "Find a format for each layer: most accurate within a budget, or smallest within a loss.",

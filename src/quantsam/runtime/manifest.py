@@ -16,7 +16,7 @@ from quantsam.errors import BundleError
 
 MANIFEST, ENCODER, DECODER = "manifest.json", "encoder.onnx", "decoder.onnx"
 CHECK_GRAPH, CHECK_ARRAYS = "check.onnx", "check.npz"
-VERSION = 2
+VERSION, _READABLE = 3, (2, 3)  # version 2 had no thresholds for everything
 CHECK_BOXES = ((18.0, 28.0, 82.0, 92.0), (98.0, 18.0, 142.0, 102.0), (8.0, 8.0, 152.0, 112.0))
 """Boxes on the test image whose masks are checked, x0 y0 x1 y1 in pixels."""
 
@@ -50,6 +50,19 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a mask must reach that nobody asked for.
+
+    Attributes:
+        iou_threshold: Least predicted IoU, 0..1.
+        stability_threshold: Least stability, 0..1.
+    """
+
+    iou_threshold: float = 0.88
+    stability_threshold: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything that a bundle's user needs to know beside the two graphs.
 
@@ -73,6 +86,7 @@ class Manifest:
         processors: `any`: the integer kernels are exact on every processor; `vnni`: only where products are added in
             32 bits.
         exported_on: Instruction sets of the processor that exported it.
+        everything: What masks of everything must reach.
     """
 
     version: int
@@ -93,6 +107,7 @@ class Manifest:
     check: Check
     processors: Literal["any", "vnni"]
     exported_on: str
+    everything: Thresholds = Thresholds()
 
     def to_json(self) -> str:
         """Return the content of `manifest.json`."""
@@ -124,9 +139,10 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         data = json.loads(path.read_text("utf-8"))
-        if data["version"] != VERSION:
+        if data["version"] not in _READABLE:
+            known = " or ".join(map(str, _READABLE))
             raise BundleError(
-                f"bundle {str(folder)!r} must have version {VERSION}, got {data['version']!r}: export it again"
+                f"bundle {str(folder)!r} must have version {known}, got {data['version']!r}: export it again"
             )
         return _from_json(data)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -137,12 +153,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _from_json(data: dict[str, Any]) -> Manifest:
     files = {name: FileEntry(**entry) for name, entry in data.pop("files").items()}
-    check = data.pop("check")
+    check, everything = data.pop("check"), data.pop("everything", {})
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     manifest = Manifest(
         **fields,
         files=files,
         check=Check({str(k): float(v) for k, v in check["layers"].items()}, float(check["least_mask_iou"])),
+        everything=Thresholds(**{str(k): float(v) for k, v in everything.items()}),
     )
     sizes = (manifest.input_size, manifest.prompt_size, *manifest.embedding)
     expected = {ENCODER, DECODER, CHECK_ARRAYS, *([CHECK_GRAPH] if manifest.check.layers else [])}

@@ -6,6 +6,9 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from quantsam.errors import EngineError
 from quantsam.runtime.engine import BYTES, NARROW, WORDS, Engine
@@ -67,23 +70,29 @@ class OnnxRuntimeSession:
         """Return for each of some inferences every node's name and milliseconds, in the order of running; once."""
         for _ in range(warm_up + rounds):
             self.run(inputs)
-        events = json.loads(Path(self.handle.end_profiling()).read_text("utf-8"))
-        if self._scratch is not None:
-            self._scratch.cleanup()
         found: list[list[tuple[str, float]]] = [[]]
-        for event in events:
+        for event in self.events():
             if event["name"] == "SequentialExecutor::Execute":  # closes an inference
                 found.append([])
             elif event["name"].endswith("_kernel_time"):
                 found[-1].append((event["name"].removesuffix("_kernel_time"), event["dur"] / 1000))
         return found[warm_up : warm_up + rounds]
 
+    def events(self) -> list[Any]:
+        """Return what was noted since a session of `profile` was made; once, for it ends the noting."""
+        found: list[Any] = json.loads(Path(self.handle.end_profiling()).read_text("utf-8"))
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        return found
+
 
 def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
     """Let ONNX Runtime write the graph it runs; it does so only while a session is made."""
     assert isinstance(session, OnnxRuntimeSession)
-    import onnx  # not needed to run a bundle
-
+    try:
+        import onnx
+    except ModuleNotFoundError:  # not needed to run a bundle
+        return _told_by_profile(graph, session)
     ort = require("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
@@ -96,9 +105,23 @@ def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
         settings.optimized_model_filepath = str(path)
         ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
         nodes = onnx.load(path, load_external_data=False).graph.node
-    entries = []
-    for node in nodes:
-        if "Conv" in node.op_type:
-            precision = "u8" if node.op_type in ("QLinearConv", "ConvInteger") else "f32"
-            entries.append(Executed(node.name, node.op_type, precision, ()))
-    return entries
+    return [_executed(node.name, node.op_type) for node in nodes if "Conv" in node.op_type]
+
+
+def _executed(name: str, operator: str) -> Executed:
+    return Executed(name, operator, "u8" if operator in ("QLinearConv", "ConvInteger") else "f32", ())
+
+
+def _told_by_profile(graph: bytes, session: OnnxRuntimeSession) -> list[Executed]:
+    """Run a graph once and return what ONNX Runtime notes of its convolutions."""
+    options = SessionOptions(threads=1, profile=True, wide_sums=session.wide_sums)
+    profiled = OnnxRuntimeSession(graph, options)
+    shapes = {i.name: [side if isinstance(side, int) else 1 for side in i.shape] for i in profiled.handle.get_inputs()}
+    profiled.run({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    events = profiled.events()
+    told = [(event["name"], event.get("args", {}).get("op_name", "")) for event in events]
+    return [
+        _executed(name.removesuffix("_kernel_time"), operator)
+        for name, operator in told
+        if name.endswith("_kernel_time") and "Conv" in operator
+    ]

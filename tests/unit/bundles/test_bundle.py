@@ -127,7 +127,8 @@ def test_the_manifest(bundles, nano):
     folder, _ = bundles["openvino"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["model"], manifest["scheme"], manifest["placement"]) == ("nano", "int8", "openvino")
-    assert sorted([*manifest["files"], "manifest.json"]) == sorted(p.name for p in folder.iterdir())
+    documents = ("manifest.json", "README.md", "model-card.md", "run.py")
+    assert sorted([*manifest["files"], *documents]) == sorted(p.name for p in folder.iterdir())
     assert manifest["processors"] == "any"
     assert manifest["exported_on"] == processor_text()
     assert len(manifest["check"]["layers"]) == 12  # one of each kind, and one depthwise of the branches
@@ -270,7 +271,7 @@ def manifest_with(**changes):
         ("encoder.onnx", lambda c: c[:-1], BundleError, "encoder.onnx of bundle .* is not the file that was exported"),
         ("manifest.json", lambda c: c[:-9], BundleError, "manifest.json of bundle .* is damaged"),
         ("manifest.json", lambda c: b"[]", BundleError, "manifest.json of bundle .* is damaged"),
-        ("manifest.json", manifest_with(version=9), BundleError, "must have version 2, got 9: export it again"),
+        ("manifest.json", manifest_with(version=9), BundleError, "must have version 2 or 3, got 9: export it again"),
         ("manifest.json", manifest_with(input_size=-1), BundleError, "is damaged"),
         ("manifest.json", manifest_with(files={}), BundleError, "is damaged"),
         ("manifest.json", manifest_with(engine="abacus"), InputError, "engine must be one of onnxruntime, openvino"),

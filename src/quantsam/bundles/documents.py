@@ -1,0 +1,123 @@
+"""What a bundle says to who has nothing else: how to use it, what was measured of it, and a program that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from string import Template
+
+from quantsam.models.variants import get_variant
+from quantsam.prediction.geometry import scaled_hw
+from quantsam.results.export import markdown_table
+from quantsam.results.record import Record
+from quantsam.runtime.engines import get_engine
+from quantsam.runtime.manifest import CHECK_GRAPH, Manifest
+
+README, MODEL_CARD, RUN = "README.md", "model-card.md", "run.py"
+_PROCESSORS = {
+    "any": (
+        "Its integers are exact on every processor: products cannot saturate where an engine adds pairs of them in\n"
+        "16 bits (x86 without VNNI)."
+    ),
+    "vnni": (
+        "Its integers are exact only where products are added in 32 bits: x86 with VNNI or AMX, Arm. Elsewhere ONNX\n"
+        "Runtime can be told to (`session.x64quantprecision`, which `run.py` sets); other engines give other masks.\n"
+        "Export it again with `--processors any` for all processors."
+    ),
+}
+_OWN_WEIGHTS = "Those of nano came with quantsam under Apache-2.0; nano says nothing of the official models."
+_EXAMPLE = (480, 640)
+
+
+def documents(manifest: Manifest, records: Sequence[Record] = ()) -> dict[str, str]:
+    """Return the texts of a bundle by file name.
+
+    Args:
+        manifest: The bundle's.
+        records: Evaluations of its plan, for the model card.
+    """
+    return {
+        README: _readme(manifest),
+        MODEL_CARD: _model_card(manifest, records),
+        RUN: _template(RUN),
+    }
+
+
+def _template(name: str) -> str:
+    return resources.files("quantsam.bundles").joinpath("alone", name).read_text("utf-8")
+
+
+def _readme(manifest: Manifest) -> str:
+    height, width = scaled_hw(_EXAMPLE, manifest.prompt_size)
+    return Template(_template(f"{README}.in")).substitute(
+        model=manifest.model,
+        scheme=manifest.scheme,
+        engine=manifest.engine,
+        title=get_engine(manifest.engine).title,
+        placement=get_engine(manifest.engine).title,
+        check_graph=f", `{CHECK_GRAPH}`" if CHECK_GRAPH in manifest.files else "",
+        input_size=manifest.input_size,
+        pixel_mean=_numbers(manifest.pixel_mean),
+        pixel_std=_numbers(manifest.pixel_std),
+        embedding=f"(1, {', '.join(map(str, manifest.embedding))})",
+        prompt_size=manifest.prompt_size,
+        example=f"{width} x {height}",
+        example_x=f"{320 * width / _EXAMPLE[1]:g}",
+        low=4 * manifest.embedding[1],
+        mask_threshold=f"{manifest.mask_threshold:g}",
+        iou_threshold=f"{manifest.everything.iou_threshold:g}",
+        stability_threshold=f"{manifest.everything.stability_threshold:g}",
+        processors=_PROCESSORS[manifest.processors],
+        weights=_OWN_WEIGHTS if get_variant(manifest.model).weights_file else "",
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _model_card(manifest: Manifest, records: Sequence[Record]) -> str:
+    about = get_variant(manifest.model).about
+    sizes = ", ".join(f"{name} {entry.size_bytes / 2**20:.2f} MiB" for name, entry in manifest.files.items())
+    lines = [
+        f"# Model card: {manifest.model}, {manifest.scheme}",
+        "",
+        f"EfficientViT-SAM {manifest.model}. {about}".rstrip(),
+        "",
+        f"- Encoder: {manifest.scheme}, quantized for {get_engine(manifest.engine).title}; decoder: float32.",
+        f"- Sizes: {sizes}.",
+        f"- Plan {manifest.plan_digest[:16]}, made by quantsam {manifest.quantsam} on {manifest.exported_on}.",
+        "- Use: masks for boxes and points that a person or a detector gives. It names no categories.",
+        "",
+        "## Measured",
+        "",
+    ]
+    if not records:
+        return "\n".join([*lines, _NOT_MEASURED])
+    columns = ("data", "prompts", "computed by", "objects", "mIoU", "standard error", "AP", "processor")
+    rows = [
+        {
+            "data": record.dataset,
+            "prompts": record.prompt,
+            "computed by": "simulation" if record.engine == "pytorch" else record.engine,
+            "objects": record.figures.get("count"),
+            "mIoU": record.figures.get("miou"),
+            "standard error": record.figures.get("standard_error"),
+            "AP": record.figures.get("ap"),
+            "processor": record.environment.get("cpu", ""),
+        }
+        for record in records
+    ]
+    shown = [name for name in columns if any(row[name] is not None for row in rows)]
+    return "\n".join([*lines, markdown_table(rows, shown), _NOTE])
+
+
+_NOT_MEASURED = """No evaluation of this plan was in the result store when it was exported. To have one here:
+
+1. `quantsam calibrate --placement ENGINE --out PLAN`
+2. `quantsam evaluate --plan PLAN --engine ENGINE`
+3. `quantsam export --plan PLAN --engine ENGINE --out BUNDLE`
+"""
+_NOTE = """mIoU: mean IoU with the annotations in percent, prompts made from them (`box`: the annotated box;
+`click`: one click in the object). AP: average precision of COCO or LVIS with a detector's boxes.
+"""

@@ -1,0 +1,120 @@
+"""A bundle looked at on the machine where it is to run: is it whole, exact, in integers, and how fast."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from quantsam.runtime.bundle import load_bundle
+from quantsam.runtime.engines import get_engine, open_session
+from quantsam.runtime.manifest import CHECK_BOXES, ENCODER, Manifest, test_image
+from quantsam.runtime.processor import processor_text
+from quantsam.runtime.sessions import SessionOptions
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Of one call, in milliseconds: the median and the 95th percentile."""
+
+    median_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What was seen of a bundle that passed: its files are whole, its layers and masks those of its exporter.
+
+    Attributes:
+        manifest: What the bundle says of itself.
+        engine: What ran it.
+        engine_version: Of its package.
+        processor: Instruction sets, and how the engine adds products.
+        layers: How many layers were compared with exact integers.
+        integer: Convolutions that the engine ran in integers; None where it does not tell.
+        convolutions: All that it ran; None likewise.
+        encoder: One picture.
+        decoder: One box.
+        whole: A picture with one box, from 8-bit pixels to a mask in the picture's pixels.
+    """
+
+    manifest: Manifest
+    engine: str
+    engine_version: str
+    processor: str
+    layers: int
+    integer: int | None
+    convolutions: int | None
+    encoder: Timing
+    decoder: Timing
+    whole: Timing
+
+
+def check_up(
+    folder: str | os.PathLike[str], *, engine: str | None = None, threads: int | None = None, rounds: int = 20
+) -> Checkup:
+    """Check a bundle on this machine.
+
+    Args:
+        folder: The bundle.
+        engine: What runs it; the engine it was exported for if None.
+        threads: Of one inference; the engine's choice if None.
+        rounds: Of the timing, at least 1.
+
+    Raises:
+        BundleError: It is no bundle, is damaged, or its layers or masks are not those of its exporter here.
+        EngineError: The engine is not installed or refuses a graph.
+        InputError: There is no such engine.
+    """
+    predictor = load_bundle(folder, engine=engine, threads=threads)
+    manifest = predictor.manifest
+    engine = engine or manifest.engine
+    ran = _convolutions(Path(folder) / ENCODER, engine, threads)
+    image, box = test_image(), np.asarray(CHECK_BOXES[:1], np.float32)
+
+    def answer() -> None:
+        predictor.predict_batch(boxes=box)
+
+    def whole() -> None:
+        predictor.set_image(image)
+        answer()
+
+    predictor.set_image(image)
+    return Checkup(
+        manifest=manifest,
+        engine=engine,
+        engine_version=metadata.version(get_engine(engine).package),
+        processor=processor_text(engine),
+        layers=len(manifest.check.layers),
+        integer=None if ran is None else ran[0],
+        convolutions=None if ran is None else ran[1],
+        encoder=_timed(lambda: predictor.set_image(image), rounds),
+        decoder=_timed(answer, rounds),
+        whole=_timed(whole, rounds),
+    )
+
+
+def _convolutions(path: Path, engine: str, threads: int | None) -> tuple[int, int] | None:
+    """Return how many convolutions an engine runs in integers, and in all; None where it does not tell."""
+    graph = path.read_bytes()
+    found = get_engine(engine).read(graph, open_session(engine, graph, SessionOptions(threads)))
+    return None if found is None else (sum(entry.is_integer for entry in found), len(found))
+
+
+def _timed(call: Callable[[], None], rounds: int) -> Timing:
+    for _ in range(_WARM_UP):
+        call()
+    spent = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        call()
+        spent.append(1000 * (time.perf_counter() - started))
+    return Timing(statistics.median(spent), float(np.percentile(spent, 95)))

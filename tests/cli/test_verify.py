@@ -1,0 +1,16 @@
+"""The command `quantsam verify`."""
+
+
+def test_a_bundle_is_checked(run, tmp_path):
+    folder = tmp_path / "bundle"
+    export = ("export", "--engine", "openvino", "--calibration", "scenes:2:1", "--out", folder)
+    run(*export)
+    ran = run("verify", folder, "--rounds", "1", "--threads", "1")
+    assert ran.code == 0
+    for words in ("nano, int8, exported for openvino", "files: 4 as exported", "run in integers", "a box:"):
+        assert words in ran.out
+    found = run("verify", folder, "--rounds", "1", "--json").json
+    assert found["integer"] == found["convolutions"] > 0
+    (folder / "check.npz").write_bytes(b"x")
+    run("verify", folder).complains(1, "check.npz of bundle", "is not the file that was exported: export it again")
+    run("verify", tmp_path).complains(1, "bundle must be a folder with manifest.json")

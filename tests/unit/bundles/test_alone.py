@@ -1,0 +1,185 @@
+"""A bundle that explains itself and runs alone: its page, its card, its program, and the check-up."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import quantsam as qs
+from quantsam.bundles.documents import documents
+from quantsam.errors import BundleError
+from quantsam.metrics.iou import mask_iou
+from quantsam.prediction.grid import GridSettings
+from quantsam.runtime.checkup import check_up
+from quantsam.runtime.manifest import read_manifest
+from quantsam.runtime.onnxruntime import _told_by_profile, executed_convolutions
+from quantsam.runtime.sessions import SessionOptions
+
+BOX = "40,60,200,220"
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return qs.load_model("nano")
+
+
+@pytest.fixture(scope="module")
+def plans(nano):
+    return {
+        engine: qs.calibrate(nano, qs.make_plan(nano, "int8", engine), qs.open_images("scenes:2:1"))
+        for engine in ("onnxruntime", "openvino")
+    }
+
+
+@pytest.fixture(scope="module")
+def bundles(nano, plans, tmp_path_factory):
+    made = {engine: tmp_path_factory.mktemp("alone") / engine for engine in plans}
+    for engine, folder in made.items():
+        qs.export_bundle(nano, plans[engine], folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A scene that is no square, as a file, and its pixels."""
+    image = qs.open_dataset("scenes:1:3").image(1)[:200]
+    path = tmp_path_factory.mktemp("picture") / "p.png"
+    Image.fromarray(image).save(path)
+    return path, image
+
+
+def run_alone(folder, *arguments):
+    """Run a bundle's own program where quantsam and PyTorch cannot be imported."""
+    script = (
+        "import runpy, sys\n"
+        "sys.modules['quantsam'] = sys.modules['torch'] = None\n"
+        f"sys.argv = ['run.py', *{[str(a) for a in arguments]!r}]\n"
+        f"runpy.run_path({str(folder / 'run.py')!r}, run_name='__main__')\n"
+    )
+    return subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_program_gives_quantsams_masks(bundles, picture, tmp_path, engine):
+    path, image = picture
+    prompts = ("--box", BOX, "--point", "100,90", "--point", "30,40,0")
+    ran = run_alone(bundles[engine], path, *prompts, "--out", tmp_path / "m.png", "--masks", tmp_path / "m.npz")
+    assert ran.returncode == 0, ran.stderr
+    assert f"2 masks, painted on {tmp_path / 'm.png'}" in ran.stdout
+    predictor = qs.load_bundle(bundles[engine], threads=1, verify=False)
+    predictor.set_image(image)
+    box = predictor.best_masks(boxes=[[float(v) for v in BOX.split(",")]])
+    points = predictor.best_masks(points=[[[100, 90], [30, 40]]], labels=[[1, 0]])
+    with np.load(tmp_path / "m.npz") as found:
+        for number, (masks, iou) in enumerate((box, points)):
+            assert found["predicted_iou"][number] == pytest.approx(iou[0], abs=1e-3)
+            assert mask_iou(found["masks"][number], masks[0]) > 0.995
+    with Image.open(tmp_path / "m.png") as painted:
+        changed = (np.asarray(painted) != image).any(-1)
+    assert mask_iou(changed, box[0][0] | points[0][0]) > 0.95
+
+
+def test_the_program_finds_everything_as_quantsam_does(bundles, picture, tmp_path):
+    path, image = picture
+    line = ("--everything", "--side", "6", "--least-iou", "0.3", "--least-stability", "0.3")
+    ran = run_alone(bundles["onnxruntime"], path, *line, "--out", tmp_path / "m.png", "--masks", tmp_path / "m.npz")
+    assert ran.returncode == 0, ran.stderr
+    predictor = qs.load_bundle(bundles["onnxruntime"], threads=1, verify=False)
+    settings = GridSettings(points_per_side=6, iou_threshold=0.3, stability_threshold=0.3)
+    expected = [m.mask() for m in predictor.segment_everything(image, settings)]
+    with np.load(tmp_path / "m.npz") as found:
+        masks = found["masks"]
+    assert len(expected) > 2
+    same = sum(max(mask_iou(mask, other) for other in expected) > 0.9 for mask in masks)
+    assert same >= 0.8 * len(masks)
+    assert abs(len(masks) - len(expected)) <= 0.3 * len(expected)
+
+
+def test_bad_input_to_the_program_is_one_line(bundles, picture, tmp_path):
+    path, _ = picture
+    folder = bundles["onnxruntime"]
+    (tmp_path / "text.png").write_text("no picture")
+    for arguments, words in (
+        ((path, "--box", "1,2,3"), "run.py: '1,2,3' must be 4 numbers between commas, in pixels"),
+        ((path, "--point", "1,nan"), "must be 2 or 3 numbers"),
+        ((path,), "give --box, --point or --everything"),
+        ((tmp_path / "text.png", "--box", BOX), "text.png is no picture that can be read"),
+    ):
+        ran = run_alone(folder, *arguments)
+        assert ran.returncode != 0
+        assert words in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+def test_a_changed_graph_is_refused_by_the_program(nano, plans, picture, tmp_path):
+    qs.export_bundle(nano, plans["onnxruntime"], tmp_path / "b")
+    content = bytearray((tmp_path / "b" / "encoder.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "b" / "encoder.onnx").write_bytes(content)
+    ran = run_alone(tmp_path / "b", picture[0], "--box", BOX)
+    assert ran.returncode == 1
+    assert "encoder.onnx is not the file that was exported: copy the bundle again" in ran.stderr
+
+
+def test_the_page_has_the_manifests_numbers(bundles):
+    for engine, folder in bundles.items():
+        manifest, page = read_manifest(folder), (folder / "README.md").read_text("utf-8")
+        assert "$" not in page
+        side = manifest.input_size
+        for words in (
+            f"pip install numpy pillow {engine}",
+            f"(1, 3, {side}, {side})",
+            f"longer side is {manifest.prompt_size}",
+            f"`embedding`: float32, (1, {', '.join(map(str, manifest.embedding))})",
+            "mean 123.675, 116.28, 103.53, std 58.395, 57.12, 57.375",
+            f"predicted IoU above {manifest.everything.iou_threshold:g}",
+            "exact on every processor",
+        ):
+            assert words in page
+    official = documents(read_manifest(bundles["openvino"]))["README.md"]
+    assert "nano says nothing of the official models" in official
+
+
+def test_the_card_lists_what_was_measured_of_this_plan(nano, plans, tmp_path):
+    plan = plans["onnxruntime"]
+    dataset = qs.open_dataset("scenes:2:3")
+    own = qs.evaluate(nano.with_encoder(qs.make_engine_encoder(nano, plan, "onnxruntime")), dataset)
+    other = qs.evaluate(nano, dataset)
+    qs.export_bundle(nano, plan, tmp_path / "b", records=[own, other])
+    card = (tmp_path / "b" / "model-card.md").read_text("utf-8")
+    assert f"| scenes-2-seed3 | box | onnxruntime | {own.figures['count']} | {own.figures['miou']:.2f} |" in card
+    assert card.count("scenes-2-seed3") == 1
+    qs.export_bundle(nano, plan, tmp_path / "b")
+    assert "No evaluation of this plan" in (tmp_path / "b" / "model-card.md").read_text("utf-8")
+
+
+def test_a_bundle_of_the_version_before_is_read(nano, plans, tmp_path):
+    qs.export_bundle(nano, plans["openvino"], tmp_path / "b")
+    manifest = tmp_path / "b" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    del values["everything"]
+    manifest.write_text(json.dumps(values | {"version": 2}))
+    assert read_manifest(tmp_path / "b").everything.iou_threshold == 0.88
+    manifest.write_text(json.dumps(values | {"version": 1}))
+    with pytest.raises(BundleError, match="must have version 2 or 3, got 1: export it again"):
+        read_manifest(tmp_path / "b")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_check_up_counts_the_kernels_and_times_them(bundles, plans, convolutions, engine):
+    found = check_up(bundles[engine], threads=1, rounds=2)
+    assert (found.engine, found.integer, found.convolutions) == (engine, convolutions, convolutions)
+    assert found.layers == len(found.manifest.check.layers) > 0
+    for timing in (found.encoder, found.decoder, found.whole):
+        assert 0 < timing.median_ms <= timing.p95_ms
+
+
+def test_without_the_package_onnx_the_profile_tells_the_same(bundles):
+    graph = (bundles["onnxruntime"] / "encoder.onnx").read_bytes()
+    session = qs.load_bundle(bundles["onnxruntime"], threads=1, verify=False)._encoder
+    by_graph, by_profile = executed_convolutions(graph, session), _told_by_profile(graph, session)
+    assert sorted((e.label, e.operator) for e in by_profile) == sorted((e.label, e.operator) for e in by_graph)
+    assert SessionOptions().profile is False
