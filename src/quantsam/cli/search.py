@@ -210,8 +210,18 @@ def _report(record: SearchRecord) -> None:
         better = dominating(entry, entries) if entry.origin == "hand-made" else None
         if better is not None:
             click.echo(f"{better.name} loses no more than {entry.name}, at {better.cost / entry.cost:.0%} of its cost")
+    slow = _slower_than_float(entries)
+    if slow:
+        click.echo(f"no faster than float on {record.engine}, whatever it saves in bytes: {', '.join(slow)}")
     if record.scheme is not None:
         click.echo(f"chosen: {record.scheme}")
+
+
+def _slower_than_float(entries: Sequence[SearchEntry]) -> list[str]:
+    """Return the schemes that were timed on an engine and take no less time than its FP32."""
+    whole = next((entry.measured_ms for entry in entries if entry.name == "fp32"), None)
+    timed = [entry for entry in entries if entry.measured_ms is not None and entry.name != "fp32"]
+    return [] if whole is None else [entry.name for entry in timed if (entry.measured_ms or 0.0) >= whole]
 
 
 def _cells(entry: SearchEntry, unit: str, whole: float, count: int, chosen: str | None) -> Sequence[object]:

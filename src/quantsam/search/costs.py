@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantsam.engines.profile import layer_times
+from quantsam.errors import InputError
 from quantsam.evaluation.latency import measure_latency
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.layers import count_macs
 from quantsam.plans.sizes import account
+from quantsam.schemes.target import FLOAT
 from quantsam.search.palette import Choice, Palette, format_schemes
 
 _FLOAT_BITS = 32
@@ -111,6 +114,41 @@ def latency_table(
     )
     floats = [e.median_ms for e, plan in zip(whole, palette.plans, strict=True) if not plan.sites]
     return CostTable("latency", "ms", constant, cells, floats[0] if floats else max(e.median_ms for e in whole))
+
+
+def without_slow_formats(palette: Palette, table: CostTable) -> tuple[Palette, CostTable, tuple[str, ...]]:
+    """Leave out formats in which the whole encoder costs no less than in float.
+
+    Args:
+        palette: Formats and layers.
+        table: Of latency.
+
+    Returns:
+        Palette and costs of the other formats, and the names of those that were left out.
+
+    Raises:
+        InputError: Nothing but float is left.
+    """
+    is_slow = [
+        name != FLOAT and table.cost(palette.uniform(number)) >= table.float_cost
+        for number, name in enumerate(palette.formats)
+    ]
+    kept = [number for number, slow in enumerate(is_slow) if not slow]
+    slow = tuple(name for name, one in zip(palette.formats, is_slow, strict=True) if one)
+    if not slow:
+        return palette, table, ()
+    if all(palette.formats[number] == FLOAT for number in kept):
+        raise InputError(
+            f"a search for latency needs a format that the engine runs faster than float, got {', '.join(slow)}: "
+            "give others with --formats, or search for size"
+        )
+    cells = tuple(tuple(row[number] for number in kept) for row in table.cells)
+    fewer = dataclasses.replace(
+        palette,
+        formats=tuple(palette.formats[number] for number in kept),
+        plans=tuple(palette.plans[number] for number in kept),
+    )
+    return fewer, dataclasses.replace(table, cells=cells), slow
 
 
 def encoder_ms(

@@ -14,6 +14,7 @@ from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.journal import Outcomes, open_journal
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.sam import EfficientViTSam
+from quantsam.notices import notice
 from quantsam.progress import Progress
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
@@ -22,7 +23,7 @@ from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH
 from quantsam.search.budget import Budget
 from quantsam.search.confirm import confirm, known_choices
-from quantsam.search.costs import CostTable, bit_operations_table, latency_table, size_table
+from quantsam.search.costs import CostTable, bit_operations_table, latency_table, size_table, without_slow_formats
 from quantsam.search.finder import Finder
 from quantsam.search.palette import Palette
 from quantsam.search.program import check_budget
@@ -70,6 +71,10 @@ def search_schemes(
     """
     check_settings(settings)
     table = make_table(model, palette, settings)
+    if settings.cost == "latency":
+        palette, table, slow = without_slow_formats(palette, table)
+        if slow:
+            notice(f"left out, for {settings.engine} runs them no faster than float here: {', '.join(slow)}")
     budget = settings.budget.of(table) if isinstance(settings.budget, Budget) else None
     if budget is not None:
         check_budget(table, budget)

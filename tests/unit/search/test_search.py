@@ -21,7 +21,14 @@ from quantsam.schemes.scheme import Scheme
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search.budget import Budget, parse_budget
 from quantsam.search.confirm import known_choices
-from quantsam.search.costs import CostTable, bit_operations_table, encoder_ms, latency_table, size_table
+from quantsam.search.costs import (
+    CostTable,
+    bit_operations_table,
+    encoder_ms,
+    latency_table,
+    size_table,
+    without_slow_formats,
+)
 from quantsam.search.palette import make_palette
 from quantsam.search.program import best_choice
 from quantsam.search.schemes import search_schemes
@@ -214,6 +221,27 @@ def test_the_engine_confirms_and_its_latencies_add_up(model, scenes, monkeypatch
     assert chosen.engine_drop == pytest.approx(chosen.held_out_drop, abs=1.0)
     assert chosen.measured_ms > 0
     assert record.engine == "openvino"
+
+
+def test_formats_that_an_engine_runs_no_faster_are_left_out_of_a_search_for_latency(model, palette):
+    wide, int8 = palette.formats.index("w4a8"), palette.formats.index("int8")
+    cells = tuple(
+        tuple(3.0 if f == wide else 1.0 if f == int8 else 2.0 for f in range(len(palette.formats)))
+        for _ in palette.layers
+    )
+    table = CostTable("latency", "ms", 5.0, cells, 5.0 + 2.0 * len(cells))
+    fewer, smaller, slow = without_slow_formats(palette, table)
+    assert slow == ("w4a8",)
+    assert fewer.formats == tuple(name for name in palette.formats if name != "w4a8")
+    assert [plan.digest for plan in fewer.plans] == [
+        plan.digest for name, plan in zip(palette.formats, palette.plans, strict=True) if name != "w4a8"
+    ]
+    assert smaller.cost(fewer.uniform(fewer.formats.index("int8"))) == table.cost(palette.uniform(int8))
+    same = without_slow_formats(fewer, smaller)
+    assert (same[0], same[2]) == (fewer, ())
+    none = CostTable("latency", "ms", 5.0, tuple((9.0,) * len(palette.formats) for _ in cells), 5.0)
+    with pytest.raises(InputError, match=r"needs a format that the engine runs faster than float, got .*int8"):
+        without_slow_formats(palette, none)
 
 
 def test_onnxruntime_profiles_every_layer(model):
