@@ -51,7 +51,7 @@ def _readme(manifest: Manifest) -> str:
     height, width = scaled_hw(_EXAMPLE, manifest.prompt_size)
     return Template(_template(f"{README}.in")).substitute(
         model=manifest.model,
-        scheme=manifest.scheme,
+        scheme=f"{manifest.scheme}, the rest float16" if manifest.precision == "f16" else manifest.scheme,
         engine=manifest.engine,
         title=get_engine(manifest.engine).title,
         placement=get_engine(manifest.engine).title,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from quantsam.bundles.documents import documents
 from quantsam.bundles.references import make_reference
 from quantsam.engines.encoder import check_runs
+from quantsam.engines.half import find_overflows, with_half_precision
 from quantsam.engines.onnx_decoder import decoder_to_onnx
 from quantsam.engines.onnx_encoder import encoder_to_onnx
+from quantsam.errors import PlanError
 from quantsam.files import atomic_folder, check_replaceable
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.observation import CalibrationImage, encoder_input
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.prediction.geometry import PIXEL_MEAN, PIXEL_STD
@@ -50,6 +53,7 @@ def export_bundle(
     *,
     engine: str | None = None,
     records: Sequence[Record] = (),
+    half: Iterable[CalibrationImage] | None = None,
 ) -> Manifest:
     """Write a bundle to a folder, whole or not at all; a bundle that is already there is replaced.
 
@@ -59,15 +63,30 @@ def export_bundle(
         folder: Where to.
         engine: For which engine; the plan's placement if None.
         records: Evaluations for its model card; those of other plans are left out.
+        half: Pictures to look at: what the plan leaves in float becomes float16, but for what would overflow on these,
+            see `engines.half`. All in float32 if None.
 
     Raises:
-        PlanError: The plan is not one for the engine.
+        PlanError: The plan is not one for the engine, or has integers beside `half`, which only TensorRT fuses.
+        CalibrationError: `half` has no pictures.
+        EngineError: `half`, and ONNX Runtime is not installed.
         OutputError: The folder holds something else, or cannot be written.
     """
     engine = engine or get_placement(plan.placement).engine
     check_runs(plan, engine)
+    if half is not None and plan.sites and get_engine(engine).on_processor:
+        raise PlanError(
+            f"{engine} would run convolutions between float16 tensors in float, got scheme {plan.scheme!r}: export it "
+            "with --precision f32, or take fp32"
+        )
     check_bundle_folder(folder)
-    encoder, decoder = encoder_to_onnx(model, plan).SerializeToString(), decoder_to_onnx(model).SerializeToString()
+    graph, decoder = encoder_to_onnx(model, plan), decoder_to_onnx(model).SerializeToString()
+    kept: frozenset[str] = frozenset()
+    if half is not None:
+        side = model.variant.input_size
+        kept = find_overflows(graph, (x[None].cpu().numpy() for image in half for x in encoder_input(image, side)))
+        graph = with_half_precision(graph, kept)
+    encoder = graph.SerializeToString()
     reference = make_reference(model, plan)
     contents = {ENCODER: encoder, DECODER: decoder, CHECK_ARRAYS: reference.arrays}
     contents |= {CHECK_GRAPH: reference.graph} if reference.check.layers else {}
@@ -93,6 +112,8 @@ def export_bundle(
         processors=plan.processors if get_engine(engine).saturates or not reference.check.layers else "vnni",
         exported_on=processor_text(),
         everything=Thresholds(variant.iou_threshold, variant.stability_threshold),
+        precision="f32" if half is None else "f16",
+        kept_in_float32=tuple(sorted(kept)),
     )
     own = [record for record in records if record.kind == "evaluate" and record.plan_digest == plan.digest]
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:

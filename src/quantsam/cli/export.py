@@ -35,6 +35,14 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 @deployment_options(engine_option("onnxruntime, openvino or tensorrt.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
+@click.option(
+    "--precision",
+    "floats",  # of the graph: an engine's own choice, which other commands call so, is another matter
+    type=click.Choice(["f32", "f16"]),
+    default="f32",
+    show_default=True,
+    help="Of what the scheme leaves in float; f16 keeps in float32 what would overflow on the calibration images.",
+)
 @click.option("--store", type=click.Path(path_type=Path), help="Whose results of this plan its model card lists.")
 @json_option
 @click.pass_context
@@ -46,6 +54,7 @@ def command(
     deployment: Deployment,
     calibration: CalibrationSource,
     out: Path,
+    floats: str,
     store: Path | None,
     as_json: bool,
 ) -> None:
@@ -55,7 +64,7 @@ def command(
     no PyTorch. `quantsam verify DIR` checks it on the machine where it is to run.
     """
     from quantsam.bundles.export import check_bundle_folder, export_bundle
-    from quantsam.runs.run import open_run
+    from quantsam.runs.run import open_calibration, open_run
     from quantsam.runtime.manifest import ENCODER
 
     engine = deployment.engine
@@ -63,6 +72,7 @@ def command(
     if plan is not None:
         refuse_beside(ctx, "--plan", _HELD, "a plan")
     check_bundle_folder(out)
+    seen = open_calibration(calibration, model.name) if floats == "f16" else None
     run = open_run(
         model,
         schemes=[scheme],
@@ -72,7 +82,7 @@ def command(
         installed=False,
     )
     (ready,) = run.plans(deployment, progress("calibrating"))
-    manifest = export_bundle(run.model, ready, out, engine=engine, records=_records(store, run.model.name))
+    manifest = export_bundle(run.model, ready, out, engine=engine, records=_records(store, run.model.name), half=seen)
     line = described.build_line(out / ENCODER)
     if as_json:
         sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
@@ -81,6 +91,9 @@ def command(
     for name, entry in manifest.files.items():
         click.echo(f"{out / name}: {entry.size_bytes / 2**20:.2f} MiB")
     click.echo(f"{manifest.model}, {manifest.scheme}, for {engine}: {_checked(out, engine)}")
+    if seen is not None:
+        kept = len(manifest.kept_in_float32)
+        click.echo(f"float16 but for {kept} values that come near its largest number on {seen.name}")
     if line is not None:
         click.echo(f"build the engine where {described.title} is:\n{line}")
     else:

@@ -1,36 +1,82 @@
-"""Float parts in float16, for TensorRT's strongly typed networks; what would overflow stays in float32.
+"""Float parts in float16, in a graph whose types say so; what would overflow stays in float32.
 
 LayerNormalization and the core of linear attention sum thousands of values: in float16, whose largest number is 65,504,
-such sums become infinite. They are pinned to float32 by explicit casts. Everything else follows the type of its
-inputs: a convolution whose scales float16 cannot hold (below its smallest normal number, 6.1e-5) stays in float32 too.
+such sums become infinite. They are pinned to float32 by explicit casts, and so is what makes or reads a value that
+`find_overflows` saw come near that number. Everything else follows the type of its inputs: a convolution whose weights
+or scales float16 cannot hold (scales below its smallest normal number, 6.1e-5) stays in float32 too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from quantsam.errors import EngineError
+from quantsam.errors import CalibrationError, EngineError
+from quantsam.runtime.engines import open_session
+from quantsam.runtime.sessions import SessionOptions
 
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
 _SMALLEST, _LARGEST = 2.0**-14, 65504.0  # of float16, the smallest with full precision
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+HEADROOM = 4.0
+"""How many times larger than on the images a value may get before float16 overflows."""
 
 
-def with_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_half_precision(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
     """Return an encoder of `encoder_to_onnx` whose float parts are typed float16; input and output stay float32.
 
     Scales are rounded to float16 (relative error at most 2^-11): TensorRT wants them in the type of the tensor.
 
+    Args:
+        model: The encoder.
+        kept: Names of values that stay in float32, see `find_overflows`; and so does what makes and what reads them.
+
     Raises:
-        EngineError: A weight that is not quantized is larger than float16 can hold.
+        EngineError: A scale that a tensor shares with others is larger than float16 can hold.
     """
-    return _Converter(model).convert()
+    return _Converter(model, kept).convert()
+
+
+def find_overflows(
+    model: onnx.ModelProto, images: Iterable[NDArray[np.float32]], *, headroom: float = HEADROOM
+) -> frozenset[str]:
+    """Return the values of a float graph that come too near the largest number of float16 on some images.
+
+    ONNX Runtime runs the graph as it is written, every value an output.
+
+    Args:
+        model: Of `encoder_to_onnx`, in float32.
+        images: Inputs of the encoder, (1, 3, S, S) each.
+        headroom: A value is found if it times this is beyond 65,504.
+
+    Raises:
+        CalibrationError: There are no images.
+        EngineError: ONNX Runtime is not installed.
+    """
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    outputs = {value.name for value in shown.graph.output}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    floats = [v.name for v in inferred.value_info if v.type.tensor_type.elem_type == SINGLE and v.name not in outputs]
+    shown.graph.output.extend(helper.make_tensor_value_info(name, SINGLE, None) for name in floats)
+    (given,) = (value.name for value in model.graph.input)
+    session = open_session("onnxruntime", shown.SerializeToString(), SessionOptions(optimize=False))
+    largest: dict[str, float] = {}
+    for image in images:
+        for name, values in session.run({given: image}).items():
+            largest[name] = max(largest.get(name, 0.0), float(np.abs(values).max(initial=0.0)))
+    if not largest:
+        raise CalibrationError("half precision needs an image to look at, got none: name some with --calibration")
+    return frozenset(name for name, value in largest.items() if not value * headroom <= _LARGEST)
 
 
 class _Converter:
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, kept: Collection[str]) -> None:
+        self._kept = frozenset(kept)
         self._result = onnx.ModelProto()
         self._result.CopyFrom(model)
         self._graph = self._result.graph
@@ -57,6 +103,8 @@ class _Converter:
     def _single_precision(self, nodes: list[onnx.NodeProto]) -> set[str]:
         """Return the names of the nodes that are pinned to float32."""
         pinned = {n.name for n in nodes if n.op_type == "LayerNormalization" or ".core." in n.name}
+        pinned |= {n.name for n in nodes if self._kept & {*n.input, *n.output}}
+        pinned |= {n.name for n in nodes if n.op_type == "Conv" and not all(map(self._holds, n.input))}
         makers = {output: node for node in nodes for output in node.output}
         for node in nodes:
             if node.op_type != "Conv":
@@ -70,6 +118,12 @@ class _Converter:
     def _fits(self, scale: str) -> bool:
         values = numpy_helper.to_array(self._constants[scale])
         return bool((values >= _SMALLEST).all() and (values <= _LARGEST).all())
+
+    def _holds(self, name: str) -> bool:
+        """Return whether float16 holds a constant's values; of anything else, that nothing is known against it."""
+        if name not in self._constants or self._constants[name].data_type != SINGLE:
+            return True
+        return bool(np.abs(numpy_helper.to_array(self._constants[name])).max(initial=0.0) <= _LARGEST)
 
     def _add(self, node: onnx.NodeProto, wanted: int) -> None:
         """Append a node, with its float inputs in the wanted type."""

@@ -87,6 +87,8 @@ class Manifest:
             32 bits.
         exported_on: Instruction sets of the processor that exported it.
         everything: What masks of everything must reach.
+        precision: Of what the plan leaves in float: `f32`, or `f16`.
+        kept_in_float32: With `f16` the values that float16 could not hold, by name in `encoder.onnx`.
     """
 
     version: int
@@ -108,6 +110,8 @@ class Manifest:
     processors: Literal["any", "vnni"]
     exported_on: str
     everything: Thresholds = Thresholds()
+    precision: Literal["f32", "f16"] = "f32"
+    kept_in_float32: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the content of `manifest.json`."""

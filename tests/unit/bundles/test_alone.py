@@ -6,13 +6,19 @@ import sys
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 import quantsam as qs
 from quantsam.bundles.documents import documents
-from quantsam.errors import BundleError
+from quantsam.diagnostics.audit import audit_half_precision
+from quantsam.engines.half import HEADROOM, find_overflows, with_half_precision
+from quantsam.engines.onnx_encoder import encoder_to_onnx
+from quantsam.errors import BundleError, CalibrationError, PlanError
 from quantsam.metrics.iou import mask_iou
+from quantsam.models.outliers import with_outlier_channels
 from quantsam.prediction.grid import GridSettings
+from quantsam.prediction.transforms import preprocess
 from quantsam.runtime.checkup import check_up
 from quantsam.runtime.manifest import read_manifest
 from quantsam.runtime.onnxruntime import _told_by_profile, executed_convolutions
@@ -183,3 +189,65 @@ def test_without_the_package_onnx_the_profile_tells_the_same(bundles):
     by_graph, by_profile = executed_convolutions(graph, session), _told_by_profile(graph, session)
     assert sorted((e.label, e.operator) for e in by_profile) == sorted((e.label, e.operator) for e in by_graph)
     assert SessionOptions().profile is False
+
+
+@pytest.fixture(scope="module")
+def large(tiny):
+    """The same function as tiny's, with channels that float16 cannot hold."""
+    return with_outlier_channels(tiny, factor=2**16)
+
+
+@pytest.fixture(scope="module")
+def given(tiny, picture):
+    return preprocess(picture[1], tiny.variant.input_size).numpy()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the overflow that is to be seen
+def test_what_float16_cannot_hold_stays_in_float32(large, given):
+    """By ONNX's own evaluator, whose numbers really are float16: processors' engines compute in float32 in between."""
+    graph = encoder_to_onnx(large, qs.make_plan(large, "fp32", "onnxruntime"))
+    kept = find_overflows(graph, [given])
+    half = with_half_precision(graph, kept)
+    whole, plain, mended = (
+        ReferenceEvaluator(g).run(None, {"image": given})[0] for g in (graph, with_half_precision(graph), half)
+    )
+    assert not np.isfinite(plain).all()
+    off = np.sqrt(np.mean((mended - whole) ** 2) / np.mean(whole**2))
+    assert 0 < off < 0.01
+    sizes = [len(g.SerializeToString()) for g in (half, graph)]
+    assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_values_near_the_largest_number_are_found(large, given, picture):
+    graph = encoder_to_onnx(large, qs.make_plan(large, "fp32", "onnxruntime"))
+    found = find_overflows(graph, [given])
+    audited = {t.name: t.largest for t in audit_half_precision(large.float_encoder, [picture[1]])}
+    added = {name for node in graph.graph.node if node.op_type == "Add" for name in node.output} & audited.keys()
+    assert {name for name in added if HEADROOM * audited[name] > 65504} == {name for name in found if name in added}
+    assert found & added
+    with pytest.raises(CalibrationError, match="half precision needs an image to look at"):
+        find_overflows(graph, [])
+
+
+def test_a_bundle_in_float16_gives_the_masks_of_float32(nano, picture, tmp_path):
+    _, image = picture
+    plan = qs.make_plan(nano, "fp32", "onnxruntime")
+    manifest = qs.export_bundle(nano, plan, tmp_path / "half", half=[image])
+    qs.export_bundle(nano, plan, tmp_path / "whole")
+    assert manifest.precision == "f16"
+    assert read_manifest(tmp_path / "half") == manifest
+    assert "the rest float16" in (tmp_path / "half" / "README.md").read_text("utf-8")
+    sizes = [(tmp_path / name / "encoder.onnx").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    masks = []
+    for name in ("half", "whole"):
+        predictor = qs.load_bundle(tmp_path / name, threads=1)
+        predictor.set_image(image)
+        masks.append(predictor.best_masks(boxes=[[40, 60, 200, 180], [10, 10, 90, 90]])[0])
+    assert min(mask_iou(a, b) for a, b in zip(*masks, strict=True)) > 0.99
+
+
+def test_integers_between_float16_are_refused_where_nothing_fuses_them(nano, plans, picture, tmp_path):
+    with pytest.raises(PlanError, match="onnxruntime would run convolutions between float16 tensors in float"):
+        qs.export_bundle(nano, plans["onnxruntime"], tmp_path / "b", half=[picture[1]])
+    assert not (tmp_path / "b").exists()
