@@ -12,7 +12,7 @@ def test_a_bundle_is_checked(run, tmp_path):
     found = run("verify", folder, "--rounds", "1", "--json").json
     assert found["integer"] == found["convolutions"] > 0
     half = ("export", "--scheme", "fp32", "--precision", "f16", "--calibration", "scenes:1:1", "--out", tmp_path / "h")
-    assert "float16 but for 8 values that come near its largest number on scenes-1-seed1" in run(*half).out
+    assert "values that come near its largest number on scenes-1-seed1" in run(*half).out
     (folder / "check.npz").write_bytes(b"x")
     run("verify", folder).complains(1, "check.npz of bundle", "is not the file that was exported: export it again")
     run("verify", tmp_path).complains(1, "bundle must be a folder with manifest.json")

@@ -84,7 +84,8 @@ def _model_card(manifest: Manifest, records: Sequence[Record]) -> str:
         "",
         f"EfficientViT-SAM {manifest.model}. {about}".rstrip(),
         "",
-        f"- Encoder: {manifest.scheme}, quantized for {get_engine(manifest.engine).title}; decoder: float32.",
+        f"- Encoder: {manifest.scheme}, quantized for {get_engine(manifest.engine).title}; decoder: float32, "
+        f"weights stored as {manifest.decoder_weights}.",
         f"- Sizes: {sizes}.",
         f"- Plan {manifest.plan_digest[:16]}, made by quantsam {manifest.quantsam} on {manifest.exported_on}.",
         "- Use: masks for boxes and points that a person or a detector gives. It names no categories.",

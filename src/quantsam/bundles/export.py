@@ -12,6 +12,7 @@ from quantsam.engines.encoder import check_runs
 from quantsam.engines.half import find_overflows, with_half_precision
 from quantsam.engines.onnx_decoder import decoder_to_onnx
 from quantsam.engines.onnx_encoder import encoder_to_onnx
+from quantsam.engines.stored import Stored, with_stored_weights
 from quantsam.errors import PlanError
 from quantsam.files import atomic_folder, check_replaceable
 from quantsam.models.sam import EfficientViTSam
@@ -54,6 +55,7 @@ def export_bundle(
     engine: str | None = None,
     records: Sequence[Record] = (),
     half: Iterable[CalibrationImage] | None = None,
+    decoder_weights: Stored = "f32",
 ) -> Manifest:
     """Write a bundle to a folder, whole or not at all; a bundle that is already there is replaced.
 
@@ -65,6 +67,7 @@ def export_bundle(
         records: Evaluations for its model card; those of other plans are left out.
         half: Pictures to look at: what the plan leaves in float becomes float16, but for what would overflow on these,
             see `engines.half`. All in float32 if None.
+        decoder_weights: How the decoder's weights are stored; it computes in float32.
 
     Raises:
         PlanError: The plan is not one for the engine, or has integers beside `half`, which only TensorRT fuses.
@@ -80,7 +83,8 @@ def export_bundle(
             "with --precision f32, or take fp32"
         )
     check_bundle_folder(folder)
-    graph, decoder = encoder_to_onnx(model, plan), decoder_to_onnx(model).SerializeToString()
+    graph = encoder_to_onnx(model, plan)
+    decoder = with_stored_weights(decoder_to_onnx(model), decoder_weights).SerializeToString()
     kept: frozenset[str] = frozenset()
     if half is not None:
         side = model.variant.input_size
@@ -114,6 +118,7 @@ def export_bundle(
         everything=Thresholds(variant.iou_threshold, variant.stability_threshold),
         precision="f32" if half is None else "f16",
         kept_in_float32=tuple(sorted(kept)),
+        decoder_weights=decoder_weights,
     )
     own = [record for record in records if record.kind == "evaluate" and record.plan_digest == plan.digest]
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:

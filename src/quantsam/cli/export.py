@@ -23,6 +23,7 @@ from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import get_engine
 
 if TYPE_CHECKING:
+    from quantsam.engines.stored import Stored
     from quantsam.results.record import Record
 
 _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
@@ -43,6 +44,13 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
     show_default=True,
     help="Of what the scheme leaves in float; f16 keeps in float32 what would overflow on the calibration images.",
 )
+@click.option(
+    "--decoder",
+    type=click.Choice(["f32", "f16", "int8"]),
+    default="f32",
+    show_default=True,
+    help="How the decoder's weights are stored; it computes in float32.",
+)
 @click.option("--store", type=click.Path(path_type=Path), help="Whose results of this plan its model card lists.")
 @json_option
 @click.pass_context
@@ -55,6 +63,7 @@ def command(
     calibration: CalibrationSource,
     out: Path,
     floats: str,
+    decoder: Stored,
     store: Path | None,
     as_json: bool,
 ) -> None:
@@ -82,7 +91,15 @@ def command(
         installed=False,
     )
     (ready,) = run.plans(deployment, progress("calibrating"))
-    manifest = export_bundle(run.model, ready, out, engine=engine, records=_records(store, run.model.name), half=seen)
+    manifest = export_bundle(
+        run.model,
+        ready,
+        out,
+        engine=engine,
+        records=_records(store, run.model.name),
+        half=seen,
+        decoder_weights=decoder,
+    )
     line = described.build_line(out / ENCODER)
     if as_json:
         sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}

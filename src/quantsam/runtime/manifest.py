@@ -89,6 +89,7 @@ class Manifest:
         everything: What masks of everything must reach.
         precision: Of what the plan leaves in float: `f32`, or `f16`.
         kept_in_float32: With `f16` the values that float16 could not hold, by name in `encoder.onnx`.
+        decoder_weights: How the decoder's weights are stored: `f32`, `f16` or `int8`; it computes in float32.
     """
 
     version: int
@@ -112,6 +113,7 @@ class Manifest:
     everything: Thresholds = Thresholds()
     precision: Literal["f32", "f16"] = "f32"
     kept_in_float32: tuple[str, ...] = ()
+    decoder_weights: Literal["f32", "f16", "int8"] = "f32"
 
     def to_json(self) -> str:
         """Return the content of `manifest.json`."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
@@ -13,7 +14,9 @@ import quantsam as qs
 from quantsam.bundles.documents import documents
 from quantsam.diagnostics.audit import audit_half_precision
 from quantsam.engines.half import HEADROOM, find_overflows, with_half_precision
+from quantsam.engines.onnx_decoder import decoder_to_onnx
 from quantsam.engines.onnx_encoder import encoder_to_onnx
+from quantsam.engines.stored import with_stored_weights
 from quantsam.errors import BundleError, CalibrationError, PlanError
 from quantsam.metrics.iou import mask_iou
 from quantsam.models.outliers import with_outlier_channels
@@ -251,3 +254,37 @@ def test_integers_between_float16_are_refused_where_nothing_fuses_them(nano, pla
     with pytest.raises(PlanError, match="onnxruntime would run convolutions between float16 tensors in float"):
         qs.export_bundle(nano, plans["onnxruntime"], tmp_path / "b", half=[picture[1]])
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("stored", "most_bytes", "least_iou"), [("f16", 0.53, 0.99), ("int8", 0.45, 0.9)])
+def test_a_decoder_of_stored_weights_gives_nearly_the_same_masks(
+    nano, plans, bundles, picture, tmp_path, engine, stored, most_bytes, least_iou
+):
+    _, image = picture
+    manifest = qs.export_bundle(nano, plans[engine], tmp_path / "b", decoder_weights=stored)
+    assert manifest.decoder_weights == read_manifest(tmp_path / "b").decoder_weights == stored
+    sizes = [(folder / "decoder.onnx").stat().st_size for folder in (tmp_path / "b", bundles[engine])]
+    assert sizes[0] < most_bytes * sizes[1]
+    found = []
+    for folder in (tmp_path / "b", bundles[engine]):
+        predictor = qs.load_bundle(folder, threads=1)
+        predictor.set_image(image)
+        found.append(predictor.predict_batch(boxes=[[40, 60, 200, 180], [10, 10, 90, 90]])[0])
+    ious = [mask_iou(a, b) for a, b in zip(found[0].reshape(6, 200, 256), found[1].reshape(6, 200, 256), strict=True)]
+    assert np.mean(ious) > least_iou
+
+
+def test_stored_weights_are_the_nearest_codes(nano):
+    model = decoder_to_onnx(nano)
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    stored = with_stored_weights(model, "int8")
+    onnx.checker.check_model(stored, full_check=True)
+    parts = {t.name: onnx.numpy_helper.to_array(t) for t in stored.graph.initializer}
+    matrices = [name.removesuffix(":codes") for name in parts if name.endswith(":codes")]
+    assert len(matrices) > 30
+    for name in matrices:
+        scale = parts[f"{name}:scale"]
+        assert np.abs(parts[f"{name}:codes"] * scale - weights[name]).max() <= 0.5001 * scale.max()
+        assert np.abs(parts[f"{name}:codes"]).max() == 127
+    assert {t.name for t in with_stored_weights(model, "f32").graph.initializer} == weights.keys()
