@@ -14,6 +14,7 @@ from quantsam.runtime.engines import get_engine
 from quantsam.runtime.manifest import CHECK_GRAPH, Manifest
 
 README, MODEL_CARD, RUN = "README.md", "model-card.md", "run.py"
+SAMPLE, BUILD = "segment.cpp", "CMakeLists.txt"
 _PROCESSORS = {
     "any": (
         "Its integers are exact on every processor: products cannot saturate where an engine adds pairs of them in\n"
@@ -40,6 +41,8 @@ def documents(manifest: Manifest, records: Sequence[Record] = ()) -> dict[str, s
         README: _readme(manifest),
         MODEL_CARD: _model_card(manifest, records),
         RUN: _template(RUN),
+        SAMPLE: _sample(manifest),
+        BUILD: _template(BUILD),
     }
 
 
@@ -69,6 +72,19 @@ def _readme(manifest: Manifest) -> str:
         stability_threshold=f"{manifest.everything.stability_threshold:g}",
         processors=_PROCESSORS[manifest.processors],
         weights=_OWN_WEIGHTS if get_variant(manifest.model).weights_file else "",
+    )
+
+
+def _sample(manifest: Manifest) -> str:
+    channels, side, _ = manifest.embedding
+    return Template(_template(f"{SAMPLE}.in")).substitute(
+        input_size=manifest.input_size,
+        prompt_size=manifest.prompt_size,
+        channels=channels,
+        embedding_side=side,
+        mean=_numbers(manifest.pixel_mean),
+        std=_numbers(manifest.pixel_std),
+        mask_threshold=f"{manifest.mask_threshold:.6f}",
     )
 
 

@@ -1,6 +1,7 @@
 """A bundle that explains itself and runs alone: its page, its card, its program, and the check-up."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -288,3 +289,33 @@ def test_stored_weights_are_the_nearest_codes(nano):
         assert np.abs(parts[f"{name}:codes"] * scale - weights[name]).max() <= 0.5001 * scale.max()
         assert np.abs(parts[f"{name}:codes"]).max() == 127
     assert {t.name for t in with_stored_weights(model, "f32").graph.initializer} == weights.keys()
+
+
+@pytest.mark.slow
+def test_the_sample_in_cpp_gives_the_same_mask(bundles, picture, tmp_path):
+    """Built with the headers and libraries of OpenVINO's Python package."""
+    if not all(map(shutil.which, ("cmake", "g++", "make"))):
+        pytest.skip("cmake, g++ and make are not all installed")
+    from openvino import utils
+
+    path, image = picture
+    Image.fromarray(image).save(tmp_path / "p.ppm")
+    folder = bundles["openvino"]
+    where = f"-DOpenVINO_DIR={utils.get_cmake_path()}"
+    for line in (["cmake", "-S", folder, "-B", tmp_path / "build", where], ["cmake", "--build", tmp_path / "build"]):
+        ran = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+    program = tmp_path / "build" / "segment"
+    box = [float(v) for v in BOX.split(",")]
+    line = [program, tmp_path / "p.ppm", *map(str, box), tmp_path / "m.pgm", folder]
+    ran = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    predictor = qs.load_bundle(folder, threads=1)
+    predictor.set_image(image)
+    masks, iou = predictor.best_masks(boxes=[box])
+    assert float(ran.stdout.split()[2]) == pytest.approx(100 * iou[0], abs=0.5)
+    with Image.open(tmp_path / "m.pgm") as found:
+        assert mask_iou(np.asarray(found) > 0, masks[0]) > 0.99
+    line[1] = path
+    ran = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (1, f"segment: {path} must be a binary PPM (P6) of 8 bits\n")

@@ -127,7 +127,7 @@ def test_the_manifest(bundles, nano):
     folder, _ = bundles["openvino"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["model"], manifest["scheme"], manifest["placement"]) == ("nano", "int8", "openvino")
-    documents = ("manifest.json", "README.md", "model-card.md", "run.py")
+    documents = ("manifest.json", "README.md", "model-card.md", "run.py", "segment.cpp", "CMakeLists.txt")
     assert sorted([*manifest["files"], *documents]) == sorted(p.name for p in folder.iterdir())
     assert manifest["processors"] == "any"
     assert manifest["exported_on"] == processor_text()
