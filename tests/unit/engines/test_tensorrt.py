@@ -89,6 +89,23 @@ def test_scales_below_float16_stay_float32(graph):
     assert kinds["stage1:1:1/convolution"] == TensorProto.FLOAT16
 
 
+def test_values_that_would_overflow_stay_float32_with_what_makes_and_reads_them(graph):
+    plain = types_of(with_half_precision(graph))
+    kept = [node.output[0] for node in graph.graph.node if node.op_type == "Add"][1]
+    assert plain[kept] == TensorProto.FLOAT16
+    converted = with_half_precision(graph, [kept])
+    onnx.checker.check_model(converted, full_check=True)
+    kinds = types_of(converted)
+    assert kinds[kept] == TensorProto.FLOAT
+    readers = [node for node in converted.graph.node if kept in node.input]
+    assert readers
+    for node in readers:
+        assert all(kinds[name] != TensorProto.FLOAT16 for name in node.input if name in kinds), node.name
+    assert sum(kind == TensorProto.FLOAT16 for kind in kinds.values()) > 0.9 * sum(
+        kind == TensorProto.FLOAT16 for kind in plain.values()
+    )
+
+
 def test_a_weight_that_float16_cannot_hold(tiny, images):
     from quantsam.plans.make import make_plan
 
