@@ -74,6 +74,13 @@ def test_repairs_are_found_and_the_plan_and_the_scheme_used(run, tmp_path):
     assert "repair" in run("results", "--kind", "repair", "--store", store).out
 
 
+def test_a_plan_for_a_gpu_is_repaired_without_it(run, tmp_path):
+    line = ("repair", "nano", "--calibration", "scenes:8:1", "--engine", "tensorrt", "--try", "streams")
+    ran = run(*line, "--goal", "100", "--out", tmp_path / "plan")
+    assert "--engine tensorrt --plan" in ran.out
+    assert (tmp_path / "plan").is_dir()
+
+
 def test_a_search_for_repairs_that_cannot_be(run, tmp_path):
     few = ("repair", "nano", "--calibration", "scenes:4:1")
     run(*few).complains(1, "a search for repairs needs at least 8 images", "got 4")

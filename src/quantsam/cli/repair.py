@@ -23,6 +23,7 @@ from quantsam.cli.options import (
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, command_line, quoted, store_options, tell_kept
 from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
+from quantsam.runtime.engines import PYTORCH, get_engine
 from quantsam.schemes.repairs import REPAIRS, parse_repairs
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ def command(
     if scheme_out is not None:
         check_file(scheme_out)
     results = store.open()
-    run = open_run(model, schemes=[scheme], deployments=[deployment], calibration=calibration)
+    times = deployment.engine == PYTORCH or get_engine(deployment.engine).on_processor
+    run = open_run(
+        model, schemes=[scheme], deployments=[deployment], calibration=calibration, installed=times
+    )  # a plan for a GPU that is elsewhere is found without it
     if not isinstance(run.calibration, ImageSource):
         raise click.UsageError(f"a repair needs quantized activations, got scheme {scheme!r}: take int8")
     found = find_repairs(
