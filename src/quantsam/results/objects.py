@@ -21,6 +21,9 @@ GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 TIE = 0.5
 """Objects whose IoU differs by no more than this, in points, neither win nor lose."""
 
+TIE_ROUNDED = TIE + 1e-5
+"""The same for differences of rounded numbers: 151 of 200 pixels against 150 is a tie, whatever its last digit."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
@@ -184,6 +187,6 @@ def _group(name: str, rows: Sequence[ObjectRow], file: str | None) -> GroupRow:
     if not differences:
         return group
     mean, error = mean_and_error(differences)
-    wins, losses = sum(d > TIE for d in differences), sum(d < -TIE for d in differences)
+    wins, losses = sum(d > TIE_ROUNDED for d in differences), sum(d < -TIE_ROUNDED for d in differences)
     ties = len(differences) - wins - losses
     return dataclasses.replace(group, difference=mean, difference_se=error, wins=wins, losses=losses, ties=ties)

@@ -26,11 +26,11 @@ def test_a_report_shows_each_part(store, fill):
     assert "What quantization does to nano" in report.html
     for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "Found by search", "Repaired"):
         assert f"<h3>{part}</h3>" in report.html
-    for part in ("Simulation against engine", "How values are distributed"):
+    for part in ("Simulation against engine", "How values are distributed", "The encoder, layer by layer"):
         assert f"<h3>{part}</h3>" in report.html
     assert (report.shown, report.missing_pictures) == (10, 0)
     assert {*specs(report.html)} == {chart.name for chart in report.charts}
-    assert len(report.charts) == 7
+    assert len(report.charts) == 10
     assert len(set(re.findall(r' id="([^"]+)"', report.html))) == len(re.findall(r' id="([^"]+)"', report.html))
 
 
@@ -74,7 +74,7 @@ def test_a_missing_picture_leaves_the_masks(store, fill):
         connection.execute("DELETE FROM pictures")
     report = make_report(store)
     assert report.missing_pictures == 2
-    assert report.html.count("picture missing in the store") == 2
+    assert report.html.count("image missing in the store") == 2
     assert report.html.count("data:image/png;base64") == 6
 
 
