@@ -187,7 +187,7 @@ def test_front_chart_prefers_what_was_held_out():
     a = chart.spec["datasets"]["rows"][0]
     assert (a["low"], a["high"]) == (2.5 - 1.96 * 0.2, 2.5 + 1.96 * 0.2)
     assert "Bars: 95 % interval" in chart.reading
-    assert drawn(chart).split("mark-rule role-mark marks")[1].split("</g>")[0].count("<line") == 3
+    assert drawn(chart).split("mark-rule role-mark")[1].split("</g>")[0].count("<line") == 3
 
 
 def test_histogram_and_channels_of_the_chosen_site():
