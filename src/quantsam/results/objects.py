@@ -24,6 +24,8 @@ TIE = 0.5
 TIE_ROUNDED = TIE + 1e-5
 """The same for differences of rounded numbers: 151 of 200 pixels against 150 is a tie, whatever its last digit."""
 
+_ORDERED_TO = 4  # digits: what lies behind them is rounding
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
@@ -134,8 +136,13 @@ def object_rows(store: ResultStore, record: Record, baseline: Record | None = No
 
 
 def worst_first(rows: Sequence[ObjectRow]) -> list[ObjectRow]:
-    """Return objects by what they lose against the other record, or without one by their IoU."""
-    return sorted(rows, key=lambda row: (row.iou if row.difference is None else row.difference, row.annotation_id))
+    """Return objects by what they lose against the other record, or without one by their IoU; equal ones by id."""
+
+    def key(row: ObjectRow) -> tuple[float, int]:
+        value = row.iou if row.difference is None else row.difference
+        return round(value, _ORDERED_TO), row.annotation_id
+
+    return sorted(rows, key=key)
 
 
 def group_rows(rows: Sequence[ObjectRow], by: Grouping) -> list[GroupRow]:

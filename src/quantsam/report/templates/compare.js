@@ -67,8 +67,10 @@
     });
   }
 
+  // As `worst_first` orders them: what lies behind four digits is rounding.
   function worstOf(objects, most) {
-    return [...objects].sort((a, b) => a.change - b.change || a.number - b.number).slice(0, most);
+    const key = (object) => Math.round(1e4 * object.change);
+    return [...objects].sort((a, b) => key(a) - key(b) || a.number - b.number).slice(0, most);
   }
 
   function worstRow(data, object) {
