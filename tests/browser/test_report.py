@@ -7,6 +7,8 @@ import pytest
 
 from quantsam.data.coco_masks import encode_mask
 from quantsam.report.page import make_report, write_report
+from quantsam.results.layer_formats import LayerFormat
+from quantsam.results.object_names import ObjectNames
 from quantsam.results.store import ResultStore
 
 from ..unit.report.conftest import (
@@ -102,10 +104,10 @@ def test_buttons_zoom_by_keyboard_and_show_all_again(report, open_page):
     name = next(c.name for c in made.charts if "--layers-" in c.name)
     width = f"document.querySelector('[data-chart=\"{name}\"] .mark-rect path').getBBox().width"
     before = page.evaluate(width)
-    page.get_by_role("button", name="Zoom into").focus()
+    page.get_by_role("button", name="Zoom into Points of mIoU lost").focus()
     page.keyboard.press("Enter")
     page.wait_for_function(f"{width} > 1.5 * {before}")
-    page.get_by_role("button", name="Show all of").focus()
+    page.get_by_role("button", name="Show all of Points of mIoU lost").focus()
     page.keyboard.press("Enter")
     page.wait_for_function(f"Math.abs({width} - {before}) < 0.5")
 
@@ -146,6 +148,23 @@ def test_a_chosen_site_is_shown_in_both_charts_by_keyboard_alone(report, open_pa
     assert page.evaluate(MARKS, histogram.name) == 6
 
 
+def test_a_chosen_scheme_colours_the_layers_by_its_formats(tmp_path, open_page):
+    store = ResultStore(tmp_path / "results.sqlite")
+    for scheme, bits in (("int8", "int8"), ("mixed", None)):
+        layers = [LayerFormat(f"stage{n}:0:0", "conv", "int8" if n else bits, "uint8" if n else bits) for n in range(3)]
+        store.append(make_record(scheme, results={"layers": [layer.to_json() for layer in layers]}))
+    path = tmp_path / "report.html"
+    write_report(path, store)
+    page = opened(open_page, path)
+    cells = "document.querySelectorAll('[data-chart$=encoder-layers] .mark-rect path')"
+    colours = f"[...{cells}].map(cell => cell.getAttribute('fill'))"
+    page.wait_for_function(f"{cells}.length === 3")
+    assert page.evaluate(colours) == ["#0072b2"] * 3
+    page.locator("select[data-chosen]").select_option(label="mixed")
+    page.wait_for_function(f"{colours}[0] === '#c3c9d1'")
+    assert page.evaluate(colours)[1:] == ["#0072b2"] * 2
+
+
 def test_masks_lie_over_their_picture(report, open_page):
     path, _ = report
     page = opened(open_page, path)
@@ -184,6 +203,7 @@ def test_hostile_names_are_shown_as_text(tmp_path, open_page):
     store.append(make_record("fp32", 80.0, 40.0, **common), make_scores([0.5]))
     store.append(quantized := make_record(hostile, 70.0, **common), make_scores([0.4]))
     store.keep_gallery(quantized.id, [make_entry()])
+    store.keep_names("cd", ObjectNames({1: hostile}, {0: 1, 17: 1}, {1: hostile, 5: hostile}))
     store.append(make_study([make_row(hostile, hostile, 3.0)], scheme=hostile, model=hostile))
     store.append(make_distributions([make_site(hostile, kind=hostile), make_site()], model=hostile))
     path = tmp_path / "report.html"
@@ -198,6 +218,9 @@ def test_hostile_names_are_shown_as_text(tmp_path, open_page):
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
     assert "onerror=alert(1)" in tooltip.inner_text()
+    page.locator("[data-which=first]").select_option(index=1)  # the script writes the tables anew
+    page.locator("[data-which=second]").select_option(index=0)
+    assert hostile in page.locator("[data-part=worst] tbody tr").first.text_content()
     assert page.locator("img[src='x']").count() == 0
     assert hostile in page.locator("h2").first.inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280

@@ -20,18 +20,21 @@ def scored(run):
 def test_a_page_and_its_figures(run, scored, tmp_path, left):
     ran = run("report", "--out", tmp_path / "r.html", "--figures", tmp_path / "deep" / "figures")
     assert (ran.code, ran.err) == (0, "")
-    assert "2 results, 3 files of 1 charts" in ran.out
-    names = [f"deep/figures/nano--1-size.{suffix}" for suffix in ("pdf", "png", "svg")]
+    assert "2 results, 6 files of 2 charts" in ran.out
+    charts = ("nano--1-size", "nano--encoder-layers")
+    names = [f"deep/figures/{chart}.{suffix}" for chart in charts for suffix in ("pdf", "png", "svg")]
     assert left(tmp_path) == sorted(["deep", "deep/figures", *names, "r.html"])
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "INT8 everywhere, simulated" in page
     assert page.count('class="object"') >= 3
+    assert "int8, simulated less fp32, PyTorch" in page
+    assert "By category" in page
 
 
 def test_evaluate_keeps_pictures_unless_told_not_to(run, scored, own_store):
     store = ResultStore(own_store)
     assert [len(store.gallery(record.id)) > 0 for record in store.records()] == [False, True]
-    assert run("evaluate", "--scheme", "int8", "--gallery", "0", *FEW).code == 0
+    assert run("evaluate", "--scheme", "int8", "--gallery", "0", "--again", *FEW).code == 0
     assert store.gallery(store.records()[-1].id) == []
 
 

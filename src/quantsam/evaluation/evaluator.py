@@ -16,7 +16,7 @@ from quantsam.errors import DatasetError
 from quantsam.evaluation.detector import DetectorInterview, detection_figures
 from quantsam.evaluation.journal import Outcome, Outcomes, open_journal
 from quantsam.evaluation.prompts import Answer, Prompt, answers, parse_prompt
-from quantsam.evaluation.record_fields import engine_of, plan_fields, sizes, switches
+from quantsam.evaluation.record_fields import engine_of, formats_by_layer, plan_fields, sizes, switches
 from quantsam.evaluation.runner import Interview, run, times
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
@@ -154,6 +154,7 @@ class Evaluation:
             times=times(outcomes.in_order(ids)),
             environment=self._environment,
             settings=self._more | (settings or {}),
+            results=formats_by_layer(self._model),
             scores=scores,
         )
 

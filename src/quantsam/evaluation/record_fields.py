@@ -7,8 +7,10 @@ from typing import Any
 from quantsam.engines.encoder import EngineEncoder
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
+from quantsam.plans.layers import discover_layers
 from quantsam.plans.plan import Plan
 from quantsam.plans.sizes import account
+from quantsam.results.layer_formats import KEY, LayerFormat
 from quantsam.results.record import JsonValue
 from quantsam.simulation.simulator import SimulatedEncoder
 
@@ -49,6 +51,24 @@ def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
         if encoder.precision != "f32":
             found["precision"] = encoder.precision
     return found if plan is None else found | exactness(plan, exact)
+
+
+def formats_by_layer(model: EfficientViTSam) -> dict[str, JsonValue]:
+    """Return the formats that every layer has under the model's plan, as a record's results keep them; none in FP32."""
+    plan = _plan_of(model)
+    if plan is None:
+        return {}
+    found: dict[tuple[str, str], set[str]] = {}
+    for site in plan.sites:
+        found.setdefault((site.layer, site.role), set()).add(site.spec.format)
+    layers: list[JsonValue] = []
+    for layer in discover_layers(model.float_encoder):
+        address = str(layer.address)
+        weights, activations = (
+            "/".join(sorted(found.get((address, role), ()))) or None for role in ("weight", "activation")
+        )
+        layers.append(LayerFormat(address, layer.kind, weights, activations).to_json())
+    return {KEY: layers}
 
 
 def exactness(plan: Plan, exact: bool) -> dict[str, JsonValue]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from quantsam.errors import InputError
+from quantsam.report.comparison import MOST_IOUS, Comparison, is_comparable, make_comparison
 from quantsam.report.tasks import LATENCY, Task, group_tasks, latencies_of, make_task
 from quantsam.results.agreement_record import AgreementRecord
 from quantsam.results.distribution_record import DistributionRecord
@@ -31,10 +32,12 @@ class ModelResults:
         weights_digest: Of its weights.
         tasks: The one with the most results first.
         agreements: Records of kind `agree`, newest first.
-        studies: Records of kind `sensitivity`, newest first.
+        studies: Records of kind `sensitivity` that somebody asked for, newest first.
+        search_studies: Those that searches measured for their own use, newest first.
         searches: Records of kind `search`, newest first.
         repairs: Records of kind `repair`, newest first.
         distributions: Records of kind `distributions`, newest first.
+        comparisons: Of each task, what the page needs to compare its results object by object; None without scores.
         galleries: Of the first task's newest results, by record id, worst objects first.
     """
 
@@ -43,16 +46,18 @@ class ModelResults:
     tasks: list[Task] = field(default_factory=list)
     agreements: list[AgreementRecord] = field(default_factory=list)
     studies: list[SensitivityRecord] = field(default_factory=list)
+    search_studies: list[SensitivityRecord] = field(default_factory=list)
     searches: list[SearchRecord] = field(default_factory=list)
     repairs: list[RepairRecord] = field(default_factory=list)
     distributions: list[DistributionRecord] = field(default_factory=list)
+    comparisons: list[Comparison | None] = field(default_factory=list)
     galleries: dict[str, list[GalleryEntry]] = field(default_factory=dict)
 
     @property
     def records(self) -> list[Record]:
         """Every record that is shown."""
         evaluated = [result.record for task in self.tasks for result in task.results]
-        studied = [*self.studies, *self.searches, *self.repairs]
+        studied = [*self.studies, *self.search_studies, *self.searches, *self.repairs]
         return [*evaluated, *self.agreements, *studied, *self.distributions]
 
 
@@ -116,6 +121,7 @@ def read_content(store: ResultStore, filters: RecordFilter | None = None) -> Con
     if len(groups) > len(chosen):
         left_out.append(f"{len(groups) - len(chosen)} further models are left out; `quantsam report --model` picks.")
     models = [_model(store, *key, members[::-1], left_out) for key, members in reversed(chosen)]
+    _compare(store, models, left_out)
     return Content(store.path.name, tuple(models), total, tuple(left_out))
 
 
@@ -133,9 +139,12 @@ def _model(
     for record in reversed(records):
         if type(record) in lists:
             lists[type(record)][0].append(record)
-    for kept, most in lists.values():
+    own, of_searches = _apart(model.studies, model.searches)
+    model.studies[:], model.search_studies[:] = own, of_searches
+    for kept, most in (*lists.values(), (model.search_studies, MOST_STUDIES)):
         if len(kept) > most:
-            left_out.append(f"{name}: {len(kept) - most} older records of kind {kept[0].kind} are left out.")
+            of = " of searches" if kept is model.search_studies else ""
+            left_out.append(f"{name}: {len(kept) - most} older records of kind {kept[0].kind}{of} are left out.")
             del kept[most:]
     groups, latencies = group_tasks(records), latencies_of(records)
     if len(groups) > MOST_TASKS:
@@ -146,3 +155,42 @@ def _model(
         found = {record.id: store.gallery(record.id) for record in newest}
         model.galleries = {record_id: entries for record_id, entries in found.items() if entries}
     return model
+
+
+def _apart(
+    studies: Sequence[SensitivityRecord], searches: Sequence[SearchRecord]
+) -> tuple[list[SensitivityRecord], list[SensitivityRecord]]:
+    """Return the studies that somebody asked for, and those that searches measured for their own use."""
+    own: list[SensitivityRecord] = []
+    of_searches: list[SensitivityRecord] = []
+    for study in studies:
+        found = study.is_of_a_search or any(_measured_for(study, search) for search in searches)
+        (of_searches if found else own).append(study)
+    return own, of_searches
+
+
+def _measured_for(study: SensitivityRecord, search: SearchRecord) -> bool:
+    """Whether a study is like those of a search in a store of an earlier version, which did not note it.
+
+    A search races all layers on its first images and no more; a command notes how many images it was given.
+    """
+    first = search.settings.get("first")
+    return (
+        study.settings.get("method") == "race"
+        and study.settings.get("first") == study.settings.get("most") == first is not None
+        and "images" not in study.settings
+        and (study.dataset_digest, study.prompt) == (search.dataset_digest, search.prompt)
+    )
+
+
+def _compare(store: ResultStore, models: Iterable[ModelResults], left_out: list[str]) -> None:
+    """Find what the page needs to compare results object by object, as far as it may grow."""
+    room, without = MOST_IOUS, 0
+    for model in models:
+        for task in model.tasks:
+            found = make_comparison(store, task) if room > 0 else None
+            room -= 0 if found is None else found.size
+            without += room <= 0 and found is None and is_comparable(task)
+            model.comparisons.append(found)
+    if without:
+        left_out.append(f"{without} sets of data and prompts cannot be compared object by object: the page is full.")

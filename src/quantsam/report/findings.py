@@ -131,7 +131,7 @@ def _of_speed(task: Task) -> Iterator[Finding]:
         times = f"{result.label}: {before:.1f} to {after:.1f} ms"
         told.append(f"{before / after:.1f} times as fast on {result.way} ({times})")
     pays = min(r.encoder_ms or 0.0 for r in fastest.values()) < min(ms or 0.0 for ms in floats.values())
-    text = f"The quantized encoder against FP32's, one picture at a time: {', '.join(told)}."
+    text = f"The quantized encoder against FP32's, one image at a time: {', '.join(told)}."
     yield Finding("good" if pays else "slight", text)
 
 

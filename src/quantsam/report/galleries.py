@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quantsam.report import masks
+from quantsam.report.comparison import image_name
 from quantsam.report.content import ModelResults
-from quantsam.report.tasks import SIMULATED
+from quantsam.report.tasks import SIMULATED, Result
 from quantsam.results.gallery import RANKS, GalleryEntry
+from quantsam.results.object_names import ObjectNames
 
 _LEAST_SHARE = 0.2  # of the picture's sides, for the closer view of a small object
 
@@ -26,6 +28,7 @@ class ObjectView:
         box: Where the box is in the picture; empty for clicks.
         click: Where the click is; empty for a box.
         caption: Which object, and what it lost.
+        key: Record and annotation, by which the page finds it.
     """
 
     picture: str
@@ -36,6 +39,7 @@ class ObjectView:
     box: str
     click: str
     caption: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +90,15 @@ def galleries(model: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
         result = results[record_id]
         by = "" if result.way == SIMULATED else f" on {result.way}"
         lost = "" if result.change is None else f" ({result.change:+.2f} points)"
-        entries = model.galleries[record_id]
+        entries, names = model.galleries[record_id], model.tasks[0].names  # of whose results they are
         groups = [
-            GroupView(rank, tuple(_object(e, result.label, pictures) for e in entries if e.rank == rank))
+            GroupView(rank, tuple(_object(e, result, names, pictures) for e in entries if e.rank == rank))
             for rank in RANKS
         ]
         yield GalleryView(f"{result.label}{by}{lost}", tuple(group for group in groups if group.objects))
 
 
-def _object(entry: GalleryEntry, label: str, pictures: Pictures) -> ObjectView:
+def _object(entry: GalleryEntry, result: Result, names: ObjectNames, pictures: Pictures) -> ObjectView:
     height, width = entry.image_hw
     left, top, right, bottom = entry.box_xyxy
     box = _style(left=left / width, top=top / height, width=(right - left) / width, height=(bottom - top) / height)
@@ -103,14 +107,21 @@ def _object(entry: GalleryEntry, label: str, pictures: Pictures) -> ObjectView:
     x, y, w, h = _around(entry)
     return ObjectView(
         picture=pictures.add(entry),
-        panels=tuple(masks.panels(entry, label)),
+        panels=tuple(masks.panels(entry, result.label)),
         ratio=f"aspect-ratio: {width} / {height}; {'width' if width * 3 >= height * 4 else 'height'}: 100%",
         whole=_style(left=0, top=0, width=1, height=1),
         close=_style(left=-x / w, top=-y / h, width=width / w, height=height / h),
         box="" if click else box,
         click=click,
-        caption=f"object {entry.annotation_id} of picture {entry.image_id}: {change:+d} points of IoU",
+        caption=f"{_called(entry, names)}: {change:+d} points of IoU",
+        key=f"{result.record.id}:{entry.annotation_id}",
     )
+
+
+def _called(entry: GalleryEntry, names: ObjectNames) -> str:
+    category, file = names.category(entry.annotation_id), names.files.get(entry.image_id)
+    named = f"object {entry.annotation_id}" if category is None else f"{category}, object {entry.annotation_id}"
+    return f"{named} of {image_name(entry.image_id, file)}"
 
 
 def _around(entry: GalleryEntry) -> tuple[float, float, float, float]:

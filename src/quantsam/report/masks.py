@@ -40,7 +40,7 @@ class Panel:
 
 
 def panels(entry: GalleryEntry, label: str) -> list[Panel]:
-    """Return the views of an object: picture and prompt, truth, FP32, quantized.
+    """Return the views of an object: image and prompt, truth, FP32, quantized.
 
     Args:
         entry: The object.
@@ -51,7 +51,7 @@ def panels(entry: GalleryEntry, label: str) -> list[Panel]:
     """
     truth = _decoded(entry.truth, entry)
     shown = [
-        Panel("picture and prompt", f"Picture {entry.image_id} with the prompt"),
+        Panel("image and prompt", f"Image {entry.image_id} with the prompt"),
         Panel("ground truth", f"The annotated mask, {int(truth.sum())} pixels", _layer(truth, truth)),
     ]
     for title, mask, iou in (("FP32", entry.fp32, entry.fp32_iou), (label, entry.quantized, entry.iou)):

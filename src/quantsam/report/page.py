@@ -26,6 +26,7 @@ from quantsam.results.record import utc_now
 from quantsam.results.store import RecordFilter, ResultStore
 
 _TEMPLATES = "quantsam.report"
+_SCRIPTS = ("tables.js", "compare.js", "report.js")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ def make_report(store: ResultStore, filters: RecordFilter | None = None) -> Repo
     pictures = Pictures()
     sections = make_sections(content, pictures)
     charts = all_charts(sections)
-    library, script = _library(), _text("report.js")
+    library, script = _library(), "\n".join(map(_text, _SCRIPTS))
+    views = [task.comparison for section in sections for task in section.tasks if task.comparison is not None]
     page = _environment().get_template("report.html.j2")
     html = page.render(
         content=content,
@@ -69,6 +71,7 @@ def make_report(store: ResultStore, filters: RecordFilter | None = None) -> Repo
         pictures=pictures.styles,
         charts=charts,
         specs={chart.name: _script_json(chart.spec) for chart in charts},
+        comparisons={view.name: _script_json(view.data) for view in views},
         css=Markup(_text("report.css")),
         library=Markup(library),
         script=Markup(script),

@@ -12,23 +12,19 @@ from quantsam.models.variants import VARIANTS
 from quantsam.report.charts.agreement import agreement_chart
 from quantsam.report.charts.calibration import calibration_chart
 from quantsam.report.charts.chart import Chart
+from quantsam.report.charts.encoder import encoder_chart
 from quantsam.report.charts.front import front_chart
 from quantsam.report.charts.histograms import channels_chart, histogram_chart
-from quantsam.report.charts.sensitivity import sensitivity_chart
+from quantsam.report.charts.sensitivity import sensitivity_charts
 from quantsam.report.charts.trade_off import latency_chart, size_chart
+from quantsam.report.comparison import Comparison
+from quantsam.report.comparison_view import ComparisonView, comparison_view
 from quantsam.report.content import Content, ModelResults
 from quantsam.report.findings import Finding, findings
+from quantsam.report.formats import encoder_layers
 from quantsam.report.galleries import GalleryView, Pictures, galleries
-from quantsam.report.tables import (
-    Table,
-    agreement_table,
-    distribution_table,
-    provenance_table,
-    repair_table,
-    results_table,
-    search_table,
-    study_table,
-)
+from quantsam.report.layer_tables import distribution_table, encoder_table, repair_table, search_table, study_table
+from quantsam.report.tables import Table, agreement_table, provenance_table, results_table
 from quantsam.report.tasks import Task
 from quantsam.results.distribution_record import SiteDistribution
 
@@ -41,15 +37,28 @@ class TaskView:
 
     table: Table
     charts: tuple[Chart, ...]
+    comparison: ComparisonView | None
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Charts with their table; `closed`, if not empty, is what to click to see them."""
+    """Charts with their table.
+
+    Attributes:
+        charts: The charts.
+        table: The table.
+        closed: What to click to see them; empty where they are in sight.
+        chooser: What the reader chooses, where the charts have choices.
+        stacked: Charts stand one above the other, so that what they share is in one line.
+        group: What to click to see this block and its neighbours of the same group.
+    """
 
     charts: tuple[Chart, ...]
     table: Table
     closed: str = ""
+    chooser: str = ""
+    stacked: bool = False
+    group: str = ""
 
     @property
     def choices(self) -> Mapping[str, str]:
@@ -117,17 +126,19 @@ def make_sections(content: Content, pictures: Pictures) -> list[Section]:
 def _section(model: ModelResults, title: str, anchor: str, pictures: Pictures) -> Section:
     parts = [
         Part("Which layers hurt", f"{anchor}--layers", tuple(_studies(model, anchor))),
+        Part("The encoder, layer by layer", f"{anchor}--encoder", tuple(_encoder(model, anchor))),
         Part("Repaired", f"{anchor}--repairs", tuple(_repairs(model))),
         Part("Found by search", f"{anchor}--search", tuple(_searches(model, anchor))),
         Part("Simulation against engine", f"{anchor}--engines", tuple(_agreements(model, anchor))),
         Part("How values are distributed", f"{anchor}--values", tuple(_distributions(model, anchor))),
     ]
+    compared = itertools.zip_longest(model.tasks, model.comparisons)
     return Section(
         title=title,
         anchor=anchor,
         about=VARIANTS[model.model].about if model.model in VARIANTS else "",
         findings=tuple(findings(model)),
-        tasks=tuple(_task(model, task, f"{anchor}--{n}") for n, task in enumerate(model.tasks, start=1)),
+        tasks=tuple(_task(model, *both, f"{anchor}--{n}") for n, both in enumerate(compared, start=1)),
         galleries=tuple(galleries(model, pictures)),
         parts=tuple(part for part in parts if part.blocks),
         provenance=provenance_table(model),
@@ -139,21 +150,34 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "model"
 
 
-def _task(model: ModelResults, task: Task, name: str) -> TaskView:
+def _task(model: ModelResults, task: Task, comparison: Comparison | None, name: str) -> TaskView:
     charts = (
         size_chart(f"{name}-size", model.model, task),
         latency_chart(f"{name}-latency", task),
         calibration_chart(f"{name}-calibration", task),
     )
-    return TaskView(results_table(task), tuple(chart for chart in charts if chart is not None))
+    shown = None if comparison is None else comparison_view(f"{name}-objects", comparison)
+    return TaskView(results_table(task), tuple(chart for chart in charts if chart is not None), shown)
 
 
 def _studies(model: ModelResults, anchor: str) -> Iterator[Block]:
-    for number, record in enumerate(model.studies, start=1):
-        chart = sensitivity_chart(f"{anchor}--layers-{number}", record)
+    """Yield the studies that somebody asked for, then those of searches, behind one line."""
+    count = len(model.search_studies)
+    group = f"{count} {'study' if count == 1 else 'studies'} that a search measured for its own use"
+    for number, record in enumerate((*model.studies, *model.search_studies), start=1):
+        charts = sensitivity_charts(f"{anchor}--layers-{number}", record)
         s = record.settings
         closed = f"{record.label} on {record.dataset}, by {s.get('by')}, {s.get('mode')}, {s.get('method')}"
-        yield Block((chart,), study_table(record), "" if number == 1 else closed)
+        own = number <= len(model.studies)
+        closed = "" if number in (1, len(model.studies) + 1) else closed
+        yield Block(charts, study_table(record), closed, stacked=True, group="" if own else group)
+
+
+def _encoder(model: ModelResults, anchor: str) -> Iterator[Block]:
+    layers = encoder_layers(model)
+    if layers is not None:
+        chart = encoder_chart(f"{anchor}--encoder-layers", layers)
+        yield Block((chart,), encoder_table(layers), chooser="Scheme")
 
 
 def _repairs(model: ModelResults) -> Iterator[Block]:
@@ -181,7 +205,8 @@ def _distributions(model: ModelResults, anchor: str) -> Iterator[Block]:
             name = f"{anchor}--values-{number}"
             charts = (histogram_chart(f"{name}-histogram", sites), channels_chart(f"{name}-channels", sites))
             closed = "" if number == 1 else f"{record.label}, {record.placement}, on {record.dataset}"
-            yield Block(charts, distribution_table(sites, _SITES_LISTED), closed)
+            chooser = "Site, those with the widest outlier channels first"
+            yield Block(charts, distribution_table(sites, _SITES_LISTED), closed, chooser)
 
 
 def _standing_out(site: SiteDistribution) -> tuple[bool, float]:

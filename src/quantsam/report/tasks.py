@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantsam.errors import InputError, StoreError
 from quantsam.metrics.summary import ObjectScore, compare_paired
+from quantsam.results.kept import find_baseline
+from quantsam.results.object_names import ObjectNames
 from quantsam.results.record import Record
 from quantsam.results.search_record import pareto
 from quantsam.results.store import ResultStore
@@ -33,7 +35,7 @@ class Result:
         spoilt_percent: Objects that lose 10 points of IoU or more, in percent; likewise.
         size_mib: Of the encoder.
         size_percent: Of FP32's.
-        encoder_ms: Of one picture, on an engine or in FP32; a simulation's time says nothing.
+        encoder_ms: Of one image, on an engine or in FP32; a simulation's time says nothing.
         timed_on: Machine, threads and device of that time: only times of one such may be compared.
         on_front: No other result of its task is smaller and better.
     """
@@ -72,6 +74,7 @@ class Task:
         detector: Name of the detections, if they were the prompts.
         metric: `mIoU` or `AP`.
         results: FP32 first, then simulated ones, then each engine's; each from the smallest to the largest.
+        names: What its objects and images are called, as far as the store knows.
     """
 
     dataset: str
@@ -79,6 +82,7 @@ class Task:
     detector: str
     metric: str
     results: tuple[Result, ...]
+    names: ObjectNames = field(default_factory=ObjectNames)
 
     @property
     def name(self) -> str:
@@ -119,13 +123,15 @@ def make_task(store: ResultStore, records: Sequence[Record], latencies: Latencie
     metric = metric_of(first)
     assert metric is not None, "a group of evaluations"
     results = [_result(record, metric, latencies) for record in records]
-    results = _with_changes(store, _labelled(results))
+    results = _with_changes(store, _labelled(results), metric)
     sized = [r for r in results if r.size_mib is not None]
     front = {sized[i].record.id for i in pareto([(r.size_mib or 0.0, -r.score) for r in sized])}
     results = [dataclasses.replace(r, on_front=r.record.id in front) for r in results]
     results.sort(key=lambda r: (not r.is_float, r.way not in (SIMULATED, PYTORCH), r.way, r.size_mib or 0.0, r.label))
     detector = str(first.settings.get("detections") or "")
-    return Task(str(first.dataset), str(first.prompt), detector, "mIoU" if metric == "miou" else "AP", tuple(results))
+    names = store.names(first.dataset_digest) or ObjectNames()
+    shown = "mIoU" if metric == "miou" else "AP"
+    return Task(str(first.dataset), str(first.prompt), detector, shown, tuple(results), names)
 
 
 def metric_of(record: Record) -> str | None:
@@ -134,7 +140,7 @@ def metric_of(record: Record) -> str | None:
 
 
 def latencies_of(records: Iterable[Record]) -> Latencies:
-    """Return what a stopwatch said of single pictures, by way to compute, and where; the newest counts."""
+    """Return what a stopwatch said of single images, by way to compute, and where; the newest counts."""
     return {
         _way(r): (r.times["encoder_ms_median"], _timed_on(r))
         for r in records
@@ -189,12 +195,16 @@ def _labelled(results: list[Result]) -> list[Result]:
     return results
 
 
-def _with_changes(store: ResultStore, results: list[Result]) -> list[Result]:
+def _with_changes(store: ResultStore, results: list[Result], metric: str) -> list[Result]:
     """Compare each result with FP32: the newest ones object by object."""
     floats = {r.way: r for r in results if r.is_float}
     fallback = floats.get(PYTORCH) or next(iter(floats.values()), None)
-    if fallback is None:
-        return results
+    if fallback is None:  # a filter of the report may have left it out
+        other = find_baseline(store, results[0].record)
+        if other is None or metric_of(other) != metric:
+            return results
+        fallback = _result(other, metric, {})
+        floats = {fallback.way: fallback}
     scores = {way: store.scores(r.record.id) for way, r in floats.items()}
     newest = {r.record.id for r in results[-_MOST_PAIRED:]}
     compared = []

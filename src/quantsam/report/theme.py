@@ -49,6 +49,24 @@ ORIGIN_SHAPES = {"found": "circle", "hand-made": "square", "uniform": "triangle-
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#8e4ea8", "#c77f00", "#56b4e9")
 """Of schemes that a chart compares."""
 
+FORMAT_COLOURS = {
+    "float": "#c3c9d1",
+    "W8 A8": "#0072b2",
+    "A8": "#4a9bd1",
+    "W8": "#8ec3e6",
+    "W8 A16": "#009e73",
+    "A16": "#5fc4a5",
+    "W4 A8": "#d55e00",
+    "W4 A16": "#c77f00",
+    "W4": "#e8a76d",
+    "W4 A4": "#8e4ea8",
+    "A4": "#b98acb",
+}
+"""Of a layer's numbers: bits of weights and activations."""
+
+OTHER_FORMATS = ("#7a5cc0", "#9a6532", "#b87bd0", "#67727f")
+"""Of formats without a colour of their own, in turn."""
+
 COMMON, MISSED, EXTRA = (86, 180, 233), (213, 94, 0), (240, 228, 66)
 """Pixels that a mask shares with the truth, misses of it, and has too much."""
 

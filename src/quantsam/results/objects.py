@@ -21,6 +21,11 @@ GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 TIE = 0.5
 """Objects whose IoU differs by no more than this, in points, neither win nor lose."""
 
+TIE_ROUNDED = TIE + 1e-5
+"""The same for differences of rounded numbers: 151 of 200 pixels against 150 is a tie, whatever its last digit."""
+
+_ORDERED_TO = 4  # digits: what lies behind them is rounding
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
@@ -131,8 +136,13 @@ def object_rows(store: ResultStore, record: Record, baseline: Record | None = No
 
 
 def worst_first(rows: Sequence[ObjectRow]) -> list[ObjectRow]:
-    """Return objects by what they lose against the other record, or without one by their IoU."""
-    return sorted(rows, key=lambda row: (row.iou if row.difference is None else row.difference, row.annotation_id))
+    """Return objects by what they lose against the other record, or without one by their IoU; equal ones by id."""
+
+    def key(row: ObjectRow) -> tuple[float, int]:
+        value = row.iou if row.difference is None else row.difference
+        return round(value, _ORDERED_TO), row.annotation_id
+
+    return sorted(rows, key=key)
 
 
 def group_rows(rows: Sequence[ObjectRow], by: Grouping) -> list[GroupRow]:
@@ -184,6 +194,6 @@ def _group(name: str, rows: Sequence[ObjectRow], file: str | None) -> GroupRow:
     if not differences:
         return group
     mean, error = mean_and_error(differences)
-    wins, losses = sum(d > TIE for d in differences), sum(d < -TIE for d in differences)
+    wins, losses = sum(d > TIE_ROUNDED for d in differences), sum(d < -TIE_ROUNDED for d in differences)
     ties = len(differences) - wins - losses
     return dataclasses.replace(group, difference=mean, difference_se=error, wins=wins, losses=losses, ties=ties)

@@ -13,6 +13,8 @@ from quantsam.results.record import JsonValue, Record, parsed_items
 from quantsam.results.typed import typed
 
 KIND = "sensitivity"
+SEARCH = "search"
+"""The setting that a study has which a search measured for its own use: the cost that it searched by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class SensitivityRecord(Record):
     """A study of which layers hurt."""
 
     kind: str = KIND
+
+    @property
+    def is_of_a_search(self) -> bool:
+        """Whether a search measured it for its own use; older versions did not note it."""
+        return SEARCH in self.settings
 
     @property
     def rows(self) -> list[RowScore]:

@@ -19,6 +19,7 @@ from quantsam.progress import Progress
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
 from quantsam.results.search_record import SearchRecord
+from quantsam.results.sensitivity_record import SEARCH
 from quantsam.results.store import ResultStore
 from quantsam.runtime.engines import PYTORCH
 from quantsam.search.budget import Budget
@@ -138,7 +139,10 @@ def _layer_losses(
         if not plan.sites:
             continue
         wrap = (lambda _, f=palette.formats[number]: progress(f"layers in {f}")) if progress else None
-        study = measure_sensitivity(model, plan, dataset, wanted, store=store, progress=wrap, workers=workers)
+        notes: dict[str, JsonValue] = {SEARCH: settings.cost}
+        study = measure_sensitivity(
+            model, plan, dataset, wanted, store=store, progress=wrap, notes=notes, workers=workers
+        )
         for row in study.rows:
             layer = palette.layers.index(row.unit)
             masks[layer, number] = row.mask_loss or 0.0

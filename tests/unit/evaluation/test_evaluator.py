@@ -11,9 +11,11 @@ from quantsam.evaluation.evaluator import Evaluation, evaluate, scored_annotatio
 from quantsam.evaluation.journal import journal_path
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.plans.calibration import calibrate
+from quantsam.plans.layers import discover_layers
 from quantsam.plans.make import make_plan
 from quantsam.prediction.predictor import Predictor
 from quantsam.results.compare import compare
+from quantsam.results.layer_formats import layer_formats
 from quantsam.simulation.simulator import simulate
 
 SCENES = SceneDataset(2, size=64)
@@ -179,3 +181,10 @@ def test_the_record_of_a_plan_names_all_that_it_depends_on(tiny, weights, activa
     assert (found.settings["weights"], found.settings["activations"]) == (weights, activations)
     assert found.settings["seed"] == 4
     assert (found.figures["saved_mib"] > 0) is weights
+    layers = layer_formats(found)
+    assert [(f.address, f.kind) for f in layers] == [
+        (str(x.address), x.kind) for x in discover_layers(tiny.image_encoder)
+    ]
+    convolutions = {f.short for f in layers if f.kind != "attention"}
+    assert convolutions == {" ".join([*(["W8"] if weights else []), *(["A8"] if activations else [])])}
+    assert {f.short for f in layers if f.kind == "attention"} == {"A8" if activations else "float"}

@@ -8,7 +8,7 @@ from quantsam.report.charts.agreement import agreement_chart
 from quantsam.report.charts.calibration import calibration_chart
 from quantsam.report.charts.front import front_chart
 from quantsam.report.charts.histograms import channels_chart, histogram_chart
-from quantsam.report.charts.sensitivity import sensitivity_chart
+from quantsam.report.charts.sensitivity import sensitivity_charts
 from quantsam.report.charts.trade_off import latency_chart, size_chart
 from quantsam.report.content import read_content
 
@@ -110,6 +110,11 @@ def test_differences_of_a_tenth_do_not_fill_the_chart(store):
     assert all(high - low >= 2 for low, high in domains)
 
 
+def sensitivity_chart(name, record):
+    """The first chart of a study."""
+    return sensitivity_charts(name, record)[0]
+
+
 def test_sensitivity_has_a_bar_a_layer_coloured_by_kind():
     rows = [
         make_row("stage1:0:0", "conv", 0.5),
@@ -125,23 +130,39 @@ def test_sensitivity_has_a_bar_a_layer_coloured_by_kind():
     assert "stage1:0:1" in svg  # on the axis, by the row's number
 
 
-def test_sensitivity_falls_back_on_what_was_measured():
-    masks = sensitivity_chart("n", make_study([make_row("a:0:0", "conv", None)]))
-    assert masks.spec["datasets"]["rows"][0]["value"] == 2.0
+def test_a_study_is_drawn_by_loss_of_miou_by_loss_of_masks_and_by_sqnr_in_the_order_of_the_forward_pass():
     rows = [
-        make_row("a:0:0", "conv", None, mask_loss=None),
-        make_row("a:0:1", "conv", None, mask_loss=None, sqnr_db=None),
+        make_row("stage1:0:0", "conv", 0.5, mask_loss=3.0, mask_loss_se=0.5, sqnr_db=12.0),
+        make_row("neck:0:0", "neck_in", 2.0, mask_loss=1.0, mask_loss_se=None, sqnr_db=None),
     ]
-    noise = sensitivity_chart("n", make_study(rows))
-    assert [row["value"] for row in noise.spec["datasets"]["rows"]] == [-20.0, None]
+    drop, masks, sqnr = sensitivity_charts("n", make_study(rows))
+    assert [chart.name for chart in (drop, masks, sqnr)] == ["n", "n-masks", "n-sqnr"]
+    for chart, values in ((drop, [0.5, 2.0]), (masks, [3.0, 1.0]), (sqnr, [12.0, None])):
+        shown = chart.spec["datasets"]["rows"]
+        assert [(row["unit"], row["value"]) for row in shown] == [*zip(("stage1:0:0", "neck:0:0"), values, strict=True)]
+        assert chart.marks == marks(drawn(chart), "rect") == sum(value is not None for value in values)
+    first, second = masks.spec["datasets"]["rows"]
+    assert (first["low"], first["high"]) == (3 - 1.96 * 0.5, 3 + 1.96 * 0.5)
+    assert second["low"] is None  # one object has no standard error
+    for chart in (drop, masks):
+        assert "Lines: 95 % interval" in chart.reading
+    assert "Lines" not in sqnr.reading
+
+
+def test_a_study_without_masks_is_drawn_by_sqnr_alone():
+    masks, _ = sensitivity_charts("n", make_study([make_row("a:0:0", "conv", None)]))
+    assert masks.spec["datasets"]["rows"][0]["value"] == 2.0
+    (noise,) = sensitivity_charts("n", make_study([make_row("a:0:0", "conv", None, mask_loss=None)]))
+    assert (noise.name, noise.spec["datasets"]["rows"][0]["value"]) == ("n-sqnr", 20.0)
 
 
 def test_the_thesis_study_lies_over_that_of_the_same_model():
     rows = [make_row("stage3:4:2", "mbc_project", 20.0), make_row("stage9:9:9", "conv", 1.0)]
-    chart = sensitivity_chart("n", make_study(rows, model="L0"))
+    chart, masks, _ = sensitivity_charts("n", make_study(rows, model="L0"))
     assert [row["published"] for row in chart.spec["datasets"]["rows"]] == [pytest.approx(78.4 - 56.8721), None]
     assert chart.marks == 3
     assert "thesis" in chart.reading
+    assert masks.marks == 2  # the thesis has no loss of masks
     for other in ({"model": "nano"}, {"scheme": "int4", "model": "L0"}, {"model": "L0", "settings": {"mode": "out"}}):
         assert sensitivity_chart("n", make_study(rows, **other)).marks == 2
 
@@ -163,6 +184,10 @@ def test_front_chart_prefers_what_was_held_out():
         *({"x": 1e6 / 2**20, "score": 2.5}, {"x": 3e6 / 2**20, "score": 0.4}),
     ]
     assert "did not see" in chart.reading
+    a = chart.spec["datasets"]["rows"][0]
+    assert (a["low"], a["high"]) == (2.5 - 1.96 * 0.2, 2.5 + 1.96 * 0.2)
+    assert "Bars: 95 % interval" in chart.reading
+    assert drawn(chart).split("mark-rule role-mark")[1].split("</g>")[0].count("<line") == 3
 
 
 def test_histogram_and_channels_of_the_chosen_site():

@@ -4,7 +4,7 @@ from quantsam.errors import InputError, StoreError
 from quantsam.report import content as contents
 from quantsam.report.content import read_content
 
-from .conftest import make_record, make_scores
+from .conftest import make_record, make_row, make_scores, make_search, make_study
 
 
 def by_label(task):
@@ -157,3 +157,61 @@ def test_what_is_left_out_is_said(store, monkeypatch):
     monkeypatch.setattr(contents, "MOST_MODELS", 9)
     monkeypatch.setattr(contents, "MOST_TASKS", 1)
     assert "m4: 2 further sets" in " ".join(read_content(store).left_out)
+
+
+def test_studies_that_a_search_measured_for_its_own_use_are_apart(store):
+    rows = [make_row("a:0:0", "conv", 1.0)]
+    race = {"method": "race", "first": 8}
+    store.append(make_study(rows, settings={**race, "most": 48, "images": 20}, plan_digest="own"))
+    store.append(make_study(rows, settings={**race, "most": 8, "search": "size"}, plan_digest="marked"))
+    store.append(make_study(rows, settings={**race, "most": 8}, plan_digest="older"))
+    (found,) = read_content(store).models
+    assert [s.plan_digest for s in found.studies] == ["older", "own"]  # as far as is known
+    assert [s.plan_digest for s in found.search_studies] == ["marked"]
+    store.append(make_search(settings={"unit": "bytes", "cost": "size", "first": 8}))
+    (found,) = read_content(store).models
+    assert [s.plan_digest for s in found.studies] == ["own"]
+    assert [s.plan_digest for s in found.search_studies] == ["older", "marked"]
+    assert read_content(store).shown == 4
+
+
+def test_studies_of_a_search_do_not_take_the_place_of_ones_own(store, monkeypatch):
+    monkeypatch.setattr(contents, "MOST_STUDIES", 1)
+    rows = [make_row("a:0:0", "conv", 1.0)]
+    store.append(make_study(rows, plan_digest="own"))
+    for number in range(3):
+        store.append(make_study(rows, settings={"search": "size"}, plan_digest=f"{number}"))
+    found = read_content(store)
+    assert [s.plan_digest for s in found.models[0].studies] == ["own"]
+    assert [s.plan_digest for s in found.models[0].search_studies] == ["2"]
+    assert "2 older records of kind sensitivity of searches" in " ".join(found.left_out)
+
+
+def test_a_search_after_ones_own_study_of_the_same_plan_does_not_hide_it(store):
+    rows = [make_row("a:0:0", "conv", 1.0)]
+    store.append(make_study(rows, plan_digest="same"))
+    store.append(make_study(rows, plan_digest="same", settings={"search": "size"}))
+    (found,) = read_content(store).models
+    assert (len(found.studies), len(found.search_studies)) == (1, 1)
+
+
+def test_results_are_compared_with_an_fp32_that_a_filter_leaves_out(store, fill):
+    fill(store)
+    (task,) = read_content(store, {"scheme": "int8"}).models[0].tasks
+    assert task.baseline is None
+    found = by_label(task)
+    assert found["int8", "simulated"].change == pytest.approx(100 * (-0.7 + 0 + 0.2 + 0.1) / 4)
+    assert found["int8", "simulated"].change_se > 1
+
+
+def test_comparisons_stop_where_the_page_is_full(store, monkeypatch):
+    for dataset in ("a", "b", "c"):
+        for scheme in ("fp32", "int8"):
+            store.append(make_record(scheme, dataset=dataset, dataset_digest=dataset), make_scores([0.5, 0.25]))
+    found = read_content(store)
+    assert [c.size for c in found.models[0].comparisons] == [4, 4, 4]
+    assert found.left_out == ()
+    monkeypatch.setattr(contents, "MOST_IOUS", 5)
+    found = read_content(store)
+    assert [c is not None for c in found.models[0].comparisons] == [True, True, False]
+    assert found.left_out == ("1 sets of data and prompts cannot be compared object by object: the page is full.",)

@@ -33,7 +33,7 @@ def test_each_pixel_says_whether_it_is_right_missed_or_too_much():
 
 def test_panels_show_what_there_is():
     assert [p.title for p in masks.panels(make_entry(), "int8")] == [
-        "picture and prompt",
+        "image and prompt",
         "ground truth",
         "FP32",
         "int8",

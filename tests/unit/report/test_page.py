@@ -9,6 +9,7 @@ import pytest
 from quantsam.errors import OutputError, StoreError
 from quantsam.report.figures import check_folder, write_figures
 from quantsam.report.page import make_report, write_report
+from quantsam.results.object_names import ObjectNames
 
 from .conftest import make_distributions, make_entry, make_record, make_row, make_scores, make_site, make_study
 
@@ -26,12 +27,65 @@ def test_a_report_shows_each_part(store, fill):
     assert "What quantization does to nano" in report.html
     for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "Found by search", "Repaired"):
         assert f"<h3>{part}</h3>" in report.html
-    for part in ("Simulation against engine", "How values are distributed"):
+    for part in ("Simulation against engine", "How values are distributed", "The encoder, layer by layer"):
         assert f"<h3>{part}</h3>" in report.html
     assert (report.shown, report.missing_pictures) == (10, 0)
     assert {*specs(report.html)} == {chart.name for chart in report.charts}
-    assert len(report.charts) == 7
+    assert len(report.charts) == 10
     assert len(set(re.findall(r' id="([^"]+)"', report.html))) == len(re.findall(r' id="([^"]+)"', report.html))
+
+
+def tables(html):
+    """Each table with what stands behind it, up to the next one."""
+    return html[: html.index("<script>")].split("<table")[1:]
+
+
+def test_whatever_has_an_error_says_of_which_kind(store, fill):
+    fill(store)
+    store.append(make_record("fp32", 60.0, model="L0"))  # so that there is a table of models
+    store.append(make_record("int8", 50.0, model="L0"))
+    report = make_report(store)
+    with_errors = [table for table in tables(report.html) if "±" in table.partition("</table>")[0]]
+    assert len(with_errors) >= 6
+    for table in with_errors:
+        assert "one standard error" in table.partition("</table>")[2].partition("</p>")[0], table[:200]
+    for chart in report.charts:
+        rows = chart.spec["datasets"].get("rows", [])
+        if any(row.get("low") is not None and row.get("high") is not None and "spread" in row for row in rows):
+            assert "95 % interval" in chart.reading
+
+
+def test_the_gallery_calls_objects_by_category_and_image(store, fill):
+    fill(store)
+    assert "object 17 of image 5: -40 points" in make_report(store).html
+    store.keep_names("cd", ObjectNames({3: "<zebra>"}, {17: 3, 18: 3}, {5: "a/<b>.jpg"}))
+    html = make_report(store).html
+    assert "&lt;zebra&gt;, object 17 of a/&lt;b&gt;.jpg: -40 points" in html
+    assert "<zebra>" not in html
+
+
+def test_studies_of_a_search_are_behind_one_line(store):
+    rows = [make_row("stage1:0:0", "conv", 1.0)]
+    store.append(make_study(rows, scheme="int8"))
+    for scheme in ("w4a8", "w8a16"):
+        store.append(make_study(rows, scheme=scheme, plan_digest=scheme, settings={"search": "size"}))
+    html = make_report(store).html
+    own, line, rest = html.partition("<summary>2 studies that a search measured for its own use</summary>")
+    assert line
+    assert "Points of mIoU lost: int8" in own
+    assert "Points of mIoU lost: w4a8" not in own
+    assert "Points of mIoU lost: w4a8" in rest
+    assert "Points of mIoU lost: w8a16" in rest
+    assert html.count("<details") == html.count("</details>")
+
+
+def test_without_a_script_the_pair_that_is_shown_first_can_be_read(store, fill):
+    fill(store)
+    html = make_report(store).html
+    assert "int8, simulated less fp32, PyTorch: -10.00 ± 20.41 points of mIoU over 4 objects." in html
+    assert '<div class="pair" hidden>' in html
+    assert html.count('id="data-nano--1-objects"') == 1
+    assert "nano--1-objects" not in make_report(store, {"scheme": "int8"}).html  # one result with scores
 
 
 def test_every_place_of_a_chart_has_its_specification(store, fill):
@@ -58,6 +112,7 @@ def test_hostile_text_is_escaped_everywhere(store):
     quantized = make_record(HOSTILE, 70.0, model=HOSTILE, **changes)
     store.append(quantized, make_scores([0.4]))
     store.keep_gallery(quantized.id, [make_entry()])
+    store.keep_names("cd", ObjectNames({1: HOSTILE}, {0: 1, 17: 1}, {1: HOSTILE, 5: HOSTILE}))
     store.append(make_study([make_row(HOSTILE, HOSTILE, 3.0)], scheme=HOSTILE, model=HOSTILE))
     store.append(make_distributions([make_site(HOSTILE, kind=HOSTILE)], model=HOSTILE))
     html = make_report(store).html
@@ -74,7 +129,7 @@ def test_a_missing_picture_leaves_the_masks(store, fill):
         connection.execute("DELETE FROM pictures")
     report = make_report(store)
     assert report.missing_pictures == 2
-    assert report.html.count("picture missing in the store") == 2
+    assert report.html.count("image missing in the store") == 2
     assert report.html.count("data:image/png;base64") == 6
 
 

@@ -168,7 +168,8 @@ def test_a_search_end_to_end(model, palette, scenes, store, tmp_path):
     choice = tuple(FORMATS.index(name) for name in chosen.formats)
     plan = palette.plan(choice)
     assert plan.digest == record.plan_digest
-    assert len(store.records(kind="sensitivity")) == 2
+    studies = store.records(kind="sensitivity")
+    assert [study.is_of_a_search for study in studies] == [True, True]
     assert [r.id for r in store.records(kind="search")][1:] == [record.id]
     assert not (tmp_path / "r.sqlite-unfinished").exists()
 

@@ -18,7 +18,7 @@ from quantsam.results.search_record import pareto
 _LABELLED = 14  # more names than these would lie on top of one another
 _PLOT = (400.0, 270.0)  # pixels that a plot has at least where two charts stand side by side
 _LETTER = 6.3  # pixels
-_BARS = "Bars: 95 % of the change against FP32. "
+_BARS = "Bars: 95 % interval of the change against FP32. "
 _LINE = "The line joins what nothing else beats in both. "
 _LEAST_SPAN = 2.0  # points of mIoU; a smaller range would make noise look like an effect
 
@@ -55,9 +55,9 @@ def latency_chart(name: str, task: Task) -> Chart | None:
     rows = [_result_row(r, r.encoder_ms) for r in timed]
     front = _front(rows)
     reading = (
-        f"Left is faster, up is better. {_BARS}{_LINE if len(front) > 1 else ''} Median of one picture, {place[0][0]}."
+        f"Left is faster, up is better. {_BARS}{_LINE if len(front) > 1 else ''} Median of one image, {place[0][0]}."
     )
-    chart = _trade_off(task, rows, "encoder, ms a picture", front=front, rule=None)
+    chart = _trade_off(task, rows, "encoder, ms an image", front=front, rule=None)
     return Chart(name, f"{task.metric} against latency", reading, chart, len(rows))
 
 
@@ -72,7 +72,7 @@ def _trade_off(task: Task, rows: Rows, title: str, *, front: Rows, rule: float |
         alt.Tooltip("scheme:N"),
         alt.Tooltip("way:N", title="computed by"),
         alt.Tooltip("score:Q", title=task.metric, format=".2f"),
-        alt.Tooltip("change:N", title="against FP32"),
+        alt.Tooltip("change:N", title="against FP32, ± SE"),
         alt.Tooltip("x:Q", title=title, format=".2f"),
     ]
     base = alt.Chart(alt.NamedData("rows"))

@@ -110,6 +110,7 @@
   // For who drives the page by a program.
   window.quantsamReport = {
     view: (name) => draw(placeOf(name)),
+    number: tables.number,
     drawAll: async () => (await Promise.all(places.filter(visible).map(draw))).length,
   };
 })();
