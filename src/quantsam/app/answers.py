@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from quantsam.app.candidates import Candidate, ObjectMasks, iou_table
 from quantsam.app.catalogue import FP32, where
 from quantsam.app.jobs import Job
 from quantsam.app.limits import Limits
 from quantsam.app.lru import Lru
 from quantsam.app.pictures import Picture
 from quantsam.app.quantized import QuantizedModel, QuantizedModels
-from quantsam.data.dataset import BoolMask, UInt8Image
+from quantsam.app.segmenting import Encoded, Everything, Prompted, segment_everything, segment_prompts
+from quantsam.data.dataset import BoolMask
 from quantsam.errors import QuantsamError
 from quantsam.models.sam import EfficientViTSam
-from quantsam.prediction.everything import FoundMask
 from quantsam.prediction.grid import GridSettings
-from quantsam.prediction.segmenter import ModelSegmenter
-from quantsam.prediction.tally import Tally
 from quantsam.prediction.transforms import preprocess
-from quantsam.progress import Progress
-from quantsam.runtime.picture import Float32, PictureMask, PicturePrompts, agreements, segment_picture
+from quantsam.runtime.picture import PictureMask, PicturePrompts, agreements
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,69 +46,13 @@ class MaskRequest:
     grid: GridSettings
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Encoded:
-    """An embedding (1, C, h, w) and how long the encoder took for it."""
-
-    embedding: Tensor
-    encoder_ms: float
-
-
-@dataclass(slots=True, eq=False)
-class _TimedSegmenter:
-    """A `Segmenter` of one encoded picture that notes what it takes beyond the encoder.
-
-    Attributes:
-        quantized: The model.
-        encoded: The picture, by the model's encoder.
-        most_masks: Of everything that is found so many stay: those of highest predicted IoU.
-        decoder_ms: What all but the encoder took until now.
-        left_out: How many masks of everything did not stay.
-    """
-
-    quantized: QuantizedModel
-    encoded: _Encoded
-    most_masks: int
-    decoder_ms: float = 0.0
-    left_out: int = 0
-    _segmenter: ModelSegmenter = field(init=False)
-
-    def __post_init__(self) -> None:
-        embedding = self.encoded.embedding
-        self._segmenter = ModelSegmenter(self.quantized.model.with_encoder(lambda _: embedding))
-
-    def set_image(self, image: UInt8Image) -> None:
-        """Take the encoded picture, whose pixels are not looked at again."""
-        start = time.perf_counter()
-        self._segmenter.set_embedding(self.encoded.embedding, (image.shape[0], image.shape[1]))
-        self.decoder_ms += 1e3 * (time.perf_counter() - start)
-
-    def best_masks(
-        self, *, points: Float32 | None = None, labels: Float32 | None = None, boxes: Float32 | None = None
-    ) -> tuple[NDArray[np.bool_], Float32]:
-        """Return the best mask of each prompt, (B, H, W), and its predicted IoU (B,)."""
-        start = time.perf_counter()
-        answer = self._segmenter.best_masks(points=points, labels=labels, boxes=boxes)
-        self.decoder_ms += 1e3 * (time.perf_counter() - start)
-        return answer
-
-    def segment_everything(
-        self, image: UInt8Image, settings: GridSettings | None, progress: Progress | None, tally: Tally | None = None
-    ) -> list[FoundMask]:
-        """Find the masks of the picture without a prompt, at the resolution of `image`."""
-        start = time.perf_counter()
-        found = self._segmenter.segment_everything(image, settings, progress, tally)
-        self.decoder_ms += 1e3 * (time.perf_counter() - start)
-        self.left_out = max(0, len(found) - self.most_masks)
-        return found[: self.most_masks]  # they come by descending predicted IoU
-
-
 class Answers:
     """Answers requests, one at a time; to be used by one thread."""
 
     def __init__(self, models: QuantizedModels, limits: Limits) -> None:
         self._models, self._limits = models, limits
-        self._encoded: Lru[tuple[str, str, str, str], _Encoded] = Lru(limits.embeddings, limits.embedding_bytes)
+        self._encoded: Lru[tuple[str, str, str, str], Encoded] = Lru(limits.embeddings, limits.embedding_bytes)
+        self._found: Lru[tuple[str, str, str, str, GridSettings], Everything] = Lru(limits.found, limits.found_bytes)
 
     def answer(self, request: MaskRequest, picture: Picture, job: Job) -> None:
         """Tell the job a panel for FP32 and for each scheme, in order.
@@ -122,29 +62,41 @@ class Answers:
         Raises:
             AbandonedError: Nobody waits any more.
         """
-        reference: list[PictureMask] | None = None
+        reference: Answer | None = None
         for scheme in (FP32.name, *request.schemes):
             job.check()
             try:
-                quantized = self._models.get(request.model, scheme, request.engine, job)
-                encoded = self._encode(request, picture, scheme, quantized, job)
-                segmenter = _TimedSegmenter(quantized, encoded, self._limits.masks)
-                masks = self._masks(segmenter, request, picture, scheme, job)
+                answer = self.segment(request, scheme, picture, job)
             except QuantsamError as error:
                 job.tell({"event": "panel", "name": scheme, "error": " ".join(str(error).split())})
                 if reference is None:
                     return
                 continue
-            ious = None
-            if reference is not None:
-                steps = job.steps(f"comparing {scheme} with FP32, mask")
-                ious = agreements(reference, masks, paired=not request.prompts.everything, progress=steps)
-            reference = masks if reference is None else reference
-            job.tell({"event": "panel", "name": scheme, **_panel(segmenter, masks, ious, picture)})
+            compared = _compared(reference, answer, scheme, job)
+            reference = reference or answer
+            job.tell({"event": "panel", "name": scheme, **answer.panel(picture), **compared})
+
+    def segment(self, request: MaskRequest, scheme: str, picture: Picture, job: Job) -> Answer:
+        """Return the masks of FP32 or a scheme.
+
+        Raises:
+            AbandonedError: Nobody waits any more.
+            QuantsamError: The scheme cannot run.
+        """
+        quantized = self._models.get(request.model, scheme, request.engine, job)
+        encoded = self._encode(request, picture, scheme, quantized, job)
+        segmented = self._segment(request, picture, scheme, quantized, encoded, job)
+        found = None
+        if isinstance(segmented, Everything):
+            found = segmented.masks()
+            if segmented.left_out:
+                count, kept = len(found) + segmented.left_out, len(found)
+                job.status(f"{scheme} found {count} masks; the best {kept} are kept")
+        return Answer(encoded.encoder_ms, quantized.size_bytes, segmented, found)
 
     def _encode(
         self, request: MaskRequest, picture: Picture, scheme: str, quantized: QuantizedModel, job: Job
-    ) -> _Encoded:
+    ) -> Encoded:
         key = (request.token, request.model, scheme, request.engine)
         encoded = self._encoded.get(key)
         if encoded is None:
@@ -153,50 +105,97 @@ class Answers:
             self._encoded.put(key, encoded, encoded.embedding.nbytes)
         return encoded
 
-    def _masks(
-        self, segmenter: _TimedSegmenter, request: MaskRequest, picture: Picture, scheme: str, job: Job
-    ) -> list[PictureMask]:
-        prompts, pixels = request.prompts, picture.pixels
-        if prompts.everything:
-            # At the view's resolution: hundreds of masks of a large picture would take seconds each. The
-            # picture is encoded already, so only the height and width of this array matter.
-            pixels = np.zeros((*picture.view_hw, 3), np.uint8)
+    def _segment(
+        self,
+        request: MaskRequest,
+        picture: Picture,
+        scheme: str,
+        quantized: QuantizedModel,
+        encoded: Encoded,
+        job: Job,
+    ) -> Prompted | Everything:
         job.status(f"segmenting with {scheme}")
-        steps = job.steps(f"segmenting everything with {scheme}, batch")
-        masks = segment_picture(segmenter, pixels, prompts, grid=request.grid, progress=steps)
-        if segmenter.left_out:
-            job.status(f"{scheme} found {len(masks) + segmenter.left_out} masks; the best {len(masks)} are kept")
-        return masks
+        if not request.prompts.everything:
+            return segment_prompts(quantized.model, encoded, picture, request.prompts, job.check)
+        key = (request.token, request.model, scheme, request.engine, request.grid)
+        everything = self._found.get(key)
+        if everything is None:
+            steps = job.steps(f"segmenting everything with {scheme}, batch")
+            everything = segment_everything(quantized.model, encoded, picture, request.grid, self._limits.masks, steps)
+            self._found.put(key, everything, everything.size_bytes)
+        return everything
 
 
 @torch.inference_mode()
-def _encode(model: EfficientViTSam, picture: Picture) -> _Encoded:
+def _encode(model: EfficientViTSam, picture: Picture) -> Encoded:
     x = preprocess(picture.pixels, model.variant.input_size).to(model.device)
     start = time.perf_counter()
     embedding = model.image_encoder(x)
     if embedding.is_cuda:
         torch.cuda.synchronize(embedding.device)
-    return _Encoded(embedding, 1e3 * (time.perf_counter() - start))
+    return Encoded(embedding, 1e3 * (time.perf_counter() - start))
 
 
-def _panel(
-    segmenter: _TimedSegmenter, masks: list[PictureMask], ious: list[float] | None, picture: Picture
-) -> dict[str, Any]:
-    return {
-        "encoder_ms": segmenter.encoded.encoder_ms,
-        "decoder_ms": segmenter.decoder_ms,
-        "size_bytes": segmenter.quantized.size_bytes,
-        "ious": ious,
-        "left_out": segmenter.left_out,
-        "masks": [
-            {
-                "runs": run_lengths(picture.to_view(mask.mask)),
-                "area": mask.area,
-                "predicted_iou": mask.predicted_iou,
-            }
-            for mask in masks
-        ],
-    }
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """FP32's masks or a scheme's.
+
+    Attributes:
+        encoder_ms: What the encoder took.
+        size_bytes: Of the encoder's weights.
+        segmented: The masks.
+        found: Those of everything, unpacked.
+    """
+
+    encoder_ms: float
+    size_bytes: int
+    segmented: Prompted | Everything
+    found: list[PictureMask] | None
+
+    def panel(self, picture: Picture) -> dict[str, Any]:
+        """Return what the page is told, but for the comparison with FP32."""
+        segmented = self.segmented
+        if isinstance(segmented, Prompted):
+            masks = [_prompted(masks, picture) for masks in segmented.objects]
+        else:
+            masks = [_mask(mask.mask, mask.area, mask.predicted_iou, picture) for mask in self.found or ()]
+        return {
+            "encoder_ms": self.encoder_ms,
+            "decoder_ms": segmented.decoder_ms,
+            "size_bytes": self.size_bytes,
+            "left_out": 0 if isinstance(segmented, Prompted) else segmented.left_out,
+            "masks": masks,
+        }
+
+
+def _compared(reference: Answer | None, answer: Answer, scheme: str, job: Job) -> dict[str, Any]:
+    """Return the IoU of FP32's masks with a scheme's: of the best ones, and of all candidates in tables."""
+    if reference is None:
+        return {"ious": None, "iou_tables": None}
+    steps = job.steps(f"comparing {scheme} with FP32, mask")
+    fp32, own = reference.segmented, answer.segmented
+    if isinstance(fp32, Prompted) and isinstance(own, Prompted):
+        pairs = list(zip(fp32.objects, own.objects, strict=True))
+        tables = [iou_table(*pair) for pair in steps(pairs, len(pairs))]
+        best = [table[a.best][b.best] for (a, b), table in zip(pairs, tables, strict=True)]
+        return {"ious": best, "iou_tables": tables}
+    ious = agreements(reference.found or [], answer.found or [], paired=False, progress=steps)
+    return {"ious": ious, "iou_tables": None}
+
+
+def _prompted(masks: ObjectMasks, picture: Picture) -> dict[str, Any]:
+    """Return the best mask, and under `others` the other ones; `number` is the model's output."""
+
+    def shown(number: int) -> dict[str, Any]:
+        candidate: Candidate = masks.candidates[number]
+        return {"number": number, **_mask(candidate.mask(), candidate.area, candidate.predicted_iou, picture)}
+
+    others = [shown(number) for number in range(len(masks.candidates)) if number != masks.best]
+    return {**shown(masks.best), "others": others}
+
+
+def _mask(mask: BoolMask, area: int, predicted_iou: float, picture: Picture) -> dict[str, Any]:
+    return {"runs": run_lengths(picture.to_view(mask)), "area": area, "predicted_iou": predicted_iou}
 
 
 def run_lengths(mask: BoolMask) -> list[int]:

@@ -123,13 +123,11 @@ def test_masks_are_not_compressed_for_the_page(served, noise, monkeypatch):
     assert compressed == []
 
 
-def test_prompts_are_compared_each_with_its_own_and_found_masks_with_the_nearest(served, noise, monkeypatch):
+def test_found_masks_are_compared_with_the_nearest(served, noise, monkeypatch):
     paired = []
     monkeypatch.setattr(answers, "agreements", lambda *_, **options: paired.append(options["paired"]) or [])
-    token = served.upload(noise())
-    served.ask(token)
-    served.ask(token, everything=True, grid={"points_per_side": 1})
-    assert paired == [True, False]
+    served.ask(served.upload(noise()), everything=True, grid={"points_per_side": 1})
+    assert paired == [False]
 
 
 def test_an_engine_runs_fp32_and_the_scheme(served, noise, monkeypatch):
