@@ -135,7 +135,7 @@ def test_a_box_is_dragged_and_masks_appear_with_their_iou(open_app):
     open_first_example(page)
     assert painted(page, "fp32") == {}
     drag(page, 0.13, 0.54, 0.57, 1.0)
-    assert "int8: IoU" in status(page, "^done")
+    assert "int8: IoU with FP32" in status(page, "^done")
     pixels = sum(painted(page, "fp32").values())
     assert 0.02 < pixels / 512**2 < 0.25
     assert sum(painted(page, "int8").values()) == pytest.approx(pixels, rel=0.5)
@@ -206,14 +206,14 @@ def test_schemes_are_ticked_and_the_slider_moves_by_keys_and_pointer(open_app):
     drag(page, 0.13, 0.54, 0.57, 1.0)
     status(page, "^done")
     page.get_by_label("mix-dwsc").check()
-    status(page, "mix-dwsc: IoU")
+    status(page, "mix-dwsc: IoU with FP32")
     assert page.locator("figure").count() == 3
     page.get_by_label("slider").check()
     assert page.locator("figure").count() == 1
     page.get_by_label("over FP32").select_option("mix-dwsc")
     assert sum(painted(page, "mix-dwsc").values()) > 0
     split = page.get_by_label("Divider")
-    over = page.locator("canvas.over")
+    over = page.locator(".over")
     split.focus()
     page.keyboard.press("Home")
     assert over.evaluate("c => getComputedStyle(c).clipPath") == "inset(0px 0px 0px 0%)"
@@ -235,7 +235,7 @@ def test_everything_is_segmented(open_app):
     page.get_by_label("points a side").fill("8")
     page.get_by_label("least predicted IoU").fill("0.3")
     page.get_by_role("button", name="Segment everything").click()
-    assert "int8: IoU" in status(page, "^done")
+    assert "int8: IoU with FP32" in status(page, "^done")
     caption = page.locator("[data-caption='fp32']").inner_text()
     count = int(re.search(r"masks\s*(\d+)", caption)[1])
     assert count >= 2

@@ -28,7 +28,10 @@ from quantsam.app.requests import check_on_picture, parse_request, parse_save, u
 from quantsam.app.saving import KINDS, SaveRequest, saved_file
 from quantsam.errors import ImageError, QuantsamError
 
-_SCRIPTS = ("app", "masks", "panels", "prompts", "server")
+_SCRIPTS = (
+    *("app", "asking", "candidates", "changes", "detail", "dom", "draw", "files", "history", "keys", "masks"),
+    *("objects", "panels", "picture", "pointer", "prompts", "saving", "server", "show", "state", "zoom"),
+)
 PAGE = {
     "/": ("index.html", "text/html"),
     "/app.css": ("app.css", "text/css"),
