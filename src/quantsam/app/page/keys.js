@@ -30,15 +30,19 @@ function showKeys() {
   byId("keys").showModal();
 }
 
-// Space and a drag move the picture. A button that has the focus by Tab keeps its space.
+let tabbed = false; // whether the keyboard was used last to choose a control
+
+// Space and a drag move the picture. A control that was reached by Tab keeps its space.
 function isForPanning({ target }) {
-  const isButton = target.matches("button, a, input, select, summary") && target.matches(":focus-visible");
-  return !isButton && Boolean(document.querySelector(".stage:hover"));
+  const isControl = tabbed && target.matches("button, a, input, select, summary");
+  return !isControl && Boolean(document.querySelector(".stage:hover"));
 }
 
 function watchSpace() {
+  document.addEventListener("pointerdown", () => (tabbed = false), { capture: true });
   const panning = (on) => document.body.classList.toggle("panning", on);
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Tab") tabbed = true;
     if (event.key !== " " || !isForPanning(event)) return;
     event.preventDefault();
     panning(true);
