@@ -35,7 +35,7 @@ class Candidate:
         return pixels.view(np.bool_).reshape(height, width)
 
     def iou(self, other: Candidate) -> float:
-        """Return the IoU with another mask of the same picture; two empty ones agree."""
+        """Return the IoU with another mask of the same size; two empty ones agree."""
         both = int(_ONES[self.bits & other.bits].sum(dtype=np.int64))
         either = self.area + other.area - both
         return both / either if either else 1.0
@@ -43,18 +43,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectMasks:
-    """What there is for one object.
+    """What there is for one prompt.
 
     Attributes:
-        candidates: Its masks, in the order of the model's outputs: three of a prompt, one that was found.
+        candidates: Its masks at the view's resolution, in the order of the model's outputs.
+        best: The number of that of highest predicted IoU.
+        full: The best one at the picture's resolution.
     """
 
     candidates: tuple[Candidate, ...]
-
-    @property
-    def best(self) -> int:
-        """The number of the mask of highest predicted IoU."""
-        return max(range(len(self.candidates)), key=lambda number: self.candidates[number].predicted_iou)
+    best: int
+    full: Candidate
 
 
 def packed(mask: BoolMask, predicted_iou: float) -> Candidate:
@@ -68,5 +67,11 @@ def packed(mask: BoolMask, predicted_iou: float) -> Candidate:
 
 
 def iou_table(reference: ObjectMasks, other: ObjectMasks) -> list[list[float]]:
-    """Return the IoU of each of the reference's masks (rows) with each of another's."""
-    return [[mine.iou(theirs) for theirs in other.candidates] for mine in reference.candidates]
+    """Return the IoU of each of the reference's masks (rows) with each of another's.
+
+    The best ones are compared at the picture's resolution, the others at the view's: of a large picture that takes
+    a fraction of the time.
+    """
+    table = [[mine.iou(theirs) for theirs in other.candidates] for mine in reference.candidates]
+    table[reference.best][other.best] = reference.full.iou(other.full)
+    return table

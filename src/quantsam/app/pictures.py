@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from quantsam.app.limits import VIEW_SIDE, Limits
@@ -46,6 +47,11 @@ class Picture:
     def size_bytes(self) -> int:
         """What it takes in memory."""
         return self.pixels.nbytes + len(self.view)
+
+    @property
+    def view_centres(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows and columns of the picture that lie in the centres of the view's pixels."""
+        return _centres(self.image_hw, self.view_hw)
 
     def to_view(self, mask: BoolMask) -> BoolMask:
         """Return a mask of the picture, or of the view, at the view's resolution: each pixel's centre decides."""
@@ -121,12 +127,17 @@ def _resampled(mask: BoolMask, image_hw: tuple[int, int]) -> BoolMask:
     """Return a mask at another height and width: what lies in each pixel's centre."""
     if mask.shape == image_hw:
         return mask
-    rows, columns = (
-        ((np.arange(wanted) + 0.5) * given / wanted).astype(np.int64)
-        for wanted, given in zip(image_hw, mask.shape, strict=True)
-    )
+    rows, columns = _centres((mask.shape[0], mask.shape[1]), image_hw)
     resampled: BoolMask = mask[rows[:, None], columns]
     return resampled
+
+
+def _centres(given_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * given / wanted).astype(np.int64)
+        for given, wanted in zip(given_hw, wanted_hw, strict=True)
+    )
+    return rows, columns
 
 
 def _encoded(image: Image.Image, file_format: str, **options: int) -> bytes:

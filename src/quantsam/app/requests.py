@@ -10,11 +10,11 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from quantsam.app.answers import MaskRequest
+from quantsam.app.asked import MaskRequest, SaveRequest
 from quantsam.app.catalogue import FP32, Catalogue
 from quantsam.app.limits import Limits
 from quantsam.app.pictures import Picture
-from quantsam.app.saving import KINDS, SaveRequest
+from quantsam.app.saving import KINDS
 from quantsam.errors import InputError, nearest
 from quantsam.prediction.grid import GridSettings, usual_settings
 from quantsam.runtime.picture import PicturePrompts

@@ -17,7 +17,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quantsam.app.answers import Answer, Answers, MaskRequest
+from quantsam.app.answers import Answers
+from quantsam.app.asked import MaskRequest, SaveRequest
+from quantsam.app.candidates import Candidate
 from quantsam.app.catalogue import FP32, Catalogue, where
 from quantsam.app.guard import Guard
 from quantsam.app.jobs import AbandonedError, BusyError, Event, Job, Places, Worker
@@ -25,7 +27,7 @@ from quantsam.app.limits import Limits
 from quantsam.app.pictures import EXAMPLES, Picture, PictureStore, example_thumbnail, example_token, read_picture
 from quantsam.app.quantized import QuantizedModels
 from quantsam.app.requests import check_on_picture, parse_request, parse_save, usual_grid
-from quantsam.app.saving import KINDS, SaveRequest, saved_file
+from quantsam.app.saving import KINDS, saved_file
 from quantsam.errors import ImageError, QuantsamError
 
 _SCRIPTS = (
@@ -123,17 +125,17 @@ class Page:
         check_on_picture(asked.masks, picture, self.limits)
         with self._saves.one():
             try:
-                answer = await self._segment(request, asked, picture)
-                content = await run_in_threadpool(saved_file, asked, picture, answer)
+                masks = await self._meant(request, asked, picture)
+                content = await run_in_threadpool(saved_file, asked, picture, masks)
             except QuantsamError as error:
                 raise HTTPException(422, str(error)) from None
         return Response(content, media_type=KINDS[asked.kind])
 
-    async def _segment(self, request: Request, asked: SaveRequest, picture: Picture) -> Answer:
+    async def _meant(self, request: Request, asked: SaveRequest, picture: Picture) -> list[Candidate]:
         """Have the masks made once more in the worker's thread: picture and encoder are usually still there."""
         job = Job(lambda event: None, self.worker.stopping)
-        future = self.worker.submit(lambda: self._answers.segment(asked.masks, asked.scheme, picture, job))
-        waiting: asyncio.Future[Answer] = asyncio.wrap_future(future)
+        future = self.worker.submit(lambda: self._answers.meant(asked, picture, job))
+        waiting: asyncio.Future[list[Candidate]] = asyncio.wrap_future(future)
         gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # the body is read: it is the end
         both: list[asyncio.Future[Any]] = [waiting, gone]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

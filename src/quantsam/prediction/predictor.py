@@ -35,6 +35,11 @@ class CandidateMasks:
     predicted_iou: Tensor
     resize: MaskResize
 
+    def sampled(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> CandidateMasks:
+        """Return the same masks with only some rows and columns of the picture."""
+        resize = MaskResize(self.resize.rows[torch.from_numpy(rows)], self.resize.columns[:, torch.from_numpy(columns)])
+        return CandidateMasks(self.low_res, self.predicted_iou, resize)
+
     @torch.inference_mode()
     def mask(self, prompt: int, number: int) -> NDArray[np.bool_]:
         """Return one mask of a prompt, (H, W)."""

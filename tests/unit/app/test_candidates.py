@@ -8,6 +8,7 @@ import torch
 
 from quantsam.app import pictures, segmenting
 from quantsam.app.candidates import ObjectMasks, iou_table, packed
+from quantsam.app.pictures import make_picture
 from quantsam.metrics.iou import mask_iou
 from quantsam.prediction.predictor import Predictor
 
@@ -47,15 +48,26 @@ def test_every_mask_is_compared_with_every_one_of_fp32(served, noise):
         assert best == table[a["number"]][b["number"]]
 
 
-def test_candidates_of_a_large_picture_are_compared_at_its_own_size(served, noise, monkeypatch):
+def test_of_a_large_picture_the_best_masks_are_compared_at_its_own_size_the_others_as_shown(served, noise, monkeypatch):
+    whole = served.ask(served.upload(noise()))
     monkeypatch.setattr(pictures, "VIEW_SIDE", 16)
-    token = served.upload(noise())
-    fp32, int8, _ = served.ask(token)
-    assert sum(fp32["masks"][0]["others"][0]["runs"]) == 12 * 16
-    monkeypatch.undo()
-    again = served.ask(served.upload(noise()))
-    assert int8["iou_tables"] == again[1]["iou_tables"]
-    assert [c["area"] for c in in_order(fp32["masks"][0])] == [c["area"] for c in in_order(again[0]["masks"][0])]
+    fp32, int8, _ = served.ask(served.upload(noise()))
+    view = make_picture(noise())
+    assert view.view_hw == (12, 16)
+    for small, large in zip((fp32, int8), whole, strict=False):
+        for found, full in zip(in_order(small["masks"][0]), in_order(large["masks"][0]), strict=True):
+            assert (pixels(found, (12, 16)) == view.to_view(pixels(full))).all()
+            assert found["predicted_iou"] == full["predicted_iou"]
+        assert small["masks"][0]["area"] == large["masks"][0]["area"]
+        for other in small["masks"][0]["others"]:
+            assert other["area"] == 16 * pixels(other, (12, 16)).sum()
+    best = fp32["masks"][0]["number"], int8["masks"][0]["number"]
+    assert int8["ious"] == whole[1]["ious"]
+    for row, mine in enumerate(in_order(fp32["masks"][0])):
+        for column, theirs in enumerate(in_order(int8["masks"][0])):
+            expected = mask_iou(pixels(mine, (12, 16)), pixels(theirs, (12, 16)))
+            expected = int8["ious"][0] if (row, column) == best else expected
+            assert int8["iou_tables"][0][row][column] == expected
 
 
 def test_what_was_found_has_no_candidates(served, noise, five_found):
@@ -83,9 +95,10 @@ def test_everything_is_looked_for_once(served, noise, monkeypatch):
 def test_masks_are_packed_and_compared_as_they_are():
     masks = [np.zeros((5, 7), bool), np.zeros((5, 7), bool), np.eye(5, 7, dtype=bool)]
     masks[1][1:4] = True
-    one = ObjectMasks(tuple(packed(mask, iou) for mask, iou in zip(masks, (0.1, 0.9, 0.3), strict=True)))
-    assert one.best == 1
-    for candidate, mask in zip(one.candidates, masks, strict=True):
+    small = tuple(packed(mask, 0.5) for mask in masks)
+    for candidate, mask in zip(small, masks, strict=True):
         assert (candidate.mask() == mask).all()
         assert candidate.area == mask.sum()
-    assert iou_table(one, one) == [[1.0, 0.0, 0.0], [0.0, 1.0, 3 / 23], [0.0, 3 / 23, 1.0]]
+    one = ObjectMasks(small, 1, packed(np.eye(20, dtype=bool), 0.5))
+    two = ObjectMasks(small, 1, packed(np.ones((20, 20), bool), 0.5))
+    assert iou_table(one, two) == [[1.0, 0.0, 0.0], [0.0, 20 / 400, 3 / 23], [0.0, 3 / 23, 1.0]]

@@ -9,7 +9,8 @@ import weakref
 import pytest
 
 from quantsam.app import answers, quantized
-from quantsam.app.answers import Answers, MaskRequest
+from quantsam.app.answers import Answers
+from quantsam.app.asked import MaskRequest
 from quantsam.app.catalogue import Catalogue
 from quantsam.app.jobs import AbandonedError, Job, Worker
 from quantsam.app.limits import Limits
