@@ -16,7 +16,7 @@ from quantsam.app.catalogue import where
 from quantsam.app.pictures import Picture
 from quantsam.data.coco_masks import encode_mask
 from quantsam.data.dataset import BoolMask
-from quantsam.data.orientation import as_stored
+from quantsam.data.orientation import as_stored, stored_hw
 from quantsam.errors import InputError
 from quantsam.prediction.regions import tight_box
 
@@ -49,7 +49,7 @@ def saved_file(request: SaveRequest, picture: Picture, masks: Sequence[Candidate
 def _coco(request: SaveRequest, picture: Picture, masks: Sequence[Candidate]) -> bytes:
     """Return COCO's annotations: they mean the pixels as the picture's file stores them, before any EXIF rotation."""
     asked = request.masks
-    height, width = as_stored(picture.pixels, picture.orientation).shape[:2]
+    height, width = stored_hw(picture.image_hw, picture.orientation)
     document = {
         "info": {"description": f"quantsam app: {request.scheme} of {asked.model}, {where(asked.engine)}"},
         "images": [{"id": 1, "file_name": request.file_name, "width": width, "height": height}],

@@ -39,3 +39,9 @@ def as_stored(array: NDArray[T], orientation: int) -> NDArray[T]:
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     return np.ascontiguousarray(array)
+
+
+def stored_hw(upright_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return height and width of the pixel grid that a file stores, from those of the upright picture."""
+    height, width = upright_hw
+    return (width, height) if orientation >= 5 else (height, width)
