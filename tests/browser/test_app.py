@@ -119,7 +119,7 @@ def test_everything_is_segmented(open_app):
     page.get_by_label("points a side").fill("8")
     page.get_by_label("least predicted IoU").fill("0.3")
     page.get_by_role("button", name="Segment everything").click()
-    assert "int8: IoU with FP32" in status(page, "^done")
+    assert "int8: mean IoU with FP32" in status(page, "^done")
     caption = page.locator("[data-caption='fp32']").inner_text()
     count = int(re.search(r"masks\s*(\d+)", caption)[1])
     assert count >= 2

@@ -112,6 +112,7 @@ def test_the_buttons_are_those_of_the_chosen_object(open_app):
     assert page.locator(BUTTONS.format("fp32")).all_inner_texts() == shown
     number = (pressed(page, "int8") + 1) % 3
     page.locator(BUTTONS.format("int8")).nth(number).click()
+    assert "int8: mean IoU with FP32" in status(page, "^mask")
     tables = panels["int8"]["iou_tables"]
     a, b = panels["fp32"]["masks"], panels["int8"]["masks"]
     expected = tables[0][a[0]["number"]][number], tables[1][a[1]["number"]][b[1]["number"]]

@@ -1,6 +1,6 @@
 // Asks for masks, and tells what came.
 
-import { iousWithFp32, mean, percent } from "/candidates.js";
+import { iouName, iousWithFp32, mean, percent } from "/candidates.js";
 import { byId, complain, say } from "/dom.js";
 import { isEmpty } from "/prompts.js";
 import { askMasks } from "/server.js";
@@ -70,8 +70,8 @@ function finish() {
 export function sayDone(first) {
   const panels = answered();
   const parts = panels.filter((panel) => panel.ious).map((panel) => {
-    const iou = mean(iousWithFp32(panel, state.results.get(reference()), state.picked));
-    return iou === null ? `${panel.name}: FP32 found no masks` : `${panel.name}: IoU with FP32 ${percent(iou)}`;
+    const ious = iousWithFp32(panel, state.results.get(reference()), state.picked);
+    return `${panel.name}: ${ious.length ? `${iouName(ious.length)} ${percent(mean(ious))}` : "FP32 found no masks"}`;
   });
   if (!parts.length) parts.push("tick a scheme to compare with FP32");
   const cut = panels.filter((panel) => panel.left_out);

@@ -24,6 +24,9 @@ export function iousWithFp32(panel, reference, picked) {
 
 export const mean = (values) => (values?.length ? values.reduce((a, b) => a + b) / values.length : null);
 
+// What the mean of so many such IoUs is called.
+export const iouName = (count) => (count > 1 ? "mean IoU with FP32" : "IoU with FP32");
+
 // A button for each mask of the chosen object; pressed is the one that is shown.
 export function candidateButtons(panel, { object, picked, title, pick }) {
   const mask = panel.masks[object];

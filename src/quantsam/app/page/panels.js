@@ -1,6 +1,6 @@
 // The panels: FP32 and each scheme, side by side or one over the other.
 
-import { candidateButtons, iousWithFp32, mean, percent, shownMasks } from "/candidates.js";
+import { candidateButtons, iouName, iousWithFp32, mean, percent, shownMasks } from "/candidates.js";
 import { element, redraw } from "/dom.js";
 import { clearMasks, numbersLike, paintDifferences, paintMasks } from "/masks.js";
 
@@ -88,8 +88,7 @@ function figures(panel, reference, { everything, picked }) {
   const { length } = panel.masks;
   if (everything) rows.unshift(["masks", panel.left_out ? `${length} of ${length + panel.left_out}` : String(length)]);
   if (ious) {
-    const name = ious.length > 1 ? "mean IoU with FP32" : "IoU with FP32";
-    rows.unshift([name, ious.length ? percent(mean(ious)) : "no masks", "iou"]);
+    rows.unshift([iouName(ious.length), ious.length ? percent(mean(ious)) : "no masks", "iou"]);
   }
   const list = element("dl");
   for (const [name, value, className = ""] of rows) {
