@@ -233,6 +233,19 @@ def test_a_server_that_stops_says_so(served, noise, held):
     assert answer.json() == {"error": "the server is stopping"}
 
 
+def test_a_server_that_stops_says_so_to_who_still_waits(served, noise, held):
+    token, found = served.upload(noise()), []
+    with held(served.page):
+        waiting = threading.Thread(target=lambda: found.append(served.save(token, kind="mask")))
+        waiting.start()
+        while not served.page.worker._thread._work_queue.qsize():
+            pass
+        served.page.worker._thread.shutdown(wait=False, cancel_futures=True)
+        waiting.join()
+    assert [answer.status_code for answer in found] == [503]
+    assert found[0].json() == {"error": "the server is stopping"}
+
+
 def test_the_picture_is_shown_at_its_own_size_too(served, noise, monkeypatch):
     monkeypatch.setattr(pictures, "VIEW_SIDE", 32)
     token = served.client.post("/api/pictures", content=png(noise())).json()["picture"]
