@@ -1,6 +1,7 @@
 """What tests of the local page do with it."""
 
 import io
+import json
 import re
 
 from PIL import Image
@@ -9,6 +10,8 @@ from quantsam.data.scenes import SceneDataset
 
 WAIT_MS = 120_000
 MASKS = ".stage canvas[data-masks='{}']"
+BUTTONS = "[data-caption='{}'] .candidates button"
+FIRST, SECOND = (0.13, 0.54, 0.57, 1.0), (0.6, 0.05, 0.95, 0.4)
 PAINTED = """(canvas, leastAlpha) => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     const colours = {};
@@ -79,3 +82,43 @@ def wait_until(page, condition):
             return
         page.wait_for_timeout(50)
     raise AssertionError("waited in vain")
+
+
+def masks_of(page, prompt):
+    """Do what asks for masks, and return the panels that the server sends."""
+    answers = []
+
+    def note(route):
+        answer = route.fetch()
+        answers.append(answer.text())
+        route.fulfill(response=answer)
+
+    page.route("**/api/masks", note)
+    prompt()
+    wait_until(page, lambda: answers)
+    status(page, "^done")
+    page.unroute("**/api/masks")
+    events = [json.loads(line) for line in answers[0].splitlines()]
+    return {event["name"]: event for event in events if event["event"] == "panel"}
+
+
+def in_order(mask):
+    return sorted([mask, *mask["others"]], key=lambda one: one["number"])
+
+
+def area(page, name):
+    return sum(painted(page, name).values())
+
+
+def pressed(page, name):
+    """Return which of a panel's masks is shown."""
+    states = page.locator(BUTTONS.format(name)).evaluate_all("all => all.map((b) => b.getAttribute('aria-pressed'))")
+    assert states.count("true") == 1
+    return states.index("true")
+
+
+def two_objects(page):
+    drag(page, *FIRST)
+    status(page, "^done")
+    page.get_by_label("a new box keeps").check()
+    return masks_of(page, lambda: drag(page, *SECOND))
