@@ -1,8 +1,10 @@
-"""A real browser for the tests of pages."""
+"""A real browser for the tests of pages, and the local page's server."""
 
 import shutil
+import threading
 
 import pytest
+import torch
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -65,3 +67,47 @@ def open_page(browser):
     for context in contexts:
         context.close()
     assert found == []
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A server of nano with two schemes, calibrated on two scenes; one for each file."""
+    import uvicorn
+
+    from quantsam.app.catalogue import Catalogue
+    from quantsam.app.limits import Limits
+    from quantsam.app.listen import open_socket
+    from quantsam.app.server import Page as Server
+    from quantsam.data.open import open_images
+    from quantsam.models.zoo import load_model
+    from quantsam.schemes.load import load_scheme
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = load_model("nano")
+    schemes = {name: load_scheme(name) for name in ("int8", "mix-dwsc")}
+    catalogue = Catalogue({"nano": model}, schemes, ("pytorch",), {"nano": open_images("scenes:2")})
+    page = Server(catalogue, Limits(upload_bytes=1_000_000))
+    listener = open_socket("127.0.0.1", 0)
+    config = uvicorn.Config(page.app({"127.0.0.1"}), http="h11", ws="none", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+    page.worker.stop()
+    listener.close()
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def open_app(open_page, address):
+    """Open the page and wait until it can be used."""
+
+    def call(**options):
+        page = open_page(address, **options)
+        page.locator("body[data-ready]").wait_for()
+        return page
+
+    return call

@@ -4,130 +4,14 @@ import contextlib
 import io
 import json
 import re
-import threading
 
 import numpy as np
 import pytest
-import torch
-import uvicorn
 from PIL import Image
 
-from quantsam.app.catalogue import Catalogue
-from quantsam.app.limits import Limits
-from quantsam.app.listen import open_socket
 from quantsam.app.pictures import EXAMPLES
-from quantsam.app.server import Page as Server
-from quantsam.data.open import open_images
-from quantsam.data.scenes import SceneDataset
-from quantsam.models.zoo import load_model
-from quantsam.schemes.load import load_scheme
 
-WAIT_MS = 120_000
-MASKS = ".stage canvas[data-masks='{}']"
-PAINTED = """(canvas, leastAlpha) => {
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    const colours = {};
-    for (let i = 0; i < data.length; i += 4) {
-        if (data[i + 3] < leastAlpha) continue;
-        const name = [...data.slice(i, i + 3)].join();
-        colours[name] = (colours[name] ?? 0) + 1;
-    }
-    return colours;
-}"""
-
-
-@pytest.fixture(scope="module")
-def address():
-    """A server of nano with two schemes, calibrated on two scenes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = load_model("nano")
-    schemes = {name: load_scheme(name) for name in ("int8", "mix-dwsc")}
-    catalogue = Catalogue({"nano": model}, schemes, ("pytorch",), {"nano": open_images("scenes:2")})
-    page = Server(catalogue, Limits(upload_bytes=1_000_000))
-    listener = open_socket("127.0.0.1", 0)
-    config = uvicorn.Config(page.app({"127.0.0.1"}), http="h11", ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-    page.worker.stop()
-    listener.close()
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def open_app(open_page, address):
-    """Open the page and wait until it can be used."""
-
-    def call(**options):
-        page = open_page(address, **options)
-        page.locator("body[data-ready]").wait_for()
-        return page
-
-    return call
-
-
-def scene(seed):
-    file = io.BytesIO()
-    Image.fromarray(SceneDataset(30, seed=5).image(seed)).save(file, "PNG")
-    return file.getvalue()
-
-
-def choose(page, content, name="picture.png"):
-    page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
-
-
-def at(page, x, y, stage=0):
-    area = page.locator(".stage").nth(stage).bounding_box()
-    assert area is not None
-    return area["x"] + x * area["width"], area["y"] + y * area["height"]
-
-
-def drag(page, left, top, right, bottom):
-    page.locator(".stage").first.scroll_into_view_if_needed()
-    page.mouse.move(*at(page, left, top))
-    page.mouse.down()
-    page.mouse.move(*at(page, right, bottom), steps=3)
-    page.mouse.up()
-
-
-def status(page, text):
-    """Wait until the status line matches, and return it."""
-    line = page.locator("#status-text").filter(has_text=re.compile(text))
-    line.wait_for(timeout=WAIT_MS)
-    return line.inner_text()
-
-
-def painted(page, name, least_alpha=1):
-    """Return how many pixels a panel's masks have of each colour."""
-    return page.locator(MASKS.format(name)).evaluate(PAINTED, least_alpha)  # type: ignore[no-any-return]
-
-
-def iou(page, name):
-    return float(page.locator(f"[data-caption='{name}'] dd.iou").inner_text().removesuffix(" %"))
-
-
-def open_first_example(page):
-    page.get_by_role("button", name="Example 1").click()
-    page.locator(".stage").nth(1).wait_for()
-
-
-def hold(page, pattern):
-    """Hold back POST requests; returns those that came, to be let go on."""
-    held = []
-    page.route(pattern, lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
-    return held
-
-
-def wait_until(page, condition):
-    for _ in range(WAIT_MS // 50):
-        if condition():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("waited in vain")
+from .app_page import WAIT_MS, at, choose, drag, hold, iou, open_first_example, painted, scene, status, wait_until
 
 
 def test_a_box_is_dragged_and_masks_appear_with_their_iou(open_app):
@@ -135,7 +19,7 @@ def test_a_box_is_dragged_and_masks_appear_with_their_iou(open_app):
     open_first_example(page)
     assert painted(page, "fp32") == {}
     drag(page, 0.13, 0.54, 0.57, 1.0)
-    assert "int8: IoU" in status(page, "^done")
+    assert "int8: IoU with FP32" in status(page, "^done")
     pixels = sum(painted(page, "fp32").values())
     assert 0.02 < pixels / 512**2 < 0.25
     assert sum(painted(page, "int8").values()) == pytest.approx(pixels, rel=0.5)
@@ -206,14 +90,14 @@ def test_schemes_are_ticked_and_the_slider_moves_by_keys_and_pointer(open_app):
     drag(page, 0.13, 0.54, 0.57, 1.0)
     status(page, "^done")
     page.get_by_label("mix-dwsc").check()
-    status(page, "mix-dwsc: IoU")
+    status(page, "mix-dwsc: IoU with FP32")
     assert page.locator("figure").count() == 3
     page.get_by_label("slider").check()
     assert page.locator("figure").count() == 1
     page.get_by_label("over FP32").select_option("mix-dwsc")
     assert sum(painted(page, "mix-dwsc").values()) > 0
     split = page.get_by_label("Divider")
-    over = page.locator("canvas.over")
+    over = page.locator(".over")
     split.focus()
     page.keyboard.press("Home")
     assert over.evaluate("c => getComputedStyle(c).clipPath") == "inset(0px 0px 0px 0%)"
@@ -235,7 +119,7 @@ def test_everything_is_segmented(open_app):
     page.get_by_label("points a side").fill("8")
     page.get_by_label("least predicted IoU").fill("0.3")
     page.get_by_role("button", name="Segment everything").click()
-    assert "int8: IoU" in status(page, "^done")
+    assert "int8: mean IoU with FP32" in status(page, "^done")
     caption = page.locator("[data-caption='fp32']").inner_text()
     count = int(re.search(r"masks\s*(\d+)", caption)[1])
     assert count >= 2

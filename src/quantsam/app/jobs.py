@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from quantsam.progress import Progress
 
 Event = dict[str, Any]
+T = TypeVar("T")
 
 
 class BusyError(Exception):
@@ -101,7 +102,7 @@ class Worker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="quantsam-app")
         self.stopping = threading.Event()
 
-    def submit(self, work: Callable[[], None]) -> Future[None]:
+    def submit(self, work: Callable[[], T]) -> Future[T]:
         """Queue work; who does not want it any more cancels it, which frees its place at once.
 
         Raises:
@@ -111,7 +112,7 @@ class Worker:
         held = [work]  # the executor keeps what was cancelled until its turn: it must not keep pictures with it
         future = self._thread.submit(lambda: held.pop()())
 
-        def leave(_: Future[None]) -> None:
+        def leave(_: Future[T]) -> None:
             held.clear()
             self._places.leave()
 

@@ -25,9 +25,12 @@ class Limits:
         picture_bytes: Of all pictures that are kept.
         embeddings: How many are kept, one for each picture, model, scheme and engine.
         embedding_bytes: Of all embeddings that are kept.
+        found: How many answers to "segment everything" are kept, so that they can be saved and compared with others.
+        found_bytes: Of all these answers.
         encoders: How many are kept, one for each model, scheme and engine.
         waiting: Requests for masks that are computed or wait.
         uploads: Pictures that are received or decoded at once.
+        saves: Files of masks, or pictures at full size, that are made at once.
         upload_seconds: In which a picture must have arrived.
     """
 
@@ -42,7 +45,10 @@ class Limits:
     picture_bytes: int = 2**29
     embeddings: int = 128
     embedding_bytes: int = 2**28
+    found: int = 64
+    found_bytes: int = 2**26
     encoders: int = 16
     waiting: int = 8
     uploads: int = 4
+    saves: int = 2
     upload_seconds: float = 60

@@ -8,12 +8,13 @@ import secrets
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from quantsam.app.limits import VIEW_SIDE, Limits
 from quantsam.app.lru import Lru
 from quantsam.data.dataset import BoolMask, UInt8Image
-from quantsam.data.images import decode_image
+from quantsam.data.images import decode_turned
 from quantsam.data.scenes import SceneDataset
 
 _SCENES = SceneDataset(24, seed=5, size=512)  # a seed of its own: neither scored nor calibrated on
@@ -29,11 +30,13 @@ class Picture:
         pixels: (H, W, 3) uint8 RGB.
         view: A JPEG file, upright, its longer side at most `VIEW_SIDE`.
         view_hw: Height and width of `view`.
+        orientation: The EXIF orientation that was undone, 1 if none.
     """
 
     pixels: UInt8Image
     view: bytes
     view_hw: tuple[int, int]
+    orientation: int = 1
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -45,16 +48,22 @@ class Picture:
         """What it takes in memory."""
         return self.pixels.nbytes + len(self.view)
 
+    @property
+    def view_centres(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows and columns of the picture that lie in the centres of the view's pixels."""
+        return _centres(self.image_hw, self.view_hw)
+
     def to_view(self, mask: BoolMask) -> BoolMask:
         """Return a mask of the picture, or of the view, at the view's resolution: each pixel's centre decides."""
-        if mask.shape == self.view_hw:
-            return mask
-        rows, columns = (
-            ((np.arange(shown) + 0.5) * full / shown).astype(np.int64)
-            for shown, full in zip(self.view_hw, mask.shape, strict=True)
-        )
-        small: BoolMask = mask[rows[:, None], columns]
-        return small
+        return _resampled(mask, self.view_hw)
+
+    def from_view(self, mask: BoolMask) -> BoolMask:
+        """Return a mask of the picture, or of the view, at the picture's resolution: pixels are repeated."""
+        return _resampled(mask, self.image_hw)
+
+    def full(self) -> bytes:
+        """Return the picture at its own size, a JPEG file."""
+        return _encoded(Image.fromarray(self.pixels), "JPEG", quality=92)
 
 
 class PictureStore:
@@ -81,16 +90,16 @@ def read_picture(content: bytes, max_pixels: int) -> Picture:
     Raises:
         ImageError: It is no picture, is damaged, or has too many pixels.
     """
-    return make_picture(decode_image(content, apply_exif=True, max_pixels=max_pixels))
+    return make_picture(*decode_turned(content, max_pixels=max_pixels))
 
 
-def make_picture(pixels: UInt8Image) -> Picture:
+def make_picture(pixels: UInt8Image, orientation: int = 1) -> Picture:
     """Return pixels (H, W, 3) with their view."""
     height, width = pixels.shape[:2]
     scale = min(1.0, VIEW_SIDE / max(height, width))
     view_hw = max(1, round(height * scale)), max(1, round(width * scale))
     view = Image.fromarray(pixels).resize((view_hw[1], view_hw[0]), Image.Resampling.BOX)
-    return Picture(pixels, _encoded(view, "JPEG", quality=92), view_hw)
+    return Picture(pixels, _encoded(view, "JPEG", quality=92), view_hw, orientation)
 
 
 def example_token(number: int) -> str:
@@ -112,6 +121,23 @@ def example_thumbnail(number: int) -> bytes:
     """Return one of `EXAMPLES`, small, as a JPEG file."""
     small = Image.fromarray(example(number).pixels).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)
     return _encoded(small, "JPEG", quality=85)
+
+
+def _resampled(mask: BoolMask, image_hw: tuple[int, int]) -> BoolMask:
+    """Return a mask at another height and width: what lies in each pixel's centre."""
+    if mask.shape == image_hw:
+        return mask
+    rows, columns = _centres((mask.shape[0], mask.shape[1]), image_hw)
+    resampled: BoolMask = mask[rows[:, None], columns]
+    return resampled
+
+
+def _centres(given_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * given / wanted).astype(np.int64)
+        for given, wanted in zip(given_hw, wanted_hw, strict=True)
+    )
+    return rows, columns
 
 
 def _encoded(image: Image.Image, file_format: str, **options: int) -> bytes:

@@ -10,10 +10,11 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from quantsam.app.answers import MaskRequest
-from quantsam.app.catalogue import Catalogue
+from quantsam.app.asked import MaskRequest, SaveRequest
+from quantsam.app.catalogue import FP32, Catalogue
 from quantsam.app.limits import Limits
 from quantsam.app.pictures import Picture
+from quantsam.app.saving import KINDS
 from quantsam.errors import InputError, nearest
 from quantsam.prediction.grid import GridSettings, usual_settings
 from quantsam.runtime.picture import PicturePrompts
@@ -22,6 +23,8 @@ MAX_POINTS_PER_SIDE = 64
 _POINTS_PER_SIDE = 16  # a quarter of SAM's points: the page shall answer soon
 _MAX_COORDINATE = 1e6
 _KEYS = {"picture", "model", "schemes", "engine", "boxes", "points", "labels", "everything", "grid"}
+_SAVE_KEYS = {"scheme", "kind", "chosen", "numbers", "file_name"}
+_MOST_NAME = 255  # characters of a file's name
 _GRID_KEYS = {"points_per_side", "min_iou", "min_stability"}
 
 
@@ -47,7 +50,39 @@ def parse_request(body: bytes, catalogue: Catalogue, limits: Limits) -> MaskRequ
     Raises:
         HTTPException: 400 for what is not JSON or names what there is not; 422 for a wrong type or value.
     """
-    table = _table(_json(body), _KEYS, "the request")
+    return _mask_request(_table(_json(body), _KEYS, "the request"), catalogue, limits)
+
+
+def parse_save(body: bytes, catalogue: Catalogue, limits: Limits) -> SaveRequest:
+    """Read a request for a file of masks.
+
+    Args:
+        body: JSON as for masks, but for `schemes`; and `scheme`, perhaps FP32's, `kind`, perhaps `chosen`, `numbers`
+            and `file_name`: see `SaveRequest`.
+        catalogue: What can be chosen.
+        limits: How much may be asked.
+
+    Raises:
+        HTTPException: 400 for what is not JSON or names what there is not; 422 for a wrong type or value.
+    """
+    table = _table(_json(body), (_KEYS - {"schemes"}) | _SAVE_KEYS, "the request")
+    chosen = table.get("chosen")
+    if chosen is not None and not _is_index(chosen):
+        raise _wrong(f"chosen must be the number of an object or null, got {reprlib.repr(chosen)}")
+    numbers = _list(table, "numbers", limits.prompts)
+    if not all(_is_index(number) for number in numbers):
+        raise _wrong(f"numbers must be whole numbers, 0 or more, got {reprlib.repr(numbers)}")
+    return SaveRequest(
+        masks=_mask_request({key: value for key, value in table.items() if key in _KEYS}, catalogue, limits),
+        scheme=_name(table, "scheme", (FP32.name, *catalogue.schemes)),
+        kind=_name(table, "kind", KINDS),
+        chosen=chosen,
+        numbers=tuple(numbers),
+        file_name=_file_name(table.get("file_name", "picture")),
+    )
+
+
+def _mask_request(table: dict[str, Any], catalogue: Catalogue, limits: Limits) -> MaskRequest:
     model = _name(table, "model", catalogue.models)
     engine = _name(table, "engine", catalogue.engines)
     listed = _list(table, "schemes", len(catalogue.schemes))
@@ -114,6 +149,18 @@ def _known(value: Any, key: str, known: Collection[str]) -> str:
     if value not in known:
         raise HTTPException(400, f"there is no {key} {reprlib.repr(value)} here: {nearest(value[:40], known)}")
     return value
+
+
+def _file_name(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _MOST_NAME:
+        raise _wrong(f"file_name must be a string of 1 to {_MOST_NAME} characters, got {reprlib.repr(value)}")
+    if "/" in value or value in (".", "..") or any(ord(letter) < 32 for letter in value):
+        raise _wrong(f"file_name must be a name without folders, got {reprlib.repr(value)}")
+    return value
+
+
+def _is_index(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _list(table: dict[str, Any], key: str, most: int) -> list[Any]:

@@ -17,24 +17,27 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quantsam.app.answers import Answers, MaskRequest
+from quantsam.app.answers import Answers
+from quantsam.app.asked import MaskRequest, SaveRequest
+from quantsam.app.candidates import Candidate
 from quantsam.app.catalogue import FP32, Catalogue, where
 from quantsam.app.guard import Guard
 from quantsam.app.jobs import AbandonedError, BusyError, Event, Job, Places, Worker
 from quantsam.app.limits import Limits
 from quantsam.app.pictures import EXAMPLES, Picture, PictureStore, example_thumbnail, example_token, read_picture
 from quantsam.app.quantized import QuantizedModels
-from quantsam.app.requests import check_on_picture, parse_request, usual_grid
-from quantsam.errors import ImageError
+from quantsam.app.requests import check_on_picture, parse_request, parse_save, usual_grid
+from quantsam.app.saving import KINDS, saved_file
+from quantsam.errors import ImageError, QuantsamError
 
+_SCRIPTS = (
+    *("app", "asking", "candidates", "changes", "detail", "dom", "draw", "files", "history", "keys", "masks"),
+    *("objects", "panels", "picture", "pointer", "prompts", "saving", "server", "show", "state", "zoom"),
+)
 PAGE = {
     "/": ("index.html", "text/html"),
     "/app.css": ("app.css", "text/css"),
-    "/app.js": ("app.js", "text/javascript"),
-    "/server.js": ("server.js", "text/javascript"),
-    "/masks.js": ("masks.js", "text/javascript"),
-    "/panels.js": ("panels.js", "text/javascript"),
-    "/prompts.js": ("prompts.js", "text/javascript"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in _SCRIPTS},
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """All files there are: what is not named here is not served."""
@@ -56,7 +59,7 @@ class Page:
         self.pictures = PictureStore(limits)
         self.worker = Worker(limits.waiting)
         self._answers = Answers(QuantizedModels(catalogue, limits), limits)
-        self._uploads = Places(limits.uploads)
+        self._uploads, self._saves = Places(limits.uploads), Places(limits.saves)
 
     def app(self, hosts: Collection[str], *, any_address: bool = False) -> ASGIApp:
         """Return the ASGI application; see `Guard` for the arguments."""
@@ -67,7 +70,9 @@ class Page:
             Route("/api/examples/{number:int}", self._take_example, methods=["POST"]),
             Route("/api/pictures", self._upload, methods=["POST"]),
             Route("/api/pictures/{token}", self._view),
+            Route("/api/pictures/{token}/full", self._full),
             Route("/api/masks", self._masks, methods=["POST"]),
+            Route("/api/save", self._save, methods=["POST"]),
         ]
         app = Starlette(
             routes=routes,
@@ -109,10 +114,49 @@ class Page:
     async def _view(self, request: Request) -> Response:
         return Response((await self._picture(request.path_params["token"])).view, media_type="image/jpeg")
 
-    async def _masks(self, request: Request) -> Response:
+    async def _full(self, request: Request) -> Response:
+        picture = await self._picture(request.path_params["token"])
+        with self._saves.one():
+            return Response(await run_in_threadpool(picture.full), media_type="image/jpeg")
+
+    async def _save(self, request: Request) -> Response:
+        asked = parse_save(await self._request(request), self.catalogue, self.limits)
+        picture = await self._picture(asked.masks.token)
+        check_on_picture(asked.masks, picture, self.limits)
+        with self._saves.one():
+            try:
+                masks = await self._meant(request, asked, picture)
+                content = await run_in_threadpool(saved_file, asked, picture, masks)
+            except QuantsamError as error:
+                raise HTTPException(422, str(error)) from None
+        return Response(content, media_type=KINDS[asked.kind])
+
+    async def _meant(self, request: Request, asked: SaveRequest, picture: Picture) -> list[Candidate]:
+        """Have the masks made once more in the worker's thread: picture and encoder are usually still there."""
+        job = Job(lambda event: None, self.worker.stopping)
+        future = self.worker.submit(lambda: self._answers.meant(asked, picture, job))
+        waiting: asyncio.Future[list[Candidate]] = asyncio.wrap_future(future)
+        gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # the body is read: it is the end
+        both: list[asyncio.Future[Any]] = [waiting, gone]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not waiting.done():
+            job.abandoned.set()
+            waiting.cancel()
+            raise HTTPException(400, _CLOSED)
+        try:
+            return waiting.result()
+        except (AbandonedError, asyncio.CancelledError):
+            raise HTTPException(503, _STOPPING) from None
+
+    async def _request(self, request: Request) -> bytes:
+        """Receive the JSON of a request."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise HTTPException(415, "the request must have the content type application/json")
-        body = await self._body(request, self.limits.json_bytes, "a request")
+        return await self._body(request, self.limits.json_bytes, "a request")
+
+    async def _masks(self, request: Request) -> Response:
+        body = await self._request(request)
         asked = parse_request(body, self.catalogue, self.limits)
         picture = await self._picture(asked.token)
         check_on_picture(asked, picture, self.limits)
@@ -138,7 +182,7 @@ class Page:
             self._answers.answer(asked, picture, job)
             tell({"event": "done"})
         except AbandonedError:
-            tell({"event": "error", "error": "the server is stopping"})
+            tell({"event": "error", "error": _STOPPING})
         except Exception as error:  # a defect of ours must not end the stream without a word
             _logger.error("unexpected %s in a job", type(error).__name__, exc_info=error if self._debug else None)
             tell({"event": "error", "error": _DEFECT})
@@ -169,10 +213,12 @@ class Page:
                 408, f"{name} must arrive within {self.limits.upload_seconds:g} seconds: try again"
             ) from None
         except ClientDisconnect:
-            raise HTTPException(400, "the connection was closed") from None
+            raise HTTPException(400, _CLOSED) from None
         return bytes(content)
 
 
+_CLOSED = "the connection was closed"
+_STOPPING = "the server is stopping"
 _DEFECT = "unexpected error in the server: start it with --debug to see it in its log"
 
 

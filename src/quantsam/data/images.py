@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from quantsam.data.dataset import UInt8Image
+from quantsam.data.orientation import known_orientation, upright
 from quantsam.data.picture_kinds import brand, unread_kind
 from quantsam.data.rgb import read_rgb
 from quantsam.errors import ImageError, InputError
@@ -54,13 +55,20 @@ def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
     """
     path = Path(path)
     _check_file(path)
-    return _read(path, str(path), apply_exif, MAX_PIXELS)
+    return _read(path, str(path), apply_exif, MAX_PIXELS)[0]
 
 
 def decode_image(
     content: bytes, name: str = "the picture", *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS
 ) -> UInt8Image:
-    """Read a picture from memory, as `load_image` does from a file.
+    """Read a picture from memory, as `load_image` does from a file; see `decode_turned` for the arguments."""
+    return decode_turned(content, name, apply_exif=apply_exif, max_pixels=max_pixels)[0]
+
+
+def decode_turned(
+    content: bytes, name: str = "the picture", *, apply_exif: bool = True, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8Image, int]:
+    """Read a picture from memory, and tell how it was turned.
 
     Args:
         content: What is in the file.
@@ -69,7 +77,8 @@ def decode_image(
         max_pixels: A picture whose header says more is not decoded.
 
     Returns:
-        (height, width, 3) uint8 RGB, contiguous and writeable.
+        (height, width, 3) uint8 RGB, contiguous and writeable; and the EXIF orientation that was undone, 1 if
+        none: `as_stored` brings it back.
 
     Raises:
         ImageError: It is empty, no picture, damaged, or too large.
@@ -94,13 +103,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
-def _read(source: Path | io.BytesIO, name: str, apply_exif: bool, max_pixels: int) -> UInt8Image:
+def _read(source: Path | io.BytesIO, name: str, apply_exif: bool, max_pixels: int) -> tuple[UInt8Image, int]:
     with _opened(source, name, max_pixels) as image:
         array, word = read_rgb(image, name, lambda: Image.open(source, formats=(image.format or "",)))
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if apply_exif else 1
+        orientation = known_orientation(image.getexif().get(_EXIF_ORIENTATION)) if apply_exif else 1
     if word:
         notice(word)
-    return _upright(array, orientation)
+    return upright(array, orientation), orientation
 
 
 @contextmanager
@@ -266,16 +275,3 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
             f"{name} says it is {width} x {height} pixels: a picture may have at most {max_pixels:,} pixels; "
             "make it smaller first"
         )
-
-
-def _upright(array: UInt8Image, orientation: Any) -> UInt8Image:
-    """Undo an EXIF orientation (1 to 8); any other value means upright."""
-    if orientation not in range(2, 9):
-        return array
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -12,11 +14,37 @@ from quantsam.errors import InputError
 from quantsam.models.image_decoder import ImageDecoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.prediction import Prediction
-from quantsam.prediction.transforms import mask_resize, preprocess, scale_coordinates
+from quantsam.prediction.transforms import MaskResize, mask_resize, preprocess, scale_coordinates
 
 MASK_THRESHOLD = 0.0
 
 PROMPTS_A_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CandidateMasks:
+    """All masks that the model offers for prompts on one picture; each is resized when it is asked for.
+
+    Attributes:
+        low_res: (B, M, h, w) logits.
+        predicted_iou: (B, M) float32, the model's own estimates.
+        resize: From these logits to the picture's.
+    """
+
+    low_res: Tensor
+    predicted_iou: Tensor
+    resize: MaskResize
+
+    def sampled(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> CandidateMasks:
+        """Return the same masks with only some rows and columns of the picture."""
+        resize = MaskResize(self.resize.rows[torch.from_numpy(rows)], self.resize.columns[:, torch.from_numpy(columns)])
+        return CandidateMasks(self.low_res, self.predicted_iou, resize)
+
+    @torch.inference_mode()
+    def mask(self, prompt: int, number: int) -> NDArray[np.bool_]:
+        """Return one mask of a prompt, (H, W)."""
+        mask: NDArray[np.bool_] = (self.resize(self.low_res[prompt, number]) > MASK_THRESHOLD).cpu().numpy()
+        return mask
 
 
 class Predictor:
@@ -164,6 +192,27 @@ class Predictor:
         for mask, low in zip(masks, low_res[:, 0], strict=True):  # a picture's logits each are memory enough
             torch.gt(resize(low), MASK_THRESHOLD, out=mask)
         return masks, iou[:, 0]
+
+    @torch.inference_mode()
+    def candidates(
+        self, *, points: Tensor | None = None, labels: Tensor | None = None, boxes: Tensor | None = None
+    ) -> CandidateMasks:
+        """Segment a batch of prompts, and keep of each all three masks, small.
+
+        Args:
+            points: (B, N, 2) x y in pixels of the picture.
+            labels: (B, N), 1 or 0; -1 for padding.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture.
+
+        Raises:
+            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+        """
+        decoder, _, image_hw = self._ready()
+        scaled_points, scaled_boxes = self._scaled(points, labels, boxes, image_hw)
+        variant = self.model.variant
+        resize = mask_resize(image_hw, 4 * variant.embed_size, variant.prompt_size)
+        low_res, iou = decoder.decode(points=scaled_points, boxes=scaled_boxes, low_hw=resize.low_hw)
+        return CandidateMasks(low_res, iou, resize)
 
     def _ready(self) -> tuple[ImageDecoder, Tensor, tuple[int, int]]:
         if self._embedding is None or self._decoder is None or self.image_hw is None:

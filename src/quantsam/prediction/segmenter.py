@@ -11,7 +11,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.automatic import segment_everything
 from quantsam.prediction.everything import FoundMask
 from quantsam.prediction.grid import GridSettings
-from quantsam.prediction.predictor import PROMPTS_A_BATCH, Predictor
+from quantsam.prediction.predictor import PROMPTS_A_BATCH, CandidateMasks, Predictor
 from quantsam.prediction.tally import Tally
 from quantsam.progress import Progress
 
@@ -45,6 +45,13 @@ class ModelSegmenter:
             found.append(self._predictor.best_masks(**tensors))
         masks, iou = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
         return masks, iou
+
+    def candidates(
+        self, *, points: Float32 | None = None, labels: Float32 | None = None, boxes: Float32 | None = None
+    ) -> CandidateMasks:
+        """Return all three masks of each prompt, small, and their predicted IoU; see `Predictor.candidates`."""
+        given = {"points": points, "labels": labels, "boxes": boxes}
+        return self._predictor.candidates(**{k: None if v is None else torch.from_numpy(v) for k, v in given.items()})
 
     def segment_everything(
         self, image: UInt8Image, settings: GridSettings | None, progress: Progress | None, tally: Tally | None = None

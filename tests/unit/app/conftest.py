@@ -1,5 +1,6 @@
 """Fixtures for the local page's server."""
 
+import asyncio
 import io
 import json
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-from quantsam.app import answers
+from quantsam.app import segmenting
 from quantsam.app.catalogue import Catalogue
 from quantsam.app.limits import Limits
 from quantsam.app.server import Page
@@ -81,11 +82,47 @@ class Served:
         events = [json.loads(line) for line in answer.text.splitlines()]
         return [event for event in events if event["event"] != "status"]
 
+    def save(self, token, **changes):
+        """Ask for a file of int8's masks, or those of another `scheme`."""
+        asked = {"picture": token, "model": "tiny", "engine": "pytorch", "scheme": "int8", "boxes": [[4, 4, 40, 40]]}
+        if "points" in changes or "everything" in changes:
+            asked.pop("boxes")
+        return self.client.post("/api/save", content=json.dumps(asked | changes), headers=JSON)
+
     def post(self, token, client=None, **changes):
         asked = {"picture": token, "model": "tiny", "engine": "pytorch", "schemes": ["int8"], "boxes": [[4, 4, 40, 40]]}
         if "points" in changes or "everything" in changes:
             asked.pop("boxes")
         return (client or self.client).post("/api/masks", content=json.dumps(asked | changes), headers=JSON)
+
+
+def go_away(served, token, *, after=None, reads=False, path="/api/masks", **changes):
+    """Ask for masks and close the connection, perhaps after an event; return what was sent until then.
+
+    Without `reads` what the server sends is not even taken, so that its answer never begins.
+    """
+    asked = {"picture": token, "model": "tiny", "engine": "pytorch", "boxes": [[4, 4, 40, 40]]} | changes
+    headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    body = [json.dumps(asked).encode()]
+    sent = []
+
+    async def receive():
+        if body:
+            return {"type": "http.request", "body": body.pop(), "more_body": False}
+        if after is not None:
+            assert await asyncio.to_thread(after.wait, 30)
+        while reads and len(sent) < 2:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        if not reads:
+            await asyncio.sleep(0.1)
+        sent.append(message)
+
+    asyncio.run(asyncio.wait_for(served.page.app({"testserver"})(scope, receive, send), 60))
+    return sent
 
 
 def png(pixels):
@@ -117,7 +154,7 @@ def five_found(monkeypatch):
             found.append(FoundMask(encode_mask(mask), 128, box, 0.9 - 0.1 * number, 1.0, (0.0, 0.0), (0, 0, 64, 48)))
         return found
 
-    monkeypatch.setattr(answers.ModelSegmenter, "segment_everything", find)
+    monkeypatch.setattr(segmenting.ModelSegmenter, "segment_everything", find)
 
 
 @pytest.fixture

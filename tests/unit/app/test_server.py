@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantsam.app import answers, pictures, quantized
-from quantsam.app.answers import run_lengths
+from quantsam.app import pictures, quantized
 from quantsam.app.catalogue import Catalogue
 from quantsam.app.limits import Limits
+from quantsam.app.panels import run_lengths
 from quantsam.app.pictures import EXAMPLES, make_picture, read_picture
 from quantsam.app.requests import parse_request
 from quantsam.app.server import PAGE
@@ -123,13 +123,11 @@ def test_masks_are_not_compressed_for_the_page(served, noise, monkeypatch):
     assert compressed == []
 
 
-def test_prompts_are_compared_each_with_its_own_and_found_masks_with_the_nearest(served, noise, monkeypatch):
+def test_found_masks_are_compared_with_the_nearest(served, noise, monkeypatch):
     paired = []
-    monkeypatch.setattr(answers, "agreements", lambda *_, **options: paired.append(options["paired"]) or [])
-    token = served.upload(noise())
-    served.ask(token)
-    served.ask(token, everything=True, grid={"points_per_side": 1})
-    assert paired == [True, False]
+    monkeypatch.setattr("quantsam.app.panels.agreements", lambda *_, **options: paired.append(options["paired"]) or [])
+    served.ask(served.upload(noise()), everything=True, grid={"points_per_side": 1})
+    assert paired == [False]
 
 
 def test_an_engine_runs_fp32_and_the_scheme(served, noise, monkeypatch):

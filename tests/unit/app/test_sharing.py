@@ -1,6 +1,5 @@
 """The local page's server: what it keeps, and that users do not disturb one another."""
 
-import asyncio
 import gc
 import json
 import logging
@@ -10,7 +9,8 @@ import weakref
 import pytest
 
 from quantsam.app import answers, quantized
-from quantsam.app.answers import Answers, MaskRequest
+from quantsam.app.answers import Answers
+from quantsam.app.asked import MaskRequest
 from quantsam.app.catalogue import Catalogue
 from quantsam.app.jobs import AbandonedError, Job, Worker
 from quantsam.app.limits import Limits
@@ -23,6 +23,8 @@ from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runtime import picture
 from quantsam.runtime.picture import PicturePrompts
 from quantsam.schemes.load import load_scheme
+
+from .conftest import go_away
 
 
 def without_times(events):
@@ -149,35 +151,6 @@ def test_who_goes_away_while_masks_are_compared_is_not_waited_for(noise, catalog
     with pytest.raises(AbandonedError):
         Answers(QuantizedModels(catalogue, Limits()), Limits()).answer(asked, make_picture(noise()), job)
     assert compared == [compared[0]] * 5
-
-
-def go_away(served, token, *, after=None, reads=False):
-    """Ask for masks and close the connection, perhaps after an event; return what was sent until then.
-
-    Without `reads` what the server sends is not even taken, so that its answer never begins.
-    """
-    asked = {"picture": token, "model": "tiny", "engine": "pytorch", "boxes": [[4, 4, 40, 40]]}
-    headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/api/masks", "query_string": b"", "headers": headers}
-    body = [json.dumps(asked).encode()]
-    sent = []
-
-    async def receive():
-        if body:
-            return {"type": "http.request", "body": body.pop(), "more_body": False}
-        if after is not None:
-            assert await asyncio.to_thread(after.wait, 30)
-        while reads and len(sent) < 2:
-            await asyncio.sleep(0.01)
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        if not reads:
-            await asyncio.sleep(0.1)
-        sent.append(message)
-
-    asyncio.run(asyncio.wait_for(served.page.app({"testserver"})(scope, receive, send), 60))
-    return sent
 
 
 def test_who_leaves_the_queue_leaves_a_place(serve, noise, held):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from quantsam.data.images import MAX_PIXELS, check_image_array, decode_image, load_image
+from quantsam.data.images import MAX_PIXELS, check_image_array, decode_image, decode_turned, load_image
+from quantsam.data.orientation import as_stored, stored_hw
 from quantsam.errors import ImageError, InputError
 
 
@@ -141,6 +142,19 @@ def test_exif_orientation_only_on_request(tmp_path, noise, orientation):
         np.testing.assert_array_equal(turned, np.asarray(ImageOps.exif_transpose(stored)))
     assert turned.flags.c_contiguous
     assert turned.shape[:2] == ((30, 20) if 5 <= orientation <= 8 else (20, 30))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_an_upright_picture_is_turned_back(tmp_path, noise, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise).save(tmp_path / "a.png", exif=exif.tobytes())
+    turned, undone = decode_turned((tmp_path / "a.png").read_bytes())
+    assert undone == (orientation if 2 <= orientation <= 8 else 1)
+    np.testing.assert_array_equal(turned, load_image(tmp_path / "a.png", apply_exif=True))
+    np.testing.assert_array_equal(as_stored(turned, undone), noise)
+    assert stored_hw(turned.shape[:2], undone) == noise.shape[:2]
+    assert decode_turned((tmp_path / "a.png").read_bytes(), apply_exif=False)[1] == 1
 
 
 def test_exif_of_tiff_is_not_applied_twice(tmp_path, noise):

@@ -54,6 +54,21 @@ def test_every_kind_of_prompt_matters(predictor):
     np.testing.assert_allclose(padded, logits(points=[*POINTS, [9, 9]], labels=[*LABELS, -1]), rtol=1e-5, atol=1e-6)
 
 
+def test_candidates_are_the_masks_of_a_batch_one_at_a_time(predictor):
+    boxes = torch.tensor([BOX, [0.0, 0.0, 90.0, 60.0]])
+    masks, iou, _ = predictor.predict_batch(boxes=boxes)
+    candidates = predictor.candidates(boxes=boxes)
+    np.testing.assert_allclose(candidates.predicted_iou, iou, rtol=1e-5)
+    rows, columns = np.array([0, 30, 59]), np.arange(1, 90, 7)
+    sampled = candidates.sampled(rows, columns)
+    for prompt in range(2):
+        for number in range(3):
+            expected = masks[prompt, number].numpy()
+            assert candidates.mask(prompt, number).dtype == np.bool_
+            np.testing.assert_array_equal(candidates.mask(prompt, number), expected)
+            np.testing.assert_array_equal(sampled.mask(prompt, number), expected[rows][:, columns])
+
+
 def test_a_prediction_is_refined_with_its_own_logits(predictor):
     first = predictor.predict(box=BOX, multimask=False)
     again = predictor.predict(box=BOX, mask_input=first.low_res_logits, multimask=False)

@@ -1,29 +1,30 @@
 // The panels: FP32 and each scheme, side by side or one over the other.
 
+import { candidateButtons, iouName, iousWithFp32, mean, percent, shownMasks } from "/candidates.js";
+import { element, redraw } from "/dom.js";
 import { clearMasks, numbersLike, paintDifferences, paintMasks } from "/masks.js";
-
-const element = (name, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-};
 
 const title = (name, reference) => (name === reference ? "FP32" : name);
 
-function layer(name, picture, extra = "") {
-  const canvas = element("canvas", { width: picture.view_width, height: picture.view_height, className: extra });
+function layer(name, picture) {
+  const canvas = element("canvas", { width: picture.view_width, height: picture.view_height });
   canvas.dataset.masks = name;
   return canvas;
 }
 
+// What is zoomed and moved together.
+const world = (...layers) => element("div", { className: "world" }, ...layers);
+
 function stage(picture, name, ...layers) {
-  const made = element("div", { className: "stage" });
+  const made = element("div", { className: "stage", tabIndex: 0 });
+  made.dataset.key = `stage-${name}`;
   made.style.setProperty("--ratio", picture.width / picture.height);
-  made.dataset.stage = name;
-  const shown = element("img", { src: `/api/pictures/${picture.picture}`, alt: `The picture, ${name}`, draggable: false });
+  made.setAttribute("role", "group");
+  made.setAttribute("aria-label", `${name}: picture and masks`);
+  const shown = element("img", { src: picture.source, alt: `The picture, ${name}`, draggable: false });
   const prompts = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   prompts.setAttribute("aria-hidden", "true");
-  made.append(shown, ...layers, prompts);
+  made.append(world(shown), ...layers, prompts);
   return made;
 }
 
@@ -47,9 +48,11 @@ function watchDivider(divider, area, move) {
 
 function sliderFigure(picture, reference, over, onSplit) {
   const divider = element("div", { className: "divider" });
-  const layers = [layer(reference, picture), layer(over, picture, "over")];
-  layers[0].classList.add("under");
-  const area = stage(picture, `${title(reference, reference)} left of the divider, ${over} right of it`, ...layers);
+  const under = world(layer(reference, picture));
+  const above = element("div", { className: "over" }, world(layer(over, picture)));
+  under.classList.add("under");
+  const name = `${title(reference, reference)} on the left, ${over} on the right`;
+  const area = stage(picture, name, under, above);
   area.append(divider);
   watchDivider(divider, area, onSplit);
   const captions = element("figcaption", { className: "captions" }, caption(reference, reference), caption(over, reference));
@@ -58,7 +61,7 @@ function sliderFigure(picture, reference, over, onSplit) {
 
 function sideFigure(picture, reference, name) {
   const figure = element("figure", {}, element("figcaption", {}, caption(name, reference)));
-  figure.append(stage(picture, title(name, reference), layer(name, picture)));
+  figure.append(stage(picture, title(name, reference), world(layer(name, picture))));
   return figure;
 }
 
@@ -68,55 +71,61 @@ export function layOut(root, { picture, reference, names, over, onSplit }) {
   const figures = over
     ? [sliderFigure(picture, reference, over, onSplit)]
     : [reference, ...names].map((name) => sideFigure(picture, reference, name));
-  root.replaceChildren(...figures);
+  redraw(root, () => root.replaceChildren(...figures));
   return [...root.querySelectorAll(".stage")];
 }
 
-export function setSplit(root, percent) {
-  root.style.setProperty("--split", `${percent}%`);
+export function setSplit(root, share) {
+  root.style.setProperty("--split", `${share}%`);
 }
 
-const percent = (value) => `${(100 * value).toFixed(1)} %`;
 const time = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms).toLocaleString("en")} ms`;
 const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(2)} MiB`;
 
-export const meanIou = (panel) => (panel.ious?.length ? panel.ious.reduce((a, b) => a + b) / panel.ious.length : null);
-
-function figures(panel, everything) {
-  const iou = meanIou(panel);
+function figures(panel, reference, { everything, picked }) {
+  const ious = iousWithFp32(panel, reference, picked);
   const rows = [["encoder", time(panel.encoder_ms)], ["decoder", time(panel.decoder_ms)], ["size", mib(panel.size_bytes)]];
   const { length } = panel.masks;
   if (everything) rows.unshift(["masks", panel.left_out ? `${length} of ${length + panel.left_out}` : String(length)]);
-  if (panel.ious) rows.unshift(["IoU", iou === null ? "no masks" : percent(iou)]);
+  if (ious) {
+    rows.unshift([iouName(ious.length), ious.length ? percent(mean(ious)) : "no masks", "iou"]);
+  }
   const list = element("dl");
-  for (const [name, value] of rows) {
-    const className = name === "IoU" ? "iou" : "";
+  for (const [name, value, className = ""] of rows) {
     list.append(element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value, className })));
   }
   return list;
 }
 
-function captionBody(panel, everything, busy) {
-  if (panel?.error) return element("p", { className: "problem", textContent: panel.error });
-  if (panel) return figures(panel, everything);
-  return element("p", { className: "busy", textContent: busy ? "waiting ..." : "no prompt yet" });
+function captionBody(panel, known) {
+  if (panel?.error) return [element("p", { className: "problem", textContent: panel.error })];
+  if (!panel) return [element("p", { className: "busy", textContent: known.busy ? "waiting ..." : "no prompt yet" })];
+  const { object, pick, picked } = known;
+  const name = title(panel.name, known.reference);
+  const buttons = candidateButtons(panel, { object, pick, title: name, picked: picked.get(panel.name) });
+  return [figures(panel, known.results.get(known.reference), known), ...buttons];
 }
 
-function paintPanel(canvas, panel, base, { everything, differences }) {
+function paintPanel(canvas, panel, base, { everything, differences, picked }) {
   if (!panel || panel.error) return clearMasks(canvas);
-  if (differences && base) return paintDifferences(canvas, base.masks, panel.masks, !everything);
+  const masks = shownMasks(panel, picked.get(panel.name));
+  const expected = base && shownMasks(base, picked.get(base.name));
+  if (differences && base) return paintDifferences(canvas, expected, masks, !everything);
   const count = canvas.width * canvas.height;
-  const own = panel.masks.map((_, i) => i);
-  const numbers = everything && base && base !== panel ? numbersLike(base.masks, panel.masks, count) : own;
-  return paintMasks(canvas, panel.masks, numbers);
+  const numbers = everything && base && base !== panel ? numbersLike(expected, masks, count) : masks.map((_, i) => i);
+  return paintMasks(canvas, masks, numbers);
 }
 
-// Fills the panels that `layOut` made with what is known; `results` maps names to panels.
-export function fillPanels(root, { reference, results, everything, differences, busy }) {
+// Fills the panels that `layOut` made with what is known: `results` maps names to panels, `picked` to the numbers of
+// masks that were picked, `object` is the chosen object, pick(name, number) is called when a mask of it is picked.
+export function fillPanels(root, known) {
+  const { reference, results } = known;
   for (const canvas of root.querySelectorAll("canvas")) {
-    paintPanel(canvas, results.get(canvas.dataset.masks), results.get(reference), { everything, differences });
+    paintPanel(canvas, results.get(canvas.dataset.masks), results.get(reference), known);
   }
-  for (const block of root.querySelectorAll("[data-caption]")) {
-    block.lastElementChild.replaceChildren(captionBody(results.get(block.dataset.caption), everything, busy));
-  }
+  redraw(root, () => {
+    for (const block of root.querySelectorAll("[data-caption]")) {
+      block.lastElementChild.replaceChildren(...captionBody(results.get(block.dataset.caption), known));
+    }
+  });
 }

@@ -1,8 +1,4 @@
-// Boxes and points: from pointers to pixels of the picture, and drawn over it.
-
-const SVG = "http://www.w3.org/2000/svg";
-const CLICK_PX = 5; // less is a click, more is a box
-const POINT_PX = 6;
+// Boxes and points as values, and the objects that they mean.
 
 export const NOTHING = Object.freeze({ boxes: [], points: [], labels: [], everything: false });
 
@@ -40,79 +36,20 @@ export function withPoint(prompts, point, label) {
   return { ...before, points: [...before.points, point], labels: [...before.labels, label] };
 }
 
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-
-function inPicture(stage, picture, event) {
-  const area = stage.getBoundingClientRect();
-  return [
-    ((event.clientX - area.left) / area.width) * picture.width,
-    ((event.clientY - area.top) / area.height) * picture.height,
-  ];
+// Each box is an object; points together, perhaps with one box, are one.
+export function objectsOf({ boxes, points }) {
+  if (points.length) return [{ box: boxes[0], points: points.length }];
+  return boxes.map((box) => ({ box, points: 0 }));
 }
 
-function boxBetween([ax, ay], [bx, by], { width, height }) {
-  const xs = [ax, bx].map((x) => clamp(Math.round(x), 0, width)).sort((a, b) => a - b);
-  const ys = [ay, by].map((y) => clamp(Math.round(y), 0, height)).sort((a, b) => a - b);
-  return [xs[0], ys[0], xs[1], ys[1]];
+export function without(prompts, index) {
+  if (prompts.points.length) return NOTHING;
+  return { ...prompts, boxes: prompts.boxes.filter((_, i) => i !== index) };
 }
 
-// Calls onBox(box), onPoint(point, isBackground) and, while a box is dragged, onRubber(box or null).
-export function watchPointer(stage, picture, { onBox, onPoint, onRubber }) {
-  let start = null;
-  const dragged = (event) => Math.hypot(event.clientX - start.x, event.clientY - start.y) >= CLICK_PX;
-  const box = (event) => boxBetween(start.at, inPicture(stage, picture, event), picture);
-  stage.addEventListener("contextmenu", (event) => event.preventDefault());
-  stage.addEventListener("dragstart", (event) => event.preventDefault());
-  stage.addEventListener("pointerdown", (event) => {
-    if (!event.isPrimary || (event.button !== 0 && event.button !== 2)) return;
-    const background = event.button === 2 || event.ctrlKey;
-    start = { x: event.clientX, y: event.clientY, at: inPicture(stage, picture, event), background };
-    stage.setPointerCapture(event.pointerId);
-  });
-  stage.addEventListener("pointermove", (event) => {
-    if (start && !start.background) onRubber(dragged(event) ? box(event) : null);
-  });
-  stage.addEventListener("pointercancel", () => {
-    start = null;
-    onRubber(null);
-  });
-  stage.addEventListener("pointerup", (event) => {
-    if (!start) return;
-    const { at, background } = start;
-    const isBox = !background && dragged(event);
-    const found = isBox ? box(event) : null;
-    start = null;
-    onRubber(null);
-    if (isBox && found[0] < found[2] && found[1] < found[3]) onBox(found);
-    if (!isBox) onPoint([clamp(Math.floor(at[0]), 0, picture.width - 1), clamp(Math.floor(at[1]), 0, picture.height - 1)], background);
-  });
-}
-
-function shape(name, attributes) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-}
-
-function boxShapes([x0, y0, x1, y1], extra = "") {
-  const place = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
-  return [shape("rect", { ...place, class: "halo" }), shape("rect", { ...place, class: `box ${extra}` })];
-}
-
-function pointShape([x, y], label, scale) {
-  const group = shape("g", { class: label ? "on" : "off", transform: `translate(${x} ${y}) scale(${scale})` });
-  group.append(shape("circle", { r: POINT_PX }));
-  group.append(shape("path", { class: "sign", d: label ? "M-3 0H3M0-3V3" : "M-3 0H3" }));
-  return group;
-}
-
-export function drawPrompts(svg, picture, prompts, rubber) {
-  svg.setAttribute("viewBox", `0 0 ${picture.width} ${picture.height}`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  const scale = picture.width / (svg.getBoundingClientRect().width || picture.width); // points keep their size
-  svg.replaceChildren(
-    ...prompts.boxes.flatMap((box) => boxShapes(box)),
-    ...prompts.points.map((point, i) => pointShape(point, prompts.labels[i], scale)),
-    ...(rubber ? boxShapes(rubber, "rubber") : []),
-  );
+export function describe({ box, points }) {
+  const parts = [];
+  if (box) parts.push(`box ${box.slice(0, 2).join(", ")} to ${box.slice(2).join(", ")}`);
+  if (points) parts.push(points === 1 ? "1 point" : `${points} points`);
+  return parts.join(" and ");
 }

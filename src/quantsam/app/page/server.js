@@ -35,14 +35,19 @@ export async function sendPicture(file) {
   return (await call("/api/pictures", { method: "POST", headers, body: file })).json();
 }
 
+export async function fullPicture(token) {
+  return (await call(`/api/pictures/${token}/full`)).blob();
+}
+
+const asJson = (request) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request) });
+
+export async function saveMasks(request) {
+  return (await call("/api/save", asJson(request))).blob();
+}
+
 // Yields the events of an answer as they come: a status, a panel, the end.
 export async function* askMasks(request, signal) {
-  const response = await call("/api/masks", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(request),
-    signal,
-  });
+  const response = await call("/api/masks", { ...asJson(request), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
