@@ -188,8 +188,12 @@ def test_what_makes_no_sense_about_objects_is_refused(run, three):
     run("results", "1", "--objects", "--by", "size").complains(2, "exclude each other")
     run("results", "1", "--model", "nano").complains(2, "--model chooses among all results")
     run("results", "1", "--by", "category").complains(2, "categories of these objects are not known")
+    run("results", "--best").complains(2, "--best is of --objects, --images or --by category")
+    three.append(record(8, prompt="click"))
+    assert "(not of one kind: prompts box and click)" in run("results", "--compare", "2", "8").out
     three.append(record(5, kind="latency", scores=()))
     run("results", "5", "--objects").complains(2, "must be an evaluation", "got latency")
+    run("results", "--compare", "5", "1").complains(2, "record 50000000 must be an evaluation", "got latency")
     three.append(record(6, scores=(ObjectScore(1, 1, 900.0, 0.5, None),)))
     run("results", "--compare", "1", "6").complains(2, "same objects, got 1 in one only, the first is annotation 2")
 

@@ -12,6 +12,14 @@ def test_a_dry_run_lists_all_that_is_missing(run, tmp_path):
     found = run(*line, "--dry-run", "--json", *store)
     assert found.code == 1
     run(*line, *store).complains(1, f"{tmp_path}/a", "3 more runs cannot either, --dry-run lists all")
+    unknown = run("sweep", "--set", "engine=foo,pytorch", "--set", "data=scenes:1", "--dry-run", *store)
+    assert unknown.code == 1
+    assert "missing: engine must be one of" in unknown.err
+    same = ("--set", "scheme=fp32,int8", "--set", "calibration_images=1", "--repeats", "3", "--dry-run")
+    ran = run("sweep", "--set", "data=scenes:1", "--set", "calibration=scenes:99:1", *same, *store)
+    assert "2 of these runs compute what others do, and are done once" in ran.out
+    seeded = ("--set", "calibration_seed=7", "--set", "calibration_images=1", "--repeats", "2")
+    run("sweep", *seeded, *store).complains(2, "repeats and calibration_seed exclude each other, got seed 7")
 
 
 def test_observers_and_numbers_of_calibration_images(run, own_store):

@@ -13,6 +13,8 @@ def test_a_bundle_is_checked(run, tmp_path):
     assert found["integer"] == found["convolutions"] > 0
     half = ("export", "--scheme", "fp32", "--precision", "f16", "--calibration", "scenes:1:1", "--out", tmp_path / "h")
     assert "values that come near its largest number on scenes-1-seed1" in run(*half).out
+    refused = ("export", "--precision", "f16", "--engine", "onnxruntime", "--out", tmp_path / "x")
+    run(*refused).complains(2, "--precision f16 on onnxruntime needs --scheme fp32, got int8")
     (folder / "check.npz").write_bytes(b"x")
     run("verify", folder).complains(1, "check.npz of bundle", "is not the file that was exported: export it again")
     run("verify", tmp_path).complains(1, "bundle must be a folder with manifest.json")

@@ -35,8 +35,9 @@ def bundle(tmp_path_factory):
     pytest.importorskip("onnxruntime")
     model = qs.load_model("nano")
     plan = qs.calibrate(model, qs.make_plan(model, "int8", "onnxruntime"), qs.open_images("scenes:2:1"))
-    qs.export_bundle(model, plan, tmp_path_factory.mktemp("bundle") / "nano")
-    return tmp_path_factory.getbasetemp() / "bundle0" / "nano"
+    folder = tmp_path_factory.mktemp("bundle") / "nano"
+    qs.export_bundle(model, plan, folder)
+    return folder
 
 
 @pytest.fixture

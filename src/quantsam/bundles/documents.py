@@ -26,6 +26,10 @@ _PROCESSORS = {
         "Export it again with `--processors any` for all processors."
     ),
 }
+_ELSEWHERE = (
+    "\n`run.py` and `quantsam verify --engine onnxruntime` run this bundle on the processor, to look at its masks.\n"
+    "On a GPU the engine is built by `trtexec --onnx=encoder.onnx --saveEngine=encoder.engine --stronglyTyped`.\n"
+)
 _OWN_WEIGHTS = "Those of nano came with quantsam under Apache-2.0; nano says nothing of the official models."
 _EXAMPLE = (480, 640)
 
@@ -55,7 +59,8 @@ def _readme(manifest: Manifest) -> str:
     return Template(_template(f"{README}.in")).substitute(
         model=manifest.model,
         scheme=f"{manifest.scheme}, the rest float16" if manifest.precision == "f16" else manifest.scheme,
-        engine=manifest.engine,
+        engine=manifest.engine if get_engine(manifest.engine).on_processor else "onnxruntime",
+        elsewhere="" if get_engine(manifest.engine).on_processor else _ELSEWHERE,
         title=get_engine(manifest.engine).title,
         placement=get_engine(manifest.engine).title,
         check_graph=f", `{CHECK_GRAPH}`" if CHECK_GRAPH in manifest.files else "",
@@ -94,13 +99,15 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _model_card(manifest: Manifest, records: Sequence[Record]) -> str:
     about = get_variant(manifest.model).about
+    stored = manifest.precision != "f32" or manifest.decoder_weights != "f32"
+    rest = ", float16 where the scheme leaves it in float" if manifest.precision == "f16" else ""
     sizes = ", ".join(f"{name} {entry.size_bytes / 2**20:.2f} MiB" for name, entry in manifest.files.items())
     lines = [
         f"# Model card: {manifest.model}, {manifest.scheme}",
         "",
         f"EfficientViT-SAM {manifest.model}. {about}".rstrip(),
         "",
-        f"- Encoder: {manifest.scheme}, quantized for {get_engine(manifest.engine).title}; decoder: float32, "
+        f"- Encoder: {manifest.scheme}{rest}, for {get_engine(manifest.engine).title}; decoder: float32, "
         f"weights stored as {manifest.decoder_weights}.",
         f"- Sizes: {sizes}.",
         f"- Plan {manifest.plan_digest[:16]}, made by quantsam {manifest.quantsam} on {manifest.exported_on}.",
@@ -126,7 +133,7 @@ def _model_card(manifest: Manifest, records: Sequence[Record]) -> str:
         for record in records
     ]
     shown = [name for name in columns if any(row[name] is not None for row in rows)]
-    return "\n".join([*lines, markdown_table(rows, shown), _NOTE])
+    return "\n".join([*lines, markdown_table(rows, shown), *([_STORED] if stored else []), _NOTE])
 
 
 _NOT_MEASURED = """No evaluation of this plan was in the result store when it was exported. To have one here:
@@ -134,6 +141,8 @@ _NOT_MEASURED = """No evaluation of this plan was in the result store when it wa
 1. `quantsam calibrate --placement ENGINE --out PLAN`
 2. `quantsam evaluate --plan PLAN --engine ENGINE`
 3. `quantsam export --plan PLAN --engine ENGINE --out BUNDLE`
+"""
+_STORED = """These are of the same plan in float32: this bundle stores numbers in fewer bits and was not scored itself.
 """
 _NOTE = """mIoU: mean IoU with the annotations in percent, prompts made from them (`box`: the annotated box;
 `click`: one click in the object). AP: average precision of COCO or LVIS with a detector's boxes.

@@ -120,7 +120,8 @@ def export_bundle(
         kept_in_float32=tuple(sorted(kept)),
         decoder_weights=decoder_weights,
     )
-    own = [record for record in records if record.kind == "evaluate" and record.plan_digest == plan.digest]
+    mine = (plan.digest, model.weights_digest())  # a plan's digest is of the encoder alone
+    own = [r for r in records if r.kind == "evaluate" and (r.plan_digest, r.weights_digest) == mine]
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:
         for name, content in contents.items():
             (aside / name).write_bytes(content)

@@ -60,11 +60,12 @@ def command(
     The quantized ones carry all that was rounded before them. The table lists the sites of the lowest SQNR first.
 
     \b
-    quantsam activations dog.jpg --site stage3:4:2/input --out dog.npz
+    quantsam activations dog.jpg --site stage3:1:2/input --out dog.npz
     quantsam activations dog.jpg --model nano-outlier --out worst.png
     """
     from quantsam.data.images import load_image
     from quantsam.diagnostics.activations import compare_activations
+    from quantsam.diagnostics.observed import activation_names
     from quantsam.files import check_file
     from quantsam.runs.run import open_run
 
@@ -77,11 +78,12 @@ def command(
     image = load_image(picture)
     plans = [] if plan_folder is None else [plan_folder]
     run = open_run(model, schemes=[scheme], plans=plans, deployments=[deployment], calibration=calibration)
-    check_site(pattern, run.model, run.loaded_plans[0].placement if plans else deployment.placed)
+    placement = run.loaded_plans[0].placement if plans else deployment.placed
+    check_site(pattern, run.model, placement)
+    if not any(matches_site(site, pattern) for site in activation_names(run.model, placement)):
+        raise click.UsageError(f"--site must match activations, got {pattern!r}: `quantsam layers` lists a model's")
     (plan,) = run.plans(deployment, progress("calibrating"))
     found = compare_activations(run.model, plan, image, lambda site: matches_site(site, pattern))
-    if not found:
-        raise click.UsageError(f"--site must match activations, got {pattern!r}: `quantsam layers` lists a model's")
     ranked = sorted(found, key=lambda site: site.sqnr_db)
     if out is not None:
         _write(out, found, ranked[:_DRAWN], channels)

@@ -37,7 +37,9 @@ def report(records: Sequence[Record], as_json: bool, baseline: Record | None = N
         baseline: FP32's record, to compare with where it is none of these; it is then shown first. Without one the
             others are compared with the first.
     """
-    own = next((record for record in records if record.scheme == "fp32"), None)
+    from quantsam.results.kept import is_float
+
+    own = next((record for record in records if is_float(record)), None)
     first = own or baseline or records[0]
     shown = records if first in records else [first, *records]
     if "ap" in first.figures:

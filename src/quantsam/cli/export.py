@@ -25,6 +25,7 @@ from quantsam.runtime.engines import get_engine
 if TYPE_CHECKING:
     from quantsam.engines.stored import Stored
     from quantsam.results.record import Record
+    from quantsam.runtime.engine import Engine
 
 _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 
@@ -79,7 +80,10 @@ def command(
     engine = deployment.engine
     described = get_engine(engine)
     if plan is not None:
-        refuse_beside(ctx, "--plan", _HELD, "a plan")
+        held = _HELD if floats == "f32" else tuple(name for name in _HELD if not name.startswith("calibration"))
+        refuse_beside(ctx, "--plan", held, "a plan")
+    if floats == "f16":
+        _check_half(described, None if plan is not None else scheme)
     check_bundle_folder(out)
     seen = open_calibration(calibration, model.name) if floats == "f16" else None
     run = open_run(
@@ -115,6 +119,23 @@ def command(
         click.echo(f"build the engine where {described.title} is:\n{line}")
     else:
         click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")
+
+
+def _check_half(engine: Engine, scheme: str | None) -> None:
+    """Make sure, before long work, that float16 makes sense beside a scheme, and that what looks for overflow is there.
+
+    Raises:
+        click.UsageError: The engine would run the scheme's convolutions in float.
+    """
+    from quantsam.runtime.sessions import require
+    from quantsam.schemes.load import load_scheme
+
+    if engine.on_processor and scheme is not None and load_scheme(scheme).rules:
+        raise click.UsageError(
+            f"--precision f16 on {engine.name} needs --scheme fp32, got {scheme}: between float16 tensors it would run "
+            "integers in float"
+        )
+    require("onnxruntime")
 
 
 def _records(store: Path | None, model: str) -> list[Record]:

@@ -23,7 +23,21 @@ def summary_line(record: Record, other: Record | None, whole: GroupRow) -> str:
     error = "" if whole.difference_se is None else f" ± {whole.difference_se:.3f} (SE)"
     engine = "" if other.engine == record.engine else f" ({other.engine})"
     line += f"\nminus {other.model} {other.label}{engine}: {whole.difference:+.3f}{error} points of mIoU; "
+    unlike = _unlike(record, other)
+    line = line if not unlike else f"{line.removesuffix('; ')} (not of one kind: {unlike}); "
     return line + f"{whole.wins} better, {whole.losses} worse, {whole.ties} within {TIE:g} points"
+
+
+def _unlike(record: Record, other: Record) -> str:
+    """Return what else differs between two records that are compared: prompts, weights, calibration, placement."""
+    pairs = {
+        "prompts": (other.prompt, record.prompt),
+        "weights": (other.weights_digest[:8], record.weights_digest[:8]),
+        "calibration": (other.calibration, record.calibration),
+        "placement": (other.placement, record.placement),
+    }
+    told = {name: pair for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
+    return ", ".join(f"{name} {a} and {b}" for name, (a, b) in told.items())
 
 
 def groups_table(title: str, groups: Sequence[GroupRow], by: str, other: Record | None, *, wide: bool) -> None:

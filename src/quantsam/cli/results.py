@@ -35,14 +35,14 @@ _MOST_ROWS = 20
     type=click.IntRange(min=1),
     default=_MOST_ROWS,
     show_default=True,
-    help="Print so many; --export and --json have all.",
+    help="Print so many objects or groups; --export and --json have all.",
 )
 @click.option("--compare", nargs=2, metavar="ID ID", help="Compare two results object by object (second minus first).")
 @click.option(
     "--export",
     "target",
     type=click.Path(path_type=Path),
-    help="Write what would be printed to a .csv, .parquet, .md or .json.",
+    help="Write it to a .csv, .parquet, .md or .json: the list, what ID lists, objects or groups.",
 )
 @click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @wide_option
@@ -75,6 +75,8 @@ def command(
 
     given = {name: filters[name] for name in _FILTERS if filters[name] is not None}
     _check(id, compare, given, asks_objects=objects or images or by is not None, groups=(objects, images, by))
+    if best and not (objects or images or by == "category"):
+        raise click.UsageError("--best is of --objects, --images or --by category, got none of them: leave it out")
     results = ResultStore(store)
     if target is not None:
         check_not_read("--export", target, [results.path])

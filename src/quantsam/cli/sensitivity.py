@@ -120,7 +120,7 @@ def command(
     _report(record)
     worst = record.worst_first[:1]
     if worst and plan.sites and (worst[0].mask_loss or 0.0) > _HURTS and not plan.repairs:
-        click.echo(_remedies(model, deployment))
+        click.echo(_remedies(model, deployment, calibration, data, format_name))
     if results is not None:
         _compare(record, results)
         tell_kept(results, ("quantsam results --kind sensitivity", "lists it"))
@@ -135,13 +135,27 @@ def _report(record: SensitivityRecord) -> None:
     click.echo("\nmask loss: 100 less the mean IoU of the masks with those of FP32; drop: points of mIoU lost, paired")
 
 
-def _remedies(model: ModelSource, deployment: Deployment) -> str:
-    """Return what may help a layer that hurts, as commands."""
+def _remedies(
+    model: ModelSource, deployment: Deployment, calibration: CalibrationSource, data: DataSource, format_name: str
+) -> str:
+    """Return what may help a layer that hurts, as commands on the same model, images and engine."""
     weights = "" if model.weights is None else f" --weights {quoted(model.weights)}"
     engine = "" if deployment.engine == PYTORCH else f" --engine {deployment.engine}"
-    repair = command_line(f"quantsam repair {model.name}{weights}{engine}")
-    observers = "--set observer=minmax,ema,percentile,omse,ptf"
-    sweep = command_line(f"quantsam sweep --set model={model.name} --set scheme=int8 {observers}")
+    images = "" if calibration.spec is None else f" --calibration {quoted(str(calibration.spec))}"
+    repair = command_line(f"quantsam repair {model.name}{weights}{engine}{images}")
+    values: dict[str, object] = {
+        "model": model.name,
+        "weights": model.weights,
+        "scheme": format_name,
+        "observer": "minmax,ema,percentile,omse,ptf",
+        "data": data.spec,
+        "images": data.images,
+        "calibration": calibration.spec,
+        "calibration_images": calibration.images,
+        "engine": None if deployment.engine == PYTORCH else deployment.engine,
+    }
+    sets = " ".join(f"--set {quoted(f'{key}={value}')}" for key, value in values.items() if value is not None)
+    sweep = command_line(f"quantsam sweep {sets}")
     return f"what may help: {repair} finds repairs and falls back for single layers; {sweep} compares observers"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,10 +110,18 @@ def _try(sweep: Sweep, results: ResultStore, as_json: bool) -> None:
         rows = [(o.identity[:8], o.point.label, "done" if k else "") for o, k in zip(opened, known, strict=True)]
         rows += [("", point.label, "cannot run") for point in failed]
         print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", "state"], rows)
+        _tell_same([one.identity for one in opened])
         for cause in dict.fromkeys(str(error) for error in failed.values()):
             click.echo(f"missing: {cause}", err=True)
     if failed:
         raise click.ClickException(f"{len(failed)} of {len(sweep.points)} runs cannot start: see above")
+
+
+def _tell_same(ids: Sequence[str]) -> None:
+    """Say how many runs are the same as others: FP32 under several settings, or the same images drawn twice."""
+    same = len(ids) - len(set(ids))
+    if same:
+        click.echo(f"\n{same} of these runs compute what others do, and are done once: they have the same id")
 
 
 def _sweep(file: Path | None, settings: tuple[str, ...], threads: int | None, repeats: int | None) -> Sweep:

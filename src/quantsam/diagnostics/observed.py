@@ -121,6 +121,12 @@ def site_names(model: EfficientViTSam, placement: str) -> list[str]:
     return [f"{layer.address}/{site.name}" for layer, site in _sites(encoder)]
 
 
+def activation_names(model: EfficientViTSam, placement: str) -> list[str]:
+    """Return the names of the sites that are activations, see `site_names`."""
+    encoder = transformed(model.float_encoder, get_placement(placement).transforms)
+    return [f"{layer.address}/{site.name}" for layer, site in _sites(encoder) if site.role == "activation"]
+
+
 def save_histograms(seen: Distributions, path: str | os.PathLike[str]) -> None:
     """Write every channel's histogram to a `.npz` file for NumPy.
 

@@ -68,7 +68,7 @@ def find_overflows(
     largest: dict[str, float] = {}
     for image in images:
         for name, values in session.run({given: image}).items():
-            largest[name] = max(largest.get(name, 0.0), float(np.abs(values).max(initial=0.0)))
+            largest[name] = float(np.maximum(largest.get(name, 0.0), np.abs(values).max(initial=0.0)))  # NaN stays
     if not largest:
         raise CalibrationError("half precision needs an image to look at, got none: name some with --calibration")
     return frozenset(name for name, value in largest.items() if not value * headroom <= _LARGEST)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Stored = Literal["f32", "f16", "int8"]
-STORED: tuple[Stored, ...] = get_args(Stored)
 _FEWEST = 256  # values; smaller tensors are left as they are
 _LARGEST_HALF = 65504.0
 

@@ -16,8 +16,9 @@ from quantsam.errors import DatasetError
 from quantsam.evaluation.detector import DetectorInterview, detection_figures
 from quantsam.evaluation.journal import Outcome, Outcomes, open_journal
 from quantsam.evaluation.prompts import Answer, Prompt, answers, parse_prompt
-from quantsam.evaluation.record_fields import engine_of, formats_by_layer, plan_fields, sizes, switches
+from quantsam.evaluation.record_fields import engine_of, formats_by_layer, is_described, plan_fields, sizes, switches
 from quantsam.evaluation.runner import Interview, run, times
+from quantsam.files import storable
 from quantsam.metrics.iou import box_mask, mask_iou
 from quantsam.metrics.summary import AREA_RANGES, ObjectScore, summarize
 from quantsam.models.sam import EfficientViTSam
@@ -73,8 +74,10 @@ def evaluate(
         StoreError: The store cannot be written, or another process is at the same evaluation.
     """
     evaluation = Evaluation(model, dataset, prompts=prompts, detections=detections)
-    found = None if store is None or again else find_evaluation(store, evaluation.depends_on)
-    if found is not None:
+    known = store is not None and not again and is_described(model)
+    found = find_evaluation(store, evaluation.depends_on) if store is not None and known else None
+    if store is not None and found is not None:
+        keep_names(store, dataset)
         return found
     keeper = open_journal(journals_of(store), evaluation.depends_on) if store else nullcontext(Outcomes())
     with keeper as outcomes:
@@ -83,8 +86,8 @@ def evaluate(
             outcomes.append(outcome)
         record = evaluation.record(outcomes, settings=settings)
         if store is not None:
-            store.append(record)
             keep_names(store, dataset)
+            store.append(record)
     return record
 
 
@@ -173,9 +176,10 @@ def keep_names(store: ResultStore, dataset: Dataset) -> None:
     if not isinstance(dataset, NamedDataset) or store.names(dataset.digest) is not None:
         return
     ids = dataset.image_ids
-    files = {image_id: name for image_id in ids if (name := dataset.file_name(image_id)) is not None}
+    files = {image_id: storable(name) for image_id in ids if (name := dataset.file_name(image_id)) is not None}
+    categories = {category_id: storable(name) for category_id, name in dataset.category_names.items()}
     objects = {a.id: a.category_id for image_id in ids for a in dataset.annotations(image_id)}
-    store.keep_names(dataset.digest, ObjectNames(dataset.category_names, objects, files))
+    store.keep_names(dataset.digest, ObjectNames(categories, objects, files))
 
 
 def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:

@@ -20,6 +20,11 @@ def _plan_of(model: EfficientViTSam) -> Plan | None:
     return encoder.plan if isinstance(encoder, (SimulatedEncoder, EngineEncoder)) else None
 
 
+def is_described(model: EfficientViTSam) -> bool:
+    """Return whether a record says all of what computed: not so of an encoder of somebody's own."""
+    return isinstance(model.image_encoder, (ImageEncoder, SimulatedEncoder, EngineEncoder))
+
+
 def engine_of(model: EfficientViTSam) -> str:
     """Return what computes the embeddings: `pytorch`, or an engine's name."""
     return model.image_encoder.engine if isinstance(model.image_encoder, EngineEncoder) else "pytorch"
@@ -45,6 +50,8 @@ def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
     if roles:
         found = {"weights": "weight" in roles, "activations": "activation" in roles}
     encoder = model.image_encoder
+    if isinstance(encoder, SimulatedEncoder) and encoder.integers is not None:
+        found["integers"] = encoder.integers
     exact = True
     if isinstance(encoder, EngineEncoder):
         exact = encoder.exact

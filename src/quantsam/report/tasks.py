@@ -9,13 +9,13 @@ from typing import Any
 
 from quantsam.errors import InputError, StoreError
 from quantsam.metrics.summary import ObjectScore, compare_paired
-from quantsam.results.kept import find_baseline
+from quantsam.results.kept import find_baseline, is_float
 from quantsam.results.object_names import ObjectNames
 from quantsam.results.record import Record
 from quantsam.results.search_record import pareto
 from quantsam.results.store import ResultStore
 
-FLOAT, SIMULATED, PYTORCH, LATENCY = "fp32", "simulated", "PyTorch", "latency"
+SIMULATED, PYTORCH, LATENCY = "simulated", "PyTorch", "latency"
 _MOST_PAIRED = 60
 _SPOILT = 0.1  # of IoU
 Latencies = Mapping[tuple[str, str, str], tuple[float, str]]
@@ -95,11 +95,6 @@ class Task:
         """FP32's result, PyTorch's where there are several."""
         floats = [r for r in self.results if r.is_float]
         return min(floats, key=lambda r: r.way != PYTORCH, default=None)
-
-
-def is_float(record: Record) -> bool:
-    """Return whether a record is FP32's."""
-    return record.scheme == FLOAT and not record.settings.get("precision")
 
 
 def group_tasks(records: Iterable[Record]) -> list[list[Record]]:

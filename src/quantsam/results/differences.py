@@ -42,6 +42,9 @@ COLUMNS: dict[str, Column] = {
     "torch": _environment("torch"),
     "onnxruntime": _environment("onnxruntime"),
     "openvino": _environment("openvino"),
+    "detections": _setting("detections"),
+    "scheme digest": lambda record: (record.scheme_digest or "")[:8],
+    "plan": lambda record: (record.plan_digest or "")[:8],
 }
 """What tables show only where it tells rows apart, by title: what changes a figure most comes first."""
 

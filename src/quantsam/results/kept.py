@@ -11,15 +11,21 @@ from quantsam.results.store import ResultStore
 
 FLOAT = "fp32"
 _FIELDS = (
-    *("model", "weights_digest", "scheme", "scheme_digest", "plan_digest", "placement", "engine"),
+    *("model", "weights_digest", "scheme_digest", "plan_digest", "placement", "engine"),
     *("dataset", "dataset_digest", "prompt", "calibration_digest"),
 )
 _SETTINGS = (
     *("threads", "device", "weights", "activations", "precision", "repairs", "processors", "exact", "crowds"),
-    "detections_digest",
+    *("detections_digest", "integers"),
 )
-_NAMES = ("calibration", "detections")  # their digests tell
+_NAMES = ("scheme", "calibration", "detections")  # their digests tell
+_IDLE = ("platform",)  # the kernel's build, which changes no figure
 _SAME_OBJECTS = ("model", "weights_digest", "dataset", "dataset_digest", "prompt")
+
+
+def is_float(record: Record) -> bool:
+    """Return whether a record is of FP32: nothing is quantized, and nothing in less than 32 bits."""
+    return record.scheme == FLOAT and not record.settings.get("precision")
 
 
 def find_evaluation(store: ResultStore, depends_on: Mapping[str, JsonValue]) -> Record | None:
@@ -35,14 +41,16 @@ def find_evaluation(store: ResultStore, depends_on: Mapping[str, JsonValue]) -> 
     Raises:
         StoreError: The store cannot be read.
     """
-    environment = {name: value for name, value in depends_on.items() if name not in (*_FIELDS, *_SETTINGS, *_NAMES)}
+    known = {*_FIELDS, *_SETTINGS, *_NAMES, *_IDLE}
+    environment = {name: value for name, value in depends_on.items() if name not in known}
     wanted = {name: depends_on.get(name) for name in _FIELDS}
     wanted["engine"] = wanted["engine"] or "pytorch"
-    for record in _newest_first(store, wanted):
+    named = {} if wanted["plan_digest"] else {"scheme": depends_on.get("scheme")}  # without a plan the name tells
+    for record in _newest_first(store, wanted | named):
         if (
-            all(getattr(record, name) == value for name, value in wanted.items())
+            all(getattr(record, name) == value for name, value in (wanted | named).items())
             and all(record.settings.get(name) == depends_on.get(name) for name in _SETTINGS)
-            and record.environment == environment
+            and {name: value for name, value in record.environment.items() if name not in _IDLE} == environment
         ):
             return dataclasses.replace(record, scores=tuple(store.scores(record.id)))
     return None
@@ -51,24 +59,26 @@ def find_evaluation(store: ResultStore, depends_on: Mapping[str, JsonValue]) -> 
 def find_baseline(store: ResultStore, record: Record) -> Record | None:
     """Return the newest record of the float model with the same weights, objects and prompts, with its scores.
 
-    One that the same engine computed is preferred; else it is PyTorch's.
+    One that the same engine computed is preferred; else it is PyTorch's. One in fewer than 32 bits is none.
 
     Args:
         store: Where to look.
         record: What it is to be compared with.
 
     Returns:
-        The record; None if the store has none.
+        The record; None if the store has none, or for a record of the float model itself.
 
     Raises:
         StoreError: The store cannot be read.
     """
+    if is_float(record):
+        return None
     wanted = {name: getattr(record, name) for name in _SAME_OBJECTS} | {"scheme": FLOAT}
     detections = record.settings.get("detections_digest")
     found: dict[str, Record] = {}
     for other in _newest_first(store, wanted):
         if (
-            other.id != record.id
+            is_float(other)
             and other.settings.get("detections_digest") == detections
             and all(getattr(other, name) == value for name, value in wanted.items())
         ):
@@ -78,5 +88,5 @@ def find_baseline(store: ResultStore, record: Record) -> Record | None:
 
 
 def _newest_first(store: ResultStore, wanted: Mapping[str, Any]) -> Iterator[Record]:
-    names = {name: wanted[name] for name in ("model", "scheme", "dataset", "prompt")}
+    names = {name: wanted[name] for name in ("model", "scheme", "dataset", "prompt") if name in wanted}
     return reversed(store.records(kind="evaluate", **names))

@@ -99,11 +99,12 @@ def object_rows(store: ResultStore, record: Record, baseline: Record | None = No
         InputError: The record has no objects, or the two are not of the same objects.
         StoreError: The store cannot be read.
     """
-    if not record.scores:
-        raise InputError(
-            f"record {record.id[:8]} must be an evaluation with prompts from the ground truth, got {record.kind} with "
-            f"prompts {record.prompt}: it scores no single objects"
-        )
+    for one in (record, *([] if baseline is None else [baseline])):
+        if not one.scores:
+            raise InputError(
+                f"record {one.id[:8]} must be an evaluation with prompts from the ground truth, got {one.kind} with "
+                f"prompts {one.prompt}: it scores no single objects"
+            )
     others: dict[int, float] = {}
     if baseline is not None:
         check_same_data(baseline, record)

@@ -120,6 +120,11 @@ class BundlePredictor:
         self._encoder, self._decoder = encoder, decoder
         self._embedding: Float32 | None = None
 
+    @property
+    def encoder_session(self) -> Session:
+        """What the engine made of the encoder."""
+        return self._encoder
+
     def encode(self, image: NDArray[np.uint8]) -> Float32:
         """Return the embedding (1, C, H, W) of a picture (H, W, 3) uint8 RGB."""
         check_image_array(image)

@@ -7,16 +7,15 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from quantsam.results.machine import environment
 from quantsam.runtime.bundle import load_bundle
-from quantsam.runtime.engines import get_engine, open_session
+from quantsam.runtime.engines import get_engine
 from quantsam.runtime.manifest import CHECK_BOXES, ENCODER, Manifest, test_image
 from quantsam.runtime.processor import processor_text
-from quantsam.runtime.sessions import SessionOptions
 
 _WARM_UP = 3
 
@@ -77,7 +76,8 @@ def check_up(
     predictor = load_bundle(folder, engine=engine, threads=threads)
     manifest = predictor.manifest
     engine = engine or manifest.engine
-    ran = _convolutions(Path(folder) / ENCODER, engine, threads)
+    graph = (Path(folder) / ENCODER).read_bytes()
+    found = get_engine(engine).read(graph, predictor.encoder_session)
     image, box = test_image(), np.asarray(CHECK_BOXES[:1], np.float32)
 
     def answer() -> None:
@@ -91,22 +91,15 @@ def check_up(
     return Checkup(
         manifest=manifest,
         engine=engine,
-        engine_version=metadata.version(get_engine(engine).package),
+        engine_version=environment(get_engine(engine).package)[get_engine(engine).package],
         processor=processor_text(engine),
         layers=len(manifest.check.layers),
-        integer=None if ran is None else ran[0],
-        convolutions=None if ran is None else ran[1],
+        integer=None if found is None else sum(entry.is_integer for entry in found),
+        convolutions=None if found is None else len(found),
         encoder=_timed(lambda: predictor.set_image(image), rounds),
         decoder=_timed(answer, rounds),
         whole=_timed(whole, rounds),
     )
-
-
-def _convolutions(path: Path, engine: str, threads: int | None) -> tuple[int, int] | None:
-    """Return how many convolutions an engine runs in integers, and in all; None where it does not tell."""
-    graph = path.read_bytes()
-    found = get_engine(engine).read(graph, open_session(engine, graph, SessionOptions(threads)))
-    return None if found is None else (sum(entry.is_integer for entry in found), len(found))
 
 
 def _timed(call: Callable[[], None], rounds: int) -> Timing:

@@ -171,6 +171,8 @@ def _from_json(data: dict[str, Any]) -> Manifest:
     expected = {ENCODER, DECODER, CHECK_ARRAYS, *([CHECK_GRAPH] if manifest.check.layers else [])}
     if manifest.processors not in ("any", "vnni"):
         raise ValueError(f"processors must be 'any' or 'vnni', got {manifest.processors!r}")
+    if manifest.precision not in ("f32", "f16") or manifest.decoder_weights not in ("f32", "f16", "int8"):
+        raise ValueError("precision must be f32 or f16, decoder_weights f32, f16 or int8")
     if set(files) != expected or len(sizes) != 5 or not all(type(s) is int and s > 0 for s in sizes):
         raise ValueError("files and sizes are not those of a bundle")
     return manifest

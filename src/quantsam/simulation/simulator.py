@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from quantsam.errors import PlanError
@@ -23,12 +25,16 @@ class SimulatedEncoder(nn.Module):
 
     Attributes:
         plan: The plan.
+        integers: None where floats stand for integers; `exact` or `saturating` where it computes in integers.
     """
 
-    def __init__(self, plan: Plan, encoder: ImageEncoder) -> None:
+    def __init__(
+        self, plan: Plan, encoder: ImageEncoder, integers: Literal["exact", "saturating"] | None = None
+    ) -> None:
         super().__init__()
         self.plan = plan
         self.encoder = encoder
+        self.integers = integers
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, 3, S, S) to the embedding (N, embed_dim, size, size)."""
@@ -61,7 +67,8 @@ def simulate(
         )
     plan.check_calibrated()
     prepared = prepare(model, plan)
-    return SimulatedEncoder(plan, assemble(prepared, plan, fused=fused, exact=exact, saturate=saturate))
+    integers: Literal["exact", "saturating"] | None = "saturating" if saturate else "exact" if exact else None
+    return SimulatedEncoder(plan, assemble(prepared, plan, fused=fused, exact=exact, saturate=saturate), integers)
 
 
 def assemble(

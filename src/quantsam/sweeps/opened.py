@@ -71,12 +71,9 @@ def try_points(
 ) -> tuple[list[OpenedPoint], dict[Point, QuantsamError]]:
     """Check all points and identify those that can run; return them, and why the others cannot."""
     opened: list[OpenedPoint] = []
-
-    def open_one(point: Point) -> None:
-        check_point(point)
-        opened.append(_open(point, shelf, threads))
-
-    failed = _failures(sorted(points, key=_group), open_one)
+    failed = _failures(points, check_point)
+    rest = sorted((point for point in points if point not in failed), key=_group)
+    failed |= _failures(rest, lambda point: opened.append(_open(point, shelf, threads)))
     return opened, failed
 
 

@@ -94,11 +94,15 @@ def expand(table: Mapping[str, Any], where: str) -> list[Point]:
 def with_repeats(sweep: Sweep, repeats: int) -> Sweep:
     """Return a sweep that repeats each run on other calibration images: with calibration seeds 0, 1, ...
 
-    Runs that calibrate on all images that there are have nothing to repeat, and stay as they are.
+    Runs that calibrate on all images that there are have nothing to repeat, and stay as they are. Two seeds may draw
+    the same images where there are few; such runs are one, and are done once.
 
     Raises:
-        InputError: No run takes a number of calibration images.
+        InputError: No run takes a number of calibration images, or one has a seed of its own.
     """
+    given = next((p.calibration_seed for p in sweep.points if p.calibration_seed is not None), None)
+    if given is not None:
+        raise InputError(f"repeats and calibration_seed exclude each other, got seed {given}: leave one out")
     points: list[Point] = []
     for point in sweep.points:
         is_choice = point.calibration_images is not None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import quantsam as qs
 from quantsam.data.scenes import SceneDataset
 from quantsam.data.subset import without_crowds
 from quantsam.errors import DatasetError, InputError
@@ -16,6 +17,7 @@ from quantsam.plans.make import make_plan
 from quantsam.prediction.predictor import Predictor
 from quantsam.results.compare import compare
 from quantsam.results.layer_formats import layer_formats
+from quantsam.results.store import ResultStore
 from quantsam.simulation.simulator import simulate
 
 SCENES = SceneDataset(2, size=64)
@@ -155,6 +157,29 @@ def test_reading_a_picture_is_not_counted_as_encoding(tiny, hand_made, make_squa
     times = evaluate(tiny, dataset).times
     assert times["encoder_ms_median"] == 0
     assert times["wall_s"] == 1000
+
+
+def test_a_finished_evaluation_is_found_only_where_its_record_says_all_of_what_computed(tiny, tmp_path):
+    store, dataset = ResultStore(tmp_path / "s.sqlite"), qs.open_dataset("scenes:1:3")
+    first = qs.evaluate(tiny, dataset, store=store)
+    assert qs.evaluate(tiny, dataset, store=store).id == first.id
+    assert qs.evaluate(tiny, dataset, store=store, again=True).id != first.id
+
+    class Noisy:
+        def __init__(self, amplitude):
+            self.amplitude = amplitude
+
+        def __call__(self, image):
+            return tiny.float_encoder(image) + self.amplitude * torch.ones(1)
+
+    quiet, loud = (qs.evaluate(tiny.with_encoder(Noisy(a)), dataset, store=store) for a in (0.0, 9.0))
+    assert quiet.id != loud.id
+    plan = qs.calibrate(tiny, qs.make_plan(tiny, "int8", "onnxruntime+vnni"), qs.open_images("scenes:1:9"))
+    simulations = [qs.simulate(tiny, plan, **how) for how in ({}, {"exact": True}, {"saturate": True})]
+    records = [qs.evaluate(tiny.with_encoder(s), dataset, store=store) for s in simulations]
+    assert len({record.id for record in records}) == 3
+    assert [record.settings.get("integers") for record in records] == [None, "exact", "saturating"]
+    assert store.names(dataset.digest).category(dataset.annotations(1)[0].id) is not None
 
 
 def test_the_record_of_the_float_model(tiny, record):

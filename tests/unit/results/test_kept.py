@@ -67,11 +67,17 @@ def test_the_newest_record_of_an_evaluation_is_found_with_its_scores(store):
         {"onnxruntime": "1"},
         {"precision": "bf16"},
         {"repairs": ["streams"]},
+        {"integers": "saturating"},
     ],
     ids=str,
 )
 def test_another_evaluation_is_not_taken_for_it(store, changes):
     assert find_evaluation(store, DEPENDS_ON | changes) is None
+
+
+@pytest.mark.parametrize("changes", [{"platform": "another kernel"}, {"scheme": "INT8"}], ids=str)
+def test_what_changes_no_figure_makes_no_other_evaluation(store, changes):
+    assert find_evaluation(store, DEPENDS_ON | changes).id == INT8.id
 
 
 def test_an_empty_store_has_none(tmp_path):
@@ -94,4 +100,10 @@ def test_the_float_record_of_the_same_objects_is_the_baseline(store):
     assert find_baseline(store, INT8).id == FP32.id
     assert find_baseline(store, dataclasses.replace(INT8, engine="openvino")).id == on_engine.id
     assert find_baseline(store, dataclasses.replace(INT8, engine="onnxruntime")).id == FP32.id
-    assert find_baseline(store, FP32) is None
+    in_bf16 = dataclasses.replace(on_engine, id="b" * 32, settings={**FP32.settings, "precision": "bf16"})
+    store.append(in_bf16)
+    assert find_baseline(store, dataclasses.replace(INT8, engine="openvino")).id == on_engine.id
+    store.append(dataclasses.replace(in_bf16, id="c" * 32, engine="tensorrt"))
+    assert find_baseline(store, dataclasses.replace(INT8, engine="tensorrt")).id == FP32.id
+    store.append(dataclasses.replace(FP32, id="d" * 32))
+    assert find_baseline(store, FP32) is None  # nothing is compared with itself, measured again

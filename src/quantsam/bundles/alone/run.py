@@ -14,13 +14,13 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 Array = NDArray[Any]
 
@@ -71,6 +71,9 @@ class Segmenter:
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != entry["sha256"]:
                 sys.exit(f"run.py: {folder / name} is not the file that was exported: copy the bundle again")
         engine = engine or about["engine"]
+        if engine not in ("onnxruntime", "openvino"):
+            print(f"run.py: {engine} is not run from here: ONNX Runtime shows the masks", file=sys.stderr)
+            engine = "onnxruntime"
         side, wide = about["input_size"], about["processors"] == "vnni"
         if wide and engine == "openvino":
             print("run.py: this bundle is exact on processors with VNNI alone; see README.md", file=sys.stderr)
@@ -172,9 +175,42 @@ def numbers(text: str, counts: tuple[int, ...]) -> list[float]:
         found = [float(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if len(found) not in counts or not np.isfinite(found).all():
+    if len(found) not in counts or not (np.abs(found) < 1e7).all():  # NaN is refused too
         sys.exit(f"run.py: {text!r} must be {' or '.join(map(str, counts))} numbers between commas, in pixels")
     return found
+
+
+def read_picture(path: Path) -> Array:
+    """Return a picture as (H, W, 3) uint8 RGB; 16-bit grey by its upper eight bits."""
+    with Image.open(path) as opened:
+        if opened.mode.startswith("I"):
+            grey = np.clip(np.asarray(opened, np.int64) >> 8, 0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.asarray(opened.convert("RGB"))
+
+
+def check_out(path: Path, suffixes: Collection[str]) -> None:
+    """End, before the work, where a file cannot be written or its name says no format."""
+    if path.suffix.lower() not in suffixes:
+        sys.exit(f"run.py: {path} must end in {', '.join(sorted(suffixes))}")
+    if not path.absolute().parent.is_dir():
+        sys.exit(f"run.py: {path} must be in a folder that exists: make {path.absolute().parent}")
+
+
+def box_of(text: str) -> Array:
+    """Return the corners of a box, (2, 2)."""
+    x0, y0, x1, y1 = numbers(text, (4,))
+    if x0 >= x1 or y0 >= y1:
+        sys.exit(f"run.py: box {text!r} must be x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+    return np.array([[x0, y0], [x1, y1]], np.float32)
+
+
+def point_of(text: str) -> tuple[list[float], int]:
+    """Return a point and its label."""
+    mark = numbers(text, (2, 3))
+    if len(mark) == 3 and mark[2] not in (OFF, ON):
+        sys.exit(f"run.py: point {text!r} must end in 1 (on the object) or 0 (off it), or in neither")
+    return mark[:2], int(mark[2]) if len(mark) == 3 else ON
 
 
 def main() -> None:
@@ -193,22 +229,27 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.box or args.point or args.everything):
         parser.error("give --box, --point or --everything")
+    if args.side < 1:
+        parser.error(f"--side must be at least 1, got {args.side}")
+    check_out(args.out, Image.registered_extensions().keys() & {".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+    if args.masks:
+        check_out(args.masks, [".npz"])
+    boxes, marks = [box_of(text) for text in args.box], [point_of(text) for text in args.point]
     try:
-        with Image.open(args.picture) as opened:
-            image = np.asarray(opened.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+        image = read_picture(args.picture)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         sys.exit(f"run.py: {args.picture} is no picture that can be read: {error}")
-    segmenter = Segmenter(HERE, args.engine)
+    try:
+        segmenter = Segmenter(HERE, args.engine)
+    except ImportError as error:
+        sys.exit(f"run.py: the package {error.name} is not installed: pip install {error.name}")
+    except (OSError, ValueError, LookupError) as error:
+        sys.exit(f"run.py: the bundle in {HERE} is damaged ({error}): copy it again")
     segmenter.set_image(image)
-    found = []
-    for text in args.box:
-        corners = np.array(numbers(text, (4,)), np.float32).reshape(2, 2)
-        found.append(segmenter.best(corners, np.array([TOP_LEFT, BOTTOM_RIGHT])))
-    if args.point:
-        marks = [numbers(text, (2, 3)) for text in args.point]
-        points = np.array([*(mark[:2] for mark in marks), (0, 0)], np.float32)
-        labels = [OFF if len(mark) == 3 and mark[2] == 0 else ON for mark in marks]
-        found.append(segmenter.best(points, np.array([*labels, PADDING])))
+    found = [segmenter.best(corners, np.array([TOP_LEFT, BOTTOM_RIGHT])) for corners in boxes]
+    if marks:
+        points = np.array([*(xy for xy, _ in marks), (0, 0)], np.float32)
+        found.append(segmenter.best(points, np.array([*(label for _, label in marks), PADDING])))
     if args.everything:
         least = segmenter.about.get("everything", {"iou_threshold": 0.88, "stability_threshold": 0.95})
         iou = least["iou_threshold"] if args.least_iou is None else args.least_iou
@@ -218,8 +259,8 @@ def main() -> None:
     for number, (mask, iou) in enumerate(found):
         painted[mask] = 0.5 * painted[mask] + 0.5 * np.array(COLOURS[number % len(COLOURS)])
         print(f"mask {number + 1}: {int(mask.sum())} pixels, predicted IoU {100 * iou:.1f} %")
-    print(f"{len(found)} masks, painted on {args.out}")
     Image.fromarray(painted.round().astype(np.uint8)).save(args.out)
+    print(f"{len(found)} masks, painted on {args.out}")
     if args.masks:
         masks = np.array([mask for mask, _ in found]).reshape(-1, *image.shape[:2])
         with args.masks.open("wb") as file:

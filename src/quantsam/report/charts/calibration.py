@@ -17,7 +17,8 @@ def calibration_chart(name: str, task: Task) -> Chart | None:
     for result in task.results:
         count = result.record.settings.get("calibration_images")
         if isinstance(count, int) and not result.is_float:
-            title = f"{result.record.label}, {result.way}, {result.record.placement}"
+            images = str(result.record.calibration).partition("[")[0]
+            title = f"{result.record.label}, {result.way}, {result.record.placement}, {images}"
             groups.setdefault(title, {}).setdefault(count, []).append(result)
     groups = {title: by_count for title, by_count in groups.items() if len(by_count) > 1}
     if not groups:
