@@ -95,6 +95,18 @@ def start():
         process.communicate()
 
 
+@pytest.fixture
+def tiny_nano(tiny, monkeypatch):
+    """Commands take `tiny` for nano: where it is no matter what is found, and how well."""
+
+    def load(name, *given, **options):
+        assert name == "nano"
+        return tiny
+
+    for place in ("quantsam.runs.run.load_model", "quantsam.models.zoo.load_model"):
+        monkeypatch.setattr(place, load)
+
+
 @pytest.fixture(scope="session")
 def coco(tmp_path_factory):
     """Two toy scenes as a COCO folder; copy it before changing anything."""

@@ -18,10 +18,10 @@ def picture(tmp_path_factory):
     return str(path)
 
 
-def test_agree(run):
+def test_agree(run, convolutions):
     table = run("agree", *FEW, "--data", "scenes:2:3", "--engine", "openvino", "--noise-images", "1", "--exact")
     assert table.code == 0, table.err
-    for word in ("gap", "mask IoU", "45 of 45", "on one thread", "kept in"):
+    for word in ("gap", "mask IoU", f"{convolutions} of {convolutions}", "on one thread", "kept in"):
         assert word in table.out
     listed = run("results", "--kind", "agree", "--engine", "openvino")
     assert "1 results" in listed.out
@@ -32,9 +32,9 @@ def test_agree(run):
         "--no-store",
     ).json  # fmt: skip
     (record,) = found["records"]
-    assert record["figures"]["convolutions_integer"] == 45
+    assert record["figures"]["convolutions_integer"] == convolutions
     (layers,) = found["layers"].values()
-    assert len(layers) == 45
+    assert len(layers) == convolutions
     assert {layer["operator"] for layer in layers} == {"QLinearConv"}
 
 
@@ -155,7 +155,7 @@ def test_a_warning_is_one_line(run, monkeypatch):
     assert ran.json[0]["settings"]["exact"] is False
 
 
-def test_audit_counts_what_would_saturate(run):
+def test_audit_counts_what_would_saturate(run, convolutions):
     images = ("--calibration", "scenes:1:1", "--top", "1")
     ran = run("audit", "--scheme", "int8", "--processors", "vnni", *images)
     assert ran.code == 0, ran.err
@@ -163,7 +163,7 @@ def test_audit_counts_what_would_saturate(run):
     assert "take --processors any" in ran.out
     found = run("audit", "--scheme", "int8", "--processors", "vnni", "--engine", "openvino", *images, "--json").json
     layers = {entry["layer"]: entry for entry in found["saturation"]["layers"]}
-    assert len(layers) == 45
+    assert len(layers) == convolutions
     assert layers["stage3:0:1"]["can_saturate"] == 0  # depthwise
     assert layers["stage3:0:0"]["channels"] >= layers["stage3:0:0"]["can_saturate"] > 100
     assert 0 < layers["stage3:0:0"]["did_saturate"] < layers["stage3:0:0"]["can_saturate"]

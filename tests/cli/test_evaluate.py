@@ -4,7 +4,10 @@ import shutil
 import pytest
 
 import quantsam as qs
+from quantsam.models.variants import VARIANTS
 from quantsam.results.store import ResultStore
+
+NANO = VARIANTS["nano"]
 
 ONE = ("--calibration", "scenes:1:1")
 
@@ -102,7 +105,8 @@ def test_calibrate_reports_what_it_saved(run, tmp_path):
     assert found["calibration"]["images"] == 1
     assert sorted(path.name for path in out.iterdir()) == ["params.safetensors", "plan.json"]
     ran = run("calibrate", "--scheme", "int8@neck", "--no-activations", "--out", out)  # replaces the plan
-    assert ran.out == f"{out}: nano, int8@neck, 8 sites, no images needed\n"
+    neck = len(NANO.neck_stages) + 2 * NANO.neck_depth + 1  # weights: of its inputs, its blocks and its output
+    assert ran.out == f"{out}: nano, int8@neck, {neck} sites, no images needed\n"
     assert sorted(path.name for path in out.parent.iterdir()) == ["plan"]
 
 

@@ -62,7 +62,7 @@ def test_threads_can_be_chosen(run, command, monkeypatch):
     assert seen == [3, torch.get_num_threads()]  # and given back
 
 
-def test_a_search_without_out_says_how_its_schemes_are_written(run):
+def test_a_search_without_out_says_how_its_schemes_are_written(run, tiny_nano):
     line = ("search", "nano", "--data", "scenes:6", "--images", 2, "--first", 2, "--held-out", 0, "--trials", 0)
     line = (*line, "--points", 2, "--formats", "float,int8", "--calibration", "scenes:1:1", "--threads", 1)
     ran = run(*line)

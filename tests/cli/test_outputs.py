@@ -166,7 +166,7 @@ def test_scenes_are_written_as_coco_is(run, tmp_path, left):
 
 
 @pytest.fixture
-def short_demo(monkeypatch):
+def short_demo(monkeypatch, tiny_nano):
     """A demonstration of seconds."""
     monkeypatch.setattr("quantsam.cli.demo.CALIBRATION", "scenes:2:1")
     monkeypatch.setattr("quantsam.cli.demo.MODELS", ("nano",))

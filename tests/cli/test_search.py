@@ -5,7 +5,7 @@ import json
 SMALL = ("--data", "scenes:6:9", "--calibration", "scenes:2:1", "--first", "2", "--images", "3", "--held-out", "2")
 
 
-def test_found_schemes_can_be_used(run, tmp_path):
+def test_found_schemes_can_be_used(run, tmp_path, tiny_nano):
     found = tmp_path / "found"
     done = run(
         "search", "nano", *SMALL, "--formats", "float,int8,w4a8", "--points", "4", "--trials", "0", "--budget", "35%",

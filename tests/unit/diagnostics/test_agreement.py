@@ -26,14 +26,14 @@ def records(tiny, plans):
     return measure_agreement(tiny, plans, dataset, prompts=("box", "click"), exact=True, noise_images=2)
 
 
-def test_a_record_for_each_plan_and_prompt(records):
+def test_a_record_for_each_plan_and_prompt(records, convolutions):
     assert [(r.engine, r.prompt) for r in records] == [
         (engine, prompt) for engine in ("onnxruntime", "openvino") for prompt in ("box", "click")
     ]
     for record in records:
         f = record.figures
         assert (record.kind, record.scheme, record.placement) == ("agree", "int8", record.engine)
-        assert f["convolutions"] == f["convolutions_quantized"] == f["convolutions_integer"] == 45
+        assert f["convolutions"] == f["convolutions_quantized"] == f["convolutions_integer"] == convolutions
         assert record.results["silently_float"] == []
         assert record.environment[record.engine][0].isdigit()
         assert f["gap_low"] <= f["gap"] <= f["gap_high"]

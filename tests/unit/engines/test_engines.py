@@ -39,10 +39,10 @@ def test_an_engine_computes_what_the_simulation_does(tiny, placed, images, engin
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_all_convolutions_run_in_integers(tiny, placed, engine):
+def test_all_convolutions_run_in_integers(tiny, placed, convolutions, engine):
     encoder = make_engine_encoder(tiny, placed("int8", engine), engine)
     ran = executed(encoder.graph, encoder.session)
-    assert len(ran) == 45
+    assert len(ran) == convolutions
     assert all(entry.is_integer for entry in ran)
     assert quantized_but_float(encoder.plan, ran) == ()
 
@@ -57,15 +57,15 @@ def test_a_mixed_scheme_runs_in_integers_where_it_says_so(tiny, placed, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_silently_run_in_float_is_told(tiny, placed, engine):
+def test_what_is_silently_run_in_float_is_told(tiny, placed, convolutions, engine):
     plan = placed("w8a16", engine)
     encoder = make_engine_encoder(tiny, plan, engine)
     ran = executed(encoder.graph, encoder.session)
     assert not any(entry.is_integer for entry in ran)
-    assert len(quantized_but_float(plan, ran)) == 45
+    assert len(quantized_but_float(plan, ran)) == convolutions
 
 
-def test_onnx_runtime_needs_both_sides_of_a_convolution(tiny, images):
+def test_onnx_runtime_needs_both_sides_of_a_convolution(tiny, images, convolutions):
     """The evidence for the placement's `conv` sites."""
     from quantsam.engines.onnx_encoder import encoder_to_onnx
 
@@ -74,18 +74,17 @@ def test_onnx_runtime_needs_both_sides_of_a_convolution(tiny, images):
         graph = encoder_to_onnx(tiny, plan).SerializeToString()
         return sum(e.is_integer for e in executed(graph, open_session("onnxruntime", graph)))
 
-    assert integers("onnxruntime") == 45
+    assert integers("onnxruntime") == convolutions
     assert integers("tensorrt") < 10  # inputs and weights alone
 
 
-def test_layer_by_layer_exact_integers_are_onnx_runtime_to_the_last_code(tiny, placed, images):
+def test_layer_by_layer_exact_integers_are_onnx_runtime_to_the_last_code(tiny, placed, images, convolutions):
     reports = report_layers(tiny, placed("int8", "onnxruntime"), images[0], simulate)
-    assert [r.operator for r in reports] == ["QLinearConv"] * 45
-    local = [r for r in reports if r.layer.startswith(("stage0", "stage1", "stage2", "stage3"))]
-    assert len(local) == 20
+    assert [r.operator for r in reports] == ["QLinearConv"] * convolutions
+    local = [r for r in reports if not r.layer.startswith(("stage4", "neck"))]
     # convolutions and additions are the same to the last bit; the last bit of a GELU may move a code at a tie
     assert all(r.exact.most_lsb <= 1 and r.exact.differing < 1e-3 for r in local)
-    assert sum(r.exact.most_lsb == 0 for r in local) > 15
+    assert sum(r.exact.most_lsb == 0 for r in local) > 0.75 * len(local) > 10
 
 
 def test_layer_by_layer_on_openvino(tiny, placed, images):

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from quantsam.models.image_decoder import ImageDecoder
+from quantsam.models.variants import VARIANTS
 from quantsam.models.zoo import create_model, load_model
+
+SIDE = VARIANTS["nano"].prompt_size
+"""Of nano's masks, too."""
 
 
 def prompts(kind, count, side):
@@ -59,12 +63,12 @@ def test_full_size_with_untrained_weights():
 @torch.inference_mode()
 def test_the_best_mask_alone_is_the_one_of_highest_predicted_iou(nano):
     embedding = embedding_of(nano)
-    given = prompts("boxes", 6, 256)
+    given = prompts("boxes", 6, SIDE)
     decoder = ImageDecoder(nano.prompt_encoder, nano.mask_decoder, embedding)
     masks, iou = decoder.decode(**given)
     best_masks, best_iou = decoder.decode(**given, best_only=True)
     rows, best = torch.arange(6), iou.argmax(1)
-    assert (best_masks.shape, best_iou.shape) == ((6, 1, 256, 256), (6, 1))
+    assert (best_masks.shape, best_iou.shape) == ((6, 1, SIDE, SIDE), (6, 1))
     torch.testing.assert_close(best_iou[:, 0], iou[rows, best])
     torch.testing.assert_close(best_masks[:, 0], masks[rows, best], rtol=1e-4, atol=1e-5 * float(masks.abs().max()))
 
@@ -73,20 +77,21 @@ def test_the_best_mask_alone_is_the_one_of_highest_predicted_iou(nano):
 def test_a_prompt_does_not_depend_on_its_neighbours(nano):
     embedding = embedding_of(nano)
     decoder = ImageDecoder(nano.prompt_encoder, nano.mask_decoder, embedding)
-    boxes = prompts("boxes", 6, 256)["boxes"]
+    boxes = prompts("boxes", 6, SIDE)["boxes"]
     together, _ = decoder.decode(boxes=boxes)
     alone = torch.cat([decoder.decode(boxes=box[None])[0] for box in boxes])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * float(alone.abs().max()))
 
 
-@pytest.mark.parametrize("low_hw", [(256, 193), (97, 256), (1, 1)])
+@pytest.mark.parametrize("low_hw", [(SIDE, 193), (97, SIDE), (1, 1)])
 @torch.inference_mode()
 def test_a_part_of_the_logits_is_cut_from_all(nano, low_hw):
     decoder = ImageDecoder(nano.prompt_encoder, nano.mask_decoder, embedding_of(nano))
-    given = prompts("points", 2, 256)
+    given = prompts("points", 2, SIDE)
     masks, _ = decoder.decode(**given)
     part, _ = decoder.decode(**given, low_hw=low_hw)
     expected = masks[..., : low_hw[0], : low_hw[1]]
+    assert part.shape == expected.shape != masks.shape
     torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-5 * float(masks.abs().max()))
 
 

@@ -23,9 +23,10 @@ def site_paths(encoder):
 
 def test_nano_with_its_own_weights_computes_an_embedding_of_the_declared_shape():
     model = load_model("nano")
+    size, side = model.variant.input_size, model.variant.embed_size
     with torch.inference_mode():
-        embedding = model.image_encoder(torch.zeros(1, 3, 256, 256))
-    assert embedding.shape == (1, 64, 64, 64)
+        embedding = model.image_encoder(torch.zeros(1, 3, size, size))
+    assert embedding.shape == (1, model.variant.embed_dim, side, side)
     assert embedding.isfinite().all()
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
@@ -35,7 +36,7 @@ def test_a_batch_is_encoded_as_its_images_one_by_one(tiny, image):
     with torch.inference_mode():
         both = tiny.image_encoder(image)
         single = torch.cat([tiny.image_encoder(x[None]) for x in image])
-    assert both.shape == (2, 64, 16, 16)
+    assert both.shape == (2, tiny.variant.embed_dim, 16, 16)
     torch.testing.assert_close(both, single, rtol=1e-4, atol=1e-4)
 
 
@@ -77,7 +78,7 @@ def test_with_encoder_shares_the_rest_and_leaves_the_original_unchanged(tiny, im
     keys, encoder = list(tiny.state_dict()), tiny.image_encoder
 
     def constant(x):
-        return torch.full((len(x), 64, 16, 16), 7.0)
+        return torch.full((len(x), tiny.variant.embed_dim, 16, 16), 7.0)
 
     other = tiny.with_encoder(constant)
     assert other.image_encoder is constant

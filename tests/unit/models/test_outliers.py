@@ -6,6 +6,12 @@ from quantsam.errors import InputError
 from quantsam.models.blocks import MBConv
 from quantsam.models.outliers import with_hidden_outlier_channels, with_outlier_channels
 from quantsam.models.structure import structure_of
+from quantsam.models.variants import VARIANTS
+from quantsam.prediction.transforms import preprocess
+
+NANO = VARIANTS["nano"]
+STREAMS = [*NANO.widths[1:], NANO.neck_width]
+"""Channels of each residual stream: those of stages 1 to the last, and the neck's."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,7 @@ def residual_streams(encoder):
 
 @pytest.fixture(scope="module")
 def image():
-    return torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    return preprocess(qs.open_images("scenes:1:1")[0], NANO.input_size)
 
 
 def embed(model, image):
@@ -49,7 +55,7 @@ def test_every_stream_has_channels_that_are_much_larger(nano):
         for reader, hard_reader in zip(readers, hard_readers, strict=True):
             assert torch.equal(hard_reader.weight * factors.reshape(1, -1, 1, 1), reader.weight)
         widths.append(len(factors))
-    assert widths == [24, 32, 64, 128, 48]
+    assert widths == STREAMS
 
 
 def test_the_seed_chooses_the_channels(nano):
@@ -83,8 +89,8 @@ def test_8_bits_do_it_much_more_harm(nano, image, placement):
     [
         ({"factor": 48}, "factor must be a power of two from 2 on, got 48"),
         ({"factor": 1}, "factor must be a power of two from 2 on, got 1"),
-        ({"channels": 25}, "channels must be from 1 to 24, the narrowest stream of nano, got 25"),
-        ({"channels": 0}, "channels must be from 1 to 24, the narrowest stream of nano, got 0"),
+        ({"channels": min(STREAMS) + 1}, f"channels must be from 1 to {min(STREAMS)}, the narrowest stream of nano"),
+        ({"channels": 0}, f"channels must be from 1 to {min(STREAMS)}, the narrowest stream of nano, got 0"),
     ],
 )
 def test_what_cannot_be(nano, arguments, message):

@@ -8,8 +8,12 @@ from quantsam.models.fold import fold_norms
 from quantsam.models.graph import state_digest
 from quantsam.models.scale import scale_inputs, scale_links, scale_outputs
 from quantsam.models.structure import structure_of
+from quantsam.models.variants import VARIANTS
 
 LINKS, INPUTS, OUTPUTS = scale_links, scale_inputs, scale_outputs
+
+COUNT = 5 + 3 * VARIANTS["nano"].depths[-1]
+"""Links of nano: the streams of four stages and of the neck, and three in each attention."""
 
 
 @pytest.fixture(params=["plain", "folded"])
@@ -97,7 +101,7 @@ def test_a_site_sees_the_scaled_tensor(encoder, image):
 @pytest.mark.parametrize(
     ("scale", "given", "message"),
     [
-        (scale_links, {"stage9": 4}, "a scaled stream must be one of the encoder's 11, got 'stage9'"),
+        (scale_links, {"stage9": 4}, f"a scaled stream must be one of the encoder's {COUNT}, got 'stage9'"),
         (
             scale_inputs,
             {"neck.nowhere": 4},

@@ -195,9 +195,9 @@ def test_weights_that_are_not_finite(tmp_path, state, suffix, value):
 
 def test_weights_that_are_integers_or_sparse(tmp_path, state):
     name = "image_encoder.norm.weight"
-    codes = dict(state) | {name: torch.ones(64, dtype=torch.int8)}
+    codes = dict(state) | {name: torch.ones(NANO.embed_dim, dtype=torch.int8)}
     refused(save(codes, tmp_path / "w.safetensors"), f"{name} must be floating-point, got int8")
-    refused(save(dict(state) | {name: torch.ones(64).to_sparse()}, tmp_path / "w.pt"), "plain tensors")
+    refused(save(dict(state) | {name: torch.ones(NANO.embed_dim).to_sparse()}, tmp_path / "w.pt"), "plain tensors")
 
 
 def test_a_file_that_may_not_be_read(tmp_path, state, monkeypatch):

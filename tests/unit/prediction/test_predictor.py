@@ -127,7 +127,8 @@ def test_a_refused_picture_leaves_the_last_one_in_place(predictor):
 
 
 def test_any_encoder_will_do(tiny):
-    predictor = Predictor(tiny.with_encoder(lambda x: torch.zeros(1, 64, 16, 16)))
+    embedding = torch.zeros(1, tiny.variant.embed_dim, 16, 16)
+    predictor = Predictor(tiny.with_encoder(lambda x: embedding))
     predictor.set_image(picture(20, 20))
     assert predictor.predict(box=[1, 2, 3, 4]).masks.shape == (3, 20, 20)
 

@@ -16,6 +16,7 @@ from quantsam.errors import CalibrationError, InputError, PlanError
 from quantsam.models.graph import copy_encoder
 from quantsam.models.outliers import with_outlier_channels
 from quantsam.models.structure import structure_of
+from quantsam.models.variants import VARIANTS
 from quantsam.notices import Notice
 from quantsam.plans.prepare import prepare
 from quantsam.plans.storage import load_plan, save_plan
@@ -103,12 +104,23 @@ def test_engines_compute_in_integers_what_the_simulation_does(hard, image, repai
     layers = report_layers(hard, plan, image, simulate)
     assert all(layer.is_integer for layer in layers if layer.quantized)
     if engine == "onnxruntime":  # OpenVINO's float operations between differ in the last bit, which flips ties
-        assert max(layer.exact.most_lsb for layer in layers if layer.exact is not None) == 0
+        assert_met_to_the_last_code(layers)
     with torch.inference_mode():
         exact = simulate(hard, plan, exact=True)(image)
         deployed = make_engine_encoder(hard, plan, engine, threads=1)(image)
     lost, kept = (deployed - exact).pow(2).sum(), (exact - hard.image_encoder(image)).pow(2).sum()
     assert lost < 0.7 * kept  # random weights spread a flipped code far; the bundle's check looks layer by layer
+
+
+def assert_met_to_the_last_code(layers):
+    """Assert it of all up to where the neck adds up what it up-samples: a last bit may move a code at a tie."""
+    inputs = len(VARIANTS["nano"].neck_stages)
+    behind = {f"neck:{inputs + block}" for block in range(VARIANTS["nano"].neck_depth + 1)}
+    before = [layer for layer in layers if layer.layer.rpartition(":")[0] not in behind]
+    assert {layer.exact.most_lsb for layer in before} == {0}
+    after = [layer for layer in layers if layer not in before]
+    assert after[0].exact.differing < 0.005
+    assert all(layer.exact.differing < 0.05 for layer in after)  # each convolution spreads it
 
 
 def test_scales_are_part_of_rounding_or_multiplications(hard, repaired):
@@ -228,11 +240,12 @@ def test_only_what_is_rounded_gets_the_correction(tiny, images, image):
         torch.testing.assert_close(simulate(tiny, bare)(image), true, rtol=1e-4, atol=1e-4)
 
 
-def test_a_correction_is_made_anew_where_more_is_repaired(hard, images):
-    first = repair_plan(hard, qs.make_plan(hard, "int8", "openvino"), images, "bias")
-    later = repair_plan(hard, first, images, "streams")
-    at_once = repair_plan(hard, qs.make_plan(hard, "int8", "openvino"), images, "streams,bias")
-    assert later.repairs == at_once.repairs == ("streams", "bias")
+def test_a_correction_is_made_anew_where_more_is_repaired(tiny, images):
+    model = with_outlier_channels(tiny, factor=8)  # not so hard that a shift is implausible
+    first = repair_plan(model, qs.make_plan(model, "int8", "openvino"), images, "bias")
+    later = repair_plan(model, first, images, "streams")
+    at_once = repair_plan(model, qs.make_plan(model, "int8", "openvino"), images, "streams,bias")
+    assert (first.repairs, later.repairs, at_once.repairs) == (("bias",), ("streams", "bias"), ("streams", "bias"))
     assert later.digest == at_once.digest
 
 
@@ -344,7 +357,8 @@ def output_errors(model, plan, images):
 
 
 def test_channels_that_no_range_helps_keep_the_observers(tiny, images):
-    rule = '[[rules]]\nweight = {format = "int4", observer = "omse"}\nactivation = "int8"'
+    rule = '[[rules]]\nselect = {stage = ["stage1", "neck"]}\n'
+    rule += 'weight = {format = "int4", observer = "omse"}\nactivation = "int8"'
     bare = qs.make_plan(tiny, parse_scheme(rule, "own"), "tensorrt")
     plain, plan = qs.calibrate(tiny, bare, images), repair_plan(tiny, bare, images, "ranges")
     kept = changed = 0
@@ -383,4 +397,4 @@ def test_all_repairs_together_run_on_the_engines(hard, images, image):
         layers = report_layers(hard, plan, image, simulate)
         assert all(layer.is_integer for layer in layers if layer.quantized)
         if engine == "onnxruntime":
-            assert max(layer.exact.most_lsb for layer in layers if layer.exact is not None) == 0
+            assert_met_to_the_last_code(layers)

@@ -13,13 +13,13 @@ from quantsam.simulation.steps import SharedEncoders, State, encoder_steps, run_
 
 
 @pytest.fixture(scope="module")
-def model():
-    return qs.load_model("nano")
+def model(tiny):
+    return tiny
 
 
 @pytest.fixture(scope="module")
 def image():
-    return torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    return torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_steps_compute_what_the_encoder_does(model, image):

@@ -53,6 +53,10 @@ def sweep_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(sweep_file, tmp_path_factory):
+    return done_undisturbed(sweep_file, tmp_path_factory)
+
+
+def done_undisturbed(sweep_file, tmp_path_factory):
     store = ResultStore(tmp_path_factory.mktemp("undisturbed") / "r.sqlite")
     progress = run_sweep(read_sweep(sweep_file), store, lambda shelf: LocalRunner(shelf, workers=1))
     assert not progress.failed

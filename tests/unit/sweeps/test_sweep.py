@@ -11,6 +11,7 @@ import torch
 import quantsam as qs
 from quantsam.errors import CalibrationError, InputError, QuantsamError, SchemeError, StoreError
 from quantsam.results.store import ResultStore
+from quantsam.sweeps import worker
 from quantsam.sweeps.driver import run_sweep
 from quantsam.sweeps.opened import check_point, open_points
 from quantsam.sweeps.point import Point, make_point
@@ -19,7 +20,25 @@ from quantsam.sweeps.state import SweepState
 from quantsam.sweeps.sweep import expand, make_sweep, parse_settings, read_sweep, with_repeats
 from quantsam.sweeps.worker import Shelf
 
-from .conftest import content
+from .conftest import content, done_undisturbed
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small(tiny):
+    """In this process, nano is `tiny`: it is no matter what a sweep finds, if it always finds the same."""
+    real = worker.open_model
+
+    def opened(source):
+        return tiny if source.name == "nano" else real(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "open_model", opened)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(_small, sweep_file, tmp_path_factory):
+    return done_undisturbed(sweep_file, tmp_path_factory)
 
 
 def write(tmp_path, text):
@@ -120,12 +139,12 @@ def test_what_cannot_run_is_found_before_anything_starts(tmp_path, values, words
     assert store.records() == []
 
 
-def test_a_record_of_a_point_is_what_evaluate_gives(undisturbed):
-    model, scenes = qs.load_model("nano"), qs.open_dataset("scenes:5:9")
+def test_a_record_of_a_point_is_what_evaluate_gives(tiny, undisturbed):
+    scenes = qs.open_dataset("scenes:5:9")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    plan = qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:3:1"))
-    alone = qs.evaluate(model.with_encoder(qs.simulate(model, plan)), scenes, prompts="click")
+    plan = qs.calibrate(tiny, qs.make_plan(tiny, "int8"), qs.open_images("scenes:3:1"))
+    alone = qs.evaluate(tiny.with_encoder(qs.simulate(tiny, plan)), scenes, prompts="click")
     torch.set_num_threads(before)
     fields = (alone.kind, alone.model, alone.scheme, alone.plan_digest, alone.prompt, alone.calibration_digest)
     found = next(one for one in undisturbed.values() if one[0] == fields)
@@ -166,8 +185,6 @@ def test_it_goes_on_where_it_was_stopped(sweep_file, undisturbed, tmp_path):
 
 
 def test_a_failure_is_noted_and_stops_no_other(tmp_path, monkeypatch):
-    from quantsam.sweeps import worker
-
     points = [make_point({"data": "scenes:2", "prompts": prompts}, "here") for prompts in ("box", "click")]
     sweep, store = make_sweep("s", points), ResultStore(tmp_path / "r.sqlite")
     real = worker.Worker.score
@@ -230,7 +247,7 @@ def test_a_scheme_of_weights_alone_needs_no_pictures(tmp_path):
     assert open_points([point], Shelf(), 1)[0].calibration is None
 
 
-def test_points_of_other_calibrations_and_repairs_are_calibrated_apart(tmp_path):
+def test_points_of_other_calibrations_and_repairs_are_calibrated_apart(tiny, tmp_path):
     common = {"model": "nano", "scheme": "int8", "data": "scenes:1:2", "calibration": "scenes:3:1"}
     values = [{"calibration_images": 2}, {"calibration_images": 1}, {"calibration_images": 2, "repair": "streams"}]
     points = [make_point({**common, **more}, "test") for more in values]
@@ -240,9 +257,8 @@ def test_points_of_other_calibrations_and_repairs_are_calibrated_apart(tmp_path)
     assert len({records[point].plan_digest for point in points}) == 3
     assert [records[point].settings.get("repairs") for point in points] == [None, None, ["streams"]]
     assert records[points[2]].label == "int8 + streams"
-    model = qs.load_model("nano")
     images = qs.open_images("scenes:3:1", limit=2)
-    plan = qs.repair_plan(model, qs.make_plan(model, "int8"), images, "streams")
+    plan = qs.repair_plan(tiny, qs.make_plan(tiny, "int8"), images, "streams")
     assert records[points[2]].plan_digest == plan.digest
 
 
