@@ -32,7 +32,7 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 @model_options
 @scheme_option
 @click.option("--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead.")
-@deployment_options(engine_option("onnxruntime, openvino or tensorrt.", "onnxruntime"), PROCESSORS, REPAIR)
+@deployment_options(engine_option("onnxruntime, openvino, tensorrt or web.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @click.option("--store", type=click.Path(path_type=Path), help="Whose results of this plan its model card lists.")

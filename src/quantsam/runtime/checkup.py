@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +90,7 @@ def check_up(
     return Checkup(
         manifest=manifest,
         engine=engine,
-        engine_version=metadata.version(get_engine(engine).package),
+        engine_version=get_engine(engine).version(),
         processor=processor_text(engine),
         layers=len(manifest.check.layers),
         integer=None if ran is None else ran[0],
