@@ -21,6 +21,7 @@ from quantsam.cli.output import json_option, print_json, progress
 from quantsam.cli.stores import quoted
 from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import get_engine
+from quantsam.runtime.web import ENGINE as WEB_ENGINE
 
 if TYPE_CHECKING:
     from quantsam.results.record import Record
@@ -35,6 +36,11 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 @deployment_options(engine_option("onnxruntime, openvino, tensorrt or web.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
+@click.option(
+    "--onnxruntime-web",
+    type=click.Path(path_type=Path),
+    help="--engine web: the file of npm's package, where there is no network. [downloaded once]",
+)
 @click.option("--store", type=click.Path(path_type=Path), help="Whose results of this plan its model card lists.")
 @json_option
 @click.pass_context
@@ -46,13 +52,15 @@ def command(
     deployment: Deployment,
     calibration: CalibrationSource,
     out: Path,
+    onnxruntime_web: Path | None,
     store: Path | None,
     as_json: bool,
 ) -> None:
     """Export a quantized model for an engine: encoder and decoder as ONNX, a README, and a program that runs them.
 
     The bundle's `run.py`, `quantsam segment --bundle DIR` and `quantsam.load_bundle` need numpy, Pillow and the engine,
-    no PyTorch. `quantsam verify DIR` checks it on the machine where it is to run.
+    no PyTorch. `quantsam verify DIR` checks it on the machine where it is to run. With --engine web it is a page: a
+    static folder that segments in the browser of whoever opens it.
     """
     from quantsam.bundles.export import check_bundle_folder, export_bundle
     from quantsam.runs.run import open_run
@@ -63,6 +71,7 @@ def command(
     if plan is not None:
         refuse_beside(ctx, "--plan", _HELD, "a plan")
     check_bundle_folder(out)
+    runtime = _runtime(engine, onnxruntime_web)
     run = open_run(
         model,
         schemes=[scheme],
@@ -72,7 +81,8 @@ def command(
         installed=False,
     )
     (ready,) = run.plans(deployment, progress("calibrating"))
-    manifest = export_bundle(run.model, ready, out, engine=engine, records=_records(store, run.model.name))
+    records = _records(store, run.model.name)
+    manifest = export_bundle(run.model, ready, out, engine=engine, records=records, runtime=runtime)
     line = described.build_line(out / ENCODER)
     if as_json:
         sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
@@ -83,8 +93,21 @@ def command(
     click.echo(f"{manifest.model}, {manifest.scheme}, for {engine}: {_checked(out, engine)}")
     if line is not None:
         click.echo(f"build the engine where {described.title} is:\n{line}")
+    elif engine == WEB_ENGINE.name:
+        click.echo(f"serve it: python -m http.server --directory {quoted(out)} 8000, and open http://localhost:8000")
     else:
         click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")
+
+
+def _runtime(engine: str, archive: Path | None) -> dict[str, bytes] | None:
+    """Return what a page needs of onnxruntime-web, before long work; None for other engines."""
+    from quantsam.runtime.web.package import runtime_files
+
+    if engine == WEB_ENGINE.name:
+        return runtime_files(archive, progress("downloading onnxruntime-web"))
+    if archive is not None:
+        raise click.UsageError(f"--onnxruntime-web is of --engine web, got --engine {engine}: leave it out")
+    return None
 
 
 def _records(store: Path | None, model: str) -> list[Record]:

@@ -28,6 +28,9 @@ FILES = {
 }
 """What of the package is used, with its SHA-256: WebAssembly with SIMD and threads, without WebGPU."""
 
+SIZE_BYTES = 13_554_227
+"""Of these files together."""
+
 LICENSE = """ONNX Runtime Web (https://github.com/microsoft/onnxruntime), the files in the folder `ort`.
 
 MIT License
