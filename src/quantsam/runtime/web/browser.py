@@ -55,10 +55,16 @@ class Browser:
     @property
     def is_alive(self) -> bool:
         """Whether it can still be asked."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and self.call(lambda running: bool(running.is_connected()))
 
     def call(self, function: Callable[[Any], _T]) -> _T:
-        """Return what a function of Playwright's browser returns, called in its thread."""
+        """Return what a function of Playwright's browser returns, called in its thread.
+
+        Raises:
+            EngineError: It was closed.
+        """
+        if not self._thread.is_alive():
+            raise EngineError("the browser of engine web was closed: open the graph again")
         future: Future[_T] = Future()
         self._asked.put((function, future))
         return future.result()
