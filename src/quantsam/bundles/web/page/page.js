@@ -51,12 +51,12 @@ function complain(error) {
   say(error.message, true);
 }
 
-function showProgress({ loaded, total, job }) {
-  if (job !== undefined && job !== asked) return;
+function showProgress({ loaded, total, job, unit }) {
+  if (!waiting.has(job) || job !== asked) return; // it failed, or something else was asked since
   const bar = byId("progress");
   bar.hidden = loaded >= total;
   bar.value = loaded / total;
-  if (job === undefined) say(`loading ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
+  if (unit === "bytes") say(`loading ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
 }
 
 function figure(title, text) {

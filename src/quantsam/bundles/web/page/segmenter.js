@@ -31,13 +31,13 @@ async function read(name, told) {
   return bytes;
 }
 
-async function load({ threads }) {
+async function load({ threads }, job) {
   manifest = await (await fetch("manifest.json")).json();
   const total = BIG.reduce((sum, name) => sum + self.FOLDER.files[name], 0);
   let loaded = 0;
   const told = (count) => {
     loaded += count;
-    self.postMessage({ progress: { loaded, total } });
+    self.postMessage({ progress: { loaded, total, job, unit: "bytes" } });
   };
   const [wasm, encoder, decoder] = await Promise.all(BIG.map((name) => read(name, told)));
   const used = prepare({ threads, wasm });
@@ -123,7 +123,7 @@ async function everything({ side, leastIou, leastStability }, job) {
       const mask = enlarger.mask(logits);
       if (mask.area && mask.stability >= leastStability) good.push({ ...mask, iou });
     }
-    self.postMessage({ progress: { loaded: Math.min(start + AT_ONCE, side * side), total: side * side, job } });
+    self.postMessage({ progress: { loaded: Math.min(start + AT_ONCE, side * side), total: side * side, job, unit: "points" } });
   }
   return { masks: unique(good), decoderMs };
 }
