@@ -99,6 +99,14 @@ def test_another_file_is_refused(archive, monkeypatch, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_pinned_runtime_has_no_instructions_that_processors_may_compute_differently(web_runtime):
+    """Relaxed SIMD's fused multiplications, 0x105 to 0x108, and its products of integers, 0x111 to 0x113."""
+    code = web_runtime["ort-wasm-simd-threaded.wasm"]
+    relaxed = [*range(0x105, 0x109), *range(0x111, 0x114)]
+    assert [hex(n) for n in relaxed if bytes((0xFD, n & 0x7F | 0x80, n >> 7)) in code] == []
+    assert bytes((0xFD, 0xBA, 0x01)) in code  # the exact one that it has: pairs of 16 bits, added in 32
+
+
 def test_the_pinned_files_are_of_the_size_that_is_told(web_runtime):
     assert sum(map(len, web_runtime.values())) == package.SIZE_BYTES
     assert f"v{package.VERSION}".encode() in web_runtime["ort.wasm.min.mjs"][:200]
