@@ -14,6 +14,7 @@ from engine_tables import ENGINE_TABLES
 from figures import draw_causes, draw_front
 from repair_tables import REPAIR_TABLES
 from search_tables import SEARCH_TABLES
+from web_tables import WEB_TABLES
 
 from quantsam.report.published import THESIS, thesis_point
 
@@ -252,6 +253,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **ENGINE_TABLES,
     **REPAIR_TABLES,
     **SEARCH_TABLES,
+    **WEB_TABLES,
     **{
         f"{name}-{prompt}": (lambda key: lambda: accuracy(key))(f"{name}_{prompt}")
         for name in ("scenes", "photographs")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,27 @@ def convolutions(tiny):
     import torch
 
     return sum(isinstance(module, torch.nn.Conv2d) for module in tiny.float_encoder.modules())
+
+
+@pytest.fixture(scope="session")
+def web_runtime():
+    """The files of onnxruntime-web: from the user's cache, or else from npm."""
+    from quantsam.errors import EngineError
+    from quantsam.runtime.web.package import runtime_files
+
+    try:
+        return runtime_files()
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def web(web_runtime):
+    """The engine `web`, where there is a browser for it."""
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("there is no chromium on this machine")
+    return "web"
 
 
 def _make_tiny(seed=0):

@@ -32,6 +32,7 @@ LOWEST = {
     "jinja2": "3.1",
     "starlette": "0.47",
     "uvicorn": "0.30",
+    "playwright": "1.48",
 }
 """As pyproject.toml has them; `make test-floors` runs the tests with just these, but for tensorrt."""
 

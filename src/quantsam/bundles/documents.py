@@ -11,7 +11,10 @@ from quantsam.prediction.geometry import scaled_hw
 from quantsam.results.export import markdown_table
 from quantsam.results.record import Record
 from quantsam.runtime.engines import get_engine
-from quantsam.runtime.manifest import CHECK_GRAPH, Manifest
+from quantsam.runtime.manifest import CHECK_GRAPH, DECODER, ENCODER, Manifest
+from quantsam.runtime.web import ENGINE as WEB_ENGINE
+from quantsam.runtime.web.package import SIZE_BYTES as RUNTIME_BYTES
+from quantsam.runtime.web.package import VERSION as RUNTIME_VERSION
 
 README, MODEL_CARD, RUN = "README.md", "model-card.md", "run.py"
 SAMPLE, BUILD = "segment.cpp", "CMakeLists.txt"
@@ -41,13 +44,31 @@ def documents(manifest: Manifest, records: Sequence[Record] = ()) -> dict[str, s
         manifest: The bundle's.
         records: Evaluations of its plan, for the model card.
     """
+    card = _model_card(manifest, records)
+    if manifest.engine == WEB_ENGINE.name:
+        return {README: _web_readme(manifest), MODEL_CARD: card}
     return {
         README: _readme(manifest),
-        MODEL_CARD: _model_card(manifest, records),
+        MODEL_CARD: card,
         RUN: _template(RUN),
         SAMPLE: _sample(manifest),
         BUILD: _template(BUILD),
     }
+
+
+def _web_readme(manifest: Manifest) -> str:
+    size = RUNTIME_BYTES + sum(manifest.files[name].size_bytes for name in (ENCODER, DECODER))
+    return Template(resources.files("quantsam.bundles.web").joinpath(f"{README}.in").read_text("utf-8")).substitute(
+        model=manifest.model,
+        scheme=manifest.scheme,
+        download=f"{size / 1e6:.0f} MB",
+        runtime=RUNTIME_VERSION,
+        weights=_weights(manifest),
+    )
+
+
+def _weights(manifest: Manifest) -> str:
+    return _OWN_WEIGHTS if get_variant(manifest.model).weights_file else ""
 
 
 def _template(name: str) -> str:
@@ -76,7 +97,7 @@ def _readme(manifest: Manifest) -> str:
         iou_threshold=f"{manifest.everything.iou_threshold:g}",
         stability_threshold=f"{manifest.everything.stability_threshold:g}",
         processors=_PROCESSORS[manifest.processors],
-        weights=_OWN_WEIGHTS if get_variant(manifest.model).weights_file else "",
+        weights=_weights(manifest),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from quantsam.bundles.documents import documents
-from quantsam.bundles.references import make_reference
+from quantsam.bundles.references import Reference, make_reference
+from quantsam.bundles.web.folder import web_files
 from quantsam.engines.encoder import check_runs
 from quantsam.engines.half import find_overflows, with_half_precision
 from quantsam.engines.onnx_decoder import decoder_to_onnx
@@ -36,6 +37,8 @@ from quantsam.runtime.manifest import (
     Thresholds,
 )
 from quantsam.runtime.processor import processor_text
+from quantsam.runtime.web import ENGINE as WEB_ENGINE
+from quantsam.runtime.web.package import runtime_files
 
 
 def check_bundle_folder(folder: str | os.PathLike[str]) -> None:
@@ -56,6 +59,7 @@ def export_bundle(
     records: Sequence[Record] = (),
     half: Iterable[CalibrationImage] | None = None,
     decoder_weights: Stored = "f32",
+    runtime: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a bundle to a folder, whole or not at all; a bundle that is already there is replaced.
 
@@ -68,11 +72,13 @@ def export_bundle(
         half: Pictures to look at: what the plan leaves in float becomes float16, but for what would overflow on these,
             see `engines.half`. All in float32 if None.
         decoder_weights: How the decoder's weights are stored; it computes in float32.
+        runtime: For `web`, the files of onnxruntime-web by name; found in the cache or downloaded if None.
 
     Raises:
         PlanError: The plan is not one for the engine, or has integers beside `half`, which only TensorRT fuses.
         CalibrationError: `half` has no pictures.
-        EngineError: `half`, and ONNX Runtime is not installed.
+        EngineError: `half`, and ONNX Runtime is not installed; for `web`, onnxruntime-web is neither kept nor can it be
+            downloaded.
         OutputError: The folder holds something else, or cannot be written.
     """
     engine = engine or get_placement(plan.placement).engine
@@ -83,14 +89,10 @@ def export_bundle(
             "with --precision f32, or take fp32"
         )
     check_bundle_folder(folder)
-    graph = encoder_to_onnx(model, plan)
+    is_page = engine == WEB_ENGINE.name
+    runtime = runtime_files() if is_page and runtime is None else runtime or {}
+    encoder, kept = _encoder(model, plan, half)
     decoder = with_stored_weights(decoder_to_onnx(model), decoder_weights).SerializeToString()
-    kept: frozenset[str] = frozenset()
-    if half is not None:
-        side = model.variant.input_size
-        kept = find_overflows(graph, (x[None].cpu().numpy() for image in half for x in encoder_input(image, side)))
-        graph = with_half_precision(graph, kept)
-    encoder = graph.SerializeToString()
     reference = make_reference(model, plan)
     contents = {ENCODER: encoder, DECODER: decoder, CHECK_ARRAYS: reference.arrays}
     contents |= {CHECK_GRAPH: reference.graph} if reference.check.layers else {}
@@ -112,8 +114,8 @@ def export_bundle(
         mask_threshold=MASK_THRESHOLD,
         files={name: FileEntry.of(content) for name, content in contents.items()},
         check=reference.check,
-        # what is made for an engine whose kernels never saturate may be opened by another one, on x86
-        processors=plan.processors if get_engine(engine).saturates or not reference.check.layers else "vnni",
+        # what is placed for an engine whose kernels never saturate may be opened by another one, on x86
+        processors=plan.processors if _is_safe(plan, reference) else "vnni",
         exported_on=processor_text(),
         everything=Thresholds(variant.iou_threshold, variant.stability_threshold),
         precision="f32" if half is None else "f16",
@@ -122,10 +124,28 @@ def export_bundle(
     )
     mine = (plan.digest, model.weights_digest())  # a plan's digest is of the encoder alone
     own = [r for r in records if r.kind == "evaluate" and (r.plan_digest, r.weights_digest) == mine]
+    contents |= {name: text.encode() for name, text in documents(manifest, own).items()}
+    contents[MANIFEST] = manifest.to_json().encode()
+    contents |= web_files(contents, runtime) if is_page else {}
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:
         for name, content in contents.items():
+            (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_bytes(content)
-        for name, text in documents(manifest, own).items():
-            (aside / name).write_text(text, "utf-8")
-        (aside / MANIFEST).write_text(manifest.to_json(), "utf-8")
     return manifest
+
+
+def _encoder(
+    model: EfficientViTSam, plan: Plan, half: Iterable[CalibrationImage] | None
+) -> tuple[bytes, frozenset[str]]:
+    """Return the encoder's graph, and what of it stays in float32 beside float16."""
+    graph = encoder_to_onnx(model, plan)
+    if half is None:
+        return graph.SerializeToString(), frozenset()
+    side = model.variant.input_size
+    kept = find_overflows(graph, (x[None].cpu().numpy() for image in half for x in encoder_input(image, side)))
+    return with_half_precision(graph, kept).SerializeToString(), kept
+
+
+def _is_safe(plan: Plan, reference: Reference) -> bool:
+    """Whether a plan itself says where its integers are exact, or there are none."""
+    return get_placement(plan.placement).pairs is not None or not reference.check.layers

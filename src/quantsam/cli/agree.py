@@ -17,7 +17,7 @@ from quantsam.cli.options import (
 from quantsam.cli.output import json_option, print_json, print_table, progress
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
-from quantsam.runtime.engines import PYTORCH, engine_names
+from quantsam.runtime.engines import PYTORCH, usual_engines
 
 if TYPE_CHECKING:
     from quantsam.diagnostics.departures import LayerReport
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         "--engine",
         "engines",
         multiple=True,
-        default=engine_names(on_processor=True),
-        help="onnxruntime, openvino or tensorrt; may be repeated. [onnxruntime, openvino]",
+        default=usual_engines(),
+        help="onnxruntime, openvino, tensorrt or web; may be repeated. [onnxruntime, openvino]",
     )
 )
 @data_options
@@ -76,12 +76,15 @@ def command(
         parse_prompt(prompt)
     results = store.open()
     run = open_run(model, schemes=schemes, deployments=deployments, calibration=calibration, data=data)
-    plans = [plan for one in deployments for plan in run.plans(one, progress(f"calibrating for {one.engine}"))]
+    plans = [
+        (one.engine, plan) for one in deployments for plan in run.plans(one, progress(f"calibrating for {one.engine}"))
+    ]
     reports = _layer_reports(run, plans) if layers else []
     records = measure_agreement(
         run.model,
-        plans,
+        [plan for _, plan in plans],
         run.dataset_to_score(),
+        engines=[engine for engine, _ in plans],
         prompts=prompts,
         exact=exact,
         noise_images=noise_images,
@@ -103,7 +106,7 @@ def command(
     tell_kept(results, ("quantsam results --kind agree", "lists them"))
 
 
-def _layer_reports(run: Run, plans: Sequence[Plan]) -> list[tuple[str, Sequence[LayerReport]]]:
+def _layer_reports(run: Run, plans: Sequence[tuple[str, Plan]]) -> list[tuple[str, Sequence[LayerReport]]]:
     """Return, for each plan with a title, how its layers ran on the first picture."""
     from quantsam.diagnostics.departures import report_layers
     from quantsam.prediction.transforms import preprocess
@@ -111,7 +114,10 @@ def _layer_reports(run: Run, plans: Sequence[Plan]) -> list[tuple[str, Sequence[
 
     dataset = run.dataset_to_score()
     picture = preprocess(dataset.image(dataset.image_ids[0]), run.model.variant.input_size).to(run.model.device)
-    return [(f"{p.scheme} on {p.placement}", report_layers(run.model, p, picture, simulate)) for p in plans]
+    return [
+        (f"{plan.scheme} on {engine}", report_layers(run.model, plan, picture, simulate, engine))
+        for engine, plan in plans
+    ]
 
 
 def _print_records(records: Sequence[AgreementRecord]) -> None:

@@ -21,6 +21,7 @@ from quantsam.cli.output import json_option, print_json, progress
 from quantsam.cli.stores import quoted
 from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 from quantsam.runtime.engines import get_engine
+from quantsam.runtime.web import ENGINE as WEB_ENGINE
 
 if TYPE_CHECKING:
     from quantsam.engines.stored import Stored
@@ -34,7 +35,7 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 @model_options
 @scheme_option
 @click.option("--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead.")
-@deployment_options(engine_option("onnxruntime, openvino or tensorrt.", "onnxruntime"), PROCESSORS, REPAIR)
+@deployment_options(engine_option("onnxruntime, openvino, tensorrt or web.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @click.option(
@@ -52,6 +53,11 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
     show_default=True,
     help="How the decoder's weights are stored; it computes in float32.",
 )
+@click.option(
+    "--onnxruntime-web",
+    type=click.Path(path_type=Path),
+    help="--engine web: the file of npm's package, where there is no network. [downloaded once]",
+)
 @click.option("--store", type=click.Path(path_type=Path), help="Whose results of this plan its model card lists.")
 @json_option
 @click.pass_context
@@ -65,13 +71,15 @@ def command(
     out: Path,
     floats: str,
     decoder: Stored,
+    onnxruntime_web: Path | None,
     store: Path | None,
     as_json: bool,
 ) -> None:
     """Export a quantized model for an engine: encoder and decoder as ONNX, a README, and a program that runs them.
 
     The bundle's `run.py`, `quantsam segment --bundle DIR` and `quantsam.load_bundle` need numpy, Pillow and the engine,
-    no PyTorch. `quantsam verify DIR` checks it on the machine where it is to run.
+    no PyTorch. `quantsam verify DIR` checks it on the machine where it is to run. With --engine web it is a page: a
+    static folder that segments in the browser of whoever opens it.
     """
     from quantsam.bundles.export import check_bundle_folder, export_bundle
     from quantsam.runs.run import open_calibration, open_run
@@ -85,6 +93,7 @@ def command(
     if floats == "f16":
         _check_half(described, None if plan is not None else scheme)
     check_bundle_folder(out)
+    runtime = _runtime(engine, onnxruntime_web)
     seen = open_calibration(calibration, model.name) if floats == "f16" else None
     run = open_run(
         model,
@@ -103,6 +112,7 @@ def command(
         records=_records(store, run.model.name),
         half=seen,
         decoder_weights=decoder,
+        runtime=runtime,
     )
     line = described.build_line(out / ENCODER)
     if as_json:
@@ -117,6 +127,8 @@ def command(
         click.echo(f"float16 but for {kept} values that come near its largest number on {seen.name}")
     if line is not None:
         click.echo(f"build the engine where {described.title} is:\n{line}")
+    elif engine == WEB_ENGINE.name:
+        click.echo(f"serve it: python -m http.server --directory {quoted(out)} 8000, and open http://localhost:8000")
     else:
         click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")
 
@@ -136,6 +148,17 @@ def _check_half(engine: Engine, scheme: str | None) -> None:
             "integers in float"
         )
     require("onnxruntime")
+
+
+def _runtime(engine: str, archive: Path | None) -> dict[str, bytes] | None:
+    """Return what a page needs of onnxruntime-web, before long work; None for other engines."""
+    from quantsam.runtime.web.package import runtime_files
+
+    if engine == WEB_ENGINE.name:
+        return runtime_files(archive, progress("downloading onnxruntime-web"))
+    if archive is not None:
+        raise click.UsageError(f"--onnxruntime-web is of --engine web, got --engine {engine}: leave it out")
+    return None
 
 
 def _records(store: Path | None, model: str) -> list[Record]:

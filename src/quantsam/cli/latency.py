@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         "engines",
         multiple=True,
         default=(PYTORCH, "onnxruntime", "openvino"),
-        help="pytorch, onnxruntime, openvino; may be repeated. [all three]",
+        help="pytorch, onnxruntime, openvino, web; may be repeated. [the first three]",
     )
 )
 @schemes_option("fp32", "int8")
@@ -64,8 +64,8 @@ def command(
 ) -> None:
     """Time the encoder by engine and scheme, side by side, and the decoder: median and 95th percentile."""
     from quantsam.evaluation.latency import latency_records, measure_latency
-    from quantsam.results.machine import environment
     from quantsam.runs.run import open_run
+    from quantsam.runtime.engines import surroundings
     from quantsam.runtime.processor import processor_text
 
     if model.device != "cpu":
@@ -96,8 +96,8 @@ def command(
     used = tuple(dict.fromkeys(one.engine for one in deployments if one.engine != PYTORCH))
     if as_json:
         entries = [dataclasses.asdict(entry) for entry in found]
-        surroundings = environment(*used)
-        print_json({"model": name, "settings": settings, "environment": surroundings, "latencies": entries})
+        machine = {key: value for engine in (PYTORCH, *used) for key, value in surroundings(engine).items()}
+        print_json({"model": name, "settings": settings, "environment": machine, "latencies": entries})
         return
     _print(f"{name}, {count} threads, {batch} image(s) a call, {rounds} rounds in turn", found)
     for engine in used:

@@ -228,7 +228,7 @@ placed_options = deployment_options(PLACEMENT, *_ROLES, REPAIR)
 all_deployment_options = deployment_options(
     PLACEMENT,
     *_ROLES,
-    engine_option("What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt."),
+    engine_option("What computes: pytorch, which simulates, or onnxruntime, openvino, tensorrt, web."),
     PROCESSORS,
     PRECISION,
     REPAIR,

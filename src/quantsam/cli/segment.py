@@ -85,7 +85,7 @@ grid_options = option_group(
 @click.option("--scheme", help="Show beside FP32 what this scheme makes of it: a name, a TOML file, int8@stage3:4:2.")
 @calibration_options
 @click.option("--bundle", type=click.Path(path_type=Path), help="Use a bundle of `quantsam export`; needs no PyTorch.")
-@click.option("--engine", help="--bundle: onnxruntime or openvino [the one it was exported for].")
+@click.option("--engine", help="--bundle: onnxruntime, openvino or web [the one it was exported for].")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from quantsam.data.dataset import Dataset
-from quantsam.diagnostics.columns import ENGINE, FLOAT, SIMULATED, Comparison, Table, plan_name
+from quantsam.diagnostics.columns import ENGINE, FLOAT, SIMULATED, Comparison, Deployed, Table
 from quantsam.engines.encoder import EngineEncoder
 from quantsam.engines.executed import quantized_but_float
 from quantsam.errors import InputError
@@ -19,9 +19,9 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.progress import Progress
 from quantsam.results.agreement_record import AgreementRecord
-from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
 from quantsam.results.store import ResultStore
+from quantsam.runtime.engines import surroundings
 
 
 def measure_agreement(
@@ -29,6 +29,7 @@ def measure_agreement(
     plans: Sequence[Plan],
     dataset: Dataset,
     *,
+    engines: Sequence[str] | None = None,
     prompts: str | Sequence[str] = "box",
     exact: bool = False,
     noise_images: int = 0,
@@ -40,8 +41,9 @@ def measure_agreement(
 
     Args:
         model: In float.
-        plans: Calibrated; the placement of each names its engine, each pair of scheme and engine once.
+        plans: Calibrated; each pair of scheme and engine once.
         dataset: What to score on.
+        engines: What runs each plan; the engine that the plan's placement names if None.
         prompts: One kind of prompts, or several.
         exact: Simulate in exact integers too.
         noise_images: On so many images, compute the noise floor: simulation and engine on one thread too, and the
@@ -67,14 +69,16 @@ def measure_agreement(
         DatasetError: There is no object to score.
     """
     kinds = [parse_prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
-    names = [plan_name(plan) for plan in plans]
+    targets: Sequence[str | None] = engines or [None] * len(plans)
+    deployed = [Deployed.of(plan, target) for plan, target in zip(plans, targets, strict=True)]
+    names = [one.name for one in deployed]
     if len(set(names)) < len(names):
         raise InputError(f"plans must differ in scheme or engine, got {_twice(names)} twice: leave one out")
-    table = Table(model, plans, exact, noise_images)
+    table = Table(model, deployed, exact, noise_images)
     table.fill(dataset, kinds, progress)
     records = [
-        _record(model, table, plan, prompt.name, dataset, settings or {})
-        for plan, prompt in itertools.product(plans, kinds)
+        _record(model, table, one, prompt.name, dataset, settings or {})
+        for one, prompt in itertools.product(deployed, kinds)
     ]
     if store is not None:
         for record in records:
@@ -83,9 +87,9 @@ def measure_agreement(
 
 
 def _record(
-    model: EfficientViTSam, table: Table, plan: Plan, prompt: str, dataset: Dataset, settings: dict[str, JsonValue]
+    model: EfficientViTSam, table: Table, one: Deployed, prompt: str, dataset: Dataset, settings: dict[str, JsonValue]
 ) -> AgreementRecord:
-    name = plan_name(plan)
+    name, plan = one.name, one.plan
     engine = table.columns[f"{name}/{ENGINE}"]
     assert isinstance(engine.encoder, EngineEncoder)
     deployed = model.with_encoder(engine.encoder)
@@ -116,7 +120,7 @@ def _record(
         dataset_digest=dataset.digest,
         prompt=prompt,
         figures=figures | sizes(deployed),
-        environment=environment(engine.encoder.engine),
+        environment=surroundings(engine.encoder.engine),
         settings=more,
         results={"silently_float": list(quantized_but_float(plan, ran)), "between": table.beside[name]},
         scores=tuple(engine.scores[prompt]),

@@ -32,6 +32,29 @@ from quantsam.simulation.simulator import simulate
 FLOAT, SIMULATED, EXACT, SATURATING, ENGINE = "fp32", "simulated", "exact", "saturating", "engine"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Deployed:
+    """A plan and the engine that runs it."""
+
+    plan: Plan
+    engine: str
+
+    @classmethod
+    def of(cls, plan: Plan, engine: str | None = None) -> Deployed:
+        """Return a plan on an engine, the one of its placement if None."""
+        return cls(plan, engine or get_placement(plan.placement).engine)
+
+    @property
+    def place(self) -> str:
+        """The placement's name; the engine's where that has the placement of another one."""
+        return self.plan.placement if get_placement(self.plan.placement).engine == self.engine else self.engine
+
+    @property
+    def name(self) -> str:
+        """What its columns are called by."""
+        return f"{self.plan.scheme}/{self.place}"
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Two ways of computing the same masks, on the same objects.
@@ -71,14 +94,13 @@ class Meeting:
 class Table:
     """All columns and meetings of one pass."""
 
-    def __init__(self, model: EfficientViTSam, plans: Sequence[Plan], exact: bool, noise_images: int) -> None:
+    def __init__(self, model: EfficientViTSam, deployed: Sequence[Deployed], exact: bool, noise_images: int) -> None:
         self.predictor = Predictor(model)
         self.columns: dict[str, Column] = {FLOAT: Column(model.image_encoder)}
         self.meetings: dict[str, Meeting] = {}
         self.ran: dict[str, tuple[Executed, ...]] = {}
-        for plan in plans:
-            name = plan_name(plan)
-            target = get_placement(plan.placement).engine
+        for one in deployed:
+            name, plan, target = one.name, one.plan, one.engine
             engine = make_engine_encoder(model, plan, target)
             simulated = simulate(model, plan)
             self.ran[name] = executed(engine.graph, engine.session)
@@ -98,11 +120,10 @@ class Table:
                 single = make_engine_encoder(model, plan, target, threads=1)
                 self._noise(name, SIMULATED, Column(simulated, 1, noise_images))
                 self._noise(name, ENGINE, Column(single, 1, noise_images))
-        self.beside = {plan_name(a): [b.placement for b in plans if b.scheme == a.scheme and b is not a] for a in plans}
-        for a, b in itertools.permutations(plans, 2):
-            if a.scheme == b.scheme:
-                first, second = plan_name(a), plan_name(b)
-                self._meet(f"{first}/between_{b.placement}_", f"{first}/{ENGINE}", f"{second}/{ENGINE}")
+        alike = [(a, b) for a, b in itertools.permutations(deployed, 2) if a.plan.scheme == b.plan.scheme]
+        self.beside = {a.name: [b.place for first, b in alike if first is a] for a in deployed}
+        for a, b in alike:
+            self._meet(f"{a.name}/between_{b.place}_", f"{a.name}/{ENGINE}", f"{b.name}/{ENGINE}")
 
     def _meet(self, key: str, first: str, second: str) -> None:
         self.meetings[key] = Meeting(first, second)
@@ -168,11 +189,6 @@ class Table:
 def _same(a: BoolMask, b: BoolMask) -> float:
     """Return the IoU of two answers; two empty ones agree."""
     return mask_iou(a, b) if a.any() or b.any() else 1.0
-
-
-def plan_name(plan: Plan) -> str:
-    """Return what a plan's columns are called by."""
-    return f"{plan.scheme}/{plan.placement}"
 
 
 @contextlib.contextmanager

@@ -69,7 +69,9 @@ class LayerReport:
 Simulate = Callable[..., nn.Module]
 
 
-def report_layers(model: EfficientViTSam, plan: Plan, image: Tensor, simulate: Simulate) -> tuple[LayerReport, ...]:
+def report_layers(
+    model: EfficientViTSam, plan: Plan, image: Tensor, simulate: Simulate, engine_name: str | None = None
+) -> tuple[LayerReport, ...]:
     """Run one image in the simulation and in the optimized engine, both showing every rounded tensor.
 
     Showing a tensor may keep an engine from fusing what stands behind it; so what was executed is read from the graph
@@ -80,12 +82,13 @@ def report_layers(model: EfficientViTSam, plan: Plan, image: Tensor, simulate: S
         plan: Calibrated, with the engine's placement.
         image: (1, 3, S, S), normalized.
         simulate: `quantsam.simulate`.
+        engine_name: What runs it; the engine that the plan's placement names if None.
 
     Raises:
         PlanError: The plan is not one for its engine.
         EngineError: The engine is not installed or refuses the graph.
     """
-    engine_name = get_placement(plan.placement).engine
+    engine_name = engine_name or get_placement(plan.placement).engine
     check_runs(plan, engine_name)
     sites = [site for site in plan.sites if site.role == "activation"]
     graph = encoder_to_onnx(model, plan)

@@ -25,10 +25,10 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.predictor import Predictor
 from quantsam.progress import Progress
 from quantsam.results.kept import find_evaluation
-from quantsam.results.machine import environment
 from quantsam.results.object_names import ObjectNames
 from quantsam.results.record import JsonValue, Record, new_id
 from quantsam.results.store import ResultStore
+from quantsam.runtime.engines import surroundings
 
 
 def evaluate(
@@ -117,7 +117,7 @@ class Evaluation:
             **plan_fields(model),
         }
         engine = engine_of(model)
-        self._environment = environment() if engine == "pytorch" else environment(engine)
+        self._environment = surroundings(engine)
         self._more: dict[str, JsonValue] = {
             "threads": torch.get_num_threads(),
             "device": str(self._predictor.device),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from quantsam.results.machine import environment
 from quantsam.runtime.bundle import load_bundle
 from quantsam.runtime.engines import get_engine
 from quantsam.runtime.manifest import CHECK_BOXES, ENCODER, Manifest, test_image
@@ -91,7 +90,7 @@ def check_up(
     return Checkup(
         manifest=manifest,
         engine=engine,
-        engine_version=environment(get_engine(engine).package)[get_engine(engine).package],
+        engine_version=get_engine(engine).version(),
         processor=processor_text(engine),
         layers=len(manifest.check.layers),
         integer=None if found is None else sum(entry.is_integer for entry in found),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ class Engine:
         saturates: Whether it has x86 kernels that add pairs of products in 16 bits, see `quant.saturation`.
         widens: Whether it can be told to add them in 32 bits.
         on_processor: Whether it runs on the processor, and so opens bundles and is timed and studied here.
+        usual: Whether commands take it where their user names no engine.
+        versioner: What returns the version that computes, `module:function`; None where it is its package's.
         builder: What returns the shell line that builds its own file of an exported encoder, `module:function`; None
             where it runs the ONNX file.
     """
@@ -60,6 +63,8 @@ class Engine:
     saturates: bool = False
     widens: bool = False
     on_processor: bool = True
+    usual: bool = True
+    versioner: str | None = None
     builder: str | None = None
 
     def formats(self, role: Role) -> tuple[str, ...]:
@@ -77,6 +82,19 @@ class Engine:
             imported(self.checker)()
         else:
             require(self.package)
+
+    def version(self) -> str:
+        """Return the version that computes; `not installed` where there is none.
+
+        Raises:
+            EngineError: It cannot be asked here.
+        """
+        if self.versioner is not None:
+            return str(imported(self.versioner)())
+        try:
+            return metadata.version(self.package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
 
     def check_precision(self, precision: str) -> None:
         """Make sure that it has a precision for what is not quantized.

@@ -6,9 +6,10 @@ import importlib.util
 from pathlib import Path
 
 from quantsam.errors import InputError, nearest
-from quantsam.runtime import onnxruntime, openvino, tensorrt
+from quantsam.results.machine import environment
+from quantsam.runtime import onnxruntime, openvino, tensorrt, web
 from quantsam.runtime.engine import Engine
-from quantsam.runtime.sessions import Session, SessionOptions, require
+from quantsam.runtime.sessions import Session, SessionOptions
 
 PYTORCH = "pytorch"
 """Not an engine, but what computes where none does: float, or a simulation."""
@@ -21,6 +22,7 @@ ENGINES: dict[str, Engine] = {
         onnxruntime,
         openvino,
         tensorrt,
+        web,
     )
 }
 
@@ -46,11 +48,14 @@ def engine_names(*, on_processor: bool = False) -> tuple[str, ...]:
     return tuple(name for name, engine in ENGINES.items() if engine.on_processor or not on_processor)
 
 
+def usual_engines() -> tuple[str, ...]:
+    """Return the names of the engines of this processor that commands take where their user names none."""
+    return tuple(name for name in engine_names(on_processor=True) if ENGINES[name].usual)
+
+
 def installed_engines() -> tuple[str, ...]:
-    """Return the names of the engines of this processor whose packages are installed; none is imported."""
-    return tuple(
-        name for name in engine_names(on_processor=True) if importlib.util.find_spec(ENGINES[name].package) is not None
-    )
+    """Return the names of the usual engines whose packages are installed; none is imported."""
+    return tuple(name for name in usual_engines() if importlib.util.find_spec(ENGINES[name].package) is not None)
 
 
 def check_engine(name: str) -> None:
@@ -108,10 +113,13 @@ def open_session(engine: str, model: bytes | Path, options: SessionOptions = _DE
     return get_engine(engine, on_processor=True).open(model, options)
 
 
-def engine_version(name: str) -> str:
-    """Return the version of an engine's package.
+def surroundings(engine: str) -> dict[str, str]:
+    """Return the machine and the versions that a result depends on; see `environment`.
+
+    Args:
+        engine: What computes: `pytorch`, or an engine's name.
 
     Raises:
-        EngineError: It is not installed.
+        EngineError: The engine cannot be asked here.
     """
-    return str(require(get_engine(name).package).__version__)
+    return environment() if engine == PYTORCH else {**environment(), engine: ENGINES[engine].version()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,7 @@ class OnnxRuntimeSession:
         """Return for each of some inferences every node's name and milliseconds, in the order of running; once."""
         for _ in range(warm_up + rounds):
             self.run(inputs)
-        found: list[list[tuple[str, float]]] = [[]]
-        for event in self.events():
-            if event["name"] == "SequentialExecutor::Execute":  # closes an inference
-                found.append([])
-            elif event["name"].endswith("_kernel_time"):
-                found[-1].append((event["name"].removesuffix("_kernel_time"), event["dur"] / 1000))
-        return found[warm_up : warm_up + rounds]
+        return node_times(self.events())[warm_up : warm_up + rounds]
 
     def events(self) -> list[Any]:
         """Return what was noted since a session of `profile` was made; once, for it ends the noting."""
@@ -116,9 +110,31 @@ def _told_by_profile(graph: bytes, session: OnnxRuntimeSession) -> list[Executed
     """Run a graph once and return what ONNX Runtime notes of its convolutions."""
     options = SessionOptions(threads=1, profile=True, wide_sums=session.wide_sums)
     profiled = OnnxRuntimeSession(graph, options)
-    shapes = {i.name: [side if isinstance(side, int) else 1 for side in i.shape] for i in profiled.handle.get_inputs()}
-    profiled.run({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
-    events = profiled.events()
+    profiled.run(zeros({i.name: i.shape for i in profiled.handle.get_inputs()}))
+    return convolutions_of(profiled.events())
+
+
+def zeros(shapes: Mapping[str, Sequence[int | str | None]]) -> dict[str, Array]:
+    """Return float32 inputs of some shapes; sides that vary are 1."""
+    return {
+        name: np.zeros([side if isinstance(side, int) else 1 for side in shape], np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def node_times(events: Iterable[Any]) -> list[list[tuple[str, float]]]:
+    """Return of what ONNX Runtime noted, for each inference, every node's name and milliseconds."""
+    found: list[list[tuple[str, float]]] = [[]]
+    for event in events:
+        if event["name"] == "SequentialExecutor::Execute":  # closes an inference
+            found.append([])
+        elif event["name"].endswith("_kernel_time"):
+            found[-1].append((event["name"].removesuffix("_kernel_time"), event["dur"] / 1000))
+    return found
+
+
+def convolutions_of(events: Iterable[Any]) -> list[Executed]:
+    """Return of what ONNX Runtime noted in one inference the convolutions that ran."""
     told = [(event["name"], event.get("args", {}).get("op_name", "")) for event in events]
     return [
         _executed(name.removesuffix("_kernel_time"), operator)

@@ -47,6 +47,8 @@ class Session(Protocol):
     Attributes:
         engine: The engine's name.
         handle: The engine's own object, for what only it can tell.
+
+    A session that runs in another process also has `own_ms`, what its last inference took there.
     """
 
     engine: str

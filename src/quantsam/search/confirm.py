@@ -13,10 +13,9 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.make import resolve_sites
 from quantsam.plans.sizes import account
-from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
 from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord
-from quantsam.runtime.engines import PYTORCH, get_engine
+from quantsam.runtime.engines import PYTORCH, get_engine, surroundings
 from quantsam.schemes.load import load_scheme
 from quantsam.schemes.target import FLOAT
 from quantsam.search.costs import encoder_ms
@@ -150,7 +149,7 @@ def _record(
         calibration=info.name if info else None,
         calibration_digest=info.digest if info else None,
         figures=figures,
-        environment=environment(*([settings.engine] if settings.engine else [])),
+        environment=surroundings(settings.engine or PYTORCH),
         settings={**asked, **found},
         results={"entries": [entry.to_json_dict() for entry in entries]},
         **fields,

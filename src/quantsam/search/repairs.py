@@ -28,11 +28,10 @@ from quantsam.plans.plan import Plan
 from quantsam.plans.sizes import account
 from quantsam.progress import Progress
 from quantsam.repair.calibrated import calibrated_plans
-from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, identity
 from quantsam.results.repair_record import UNREPAIRED, RepairRecord, RepairStep
 from quantsam.results.store import ResultStore
-from quantsam.runtime.engines import PYTORCH, get_engine, placement_of
+from quantsam.runtime.engines import PYTORCH, get_engine, placement_of, surroundings
 from quantsam.schemes.line import uniform_scheme
 from quantsam.schemes.load import parse_scheme
 from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
@@ -176,7 +175,7 @@ def find_repairs(
         "images": images.digest,
         "device": str(model.device),
         "threads": torch.get_num_threads(),  # encoders are timed with as many
-        **environment(*(() if settings.engine == PYTORCH else (settings.engine,))),
+        **surroundings(settings.engine),
     }
     record_id = identity(depends_on)
     known = store.find(record_id) if store is not None else None
@@ -306,7 +305,7 @@ class _Trials:
                 "mask_loss_unrepaired": first.mean,
                 "images": len(self._ids),
             },
-            environment=environment(*(() if engine == PYTORCH else (engine,))),
+            environment=surroundings(engine),
             settings={
                 "tried": asked,
                 "threads": torch.get_num_threads(),

@@ -16,12 +16,11 @@ from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import notice
 from quantsam.progress import Progress
-from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue
 from quantsam.results.search_record import SearchRecord
 from quantsam.results.sensitivity_record import SEARCH
 from quantsam.results.store import ResultStore
-from quantsam.runtime.engines import PYTORCH
+from quantsam.runtime.engines import PYTORCH, surroundings
 from quantsam.search.budget import Budget
 from quantsam.search.confirm import confirm, known_choices
 from quantsam.search.costs import CostTable, bit_operations_table, latency_table, size_table, without_slow_formats
@@ -91,7 +90,7 @@ def search_schemes(
         "held_out": held_out,
         "prompts": settings.prompts,
         "device": str(model.device),
-        **environment(*([settings.engine] if settings.engine else [])),
+        **surroundings(settings.engine or PYTORCH),
     }
     with open_journal(journals_of(store), depends_on) if store else nullcontext(Outcomes()) as outcomes:
         prompt = parse_prompt(settings.prompts)

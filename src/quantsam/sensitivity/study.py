@@ -22,11 +22,10 @@ from quantsam.evaluation.record_fields import exactness
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
 from quantsam.progress import Progress
-from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, identity
 from quantsam.results.sensitivity_record import RowScore, SensitivityRecord
 from quantsam.results.store import ResultStore
-from quantsam.runtime.engines import PYTORCH
+from quantsam.runtime.engines import PYTORCH, surroundings
 from quantsam.sensitivity.gradient import gradient_noise
 from quantsam.sensitivity.measure import RowMeter
 from quantsam.sensitivity.racing import undecided
@@ -202,7 +201,6 @@ def _by_gradient(
 
 def _depends_on(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: StudySettings) -> dict[str, JsonValue]:
     """Return all that a study's figures depend on."""
-    surroundings = environment() if settings.engine == PYTORCH else environment(settings.engine)
     return {
         "study": dataclasses.asdict(settings),
         "weights_digest": model.weights_digest(),
@@ -210,7 +208,7 @@ def _depends_on(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: 
         "dataset_digest": dataset.digest,
         "device": str(model.device),
         "threads": torch.get_num_threads() if settings.method == "gradient" else 1,  # rows have one each
-        **surroundings,
+        **surroundings(settings.engine),
     }
 
 
@@ -241,7 +239,7 @@ def _record(
         calibration=info.name if info else None,
         calibration_digest=info.digest if info else None,
         figures={"rows": len(scores), **figures},
-        environment=environment() if settings.engine == PYTORCH else environment(settings.engine),
+        environment=surroundings(settings.engine),
         settings={**chosen, **exactness(plan, True), **(notes or {})},
         results={"rows": [score.to_json_dict() for score in scores]},
     )

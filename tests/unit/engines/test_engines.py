@@ -117,7 +117,7 @@ def test_a_format_that_the_engine_lacks(tiny, images):
 def test_unknown_engines(tiny, placed):
     with pytest.raises(InputError, match="did you mean 'openvino'"):
         check_engine("openvinu")
-    with pytest.raises(InputError, match="engine must be one of onnxruntime, openvino, tensorrt, got 'pytorch'"):
+    with pytest.raises(InputError, match="engine must be one of onnxruntime, openvino, tensorrt, web, got 'pytorch'"):
         check_runs(placed("int8", "openvino"), "pytorch")
 
 

@@ -18,7 +18,7 @@ def test_what_an_engine_names_exists(name):
 
 
 def test_float32_leaves_the_precision_to_the_engine():
-    assert [engine.precision_for("f32") for engine in ENGINES.values()] == ["f32", "f32", "f16"]
+    assert [engine.precision_for("f32") for engine in ENGINES.values()] == ["f32", "f32", "f16", "f32"]
     assert get_engine("openvino").precision_for("bf16") == "bf16"
     with pytest.raises(InputError, match=r"precision of onnxruntime must be 'f32', got 'bf16'"):
         get_engine("onnxruntime").precision_for("bf16")
@@ -33,9 +33,10 @@ def test_a_precision_is_refused_with_the_engines_that_have_it():
 
 def test_placements_of_what_computes():
     assert placement_of(PYTORCH) == placement_of(PYTORCH, vnni=True) == "thesis"
-    assert [placement_of(name, vnni=True) for name in ENGINES] == ["onnxruntime+vnni", "openvino+vnni", "tensorrt"]
+    placed = [placement_of(name, vnni=True) for name in ENGINES]
+    assert placed == ["onnxruntime+vnni", "openvino+vnni", "tensorrt", "onnxruntime"]
 
 
 def test_only_some_run_on_the_processor():
-    with pytest.raises(InputError, match="engine must be one of onnxruntime, openvino, got 'tensorrt'"):
+    with pytest.raises(InputError, match="engine must be one of onnxruntime, openvino, web, got 'tensorrt'"):
         get_engine("tensorrt", on_processor=True)

@@ -1,0 +1,66 @@
+"""What a bundle for the web holds beside a bundle's own files: the page, the runtime, a picture to try."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from importlib import resources
+
+from PIL import Image
+
+from quantsam.data.scenes import SceneDataset
+from quantsam.runtime.manifest import DECODER, ENCODER, MANIFEST
+from quantsam.runtime.web.package import LICENSE
+
+PAGE = (
+    "index.html",
+    "style.css",
+    "page.js",
+    "host.js",
+    "stage.js",
+    "save.js",
+    "segmenter.js",
+    "geometry.js",
+    "masks.js",
+    "sw.js",
+)
+GRAPH, FILES, EXAMPLE, LICENSE_FILE = "graph.js", "files.js", "example.jpg", "LICENSE-onnxruntime-web.txt"
+_EXAMPLE_SEED, _EXAMPLE_NUMBER = 5, 1
+
+
+def web_files(bundle: Mapping[str, bytes], runtime: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files that make a bundle a page, by name.
+
+    Args:
+        bundle: Those of the bundle that the page reads: both graphs and the manifest.
+        runtime: Of `runtime_files`.
+    """
+    folder = resources.files(__package__).joinpath("page")
+    own = {name: folder.joinpath(name).read_bytes() for name in PAGE}
+    own[GRAPH] = resources.files("quantsam.runtime.web").joinpath(GRAPH).read_bytes()  # the engine `web` has the same
+    own |= {f"ort/{name}": content for name, content in runtime.items()}
+    own[EXAMPLE] = _example()
+    read = {name: bundle[name] for name in (ENCODER, DECODER, MANIFEST)}
+    return {**own, FILES: _list({**own, **read}), LICENSE_FILE: LICENSE.encode()}
+
+
+def _list(served: Mapping[str, bytes]) -> bytes:
+    """Return the script that tells the page and its service worker which files there are.
+
+    Its version changes with any of them, so a browser that has kept an older folder fetches the new one.
+    """
+    digest = hashlib.sha256()
+    for name, content in sorted(served.items()):
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    sizes: dict[str, int | None] = {name: len(content) for name, content in served.items()} | {FILES: None}
+    told = json.dumps({"version": digest.hexdigest()[:16], "files": sizes}, indent=1)
+    return f"// The files of this folder that the page reads, with their bytes.\n\nself.FOLDER = {told};\n".encode()
+
+
+def _example() -> bytes:
+    picture = SceneDataset(_EXAMPLE_NUMBER + 1, seed=_EXAMPLE_SEED).image(_EXAMPLE_NUMBER)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=88)
+    return file.getvalue()

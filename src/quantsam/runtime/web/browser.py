@@ -1,0 +1,156 @@
+"""One headless Chromium for this process, driven by Playwright in a thread of its own.
+
+Playwright's objects belong to the thread that made them, and to none where an event loop runs; so whoever asks, in
+whatever thread, the one thread here does it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from importlib import resources
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from quantsam.errors import EngineError, first_line
+from quantsam.runtime.web.exchange import Exchange
+from quantsam.runtime.web.package import runtime_files
+from quantsam.versions import check_version
+
+_T = TypeVar("_T")
+_PAGE_FILES = ("engine.html", "engine.js", "worker.js", "graph.js")
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+_FLAGS = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
+_CLOSING_S = 10.0
+
+
+class Browser:
+    """A browser that runs, and its server of files.
+
+    Attributes:
+        exchange: Serves its pages.
+        version: `Chromium 140.0.7339.16`.
+    """
+
+    def __init__(self) -> None:
+        self.exchange = Exchange({**page_files(), **{f"ort/{name}": data for name, data in runtime_files().items()}})
+        self._asked: queue.SimpleQueue[tuple[Callable[[Any], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="quantsam-browser", daemon=True)
+        started: Future[str] = Future()
+        self._started = started
+        self._thread.start()
+        try:
+            self.version = started.result()
+        except Exception:
+            self.exchange.close()
+            raise
+        atexit.register(self.close)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can still be asked."""
+        return self._thread.is_alive() and self.call(lambda running: bool(running.is_connected()))
+
+    def call(self, function: Callable[[Any], _T]) -> _T:
+        """Return what a function of Playwright's browser returns, called in its thread.
+
+        Raises:
+            EngineError: It was closed.
+        """
+        if not self._thread.is_alive():
+            raise EngineError("the browser of engine web was closed: open the graph again")
+        future: Future[_T] = Future()
+        self._asked.put((function, future))
+        return future.result()
+
+    def send(self, function: Callable[[Any], object]) -> None:
+        """Have a function called likewise, some time; what becomes of it is of no interest."""
+        self._asked.put((function, Future()))
+
+    def close(self) -> None:
+        """End it."""
+        self._asked.put(None)
+        self._thread.join(_CLOSING_S)
+        self.exchange.close()
+
+    def _serve(self) -> None:
+        from playwright.sync_api import sync_playwright
+
+        try:
+            running = sync_playwright().start()
+        except Exception as error:
+            self._started.set_exception(EngineError(f"playwright does not start ({first_line(error)})"))
+            return
+        try:
+            browser = _launched(running.chromium)
+        except EngineError as error:
+            running.stop()
+            self._started.set_exception(error)
+            return
+        self._started.set_result(f"Chromium {browser.version}")
+        while (asked := self._asked.get()) is not None:
+            function, future = asked
+            try:
+                future.set_result(function(browser))
+            except BaseException as error:
+                future.set_exception(error)
+        browser.close()
+        running.stop()
+
+
+def _launched(chromium: Any) -> Any:
+    """Return Playwright's own Chromium, or the machine's.
+
+    Raises:
+        EngineError: There is none.
+    """
+    reason = ""
+    for place in (None, *filter(None, map(shutil.which, _NAMES))):
+        try:
+            return chromium.launch(executable_path=place, args=list(_FLAGS))
+        except Exception as error:  # not installed, or it does not start
+            reason = first_line(error)
+    raise EngineError(
+        f"engine web needs a Chromium, and none starts here ({reason}): run `playwright install chromium`, or install "
+        "your system's chromium"
+    )
+
+
+def page_files() -> dict[str, bytes]:
+    """Return the files of the page that runs graphs for Python."""
+    folder = resources.files(__package__)
+    return {name: folder.joinpath(name).read_bytes() for name in _PAGE_FILES}
+
+
+_lock = threading.Lock()
+
+
+def shared_browser() -> Browser:
+    """Return this process's browser, started when it is first needed.
+
+    Raises:
+        EngineError: Playwright, a browser or onnxruntime-web is missing.
+    """
+    if find_spec("playwright") is None:
+        raise EngineError(
+            "engine 'web' needs the package playwright, which is not installed: pip install 'quantsam[web]'"
+        )
+    check_version("playwright")
+    with _lock:
+        browser = _browser(os.getpid())
+        if not browser.is_alive:
+            _browser.cache_clear()
+            browser = _browser(os.getpid())
+        return browser
+
+
+@functools.lru_cache(maxsize=1)
+def _browser(process: int) -> Browser:
+    del process  # after a fork the browser's thread is missing: another one
+    return Browser()
