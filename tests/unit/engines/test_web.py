@@ -1,5 +1,6 @@
 """ONNX Runtime Web in headless Chromium computes what ONNX Runtime does on the desktop."""
 
+import queue
 import threading
 from importlib import resources
 
@@ -130,3 +131,16 @@ def test_a_browser_that_died_is_followed_by_another(web, graph, images):
     with pytest.raises(EngineError, match="web cannot run the graph"):
         before.run({INPUT: images[0].numpy()})
     assert open_session(web, graph, SessionOptions(1)).run({INPUT: images[0].numpy()})["embedding"].any()
+
+
+def test_who_waits_is_told_when_the_thread_dies(web, monkeypatch):
+    def dies(_):
+        raise SystemExit
+
+    monkeypatch.setattr(browser, "_launched", dies)
+    with pytest.raises(EngineError, match=r"playwright does not start \(SystemExit\(\)\)"):
+        browser.Browser()
+    running = browser.Browser.__new__(browser.Browser)
+    running._asked, running._thread = queue.SimpleQueue(), threading.Thread()
+    with pytest.raises(EngineError, match="the browser of engine web is gone"):
+        running.call(lambda _: None)

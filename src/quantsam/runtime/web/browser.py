@@ -13,7 +13,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from importlib import resources
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ _PAGE_FILES = ("engine.html", "engine.js", "worker.js", "graph.js")
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _FLAGS = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
 _CLOSING_S = 10.0
+_LOOK_S = 1.0  # how often it is looked whether the thread still lives
 
 
 class Browser:
@@ -42,11 +43,10 @@ class Browser:
         self.exchange = Exchange({**page_files(), **{f"ort/{name}": data for name, data in runtime_files().items()}})
         self._asked: queue.SimpleQueue[tuple[Callable[[Any], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="quantsam-browser", daemon=True)
-        started: Future[str] = Future()
-        self._started = started
+        self._started: Future[str] = Future()
         self._thread.start()
         try:
-            self.version = started.result()
+            self.version = self._answer(self._started)
         except Exception:
             self.exchange.close()
             raise
@@ -61,12 +61,17 @@ class Browser:
         """Return what a function of Playwright's browser returns, called in its thread.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: It was closed, or has died.
         """
-        if not self._thread.is_alive():
-            raise EngineError("the browser of engine web was closed: open the graph again")
         future: Future[_T] = Future()
         self._asked.put((function, future))
+        return self._answer(future)
+
+    def _answer(self, future: Future[_T]) -> _T:
+        """Wait for an answer as long as there is somebody to give it."""
+        while not wait([future], timeout=_LOOK_S).done:
+            if not self._thread.is_alive() and not future.done():
+                raise EngineError("the browser of engine web is gone: open the graph again")
         return future.result()
 
     def send(self, function: Callable[[Any], object]) -> None:
@@ -80,28 +85,27 @@ class Browser:
         self.exchange.close()
 
     def _serve(self) -> None:
-        from playwright.sync_api import sync_playwright
+        """Start a browser and do what is asked, until None is; what goes wrong is told to who waits."""
+        try:
+            from playwright.sync_api import sync_playwright
 
-        try:
-            running = sync_playwright().start()
-        except Exception as error:
-            self._started.set_exception(EngineError(f"playwright does not start ({first_line(error)})"))
-            return
-        try:
-            browser = _launched(running.chromium)
-        except EngineError as error:
-            running.stop()
-            self._started.set_exception(error)
-            return
-        self._started.set_result(f"Chromium {browser.version}")
-        while (asked := self._asked.get()) is not None:
-            function, future = asked
-            try:
-                future.set_result(function(browser))
-            except BaseException as error:
-                future.set_exception(error)
-        browser.close()
-        running.stop()
+            with sync_playwright() as running:
+                browser = _launched(running.chromium)
+                self._started.set_result(f"Chromium {browser.version}")
+                while (asked := self._asked.get()) is not None:
+                    _answered(*asked, browser)
+                browser.close()
+        except BaseException as error:
+            if not self._started.done():
+                told = isinstance(error, EngineError)
+                self._started.set_exception(error if told else EngineError(f"playwright does not start ({error!r})"))
+
+
+def _answered(function: Callable[[Any], Any], future: Future[Any], browser: Any) -> None:
+    try:
+        future.set_result(function(browser))
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _launched(chromium: Any) -> Any:

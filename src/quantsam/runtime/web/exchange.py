@@ -16,6 +16,13 @@ ISOLATION = {
 """Headers of a page that may have threads."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Print nothing: a page that goes away breaks its connection."""
+
+
 class Exchange:
     """Serves files by name, and each piece of bytes once; below an address that nobody can guess.
 
@@ -27,8 +34,7 @@ class Exchange:
         self._files = dict(files)
         self._held: dict[str, bytes] = {}
         self._prefix = f"/{secrets.token_urlsafe(24)}/"
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}{self._prefix}"
         threading.Thread(target=self._server.serve_forever, name="quantsam-exchange", daemon=True).start()
 
