@@ -72,11 +72,12 @@ def outdated(distributions: Iterable[str] = tuple(LOWEST)) -> list[str]:
 
 
 def missing(error: ModuleNotFoundError) -> str | None:
-    """Return what to install for a package of the extra `quantize` that is not there; None for any other."""
+    """Return what to install for a package of the extra `quantize` that is missing; None for any other."""
     package = (error.name or "").partition(".")[0]
     if package not in QUANTIZE:
         return None
-    return f"this needs the package {package}, which is not installed: pip install 'quantsam[quantize]'"
+    way = "pip install pyarrow" if package == "pyarrow" else "pip install 'quantsam[quantize]'"  # results need no more
+    return f"this needs the package {package}, which is not installed: {way}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -190,7 +190,7 @@ def test_what_makes_no_sense_about_objects_is_refused(run, three):
     run("results", "1", "--by", "category").complains(2, "categories of these objects are not known")
     run("results", "--best").complains(2, "--best is of --objects, --images or --by category")
     three.append(record(8, prompt="click"))
-    assert "(not of one kind: prompts box and click)" in run("results", "--compare", "2", "8").out
+    assert "(they differ in more: prompts box and click)" in run("results", "--compare", "2", "8").out
     three.append(record(5, kind="latency", scores=()))
     run("results", "5", "--objects").complains(2, "must be an evaluation", "got latency")
     run("results", "--compare", "5", "1").complains(2, "record 50000000 must be an evaluation", "got latency")

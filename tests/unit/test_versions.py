@@ -71,6 +71,8 @@ def test_the_extra_quantize_is_known_to_who_misses_it():
     assert sorted(versions.QUANTIZE) == sorted(packages)
     line = versions.missing(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
     assert line == "this needs the package torch, which is not installed: pip install 'quantsam[quantize]'"
+    line = versions.missing(ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow"))
+    assert line == "this needs the package pyarrow, which is not installed: pip install pyarrow"
     assert versions.missing(ModuleNotFoundError("No module named 'mine'", name="mine")) is None
 
 

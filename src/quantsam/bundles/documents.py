@@ -1,4 +1,4 @@
-"""What a bundle says to who has nothing else: how to use it, what was measured of it, and a program that runs it."""
+"""What a bundle tells someone who has nothing else: how to use it, what was measured, and a program that runs it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from quantsam.bundles.documents import documents
@@ -96,8 +97,31 @@ def export_bundle(
     reference = make_reference(model, plan)
     contents = {ENCODER: encoder, DECODER: decoder, CHECK_ARRAYS: reference.arrays}
     contents |= {CHECK_GRAPH: reference.graph} if reference.check.layers else {}
+    manifest = _manifest(model, plan, engine, contents, reference)
+    manifest = replace(
+        manifest,
+        precision="f32" if half is None else "f16",
+        kept_in_float32=tuple(sorted(kept)),
+        decoder_weights=decoder_weights,
+    )
+    mine = (plan.digest, model.weights_digest())  # a plan's digest is of the encoder alone
+    own = [r for r in records if r.kind == "evaluate" and (r.plan_digest, r.weights_digest) == mine]
+    contents |= {name: text.encode() for name, text in documents(manifest, own).items()}
+    contents[MANIFEST] = manifest.to_json().encode()
+    contents |= web_files(contents, runtime) if is_page else {}
+    with atomic_folder(Path(folder), replaces=MANIFEST) as aside:
+        for name, content in contents.items():
+            (aside / name).parent.mkdir(exist_ok=True)
+            (aside / name).write_bytes(content)
+    return manifest
+
+
+def _manifest(
+    model: EfficientViTSam, plan: Plan, engine: str, contents: Mapping[str, bytes], reference: Reference
+) -> Manifest:
+    """Return the manifest of these files, as if all that the plan leaves in float were float32."""
     variant = model.variant
-    manifest = Manifest(
+    return Manifest(
         version=VERSION,
         quantsam=environment()["quantsam"],
         model=model.name,
@@ -118,20 +142,7 @@ def export_bundle(
         processors=plan.processors if _is_safe(plan, reference) else "vnni",
         exported_on=processor_text(),
         everything=Thresholds(variant.iou_threshold, variant.stability_threshold),
-        precision="f32" if half is None else "f16",
-        kept_in_float32=tuple(sorted(kept)),
-        decoder_weights=decoder_weights,
     )
-    mine = (plan.digest, model.weights_digest())  # a plan's digest is of the encoder alone
-    own = [r for r in records if r.kind == "evaluate" and (r.plan_digest, r.weights_digest) == mine]
-    contents |= {name: text.encode() for name, text in documents(manifest, own).items()}
-    contents[MANIFEST] = manifest.to_json().encode()
-    contents |= web_files(contents, runtime) if is_page else {}
-    with atomic_folder(Path(folder), replaces=MANIFEST) as aside:
-        for name, content in contents.items():
-            (aside / name).parent.mkdir(exist_ok=True)
-            (aside / name).write_bytes(content)
-    return manifest
 
 
 def _encoder(

@@ -44,7 +44,7 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
     type=click.Choice(["f32", "f16"]),
     default="f32",
     show_default=True,
-    help="Of what the scheme leaves in float; f16 keeps in float32 what would overflow on the calibration images.",
+    help="What the scheme leaves in float is stored so; f16 keeps in float32 what overflows on the calibration images.",
 )
 @click.option(
     "--decoder",
@@ -58,7 +58,11 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
     type=click.Path(path_type=Path),
     help="--engine web: the file of npm's package, where there is no network. [downloaded once]",
 )
-@click.option("--store", type=click.Path(path_type=Path), help="Whose results of this plan its model card lists.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    help="Store with evaluations of this plan; the bundle's model card lists them.",
+)
 @json_option
 @click.pass_context
 def command(

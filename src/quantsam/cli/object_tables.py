@@ -24,7 +24,7 @@ def summary_line(record: Record, other: Record | None, whole: GroupRow) -> str:
     engine = "" if other.engine == record.engine else f" ({other.engine})"
     line += f"\nminus {other.model} {other.label}{engine}: {whole.difference:+.3f}{error} points of mIoU; "
     unlike = _unlike(record, other)
-    line = line if not unlike else f"{line.removesuffix('; ')} (not of one kind: {unlike}); "
+    line = line if not unlike else f"{line.removesuffix('; ')} (they differ in more: {unlike}); "
     return line + f"{whole.wins} better, {whole.losses} worse, {whole.ties} within {TIE:g} points"
 
 

@@ -183,15 +183,11 @@ class Predictor:
         Raises:
             InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
         """
-        decoder, _, image_hw = self._ready()
-        scaled_points, scaled_boxes = self._scaled(points, labels, boxes, image_hw)
-        variant = self.model.variant
-        resize = mask_resize(image_hw, 4 * variant.embed_size, variant.prompt_size)
-        low_res, iou = decoder.decode(points=scaled_points, boxes=scaled_boxes, best_only=True, low_hw=resize.low_hw)
-        masks = torch.empty(len(iou), *image_hw, dtype=torch.bool, device=self.device)
-        for mask, low in zip(masks, low_res[:, 0], strict=True):  # a picture's logits each are memory enough
-            torch.gt(resize(low), MASK_THRESHOLD, out=mask)
-        return masks, iou[:, 0]
+        best, image_hw = self._small(points, labels, boxes, best_only=True)
+        masks = torch.empty(len(best.low_res), *image_hw, dtype=torch.bool, device=self.device)
+        for mask, low in zip(masks, best.low_res[:, 0], strict=True):  # a picture's logits each are memory enough
+            torch.gt(best.resize(low), MASK_THRESHOLD, out=mask)
+        return masks, best.predicted_iou[:, 0]
 
     @torch.inference_mode()
     def candidates(
@@ -207,12 +203,20 @@ class Predictor:
         Raises:
             InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
         """
+        return self._small(points, labels, boxes, best_only=False)[0]
+
+    def _small(
+        self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, *, best_only: bool
+    ) -> tuple[CandidateMasks, tuple[int, int]]:
+        """Segment a batch of prompts at the decoder's resolution; return that, and the picture's height and width."""
         decoder, _, image_hw = self._ready()
         scaled_points, scaled_boxes = self._scaled(points, labels, boxes, image_hw)
         variant = self.model.variant
         resize = mask_resize(image_hw, 4 * variant.embed_size, variant.prompt_size)
-        low_res, iou = decoder.decode(points=scaled_points, boxes=scaled_boxes, low_hw=resize.low_hw)
-        return CandidateMasks(low_res, iou, resize)
+        low_res, iou = decoder.decode(
+            points=scaled_points, boxes=scaled_boxes, best_only=best_only, low_hw=resize.low_hw
+        )
+        return CandidateMasks(low_res, iou, resize), image_hw
 
     def _ready(self) -> tuple[ImageDecoder, Tensor, tuple[int, int]]:
         if self._embedding is None or self._decoder is None or self.image_hw is None:

@@ -50,7 +50,7 @@ def remove_small_regions(mask: BoolMask, min_area: int) -> BoolMask:
 
 def _regions(mask: BoolMask) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
     """Return which region each pixel is of (H, W), 0 for none, and the regions' sizes in pixels."""
-    from scipy import ndimage  # here: it takes long to import, and single prompts need it not
+    from scipy import ndimage  # here: it takes long to import, and single prompts do without
 
     labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
     return labels, np.bincount(labels.ravel(), minlength=count + 1)

@@ -42,6 +42,7 @@ COLUMNS: dict[str, Column] = {
     "torch": _environment("torch"),
     "onnxruntime": _environment("onnxruntime"),
     "openvino": _environment("openvino"),
+    "web": _environment("web"),
     "detections": _setting("detections"),
     "scheme digest": lambda record: (record.scheme_digest or "")[:8],
     "plan": lambda record: (record.plan_digest or "")[:8],

@@ -20,7 +20,7 @@ from quantsam.plans.plan import PlanSite
 from quantsam.repair.calibrated import repairs_of
 from quantsam.results.record import JsonValue, identity
 from quantsam.runtime.engines import PYTORCH
-from quantsam.schemes.line import uniform_scheme, with_observer
+from quantsam.schemes.line import split_observer, uniform_scheme, with_observer
 from quantsam.schemes.load import load_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.sensitivity.study import check_settings
@@ -125,7 +125,7 @@ def point_scheme(point: Point) -> Scheme:
     """Return a point's scheme; a bare format is on all layers.
 
     Raises:
-        SchemeError: There is no such scheme.
+        SchemeError: There is no such scheme, or two observers are given.
     """
     try:
         scheme = load_scheme(point.scheme)
@@ -135,7 +135,13 @@ def point_scheme(point: Point) -> Scheme:
         except SchemeError:
             raise error from None
     is_kept = point.observer is None or not scheme.rules  # the float model is the same beside all observers
-    return scheme if is_kept else with_observer(scheme, str(point.observer))
+    if is_kept:
+        return scheme
+    if not point.scheme.endswith(".toml") and split_observer(point.scheme) is not None:
+        raise SchemeError(
+            f"scheme {point.scheme!r} names its observer itself, got observer {point.observer!r} too: leave one out"
+        )
+    return with_observer(scheme, str(point.observer))
 
 
 def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:

@@ -23,10 +23,10 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.calibration import observe
 from quantsam.plans.observation import Observations
 from quantsam.plans.plan import Plan
-from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, Record
 from quantsam.results.store import ResultStore
 from quantsam.runs.run import open_calibration, open_data, open_model
+from quantsam.runtime.engines import surroundings
 from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 from quantsam.sweeps.point import Point
 
@@ -172,7 +172,7 @@ class Worker:
 
 def versions(point: Point) -> dict[str, str]:
     """Return the versions of the packages that a point's numbers depend on."""
-    found = environment() if point.engine == "pytorch" else environment(point.engine)
+    found = surroundings(point.engine)
     names = ("quantsam", "torch", "numpy", point.engine)
     return {name: version for name, version in found.items() if name in names}
 

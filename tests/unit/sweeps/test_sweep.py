@@ -91,6 +91,10 @@ def test_an_observer_is_of_quantized_activations_alone():
     assert schemes["int8:omse"].digest == qs.load_scheme("int8:omse").digest != qs.load_scheme("int8").digest
     with pytest.raises(SchemeError, match=r"the observer must be one of minmax.*, got 'omsee': did you mean 'omse'"):
         check_point(Point(scheme="int8", observer="omsee"))
+    with pytest.raises(
+        SchemeError, match="scheme 'int8:omse' names its observer itself, got observer 'ptf' too: leave one out"
+    ):
+        check_point(Point(scheme="int8:omse", observer="ptf"))
 
 
 @pytest.mark.parametrize(
