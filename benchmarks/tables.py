@@ -73,6 +73,19 @@ def overview() -> str:
     return markdown(header, rows)
 
 
+def scores() -> str:
+    """Return nano's scores by size, each beside the filled box's, as `recipes/nano/score.py --all --out` left them."""
+    document = load("nano_scores")
+    rows = []
+    for score in document["scores"]:
+        sizes = [score.get(size, ["", "", ""]) for size in ("all", "small", "medium", "large")]
+        cells = [f"{own} ({fill})" if own != "" else "" for own, fill, _ in sizes]
+        rows.append([score["dataset"], score["prompts"], *cells, str(score["all"][2])])
+    header = ["held-out pictures", "prompts", "mIoU (filled box)", "small", "medium", "large", "objects"]
+    caption = f"FP32, percent; in brackets what filling each object's box scores. {machine(document)}."
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
 def thesis() -> str:
     """Return the thesis' published table."""
     rows = []
@@ -239,6 +252,7 @@ def distributions() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "overview": overview,
+    "nano-scores": scores,
     "thesis": thesis,
     "speed": speed,
     "memory": memory,

@@ -6,7 +6,6 @@ the frame's coordinates; so what is learnt on small, cheap windows holds for the
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -20,17 +19,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import VARIANTS, Variant
 
 CELL = 4  # pixels of the input a cell of the embedding
-VARIANT = dataclasses.replace(
-    VARIANTS["nano"],
-    input_size=320,
-    prompt_size=320,
-    embed_size=320 // CELL,
-    widths=(16, 32, 64, 128, 192),
-    depths=(1, 1, 1, 2, 3),
-    expands=(1, 2, 2, 4, 4),
-    neck_stages=(4, 3, 2, 1),
-    embed_dim=96,
-)
+VARIANT = VARIANTS["nano"]
 LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 0.25, 16.0
 
 

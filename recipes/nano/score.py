@@ -2,11 +2,13 @@
 
 Boxes, one click and five clicks on COCO val2017 and on scenes, each size of objects beside the filled box; boxes and
 one click on the photographs that are held out, a source a line. A part of the pictures unless `--all` is given.
+`--out benchmarks/results/nano_scores.json` is what the documentation's table is made from.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -23,11 +25,14 @@ from quantsam.data.dataset import Dataset
 from quantsam.data.scenes import SceneDataset
 from quantsam.errors import QuantsamError, WeightsError
 from quantsam.evaluation.evaluator import evaluate
+from quantsam.files import atomic_write
 from quantsam.memory import keep_freed_memory
 from quantsam.metrics.summary import AREA_RANGES
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import Variant
 from quantsam.models.weights import read_checkpoint
+from quantsam.results.machine import environment
+from quantsam.results.record import utc_now
 
 PART = {"coco": 50, "scenes": 40, "source": 8}  # pictures of each, unless all are scored
 
@@ -97,6 +102,7 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", default=["box", "click", "clicks:5"])
     parser.add_argument("--all", action="store_true", help="all pictures, and 1,000 scenes")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -110,9 +116,17 @@ def main() -> None:
         if args.photographs:
             sources = held_out_photographs(args.photographs, part["source"])
             rows += [(data, prompts) for data in sources for prompts in args.prompts if prompts != "clicks:5"]
+        lines = []
         for data, prompts in rows:
-            line = score(model, data, prompts) | ({} if step is None else {"step": step})
-            print(json.dumps(line), flush=True)
+            lines.append(score(model, data, prompts) | ({} if step is None else {"step": step}))
+            print(json.dumps(lines[-1]), flush=True)
+        if args.out:
+            digest = hashlib.sha256(args.path.read_bytes()).hexdigest() if args.path.is_file() else None
+            found = {"weights_sha256": digest, "scores": lines}
+            with atomic_write(args.out) as aside:
+                aside.write_text(
+                    json.dumps({"created_utc": utc_now(), "environment": environment()} | found, indent=1) + "\n"
+                )
     except QuantsamError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -126,26 +126,27 @@ VARIANTS: dict[str, Variant] = {
     "xl1": _xl("xl1", depths=(1, 2, 2, 4, 6, 6), neck_depth=12),
     "nano": Variant(
         name="nano",
-        input_size=256,
-        prompt_size=256,
-        widths=(16, 24, 32, 64, 128),
-        depths=(1, 1, 1, 2, 2),
+        input_size=320,
+        prompt_size=320,
+        widths=(16, 32, 64, 128, 192),
+        depths=(1, 1, 1, 2, 3),
         blocks=_L_BLOCKS,
-        expands=(1, 4, 4, 4, 4),
+        expands=(1, 2, 2, 4, 4),
         attention_dim=16,
-        neck_stages=(4, 3, 1),  # stage 1 has the embedding's resolution, as the last one has in L and XL
+        neck_stages=(4, 3, 2, 1),  # stage 1 has the embedding's resolution, as the last one has in L and XL
         neck_width=48,
         neck_depth=2,
         neck_expand=1,
-        embed_dim=64,
+        embed_dim=96,
+        embed_size=80,  # 4 px a cell: masks have all of the input's pixels
         decoder_heads=2,
         decoder_mlp_dim=256,
         weights_file="nano.safetensors",
         calibration="scenes:32:1",
-        # it is less sure of its masks: with SAM's thresholds it finds none on photographs; with these 6.5 on a picture
-        # of COCO in the mean, and none on 2 of 24 (benchmarks/everything.py)
+        # it is less sure of its masks: with SAM's thresholds it finds none on photographs; with these 7.6 on a picture
+        # of COCO in the mean, and some on each of 12 (benchmarks/everything.py --images 12)
         iou_threshold=0.5,
-        stability_threshold=0.4,
+        stability_threshold=0.5,
         about=_ABOUT_NANO,
     ),
 }

@@ -29,16 +29,17 @@ def specs(model, text, **toggles):
     return {site.key: site.spec for site in plan.sites}
 
 
-def test_addresses_and_kinds_of_nano(layers):
+def test_addresses_and_kinds_of_nano(tiny, layers):
     found = {str(layer.address): layer.kind for layer in layers}
-    assert len(found) == len(layers) == 43
-    chain = ["mbc_expand", "mbc_depthwise", "mbc_project"]
-    expected = {"stage0:0": ["conv"], "stage0:1": ["resblock"] * 2}
-    expected |= {f"stage{s}:{b}": ["fmbc_3x3", "fmbc_1x1"] for s in (1, 2) for b in (0, 1)}
-    expected |= {f"stage3:{b}": chain for b in range(3)} | {"stage4:0": chain}
-    expected |= {f"stage4:{b}": ["qkv", "attention", "attention_proj", *chain] for b in (1, 2)}
-    expected |= {f"neck:{b}": ["neck_in"] for b in range(3)}
-    expected |= {f"neck:{b}": ["fmbc_3x3", "fmbc_1x1"] for b in (3, 4)} | {"neck:5": ["neck_out"]}
+    assert len(found) == len(layers)
+    fused, chain = ["fmbc_3x3", "fmbc_1x1"], ["mbc_expand", "mbc_depthwise", "mbc_project"]
+    depths, inputs, middle = tiny.variant.depths, len(tiny.variant.neck_stages), tiny.variant.neck_depth
+    expected = {"stage0:0": ["conv"]} | {f"stage0:{1 + b}": ["resblock"] * 2 for b in range(depths[0])}
+    expected |= {f"stage{s}:{b}": fused for s in (1, 2) for b in range(1 + depths[s])}
+    expected |= {f"stage3:{b}": chain for b in range(1 + depths[3])} | {"stage4:0": chain}
+    expected |= {f"stage4:{1 + b}": ["qkv", "attention", "attention_proj", *chain] for b in range(depths[4])}
+    expected |= {f"neck:{b}": ["neck_in"] for b in range(inputs)}
+    expected |= {f"neck:{inputs + b}": fused for b in range(middle)} | {f"neck:{inputs + middle}": ["neck_out"]}
     assert found == {f"{block}:{i}": kind for block, kinds in expected.items() for i, kind in enumerate(kinds)}
 
 
@@ -85,7 +86,7 @@ def test_layers_and_sites_are_in_the_order_of_the_forward_pass(tiny, layers):
 
 def test_find_layer(layers):
     assert find_layer(layers, "L0:stage3:1:1").kind == "mbc_depthwise"
-    with pytest.raises(PlanError, match=r"one of the model's 43, got 'stage3:9:1': did you mean '"):
+    with pytest.raises(PlanError, match=rf"one of the model's {len(layers)}, got 'stage3:9:1': did you mean '"):
         find_layer(layers, "stage3:9:1")
     with pytest.raises(SchemeError, match=r"must look like 'stage3:4:2'.*got 'stage3'"):
         find_layer(layers, "stage3")
@@ -94,8 +95,9 @@ def test_find_layer(layers):
 def test_macs_by_hand(tiny, layers):
     macs = {str(address): count for address, count in count_macs(tiny.float_encoder).items()}
     assert macs["stage0:0:0"] == 16 * 32 * 32 * 3 * 9
-    assert macs["stage3:1:1"] == 256 * 4 * 4 * 9
-    assert macs["stage4:1:1"] == 2 * 16 * (16 + 1) * 16 * 2 * 2  # heads of both scales, two products
+    assert macs["stage3:1:1"] == (128 * 4) * 4 * 4 * 9  # 128 channels expanded to four times as many, on 4 x 4
+    heads = 2 * 192 // 16  # of both scales, of 16 channels each
+    assert macs["stage4:1:1"] == 2 * heads * (16 + 1) * 16 * 2 * 2  # two products, on 2 x 2
     assert list(macs) == [str(layer.address) for layer in layers]
 
 

@@ -60,9 +60,10 @@ def test_one_layer_by_hand(encoder, weight, expected_bits):
 
 
 def test_a_bias_counts_as_saved_but_is_stored_in_float(encoder):
-    result = size(encoder, load_scheme("int8@stage3:0:0"))  # expands 32 channels to 512, with bias
-    assert result.quantized_parameters == 32 * 512 + 512
-    assert result.size_bytes == result.fp32_bytes - 3 * 32 * 512 + 4 * 512
+    result = size(encoder, load_scheme("int8@stage3:0:0"))  # expands 64 channels, with bias
+    wide = 64 * (4 * 4)  # a block that halves the resolution expands four times as much as the others of its stage
+    assert result.quantized_parameters == 64 * wide + wide
+    assert result.size_bytes == result.fp32_bytes - 3 * 64 * wide + 4 * wide
 
 
 def test_activations_take_no_room(encoder):
