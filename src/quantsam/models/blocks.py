@@ -217,11 +217,16 @@ class Residual(nn.Module):
         super().__init__()
         self.main = main
         self.shortcut = shortcut
+        if shortcut:
+            self.shortcut_site: nn.Module = Site()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) as `main` does."""
-        y: Tensor = self.main(x)
-        return y + x if self.shortcut else y
+        if not self.shortcut:
+            y: Tensor = self.main(x)
+            return y
+        added = self.shortcut_site(x)
+        return self.main(x) + added
 
 
 class EfficientViTBlock(nn.Module):
