@@ -212,7 +212,7 @@ class EncoderWriter:
     def _grid_of(self, x: str, site: PlanSite) -> tuple[str, str]:
         """Return the names of a site's scale and zero point, the same for all sites of a value that have one grid.
 
-        Engines merge roundings that are the same by name, and an addition whose sum is rounded once they do in integers.
+        Engines merge roundings that are the same by name, and add in integers where a sum is rounded once.
         """
         grid = site.grid.to("cpu")
         content = (x, storage_type(site), grid.axis, grid.scale.numpy().tobytes(), grid.zero_point.numpy().tobytes())

@@ -222,11 +222,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) as `main` does."""
-        if not self.shortcut:
-            y: Tensor = self.main(x)
-            return y
-        added = self.shortcut_site(x)
-        return self.main(x) + added
+        added: Tensor | None = self.shortcut_site(x) if self.shortcut else None
+        y: Tensor = self.main(x)
+        return y if added is None else y + added
 
 
 class EfficientViTBlock(nn.Module):

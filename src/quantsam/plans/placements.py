@@ -161,8 +161,8 @@ CHANGES: dict[str, Mapping[str, Any]] = {
 }
 """What a name such as `thesis+fold+minmax` may change of a placement, to see what each choice is worth.
 
-`vnni` makes a plan for processors with VNNI alone: `openvino+vnni`. `additions` rounds both terms of residual additions,
-so that an engine may add integers: `onnxruntime+additions`."""
+`vnni` makes a plan for processors with VNNI alone: `openvino+vnni`. `additions` rounds both terms of residual
+additions, so that an engine may add integers: `onnxruntime+additions`."""
 
 RUNNABLE = frozenset({"additions", "vnni"})
 """Changes with which an engine still runs what its placement says."""

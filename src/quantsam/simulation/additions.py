@@ -1,4 +1,4 @@
-"""Residual additions as ONNX Runtime computes them in integers: `QLinearAdd`, wherever all three tensors are rounded."""
+"""Residual additions as ONNX Runtime computes them in integers, `QLinearAdd`: where all three tensors are rounded."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def use_integer_additions(encoder: ImageEncoder, plan: Plan, prepared: ImageEnco
         residual = encoder.get_submodule(addition.path)
         assert isinstance(residual, Residual)
         parent, _, name = addition.path.rpartition(".")
-        grids = [site.grid.to(device) for site in (a, b, out)]
+        grids = a.grid.to(device), b.grid.to(device), out.grid.to(device)
         encoder.get_submodule(parent).register_module(name, IntegerResidual(residual, *grids, out.spec))
 
 
