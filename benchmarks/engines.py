@@ -30,6 +30,15 @@ from quantsam.runtime.engines import open_session
 from quantsam.runtime.sessions import SessionOptions, require
 
 THREADS = 2
+RUNS = (
+    ("onnxruntime", "fp32", ""),
+    ("onnxruntime", "int8", ""),
+    ("onnxruntime", "int8", "+additions"),
+    ("openvino", "fp32", ""),
+    ("openvino", "int8", ""),
+)
+"""Engine, scheme, and what is changed of the placement."""
+
 NNCF = """
 import sys, nncf, numpy as np, openvino as ov
 model = ov.Core().read_model(sys.argv[1])
@@ -86,16 +95,15 @@ def main() -> None:
     versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for engine in ("onnxruntime", "openvino"):
-            for scheme in ("fp32", "int8"):
-                started = time.perf_counter()
-                plan = qs.calibrate(model, qs.make_plan(model, scheme, engine), images)
-                graph = encoder_to_onnx(model, plan).SerializeToString()
-                session = open_session(engine, graph, SessionOptions(THREADS, shapes={"image": (1, 3, side, side)}))
-                calls[f"{engine} {scheme}"] = lambda x, session=session: session.run({"image": x})  # type: ignore[misc]
-                sizes[f"{engine} {scheme}"] = len(graph)
-                (folder / f"{engine}_{scheme}.onnx").write_bytes(graph)
-                print(f"{engine} {scheme}: ready in {time.perf_counter() - started:.0f} s", flush=True)
+        for engine, scheme, change in RUNS:
+            started, name = time.perf_counter(), f"{engine} {scheme}{change}"
+            plan = qs.calibrate(model, qs.make_plan(model, scheme, f"{engine}{change}"), images)
+            graph = encoder_to_onnx(model, plan).SerializeToString()
+            session = open_session(engine, graph, SessionOptions(THREADS, shapes={"image": (1, 3, side, side)}))
+            calls[name] = lambda x, session=session: session.run({"image": x})  # type: ignore[misc]
+            sizes[name] = len(graph)
+            (folder / f"{name.replace(' ', '_')}.onnx").write_bytes(graph)
+            print(f"{name}: ready in {time.perf_counter() - started:.0f} s", flush=True)
         fast = SessionOptions(THREADS, "bf16", shapes={"image": (1, 3, side, side)})
         for scheme in ("fp32", "int8"):
             session = open_session("openvino", folder / f"openvino_{scheme}.onnx", fast)

@@ -14,6 +14,7 @@ from quantsam.engines.onnx_encoder import INPUT, OUTPUT, encoder_to_onnx
 from quantsam.errors import PlanError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import InexactWarning
+from quantsam.plans.placements import RUNNABLE
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.quant.quantizers import QUANTIZERS
 from quantsam.runtime.engines import ENGINES, get_engine, placement_of
@@ -54,7 +55,8 @@ def check_runs(plan: Plan, engine: str) -> None:
     """
     placements = [placement_of(get_engine(engine).name, vnni=vnni) for vnni in (False, True)]
     plan.check_calibrated()
-    if plan.sites and plan.placement not in placements:
+    base, *changes = plan.placement.split("+")
+    if plan.sites and (base != placements[0] or not RUNNABLE.issuperset(changes)):
         raise PlanError(
             f"a plan for {engine} must have placement {' or '.join(repr(p) for p in dict.fromkeys(placements))}, got "
             f"{plan.placement!r}: calibrate with --placement {placements[0]}"

@@ -92,6 +92,7 @@ class EncoderWriter:
         self._scales_in_rounding = get_placement(plan.placement).scales_in_rounding
         self._labels = dict(_labels(encoder))
         self._sides = sides_of(encoder)
+        self._grids: dict[tuple[object, ...], tuple[str, str]] = {}
 
     def label(self, path: str) -> str:
         """Return what the names of a convolution's values begin with."""
@@ -119,7 +120,7 @@ class EncoderWriter:
     def _blocks(self, blocks: Iterable[Block], x: str) -> str:
         for part in (part for block in blocks for part in block.parts):
             y = self._chain(part, x) if isinstance(part, Chain) else self._attention(part, x)
-            x = self.graph.add("Add", [y, x], part.path) if part.shortcut else y
+            x = self.graph.add("Add", [y, self._site(part.shortcut_site, x)], part.path) if part.shortcut else y
         return x
 
     def _chain(self, chain: Chain, x: str) -> str:
@@ -198,7 +199,7 @@ class EncoderWriter:
             x = x if before is None else self._scaled(path, x, before)
             x = x if site is None else self._site(path, x)
             return x if after is None else self._scaled(path, x, after)
-        plain = self._grid(site) if before is None or after is None else ("", "")
+        plain = self._grid_of(x, site) if before is None or after is None else ("", "")
         into = plain if before is None else self._grid(site, "to", 1 / before.cpu())
         out = plain if after is None else self._grid(site, "from", after.cpu())
         codes = self.graph.add("QuantizeLinear", [x, *into], f"{site.key}:codes", **_axis(site.grid, before))
@@ -207,6 +208,17 @@ class EncoderWriter:
     def _scaled(self, path: str, x: str, factors: Tensor) -> str:
         constant = self.graph.constant(f"{path}.factors", factors.cpu().reshape(1, -1, 1, 1).numpy())
         return self.graph.add("Mul", [x, constant], f"{path}.scaled")
+
+    def _grid_of(self, x: str, site: PlanSite) -> tuple[str, str]:
+        """Return the names of a site's scale and zero point, the same for all sites of a value that have one grid.
+
+        Engines merge roundings that are the same by name, and add in integers where a sum is rounded once.
+        """
+        grid = site.grid.to("cpu")
+        content = (x, storage_type(site), grid.axis, grid.scale.numpy().tobytes(), grid.zero_point.numpy().tobytes())
+        if content not in self._grids:
+            self._grids[content] = self._grid(site)
+        return self._grids[content]
 
     def _grid(self, site: PlanSite, name: str = "", factors: Tensor | None = None) -> tuple[str, str]:
         """Return the names of a site's scale and zero point; with factors, of the scale times these, one a channel."""

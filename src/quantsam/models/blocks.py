@@ -217,11 +217,14 @@ class Residual(nn.Module):
         super().__init__()
         self.main = main
         self.shortcut = shortcut
+        if shortcut:
+            self.shortcut_site: nn.Module = Site()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) as `main` does."""
+        added: Tensor | None = self.shortcut_site(x) if self.shortcut else None
         y: Tensor = self.main(x)
-        return y + x if self.shortcut else y
+        return y if added is None else y + added
 
 
 class EfficientViTBlock(nn.Module):

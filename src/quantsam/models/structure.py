@@ -86,6 +86,11 @@ class Chain:
     convolutions: tuple[Convolution, ...]
     shortcut: bool = False
 
+    @property
+    def shortcut_site(self) -> str:
+        """The site of the input as it is added, where it is."""
+        return f"{self.path}.shortcut_site"
+
 
 @dataclass(frozen=True, slots=True)
 class Attention:
@@ -108,6 +113,11 @@ class Attention:
     core: str
     proj: Convolution
     shortcut: bool = True
+
+    @property
+    def shortcut_site(self) -> str:
+        """The site of the input as it is added, where it is."""
+        return f"{self.path}.shortcut_site"
 
     @property
     def convolutions(self) -> tuple[Convolution, ...]:

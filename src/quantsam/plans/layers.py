@@ -45,7 +45,8 @@ class LayerSite(SiteName):
     """One tensor of a layer.
 
     Attributes:
-        name: Its name in the layer: `weight`, `input`, `conv`, `norm`, `act`, `q`, `depthwise0.input`, ...
+        name: Its name in the layer: `weight`, `input`, `conv`, `norm`, `act`, `q`, `depthwise0.input`, ...; `shortcut`
+            is the input of a residual block as it is added to the block's output.
         role: Whether it is a weight or an activation.
         path: The module in the encoder: the site itself, or the convolution that owns the weight.
     """
@@ -79,11 +80,17 @@ class Layer:
     parameters: int
 
 
-def discover_layers(encoder: ImageEncoder) -> tuple[Layer, ...]:
-    """Return every quantizable layer of an encoder, in the order of the forward pass."""
+def discover_layers(encoder: ImageEncoder, *, shortcuts: bool = False) -> tuple[Layer, ...]:
+    """Return every quantizable layer of an encoder, in the order of the forward pass.
+
+    Args:
+        encoder: On any device, `meta` too.
+        shortcuts: List the inputs of residual blocks as they are added too, at the first layer of each; in float they
+            are the same tensors as that layer's input.
+    """
     found: list[Layer] = []
     for block in structure_of(encoder).blocks:
-        entries = [entry for part in block.parts for entry in _layers_of(part)]
+        entries = [entry for part in block.parts for entry in _layers_of(part, shortcuts and part.shortcut)]
         for number, (kind, tensors, convolutions) in enumerate(entries):
             modules = [encoder.get_submodule(c.conv) for c in convolutions]
             found.append(
@@ -116,12 +123,14 @@ def find_layer(layers: tuple[Layer, ...], address: str) -> Layer:
 _Entry = tuple[str, tuple[LayerSite, ...], tuple[Convolution, ...]]  # kind, sites, convolutions
 
 
-def _layers_of(part: Chain | Attention) -> Iterator[_Entry]:
+def _layers_of(part: Chain | Attention, shortcut: bool) -> Iterator[_Entry]:
+    sites = [LayerSite("shortcut", "activation", part.shortcut_site)] if shortcut else []
     if isinstance(part, Chain):
         for conv in part.convolutions:
-            yield conv.kind, tuple(_sites_of("", conv)), (conv,)
+            yield conv.kind, (*sites, *_sites_of("", conv)), (conv,)
+            sites = []
         return
-    sites = list(_sites_of("", part.qkv))
+    sites += _sites_of("", part.qkv)
     for index, (depthwise, pointwise) in enumerate(part.branches):
         sites += [*_sites_of(f"depthwise{index}.", depthwise), *_sites_of(f"pointwise{index}.", pointwise)]
     yield part.qkv.kind, tuple(sites), part.convolutions[:-1]

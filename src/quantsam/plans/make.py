@@ -51,7 +51,8 @@ def resolve_sites(
     """Return what `make_plan` would quantize; the encoder's weights are not read and may be on `meta`."""
     roles = {"weight": weights, "activation": activations}
     placed = get_placement(placement)
-    resolved = resolve(scheme, placed, discover_layers(transformed(encoder, placed.transforms)), encoder.variant.name)
+    layers = discover_layers(transformed(encoder, placed.transforms), shortcuts=True)
+    resolved = resolve(scheme, placed, layers, encoder.variant.name)
     return tuple(
         PlanSite(str(layer.address), layer.kind, site.name, site.role, site.path, spec)
         for layer, site, spec in resolved

@@ -27,7 +27,7 @@ class Placement:
         name: Its name.
         description: One line for tables.
         places: Which sites there are: `weight`, `input`, `conv`, `norm`, `act` of convolutions, `attention` for all
-            steps of linear attention.
+            steps of linear attention, `shortcut` for the inputs of residual blocks as they are added.
         folds_norm: BatchNorm is folded into the convolution before it, before anything is measured.
         observer: Of activations.
         unsigned: Integer activations are unsigned and affine: `int8` in a scheme means `uint8` with a zero point.
@@ -148,6 +148,7 @@ PLACEMENTS: dict[str, Placement] = {
 
 CHANGES: dict[str, Mapping[str, Any]] = {
     "fold": {"folds_norm": True},
+    "additions": {"add": ("shortcut",)},
     "inputs": {"drop": ("conv", "norm", "act")},
     "float-attention": {"drop": ("attention",)},
     "minmax": {"observer": "minmax"},
@@ -160,7 +161,11 @@ CHANGES: dict[str, Mapping[str, Any]] = {
 }
 """What a name such as `thesis+fold+minmax` may change of a placement, to see what each choice is worth.
 
-`vnni` makes a plan for processors with VNNI alone: `openvino+vnni`."""
+`vnni` makes a plan for processors with VNNI alone: `openvino+vnni`. `additions` rounds both terms of residual
+additions, so that an engine may add integers: `onnxruntime+additions`."""
+
+RUNNABLE = frozenset({"additions", "vnni"})
+"""Changes with which an engine still runs what its placement says."""
 
 
 def get_placement(name: str) -> Placement:
@@ -182,5 +187,7 @@ def get_placement(name: str) -> Placement:
         fields = dict(CHANGES[change])
         if "drop" in fields:
             fields["places"] = placement.places - set(fields.pop("drop"))
+        if "add" in fields:
+            fields["places"] = placement.places | set(fields.pop("add"))
         placement = dataclasses.replace(placement, **fields)
     return placement

@@ -117,7 +117,7 @@ def _check_sites(plan: Plan, prepared: ImageEncoder, path: Path) -> None:
             raise PlanError(f"its transforms must begin with those of placement {plan.placement!r}")
         known = {
             (str(layer.address), layer.kind, site.name, site.role, site.path)
-            for layer in discover_layers(prepared)
+            for layer in discover_layers(prepared, shortcuts=True)
             for site in placement.sites(layer)
         }
         for site in plan.sites:

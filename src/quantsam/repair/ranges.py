@@ -64,10 +64,20 @@ def choose_ranges(
 
 
 def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
-    convolutions = {convolution.conv: convolution for convolution in structure_of(prepared).convolutions}
+    structure = structure_of(prepared)
+    convolutions = {convolution.conv: convolution for convolution in structure.convolutions}
     outputs = {site.convolution: site for site in plan.sites if site.tensor == "conv"}
+    # who reads a residual stream whose additions are quantized has the grid of the stream, or no engine adds integers
+    adds = any(site.tensor == "shortcut" for site in plan.sites)
+    kept = {part.convolutions[0].conv for block in structure.blocks for part in block.parts} if adds else set()
     return [
-        _Layer(prepared, convolutions[weight.path], weight, x, outputs.get(weight.path))
+        _Layer(
+            prepared,
+            convolutions[weight.path],
+            weight,
+            None if weight.path in kept else x,
+            outputs.get(weight.path),
+        )
         for weight, x in plan.quantized_convolutions()
     ]
 
@@ -141,7 +151,12 @@ class _Layer:
     """A quantized convolution, and what its output's error says of the ranges of its input, weight and output."""
 
     def __init__(
-        self, prepared: ImageEncoder, convolution: Convolution, weight: PlanSite, x: PlanSite, y: PlanSite | None
+        self,
+        prepared: ImageEncoder,
+        convolution: Convolution,
+        weight: PlanSite,
+        x: PlanSite | None,
+        y: PlanSite | None,
     ) -> None:
         conv = prepared.get_submodule(convolution.conv)
         assert isinstance(conv, Conv2d)
@@ -151,8 +166,8 @@ class _Layer:
         self._behind += [prepared.get_submodule(path) for path in (convolution.norm, convolution.act) if path]
         self._rounded = rounded_weight(prepared, weight)
         is_depthwise = conv.groups == conv.in_channels
-        fits = x.spec.quantizer == "uniform" and (x.grid.axis is None or is_depthwise)
-        self._input = _Trial(x) if fits else None
+        fits = x is not None and x.spec.quantizer == "uniform" and (x.grid.axis is None or is_depthwise)
+        self._input = _Trial(x) if x is not None and fits else None
         self._output = None if y is None or y.spec.quantizer != "uniform" or y.grid.axis is not None else _Trial(y)
         self._squares = torch.zeros(conv.in_channels, dtype=torch.float64, device=conv.weight.device)
 

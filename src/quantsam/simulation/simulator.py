@@ -15,6 +15,7 @@ from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare, rounded_weight
 from quantsam.quant.params import TensorSpec
+from quantsam.simulation.additions import use_integer_additions
 from quantsam.simulation.fuse import fuse
 from quantsam.simulation.integer import use_integers
 from quantsam.simulation.sites import FakeQuantize, ShiftedFakeQuantize
@@ -113,6 +114,8 @@ def assemble(
         set_parameter(encoder, f"{path}.bias", bias)
     if exact:
         use_integers(encoder, plan, prepared, saturate=saturate)
+        if placement.engine == "onnxruntime":
+            use_integer_additions(encoder, plan, prepared)
     elif fused:
         fuse(encoder)
     return encoder

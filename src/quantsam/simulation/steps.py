@@ -133,7 +133,7 @@ def _block_steps(encoder: ImageEncoder, block: Block) -> Iterator[Step]:
     for part in block.parts:
         steps = list(_part_steps(encoder, part))
         if part.shortcut:
-            steps[0] = _before(lambda s: replace(s, shortcut=s.x), steps[0])
+            steps[0] = _with_shortcut(encoder, part.shortcut_site, steps[0])
             steps[-1] = _then(steps[-1], _add)
         yield from steps
 
@@ -175,5 +175,7 @@ def _then(step: Step, following: Callable[[State], State]) -> Step:
     return Step(step.paths, lambda state: following(step.run(state)))
 
 
-def _before(leading: Callable[[State], State], step: Step) -> Step:
-    return Step(step.paths, lambda state: step.run(leading(state)))
+def _with_shortcut(encoder: ImageEncoder, site: str, step: Step) -> Step:
+    """Return a step that keeps its input, as it is added to the block's output."""
+    module = encoder.get_submodule(site)
+    return Step((site, *step.paths), lambda state: step.run(replace(state, shortcut=module(state.x))))

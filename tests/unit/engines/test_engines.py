@@ -1,16 +1,19 @@
 from contextlib import nullcontext
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from quantsam.diagnostics.departures import report_layers
 from quantsam.engines.encoder import check_formats, check_runs, make_engine_encoder
 from quantsam.engines.executed import executed, quantized_but_float
+from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import EngineError, InputError, PlanError
 from quantsam.notices import InexactWarning
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
+from quantsam.repair.repair import repair_plan
 from quantsam.runtime import sessions
 from quantsam.runtime.engine import Engine
 from quantsam.runtime.engines import check_engine, open_session
@@ -67,7 +70,6 @@ def test_what_is_silently_run_in_float_is_told(tiny, placed, convolutions, engin
 
 def test_onnx_runtime_needs_both_sides_of_a_convolution(tiny, images, convolutions):
     """The evidence for the placement's `conv` sites."""
-    from quantsam.engines.onnx_encoder import encoder_to_onnx
 
     def integers(placement):
         plan = calibrate(tiny, make_plan(tiny, "int8", placement), images)
@@ -85,6 +87,47 @@ def test_layer_by_layer_exact_integers_are_onnx_runtime_to_the_last_code(tiny, p
     # convolutions and additions are the same to the last bit; the last bit of a GELU may move a code at a tie
     assert all(r.exact.most_lsb <= 1 and r.exact.differing < 1e-3 for r in local)
     assert sum(r.exact.most_lsb == 0 for r in local) > 0.75 * len(local) > 10
+
+
+def _additions(plan, model, tmp_path):
+    """What ONNX Runtime makes of a plan, and how many additions of it are in integers."""
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # that the file is for this processor
+    session = InferenceSession(
+        encoder_to_onnx(model, plan).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    return session, kinds.count("QLinearAdd")
+
+
+@pytest.mark.parametrize("repairs", [(), ("streams", "ranges")])
+def test_additions_run_in_integers_and_the_exact_simulation_computes_them(tiny, images, tmp_path, repairs):
+    plan = make_plan(tiny, "int8", "onnxruntime+additions")
+    calibrated = calibrate(tiny, plan, images)
+    plan = repair_plan(tiny, calibrated, images, repairs) if repairs else calibrated
+    count = sum(site.name == "shortcut" for site in plan.sites)
+    session, in_integers = _additions(plan, tiny, tmp_path)
+    assert in_integers == count > 5
+    (found,) = session.run(None, {"image": images[0].numpy()})
+    with torch.inference_mode():
+        embedding = tiny.image_encoder(images[0])
+        exact, simulated = (simulate(tiny, plan, exact=e)(images[0]) for e in (True, False))
+    damage = (simulated - embedding).square().mean()
+    assert (torch.from_numpy(found) - exact).square().mean() < 0.05 * damage  # but for a GELU at a tie
+
+
+def test_a_sum_that_is_read_in_float_too_is_added_in_float(tiny, images, tmp_path):
+    plan = calibrate(tiny, make_plan(tiny, "int8", "onnxruntime"), images)
+    session, in_integers = _additions(plan, tiny, tmp_path)
+    assert in_integers < 5
+    (found,) = session.run(None, {"image": images[0].numpy()})
+    with torch.inference_mode():
+        exact = simulate(tiny, plan, exact=True)(images[0])
+        damage = (exact - tiny.image_encoder(images[0])).square().mean()
+    assert (torch.from_numpy(found) - exact).square().mean() < 0.05 * damage
 
 
 def test_layer_by_layer_on_openvino(tiny, placed, images):

@@ -68,9 +68,10 @@ def test_codes_and_grids_are_the_plans_own(tiny, placed):
     from quantsam.models.fold import fold_norms
 
     folded = fold_norms(tiny.float_encoder)
+    made = {node.output[0]: node for node in graph.graph.node}
     for site in plan.sites:
-        scale = numpy_helper.to_array(constants[f"{site.key}:scale"])
-        zero = numpy_helper.to_array(constants[f"{site.key}:zero_point"])
+        node = made[site.key if site.role == "weight" else f"{site.key}:codes"]
+        scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
         assert np.array_equal(scale, site.params.scale.numpy())
         assert np.array_equal(zero.astype(np.int32), site.params.zero_point.numpy())
         assert zero.dtype == (np.int8 if site.role == "weight" else np.uint8)

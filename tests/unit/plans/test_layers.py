@@ -54,8 +54,9 @@ def test_sites_of_each_kind(layers):
     assert by_kind["qkv"] == ["input", "weight", "conv", *parts]
 
 
-def test_every_site_and_convolution_of_the_model_belongs_to_exactly_one_layer(tiny, layers):
+def test_every_site_and_convolution_of_the_model_belongs_to_exactly_one_layer(tiny):
     modules = dict(tiny.float_encoder.named_modules())
+    layers = discover_layers(tiny.float_encoder, shortcuts=True)
     paths = Counter(site.path for layer in layers for site in layer.sites)
     assert set(paths) == {p for p, m in modules.items() if isinstance(m, (Site, Conv2d))}
     assert set(paths.values()) == {1}
@@ -66,8 +67,9 @@ def test_every_site_and_convolution_of_the_model_belongs_to_exactly_one_layer(ti
     assert sum(layer.parameters for layer in layers) == weights
 
 
-def test_layers_and_sites_are_in_the_order_of_the_forward_pass(tiny, layers):
+def test_layers_and_sites_are_in_the_order_of_the_forward_pass(tiny):
     ran, hooks = [], []
+    layers = discover_layers(tiny.float_encoder, shortcuts=True)
     for layer in layers:
         for site in layer.sites:
             if site.role == "activation":

@@ -3,6 +3,7 @@ import torch
 
 from quantsam.errors import InputError
 from quantsam.models.fold import fold_norms
+from quantsam.models.structure import structure_of
 from quantsam.plans.biases import integer_biases
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
@@ -52,6 +53,20 @@ def test_where_engines_quantize(tiny, convolutions, placement, names):
     assert {site.name.rsplit(".", 1)[-1] for site in plan.sites} == names
     assert len(plan.sites) == convolutions * len(names)
     assert not any(site.kind == "attention" for site in plan.sites)
+
+
+def test_additions_round_the_input_of_every_residual_block(tiny, image):
+    plan = make_plan(tiny, "int8", "onnxruntime+additions")
+    added = [site for site in plan.sites if site.name == "shortcut"]
+    parts = [part for block in structure_of(tiny.float_encoder).blocks for part in block.parts if part.shortcut]
+    assert [site.path for site in added] == [part.shortcut_site for part in parts]
+    assert len(plan.sites) == len(make_plan(tiny, "int8", "onnxruntime").sites) + len(parts)
+    plan = calibrate(tiny, plan, [image])
+    grids = {site.key: site.grid for site in plan.sites}
+    for site in added:  # of the same tensor as the first convolution's input, so on the same grid
+        found, other = grids[site.key], grids[f"{site.layer}/input"]
+        assert torch.equal(found.scale, other.scale)
+        assert torch.equal(found.zero_point, other.zero_point)
 
 
 def test_by_which_conventions(tiny):

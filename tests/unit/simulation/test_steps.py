@@ -34,7 +34,7 @@ def test_there_is_one_step_a_layer_and_every_weight_is_in_one(model):
     assert len(steps) > 30
 
 
-@pytest.mark.parametrize("placement", ["thesis", "openvino"])
+@pytest.mark.parametrize("placement", ["thesis", "openvino", "onnxruntime+additions"])
 @pytest.mark.parametrize("mode", ["in", "out"])
 def test_a_variant_gives_what_its_own_encoder_gives(model, image, placement, mode):
     plan = qs.calibrate(model, qs.make_plan(model, "int8", placement), qs.open_images("scenes:2:1"))

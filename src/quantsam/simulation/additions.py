@@ -1,0 +1,146 @@
+"""Residual additions as ONNX Runtime computes them in integers, `QLinearAdd`: where all three tensors are rounded."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quantsam.models.blocks import Residual
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.structure import Attention, Chain, structure_of
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.quant.params import QParams, TensorSpec
+
+_Part = Chain | Attention
+_NOWHERE = ""  # is no site's path
+
+
+class IntegerResidual(nn.Module):
+    """A residual block whose addition has codes in and codes out.
+
+    `rint(fma(b, s_b / s_y, fma(a, s_a / s_y, z_y - (z_a * s_a / s_y + z_b * s_b / s_y))))`, all in float32, is what
+    the kernel of ONNX Runtime computes from the block's codes `a` and its input's codes `b`. It differs from rounding
+    the sum of the values where that is next to a tie.
+    """
+
+    def __init__(self, residual: Residual, a: QParams, b: QParams, out: QParams, spec: TensorSpec) -> None:
+        """Take a block, the grids of what its convolutions give, of its input as it is added, and of the sum.
+
+        All have one scale a tensor; `spec` is the sum's.
+        """
+        super().__init__()
+        self.main, self.shortcut_site, self.shortcut = residual.main, residual.shortcut_site, True
+        self.fmt = spec.fmt
+        ratios = a.scale / out.scale, b.scale / out.scale
+        zeros = out.zero_point.float() - (ratios[0] * a.zero_point + ratios[1] * b.zero_point)
+        tensors = {"a_scale": a.scale, "a_zero": a.zero_point, "b_scale": b.scale, "b_zero": b.zero_point}
+        tensors |= {"a_ratio": ratios[0], "b_ratio": ratios[1], "fixed": zeros}
+        tensors |= {"scale": out.scale, "zero": out.zero_point}
+        for name, value in tensors.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape, values on the sum's grid."""
+        added = self.shortcut_site(x)
+        y = self.main(x)
+        total = self._scaled("a", y, self.get_buffer("fixed"))
+        total = self._scaled("b", added, total)
+        codes = torch.round(total).clamp(self.fmt.qmin, self.fmt.qmax)
+        return (codes - self.get_buffer("zero")) * self.get_buffer("scale")
+
+    def _scaled(self, name: str, x: Tensor, offset: Tensor) -> Tensor:
+        """Return the codes of rounded values times their ratio, plus an offset, rounded to float32 once."""
+        codes = torch.round(x / self.get_buffer(f"{name}_scale")) + self.get_buffer(f"{name}_zero")
+        return (codes.double() * self.get_buffer(f"{name}_ratio").double() + offset.double()).float()
+
+
+def use_integer_additions(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder) -> None:
+    """Replace, in place, the residual blocks of a simulation whose additions ONNX Runtime computes in integers.
+
+    These are the ones where both terms are rounded, and whoever reads the sum rounds it to the same grid.
+
+    Args:
+        encoder: The simulation, not fused.
+        plan: Its plan, for ONNX Runtime.
+        prepared: The float encoder that the plan was made on.
+    """
+    sites = {site.path: site for site in plan.sites if _has_one_8_bit_scale(site)}
+    device = next(encoder.parameters()).device
+    for addition in _additions(prepared):
+        a = sites.get(addition.output)
+        b = next((sites[path] for path in addition.inputs if path in sites), None)
+        sums = [sites.get(path) for path in addition.readers]
+        out = sums[0]
+        if a is None or b is None or out is None or not all(s is not None and _is_same(s, out) for s in sums):
+            continue
+        residual = encoder.get_submodule(addition.path)
+        assert isinstance(residual, Residual)
+        parent, _, name = addition.path.rpartition(".")
+        grids = a.grid.to(device), b.grid.to(device), out.grid.to(device)
+        encoder.get_submodule(parent).register_module(name, IntegerResidual(residual, *grids, out.spec))
+
+
+@dataclass(frozen=True, slots=True)
+class _Addition:
+    """A residual addition and the sites around it.
+
+    Attributes:
+        path: The `Residual`.
+        output: Where the block's own output is rounded.
+        inputs: Where its input is, as it is added: one of these.
+        readers: Where the sum is; one that nothing rounds is named too.
+    """
+
+    path: str
+    output: str
+    inputs: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+def _additions(prepared: ImageEncoder) -> Iterator[_Addition]:
+    structure = structure_of(prepared)
+    stages = [[part for block in blocks for part in block.parts] for blocks in structure.stages]
+    entries = {entry.stage: entry.block.parts[0] for entry in structure.neck_inputs}
+    backbone: list[_Part] = [part for parts in stages for part in parts]
+    following: dict[str, list[_Part]] = {p.path: [q] for p, q in itertools.pairwise(backbone)}
+    for stage, entry in entries.items():
+        following.setdefault(stages[stage][-1].path, []).append(entry)
+    neck = [part for block in (*structure.neck_middle, structure.neck_output) for part in block.parts]
+    following |= {p.path: [q] for p, q in itertools.pairwise(neck)}
+    for before, part in itertools.pairwise([None, *backbone, None, *neck]):
+        if part is None or not part.shortcut:
+            continue
+        readers = [path for reader in following[part.path] for path in _entering(prepared, reader)]
+        inputs = [part.shortcut_site]
+        if before is not None and not before.shortcut:
+            inputs += _leaving(prepared, before)  # the input is rounded already
+        output = _leaving(prepared, part)
+        if output:
+            yield _Addition(part.path, output[0], tuple(inputs), tuple(readers))
+
+
+def _entering(prepared: ImageEncoder, part: _Part) -> list[str]:
+    """Return where a part rounds its input: for its first convolution, and where it adds it."""
+    first = part.convolutions[0]
+    is_scaled = prepared.get_submodule(first.conv).input_scale is not None
+    return [_NOWHERE if is_scaled else first.input_site, *([part.shortcut_site] if part.shortcut else [])]
+
+
+def _leaving(prepared: ImageEncoder, part: _Part) -> list[str]:
+    """Return where a part rounds its output last, if nothing comes behind."""
+    last = part.convolutions[-1]
+    is_last = last.act is None and last.norm is None and prepared.get_submodule(last.conv).output_scale is None
+    return [last.conv_site] if is_last else []
+
+
+def _has_one_8_bit_scale(site: PlanSite) -> bool:
+    return site.spec.fits_8_bits and site.spec.quantizer == "uniform" and site.grid.axis is None
+
+
+def _is_same(one: PlanSite, other: PlanSite) -> bool:
+    a, b = one.grid, other.grid
+    return one.spec.fmt == other.spec.fmt and torch.equal(a.scale, b.scale) and torch.equal(a.zero_point, b.zero_point)
