@@ -196,7 +196,7 @@ def test_nano_has_thresholds_of_its_own(run, picture, tmp_path, monkeypatch):
     assert run(*line).code == 0
     assert run(*line, "--min-stability", 0.9, "--points-per-side", 8).code == 0
     assert [(g.iou_threshold, g.stability_threshold, g.points_per_side) for g in seen] == [
-        (0.5, 0.4, 32),
+        (0.5, 0.5, 32),
         (0.5, 0.9, 8),
     ]
 

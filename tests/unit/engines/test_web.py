@@ -68,10 +68,10 @@ def test_it_runs_the_same_convolutions_in_integers(web, tiny, plan, graph, sessi
     assert all(entry.is_integer for entry in executed(graph, session))
 
 
-def test_types_threads_and_callers(web, graph, session, images):
+def test_types_threads_and_callers(web, tiny, graph, session, images):
     feeds = {INPUT: images[0].numpy()}
     first = session.run(feeds)["embedding"]
-    assert (first.dtype, first.shape) == (np.float32, (1, 64, 16, 16))
+    assert (first.dtype, first.shape) == (np.float32, (1, tiny.variant.embed_dim, 16, 16))
     assert session.own_ms > 0
     two = open_session(web, graph, SessionOptions(2))
     assert (session.threads, two.threads) == (1, min(2, torch.multiprocessing.cpu_count()))
