@@ -91,8 +91,8 @@ class Section:
     @property
     def places(self) -> dict[str, str]:
         """Where its parts are: title by anchor."""
-        first = {f"{self.anchor}-schemes": "Schemes compared"} if self.tasks else {}
-        masks = {f"{self.anchor}-masks": "Masks, before and after"} if self.galleries else {}
+        first = {f"{self.anchor}--schemes": "Schemes compared"} if self.tasks else {}
+        masks = {f"{self.anchor}--masks": "Masks, before and after"} if self.galleries else {}
         return first | masks | {part.anchor: part.title for part in self.parts}
 
     @property

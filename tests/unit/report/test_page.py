@@ -106,6 +106,15 @@ def test_it_asks_no_other_machine(store, fill):
     assert "default-src 'none'" in unescape(page)
 
 
+def test_every_link_leads_to_a_place_of_the_page(store, fill):
+    fill(store)
+    html = make_report(store).html
+    page = html[: html.index("<script>")]
+    links = re.findall(r'href="#([^"]+)"', page)
+    assert len(links) > 5
+    assert set(links) <= set(re.findall(r' id="([^"]+)"', page))
+
+
 def test_hostile_text_is_escaped_everywhere(store):
     changes = {"dataset": HOSTILE, "calibration": HOSTILE, "environment": {"cpu": HOSTILE, "torch": HOSTILE}}
     store.append(make_record("fp32", 80.0, model=HOSTILE, **changes), make_scores([0.5]))
