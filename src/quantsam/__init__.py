@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantsam.data.open import open_dataset, open_images
     from quantsam.data.scenes import SceneDataset
     from quantsam.diagnostics.agreement import measure_agreement
+    from quantsam.diagnostics.compared import measure_activations
     from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.engines.encoder import make_engine_encoder
     from quantsam.errors import QuantsamError
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from quantsam.repair.calibrated import calibrated_plans
     from quantsam.repair.repair import repair_plan
     from quantsam.report.page import write_report
+    from quantsam.results.activation_record import ActivationRecord
     from quantsam.results.agreement_record import AgreementRecord
     from quantsam.results.compare import compare
     from quantsam.results.distribution_record import DistributionRecord
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from quantsam.sweeps.sweep import read_sweep
 
 _HOMES = {
+    "ActivationRecord": "results.activation_record",
     "AgreementRecord": "results.agreement_record",
     "CalibrationSource": "runs.sources",
     "CocoDataset": "data.coco",
@@ -118,6 +121,7 @@ _HOMES = {
     "make_engine_encoder": "engines.encoder",
     "make_palette": "search.palette",
     "make_plan": "plans.make",
+    "measure_activations": "diagnostics.compared",
     "measure_agreement": "diagnostics.agreement",
     "measure_distributions": "diagnostics.distributions",
     "measure_latency": "evaluation.latency",
@@ -139,6 +143,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ActivationRecord",
     "AgreementRecord",
     "CalibrationSource",
     "CocoDataset",
@@ -186,6 +191,7 @@ __all__ = [
     "make_engine_encoder",
     "make_palette",
     "make_plan",
+    "measure_activations",
     "measure_agreement",
     "measure_distributions",
     "measure_latency",

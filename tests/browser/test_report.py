@@ -177,6 +177,25 @@ def test_masks_lie_over_their_picture(report, open_page):
     assert "12 pixels" in stages.nth(1).locator("xpath=../..").get_attribute("aria-label")
 
 
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_activations_are_small_squares_in_one_row(report, open_page, width, dark):
+    path, _ = report
+    page = opened(open_page, path, width=width, dark=dark)
+    channel = page.locator(".channel")
+    assert channel.count() == 1
+    maps = channel.locator("img")
+    sizes = [maps.nth(n).evaluate("e => [e.complete, e.naturalWidth, e.naturalHeight]") for n in range(3)]
+    assert sizes == [[True, 2, 1]] * 3
+    boxes = [maps.nth(n).bounding_box() for n in range(3)] + [channel.locator("svg").bounding_box()]
+    assert len({round(box["y"]) for box in boxes}) == 1
+    assert all(box["width"] == pytest.approx(box["height"], abs=1) and box["width"] > 60 for box in boxes)
+    assert all(box["x"] + box["width"] <= width for box in boxes)
+    assert channel.locator("path").evaluate("e => getComputedStyle(e).fill") == "rgb(0, 114, 178)"
+    assert channel.locator("polyline").evaluate("e => getComputedStyle(e).stroke") == "rgb(213, 94, 0)"
+    back = brightness(maps.nth(2).evaluate("e => getComputedStyle(e).backgroundColor"))  # what zero is shown in
+    assert (back < 200) == dark
+
+
 def test_the_report_needs_no_network(report, open_page):
     path, made = report
     page = opened(open_page, path, offline=True)

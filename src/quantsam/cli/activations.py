@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +11,16 @@ import click
 from quantsam.cli.options import calibration_options, model_options, placed_options, refuse_beside, scheme_option
 from quantsam.cli.output import json_option, print_json, print_table, progress, wide_option
 from quantsam.cli.sites import check_site, matches_site
+from quantsam.cli.stores import StoreChoice, store_options, tell_kept
 from quantsam.cli.written import PICTURES, check_not_read, check_suffix, save_picture
 from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 
 if TYPE_CHECKING:
     from quantsam.diagnostics.activations import SiteActivations
+    from quantsam.results.activation_record import ActivationRecord, ComparedSite
+    from quantsam.results.record import JsonValue
 
 _HELD = ("scheme", "calibration", "calibration_images", "repair", "placement", "no_weights", "no_activations")
-_DRAWN = 8  # sites on a picture
 
 
 @click.command(name="activations")
@@ -31,12 +32,22 @@ _DRAWN = 8  # sites on a picture
 @placed_options
 @click.option("--site", "pattern", default="*", help="These sites only: a layer or site; * and ? match anything.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many sites to list.")
-@click.option("--channels", type=click.IntRange(min=1), default=4, show_default=True, help="A site's, on a picture.")
+@click.option(
+    "--drawn",
+    type=click.IntRange(1, 24),
+    default=6,
+    show_default=True,
+    help="How many sites to draw for the report and --out: those that differ most.",
+)
+@click.option(
+    "--channels", type=click.IntRange(min=1), default=4, show_default=True, help="How many of each, the worst first."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Write them to a .npz, whole, or draw those that differ most to a .png.",
 )
+@store_options
 @wide_option
 @json_option
 @click.pass_context
@@ -50,21 +61,25 @@ def command(
     deployment: Deployment,
     pattern: str,
     top: int,
+    drawn: int,
     channels: int,
     out: Path | None,
+    store: StoreChoice,
     wide: bool,
     as_json: bool,
 ) -> None:
-    r"""Compare PICTURE's activations in float with those under a scheme, site by site.
+    """Compare PICTURE's activations in float with those under a scheme, site by site.
 
-    The quantized ones carry all that was rounded before them. The table lists the sites of the lowest SQNR first.
+    The quantized ones carry all that was rounded before them. The table lists the sites of the lowest SQNR first. The
+    record holds all sites that --site names, and figures of those that differ most, which `quantsam report` shows: 96
+    channels at most.
 
     \b
     quantsam activations dog.jpg --site stage3:1:2/input --out dog.npz
     quantsam activations dog.jpg --model nano-outlier --out worst.png
-    """
+    """  # noqa: D301 - click looks for the character
     from quantsam.data.images import load_image
-    from quantsam.diagnostics.activations import compare_activations
+    from quantsam.diagnostics.compared import measure_activations
     from quantsam.diagnostics.observed import activation_names
     from quantsam.files import check_file
     from quantsam.runs.run import open_run
@@ -76,6 +91,7 @@ def command(
         check_not_read("--out", out, [picture, model.weights, scheme])
         check_file(out)
     image = load_image(picture)
+    results = store.open()
     plans = [] if plan_folder is None else [plan_folder]
     run = open_run(model, schemes=[scheme], plans=plans, deployments=[deployment], calibration=calibration)
     placement = run.loaded_plans[0].placement if plans else deployment.placed
@@ -83,57 +99,57 @@ def command(
     if not any(matches_site(site, pattern) for site in activation_names(run.model, placement)):
         raise click.UsageError(f"--site must match activations, got {pattern!r}: `quantsam layers` lists a model's")
     (plan,) = run.plans(deployment, progress("calibrating"))
-    found = compare_activations(run.model, plan, image, lambda site: matches_site(site, pattern))
-    ranked = sorted(found, key=lambda site: site.sqnr_db)
-    if out is not None:
-        _write(out, found, ranked[:_DRAWN], channels)
+    notes: dict[str, JsonValue] = {
+        "site": None if pattern == "*" else pattern,
+        "calibration_images": calibration.images,
+        "seed": calibration.seed,
+    }
+    record = measure_activations(
+        run.model,
+        plan,
+        image,
+        picture.name,
+        wanted=lambda site: matches_site(site, pattern),
+        drawn=drawn,
+        channels=channels,
+        store=results,
+        use=None if out is None else lambda found: _write(out, found, drawn, channels),
+        notes=notes,
+    )
+    ranked = record.worst_first
     shown = ranked[:top]
     if as_json:
-        print_json([_row(site) for site in shown])
+        print_json({**record.to_json_dict(), "results": {"sites": [site.row() for site in shown]}})
         return
-    title = f"{picture.name}, {run.model.name}, {plan.scheme}, {plan.placement}: {len(shown)} of {len(found)} sites"
-    columns = ["site", "kind", "format", "shape", ">largest |x|", ">largest difference", ">SQNR dB", "worst channels"]
-    print_table(title, columns, [_cells(site) for site in shown], spare=("kind", "shape"), wide=wide)
-    click.echo("\nlargest difference, SQNR: with what was rounded before; worst channels: each with its own SQNR")
+    _report(record, shown, len(ranked), wide)
     if out is not None:
         click.echo(f"written to {out}")
+    tell_kept(results, ("quantsam results --kind activations", "lists it"), ("quantsam report", "draws it"))
 
 
-def _write(out: Path, found: Sequence[SiteActivations], worst: Sequence[SiteActivations], channels: int) -> None:
+def _write(out: Path, found: Sequence[SiteActivations], drawn: int, channels: int) -> None:
     from quantsam.diagnostics.activation_figure import draw_activations
-    from quantsam.diagnostics.activations import save_activations
+    from quantsam.diagnostics.activations import save_activations, worst_sites
     from quantsam.files import atomic_write
 
     if out.suffix.lower() in PICTURES:
-        save_picture(draw_activations(worst, channels=channels), out)
+        save_picture(draw_activations(worst_sites(found, drawn), channels=channels), out)
         return
     with atomic_write(out) as aside:
         save_activations(found, aside)
 
 
-def _row(site: SiteActivations) -> dict[str, object]:
-    difference = (site.quantized - site.fp32).abs()
-    return {
-        "site": site.site,
-        "kind": site.kind,
-        "format": site.format,
-        "shape": list(site.fp32.shape),
-        "largest": float(site.fp32.abs().max()),
-        "largest_difference": float(difference.max()),
-        "sqnr_db": _finite(site.sqnr_db),
-        "channel_sqnr_db": [_finite(value) for value in site.channel_sqnr_db],
-    }
+def _report(record: ActivationRecord, shown: Sequence[ComparedSite], count: int, wide: bool) -> None:
+    title = f"{record.dataset}, {record.model}, {record.label}, {record.placement}: {len(shown)} of {count} sites"
+    columns = ["site", "kind", "format", "shape", ">largest |x|", ">largest difference", ">SQNR dB", "worst channels"]
+    print_table(title, columns, [_cells(site) for site in shown], spare=("kind", "shape"), wide=wide)
+    click.echo("\nlargest difference, SQNR: with what was rounded before; worst channels: each with its own SQNR")
 
 
-def _cells(site: SiteActivations) -> list[object]:
-    sqnr = site.channel_sqnr_db
-    worst = ", ".join(f"{channel} ({sqnr[channel]:.1f})" for channel in site.worst_channels[:3])
-    difference = (site.quantized - site.fp32).abs()
+def _cells(site: ComparedSite) -> list[object]:
+    pairs = zip(site.worst_channels, site.worst_sqnr_db, strict=True)
+    worst = ", ".join(f"{channel} ({'-' if sqnr is None else f'{sqnr:z.1f}'})" for channel, sqnr in pairs)
     return [
-        *(site.site, site.kind, site.format or "float", " x ".join(map(str, site.fp32.shape))),
-        *(f"{float(site.fp32.abs().max()):.4g}", f"{float(difference.max()):.4g}", f"{site.sqnr_db:.1f}", worst),
+        *(site.site, site.kind, site.format or "float", " x ".join(map(str, site.shape))),
+        *(f"{site.largest:.4g}", f"{site.largest_difference:.4g}", f"{site.rank:z.1f}", worst),
     ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

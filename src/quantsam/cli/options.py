@@ -246,7 +246,10 @@ def record_filters(function: F) -> F:
             click.option("--prompt", help="Only this kind of prompt."),
             click.option("--placement", help="Only this placement."),
             click.option("--engine", help="Only what this engine computed: pytorch, onnxruntime, openvino, ..."),
-            click.option("--kind", help="Only evaluate, agree, sensitivity, search, repair, distributions or latency."),
+            click.option(
+                "--kind",
+                help="Only evaluate, agree, sensitivity, search, repair, distributions, activations or latency.",
+            ),
         )
     ):
         function = option(function)

@@ -24,7 +24,7 @@ def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, 
     """Write the results so far as one HTML page, to be opened in a browser, offline too.
 
     Schemes compared by accuracy, size and latency; masks before and after; which layers hurt; simulation against
-    engines; distributions. Of repeated measurements the newest is shown.
+    engines; distributions; activations of a picture. Of repeated measurements the newest is shown.
     """
     need_extra("report", *DRAWING)
     from quantsam.files import check_file

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from quantsam.diagnostics.activation_maps import paired_bins, plane
 from quantsam.diagnostics.activations import SiteActivations
+from quantsam.results.activation_record import PairedBins
 
 _CELL, _GAP, _HEAD = 160, 12, 34
 _COLUMNS = ("FP32", "quantized", "difference", "histogram")
 _INK, _PAPER, _FP32, _QUANTIZED = (31, 35, 40), (255, 255, 255), (0, 114, 178), (213, 94, 0)
-_BINS = 40
 
 
 def draw_activations(found: Sequence[SiteActivations], *, channels: int = 6) -> Image.Image:
@@ -36,7 +37,7 @@ def draw_activations(found: Sequence[SiteActivations], *, channels: int = 6) -> 
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
     for number, (site, channel) in enumerate(rows):
         top = _GAP + number * (_CELL + _HEAD)
-        fp32, quantized = (_plane(x[channel].numpy()) for x in (site.fp32, site.quantized))
+        fp32, quantized = (plane(x[channel].numpy()) for x in (site.fp32, site.quantized))
         sqnr = site.channel_sqnr_db[channel]
         said = "no difference" if sqnr == math.inf else f"SQNR {sqnr:.1f} dB"
         extent = f"{float(fp32.min()):.3g} to {float(fp32.max()):.3g}"
@@ -49,13 +50,8 @@ def draw_activations(found: Sequence[SiteActivations], *, channels: int = 6) -> 
         for column, cell in enumerate(cells):
             shown = Image.fromarray(cell).resize((_CELL, _CELL), Image.Resampling.NEAREST)
             picture.paste(shown, (_GAP + column * (_CELL + _GAP), top + 27))
-        _histogram(draw, fp32, quantized, (_GAP + 3 * (_CELL + _GAP), top + 27))
+        _histogram(draw, paired_bins(fp32, quantized), (_GAP + 3 * (_CELL + _GAP), top + 27))
     return picture
-
-
-def _plane(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a channel as a plane, whatever its shape."""
-    return values if values.ndim == 2 else values.reshape(1, -1)
 
 
 def _grey(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
@@ -74,19 +70,13 @@ def _diverging(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return colours.round().astype(np.uint8)
 
 
-def _histogram(
-    draw: ImageDraw.ImageDraw, fp32: NDArray[np.float32], quantized: NDArray[np.float32], corner: tuple[int, int]
-) -> None:
+def _histogram(draw: ImageDraw.ImageDraw, bins: PairedBins, corner: tuple[int, int]) -> None:
     """Draw how often values occur, on a logarithmic scale: float as bars, quantized as a line."""
-    low = min(float(fp32.min()), float(quantized.min()))
-    high = max(float(fp32.max()), float(quantized.max()))
-    if low == high:
-        high = low + 1.0
-    counts = [np.log1p(np.histogram(x, _BINS, (low, high))[0]) for x in (fp32, quantized)]
+    counts = [np.log1p(np.array(count)) for count in (bins.fp32, bins.quantized)]
     most = max(float(count.max()) for count in counts) or 1.0
     left, top = corner
     draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), outline=(216, 221, 227))
-    step = _CELL / _BINS
+    step = _CELL / len(bins.fp32)
     heights = [[top + _CELL - 1 - (_CELL - 4) * float(c) / most for c in count] for count in counts]
     for number, height in enumerate(heights[0]):
         draw.rectangle((left + number * step, height, left + (number + 1) * step - 1, top + _CELL - 1), fill=_FP32)

@@ -103,6 +103,26 @@ def compare_activations(
     ]
 
 
+def worst_sites(found: Sequence[SiteActivations], most: int) -> list[SiteActivations]:
+    """Return the sites that quantization changes most, the lowest SQNR first.
+
+    What one layer gives is what another takes in: of sites with the same values, in whatever shape, the last is taken.
+
+    Args:
+        found: In the order of the forward pass.
+        most: How many at most.
+    """
+    kept: list[int] = []
+    sqnr = [site.sqnr_db for site in found]
+    for number in sorted(range(len(found)), key=lambda number: sqnr[number]):
+        twin = next((place for place, other in enumerate(kept) if _same(found[number], found[other])), None)
+        if twin is not None:
+            kept[twin] = max(number, kept[twin])
+        elif len(kept) < most:
+            kept.append(number)
+    return [found[number] for number in kept]
+
+
 def save_activations(found: Sequence[SiteActivations], path: str | os.PathLike[str]) -> None:
     """Write activations to a `.npz` file for NumPy: of each site `SITE.fp32` and `SITE.quantized`, (C, ...) float32.
 
@@ -133,6 +153,11 @@ def _seen(encoder: ImageEncoder, paths: Mapping[str, str], x: Tensor) -> dict[st
         for hook in hooks:
             hook.remove()
     return seen
+
+
+def _same(one: SiteActivations, other: SiteActivations) -> bool:
+    pairs = ((one.fp32, other.fp32), (one.quantized, other.quantized))
+    return all(torch.equal(x.flatten(), y.flatten()) for x, y in pairs)
 
 
 def _power(x: Tensor) -> list[float]:

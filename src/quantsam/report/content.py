@@ -9,6 +9,7 @@ from typing import Any
 from quantsam.errors import InputError
 from quantsam.report.comparison import MOST_IOUS, Comparison, is_comparable, make_comparison
 from quantsam.report.tasks import LATENCY, Task, group_tasks, latencies_of, make_task
+from quantsam.results.activation_record import ActivationRecord
 from quantsam.results.agreement_record import AgreementRecord
 from quantsam.results.distribution_record import DistributionRecord
 from quantsam.results.gallery import GalleryEntry
@@ -37,6 +38,7 @@ class ModelResults:
         searches: Records of kind `search`, newest first.
         repairs: Records of kind `repair`, newest first.
         distributions: Records of kind `distributions`, newest first.
+        activations: Records of kind `activations`, newest first.
         comparisons: Of each task, what the page needs to compare its results object by object; None without scores.
         galleries: Of the first task's newest results, by record id, worst objects first.
     """
@@ -50,6 +52,7 @@ class ModelResults:
     searches: list[SearchRecord] = field(default_factory=list)
     repairs: list[RepairRecord] = field(default_factory=list)
     distributions: list[DistributionRecord] = field(default_factory=list)
+    activations: list[ActivationRecord] = field(default_factory=list)
     comparisons: list[Comparison | None] = field(default_factory=list)
     galleries: dict[str, list[GalleryEntry]] = field(default_factory=dict)
 
@@ -58,7 +61,7 @@ class ModelResults:
         """Every record that is shown."""
         evaluated = [result.record for task in self.tasks for result in task.results]
         studied = [*self.studies, *self.search_studies, *self.searches, *self.repairs]
-        return [*evaluated, *self.agreements, *studied, *self.distributions]
+        return [*evaluated, *self.agreements, *studied, *self.distributions, *self.activations]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ def _model(
         SearchRecord: (model.searches, MOST_STUDIES),
         RepairRecord: (model.repairs, MOST_STUDIES),
         DistributionRecord: (model.distributions, MOST_STUDIES),
+        ActivationRecord: (model.activations, MOST_STUDIES),
     }
     for record in reversed(records):
         if type(record) in lists:

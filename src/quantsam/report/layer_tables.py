@@ -1,4 +1,4 @@
-"""The tables of layers: studies, repairs, searches, distributions, and the encoder as schemes see it."""
+"""The tables of layers: studies, repairs, searches, distributions, activations, and the encoder as schemes see it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from quantsam.report.formats import EncoderLayers
 from quantsam.report.tables import STANDARD_ERROR, Table, TableRow, number
+from quantsam.results.activation_record import ComparedSite
 from quantsam.results.distribution_record import SiteDistribution
 from quantsam.results.repair_record import RepairRecord
 from quantsam.results.search_record import FOUND, SearchEntry, SearchRecord, dominating
@@ -106,6 +107,41 @@ def _distribution_row(together: Sequence[SiteDistribution]) -> TableRow:
             number(site.sqnr_db, ".1f"),
             number(site.outlier_ratio, ".1f"),
             ", ".join(f"{o.index} ({o.ratio:.0f}x)" for o in site.outliers[:3]),
+        )
+    )
+
+
+def activation_table(sites: Sequence[ComparedSite], most: int) -> Table:
+    """The sites whose activations differ most for one picture; one tensor is listed once.
+
+    Args:
+        sites: Ranked.
+        most: How many tensors to list.
+    """
+    columns = ("site", "kind", "format", "shape", ">largest", ">largest difference", ">SQNR dB", "channels")
+    same: dict[tuple[object, ...], list[ComparedSite]] = {}
+    for site in sites:  # what a layer gives is what the next one takes in
+        key = (site.shape, site.largest, site.largest_difference, site.sqnr_db, site.worst_channels, site.worst_sqnr_db)
+        same.setdefault(key, []).append(site)
+    rows = [_activation_row(together) for together in list(same.values())[:most]]
+    note = "Largest: magnitudes in float. Differences and SQNR: with all that was rounded before. "
+    note += "Channels: those that differ most, each with its own SQNR in dB."
+    return Table("Sites whose activations differ most", columns, tuple(rows), note)
+
+
+def _activation_row(together: Sequence[ComparedSite]) -> TableRow:
+    site = together[0]
+    pairs = zip(site.worst_channels, site.worst_sqnr_db, strict=True)
+    return TableRow(
+        (
+            " = ".join(s.site for s in together),
+            site.kind,
+            site.format or "float",
+            " x ".join(map(str, site.shape)),
+            _short(site.largest),
+            _short(site.largest_difference),
+            number(site.sqnr_db, "z.1f"),
+            ", ".join(str(channel) if sqnr is None else f"{channel} ({sqnr:z.1f})" for channel, sqnr in pairs),
         )
     )
 

@@ -1,4 +1,4 @@
-"""What a page shows of each model, in order: findings, comparisons, masks, layers, engines, distributions."""
+"""What a page shows of each model, in order: findings, comparisons, masks, layers, engines, values, activations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantsam.models.variants import VARIANTS
+from quantsam.report.activations import ActivationsView, activation_views
 from quantsam.report.charts.agreement import agreement_chart
 from quantsam.report.charts.calibration import calibration_chart
 from quantsam.report.charts.chart import Chart
@@ -86,14 +87,16 @@ class Section:
     tasks: tuple[TaskView, ...]
     galleries: tuple[GalleryView, ...]
     parts: tuple[Part, ...]
+    activations: tuple[ActivationsView, ...]
     provenance: Table
 
     @property
     def places(self) -> dict[str, str]:
         """Where its parts are: title by anchor."""
-        first = {f"{self.anchor}-schemes": "Schemes compared"} if self.tasks else {}
-        masks = {f"{self.anchor}-masks": "Masks, before and after"} if self.galleries else {}
-        return first | masks | {part.anchor: part.title for part in self.parts}
+        first = {f"{self.anchor}--schemes": "Schemes compared"} if self.tasks else {}
+        masks = {f"{self.anchor}--masks": "Masks, before and after"} if self.galleries else {}
+        pictures = {f"{self.anchor}--activations": "Activations of a picture"} if self.activations else {}
+        return first | masks | {part.anchor: part.title for part in self.parts} | pictures
 
     @property
     def charts(self) -> Iterator[Chart]:
@@ -141,6 +144,7 @@ def _section(model: ModelResults, title: str, anchor: str, pictures: Pictures) -
         tasks=tuple(_task(model, *both, f"{anchor}--{n}") for n, both in enumerate(compared, start=1)),
         galleries=tuple(galleries(model, pictures)),
         parts=tuple(part for part in parts if part.blocks),
+        activations=tuple(activation_views(model)),
         provenance=provenance_table(model),
     )
 

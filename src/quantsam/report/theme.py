@@ -70,6 +70,9 @@ OTHER_FORMATS = ("#7a5cc0", "#9a6532", "#b87bd0", "#67727f")
 COMMON, MISSED, EXTRA = (86, 180, 233), (213, 94, 0), (240, 228, 66)
 """Pixels that a mask shares with the truth, misses of it, and has too much."""
 
+FP32, QUANTIZED = (0, 114, 178), (213, 94, 0)
+"""Values in float and quantized ones; where they differ, blue is below zero and red above."""
+
 CONFIG: dict[str, Any] = {
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
     "background": "transparent",

@@ -34,6 +34,7 @@ COLUMNS: dict[str, Column] = {
     "method": _setting("method"),
     "seed": _setting("seed"),
     "images": _setting("images"),
+    "site": _setting("site"),
     "device": _setting("device"),
     "threads": _setting("threads"),
     "cpu": _environment("cpu"),

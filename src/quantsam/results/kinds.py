@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantsam.results import agreement_record, distribution_record, repair_record, search_record, sensitivity_record
+from quantsam.results import (
+    activation_record,
+    agreement_record,
+    distribution_record,
+    repair_record,
+    search_record,
+    sensitivity_record,
+)
+from quantsam.results.activation_record import ActivationRecord
 from quantsam.results.agreement_record import AgreementRecord
 from quantsam.results.distribution_record import DistributionRecord
 from quantsam.results.record import Record
@@ -13,6 +21,7 @@ from quantsam.results.search_record import SearchRecord
 from quantsam.results.sensitivity_record import SensitivityRecord
 
 RECORD_TYPES: dict[str, type[Record]] = {
+    activation_record.KIND: ActivationRecord,
     agreement_record.KIND: AgreementRecord,
     distribution_record.KIND: DistributionRecord,
     repair_record.KIND: RepairRecord,

@@ -42,7 +42,7 @@ _NEVER_NULL = ("scheme", "dataset", "prompt")  # in the table, where a record ma
 _MEASURED = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
 _MEASURED_SETTINGS = (
     *("weights", "activations", "precision", "detections_digest", "by", "mode", "part", "method", "cost", "batch"),
-    "search",
+    *("search", "site"),
 )
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from quantsam.data.coco_masks import encode_mask
 from quantsam.metrics.summary import ObjectScore
+from quantsam.results.activation_record import CodedMap, ComparedSite, DrawnChannel, PairedBins
 from quantsam.results.distribution_record import Bins, OutlierChannel, SiteDistribution
 from quantsam.results.gallery import GalleryEntry
 from quantsam.results.kinds import RECORD_TYPES
@@ -115,6 +116,26 @@ def make_distributions(sites, **changes):
     return make_record(kind="distributions", prompt=None, results=results, figures={"sites": len(sites)}, **changes)
 
 
+def make_channel(index=7, **changes):
+    """A channel of two values in float, 0 and 4, which quantization brings to 0 and 3."""
+    maps = {"fp32": CodedMap.of(np.array([[0.0, 4.0]]), 0.0, 4.0)}
+    maps["difference"] = CodedMap.of(np.array([[0.0, -1.0]]), -128 / 127, 1.0)
+    values = {"index": index, "sqnr_db": 12.04, "bins": PairedBins(0.0, 1.0, (1, 0, 0, 1), (1, 0, 0, 1)), **maps}
+    return DrawnChannel(**{**values, **changes})
+
+
+def make_compared(site="stage1:0:0/input", sqnr_db=12.04, **changes):
+    values = {"site": site, "kind": "mbc_depthwise", "format": "int8", "shape": (8, 1, 2), "largest": 4.0}
+    values |= {"largest_difference": 1.0, "sqnr_db": sqnr_db, "worst_channels": (7, 2), "worst_sqnr_db": (12.04, None)}
+    return ComparedSite(**{**values, **changes})
+
+
+def make_activations(sites, **changes):
+    results = {"sites": [site.to_json_dict() for site in sites]}
+    values = {"kind": "activations", "placement": "thesis", "dataset": "dog.jpg", "prompt": None}
+    return make_record(**{**values, "results": results, "figures": {"sites": len(sites)}, **changes})
+
+
 @pytest.fixture
 def store(tmp_path):
     return ResultStore(tmp_path / "results.sqlite")
@@ -136,6 +157,9 @@ def fill():
             "repair": make_repair("streams"),
             "agree": make_agreement(),
             "distributions": make_distributions([make_site(), make_site("stage1:0:1/weight", 2.0, role="weight")]),
+            "activations": make_activations(
+                [make_compared("a:0:0/input", 30.0), make_compared(channels=(make_channel(),))]
+            ),
         }
         ious = {"fp32": [0.8, 0.9, 0.7, 0.8], "int8": [0.1, 0.9, 0.9, 0.9], "mix": [0.8, 0.9, 0.7, 0.76]}
         for name, record in records.items():

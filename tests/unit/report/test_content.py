@@ -29,7 +29,7 @@ def test_results_are_grouped_by_data_and_prompt_and_compared_with_fp32(store, fi
     assert found["int8", "simulated"].size_mib == 10
     assert found["int8", "simulated"].size_percent == 25
     lists = (subject.studies, subject.searches, subject.repairs, subject.agreements, subject.distributions)
-    assert [len(one) for one in lists] == [1] * 5
+    assert [len(one) for one in (*lists, subject.activations)] == [1] * 6
     assert [len(entries) for entries in subject.galleries.values()] == [2]
 
 

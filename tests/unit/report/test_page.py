@@ -29,7 +29,8 @@ def test_a_report_shows_each_part(store, fill):
         assert f"<h3>{part}</h3>" in report.html
     for part in ("Simulation against engine", "How values are distributed", "The encoder, layer by layer"):
         assert f"<h3>{part}</h3>" in report.html
-    assert (report.shown, report.missing_pictures) == (10, 0)
+    assert "<h3>Activations of a picture</h3>" in report.html
+    assert (report.shown, report.missing_pictures) == (11, 0)
     assert {*specs(report.html)} == {chart.name for chart in report.charts}
     assert len(report.charts) == 10
     assert len(set(re.findall(r' id="([^"]+)"', report.html))) == len(re.findall(r' id="([^"]+)"', report.html))
@@ -106,6 +107,15 @@ def test_it_asks_no_other_machine(store, fill):
     assert "default-src 'none'" in unescape(page)
 
 
+def test_every_link_leads_to_a_place_of_the_page(store, fill):
+    fill(store)
+    html = make_report(store).html
+    page = html[: html.index("<script>")]
+    links = re.findall(r'href="#([^"]+)"', page)
+    assert len(links) > 5
+    assert set(links) <= set(re.findall(r' id="([^"]+)"', page))
+
+
 def test_hostile_text_is_escaped_everywhere(store):
     changes = {"dataset": HOSTILE, "calibration": HOSTILE, "environment": {"cpu": HOSTILE, "torch": HOSTILE}}
     store.append(make_record("fp32", 80.0, model=HOSTILE, **changes), make_scores([0.5]))
@@ -130,7 +140,7 @@ def test_a_missing_picture_leaves_the_masks(store, fill):
     report = make_report(store)
     assert report.missing_pictures == 2
     assert report.html.count("image missing in the store") == 2
-    assert report.html.count("data:image/png;base64") == 6
+    assert report.html.count("data:image/png;base64") == 6 + 3  # masks, and maps of a channel
 
 
 def test_a_picture_is_carried_once(store, fill):

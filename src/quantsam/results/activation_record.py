@@ -1,0 +1,234 @@
+"""One picture's activations in float beside the quantized ones, site by site, and small figures of a few channels."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from quantsam.errors import StoreError
+from quantsam.results.record import JsonValue, Record, parsed_items
+from quantsam.results.typed import typed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+KIND = "activations"
+LONGEST = 64
+"""Pixels that a map has at most, a side."""
+
+_LEFT_OUT = ("worst_channels", "worst_sqnr_db", "channels")
+
+
+@dataclass(frozen=True, slots=True)
+class CodedMap:
+    """A plane of values in 8 bits: evenly spaced from code 0 to code 255.
+
+    Attributes:
+        low: The value of code 0.
+        high: The value of code 255.
+        png: The codes as a grey PNG of 1 to `LONGEST` pixels a side, in Base64.
+    """
+
+    low: float
+    high: float
+    png: str
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], low: float, high: float) -> CodedMap:
+        """Code (h, w) values, each side at most `LONGEST`; what is beyond `low` and `high` takes their codes."""
+        import numpy as np  # here, for who lists a store needs neither
+        from PIL import Image
+
+        shares = np.clip((values - low) / ((high - low) or 1.0), 0, 1)
+        data = io.BytesIO()
+        Image.fromarray((255 * shares).round().astype(np.uint8)).save(data, "PNG", optimize=True)
+        return cls(low, high, base64.b64encode(data.getvalue()).decode())
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """The codes, (h, w).
+
+        Raises:
+            StoreError: They are damaged.
+        """
+        import numpy as np
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(self.png, validate=True)), formats=["PNG"]) as image:
+                if image.mode != "L" or max(image.size) > LONGEST:
+                    raise ValueError(f"{image.mode}, {image.width} x {image.height}")
+                return np.asarray(image, np.uint8)
+        except Exception as error:  # hostile files make Pillow's readers raise nearly anything
+            rule = f"a map of activations must be a grey PNG of at most {LONGEST} pixels a side"
+            raise StoreError(f"the store holds one that is damaged: {rule} ({error}): measure again") from error
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The values, (h, w), to within half a code.
+
+        Raises:
+            StoreError: They are damaged.
+        """
+        import numpy as np
+
+        return self.low + (self.high - self.low) * (self.codes / np.float64(255))
+
+
+@dataclass(frozen=True, slots=True)
+class PairedBins:
+    """How often values occur in neighbouring bins of one width, in float and quantized.
+
+    Attributes:
+        start: Lower edge of the first bin.
+        width: Of a bin.
+        fp32: Values in float in each bin.
+        quantized: Quantized values in each bin.
+    """
+
+    start: float
+    width: float
+    fp32: tuple[int, ...]
+    quantized: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnChannel:
+    """A channel as small figures.
+
+    Maps that are larger than `LONGEST` are thinned: of each block, all show the place where quantization changes most.
+
+    Attributes:
+        index: Which channel, from zero.
+        sqnr_db: Its own SQNR, see `ComparedSite.sqnr_db`.
+        fp32: In float; its `low` and `high` are the extremes of the whole channel.
+        difference: Quantized less float, on a scale of which code 128 is zero, and `high` the largest magnitude.
+        bins: Of all values of the channel.
+    """
+
+    index: int
+    sqnr_db: float | None
+    fp32: CodedMap
+    difference: CodedMap
+    bins: PairedBins
+
+    @property
+    def quantized(self) -> CodedMap:
+        """The quantized map on the scale of the float one: what both maps add up to, to within their codes.
+
+        Raises:
+            StoreError: They are damaged.
+        """
+        fp32, difference = self.fp32.values, self.difference.values
+        if fp32.shape != difference.shape:
+            raise StoreError(f"maps of channel {self.index} must be of one shape: measure the activations again")
+        return CodedMap.of(fp32 + difference, self.fp32.low, self.fp32.high)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSite:
+    """One site's activations for one picture.
+
+    Attributes:
+        site: Its name in the whole model, `stage3:4:2/input`.
+        kind: Kind of its layer.
+        format: The plan's format for it; None in float.
+        shape: Of its activations: channels, or heads in attention, first.
+        largest: The largest magnitude in float.
+        largest_difference: The largest magnitude of quantized less float, with all that was rounded before.
+        sqnr_db: Power in float over that of the difference, in dB; None where nothing differs, or all is zero in float.
+        worst_channels: The channels of the most power of the difference, most first.
+        worst_sqnr_db: Of each its own SQNR.
+        channels: Figures of channels, the worst first; none of a site that was not drawn.
+    """
+
+    site: str
+    kind: str
+    format: str | None
+    shape: tuple[int, ...]
+    largest: float
+    largest_difference: float
+    sqnr_db: float | None
+    worst_channels: tuple[int, ...]
+    worst_sqnr_db: tuple[float | None, ...]
+    channels: tuple[DrawnChannel, ...] = ()
+
+    @property
+    def rank(self) -> float:
+        """What sites are ranked by, the lowest first: the SQNR; infinite where nothing differs."""
+        if self.sqnr_db is not None:
+            return self.sqnr_db
+        return math.inf if self.largest_difference == 0 else -math.inf
+
+    def row(self) -> dict[str, Any]:
+        """Return all but the figures, as plain values."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _LEFT_OUT}
+        found |= {name: list(getattr(self, name)) for name in ("shape", "worst_channels", "worst_sqnr_db")}
+        return found
+
+    def to_json_dict(self) -> dict[str, JsonValue]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def sqnr_text(sqnr_db: float | None, largest_difference: float) -> str:
+    """Write an SQNR.
+
+    >>> sqnr_text(12.345, 0.1), sqnr_text(None, 0.0), sqnr_text(None, 0.1)
+    ('12.3 dB', 'no difference', 'nothing but noise')
+    """
+    if sqnr_db is not None:
+        return f"{sqnr_db:z.1f} dB"
+    return "nothing but noise" if largest_difference else "no difference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationRecord(Record):
+    """One picture's activations, float beside quantized; `dataset` is the picture's name."""
+
+    kind: str = KIND
+
+    @property
+    def sites(self) -> list[ComparedSite]:
+        """The sites, in the order of the forward pass.
+
+        Raises:
+            StoreError: The record is damaged.
+        """
+        return parsed_items(self, "sites", _site)
+
+    @property
+    def worst_first(self) -> list[ComparedSite]:
+        """The sites, those that differ most first."""
+        return sorted(self.sites, key=lambda site: site.rank)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the sites as plain values, without figures."""
+        return [site.row() for site in self.sites]
+
+
+def _site(entry: dict[str, Any]) -> ComparedSite:
+    lists = {name: tuple(entry[name]) for name in ("shape", "worst_channels", "worst_sqnr_db")}
+    site = typed(ComparedSite, {**entry, **lists, "channels": tuple(map(_channel, entry["channels"]))})
+    if len(site.worst_channels) != len(site.worst_sqnr_db):
+        raise ValueError(f"{site.site!r} must have an SQNR for each of its worst channels")
+    return site
+
+
+def _channel(entry: dict[str, Any]) -> DrawnChannel:
+    maps = {name: typed(CodedMap, entry[name]) for name in ("fp32", "difference")}
+    return typed(DrawnChannel, {**entry, **maps, "bins": _bins(entry["bins"])})
+
+
+def _bins(entry: dict[str, Any]) -> PairedBins:
+    bins = typed(PairedBins, {**entry, **{name: tuple(entry[name]) for name in ("fp32", "quantized")}})
+    if not bins.fp32 or len(bins.fp32) != len(bins.quantized) or min(*bins.fp32, *bins.quantized) < 0:
+        raise ValueError(f"bins must have counts of both, got {len(bins.fp32)} and {len(bins.quantized)}")
+    if bins.width <= 0:
+        raise ValueError(f"bins must have a width above 0, got {bins.width}")
+    return bins
