@@ -2,7 +2,7 @@
 
 Source: EfficientViT-SAM (Zhang, Cai, Han, 2024, arXiv:2402.05008) and Segment Anything (Kirillov et
 al., 2023, arXiv:2304.02643). `nano` is this project's own toy variant: the same blocks, layer kinds
-and addresses, at a size that trains in hours on two processor cores; `nano-outlier` is the same function
+and addresses, at a size that two processor cores can train; `nano-outlier` is the same function
 with outlier channels (`models/outliers.py`).
 """
 
@@ -76,7 +76,7 @@ class Variant:
 
 
 _ABOUT_NANO = (
-    "A small model that comes along with quantsam, trained for two hours on generated scenes: "
+    "A small model that comes along with quantsam, trained on two processor cores on scenes and 2,200 photographs: "
     "it shows how things work, and says nothing of the official models."
 )
 
