@@ -26,7 +26,7 @@ from quantsam.notices import shown_by
 from quantsam.versions import missing, outdated
 
 COMMANDS = {
-    "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in two minutes.",
+    "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in five minutes.",
     "evaluate": "Score a model under one or more schemes on a dataset.",
     "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
