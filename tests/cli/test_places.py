@@ -64,6 +64,7 @@ def test_a_temporary_place_takes_what_the_home_cannot(machine, tmp_path):
     assert machine(*EVALUATE, "--no-store").stderr == ""  # nothing is lost
 
 
+@pytest.mark.slow  # every process compiles its kernels anew
 def test_where_nothing_at_all_can_be_written_the_figures_are_shown(machine, tmp_path):
     nothing = {"read_only": [tmp_path / "tmp", tmp_path / "work", "/tmp", "/var/tmp", "/dev/shm"]}
     if os.getuid():

@@ -24,18 +24,18 @@ def test_a_dry_run_lists_all_that_is_missing(run, tmp_path):
 
 def test_observers_and_numbers_of_calibration_images(run, own_store):
     line = ("sweep", "--set", "scheme=int8", "--set", "data=scenes:1", "--set", "calibration=scenes:40:1")
-    ran = run(*line, "--set", "observer=minmax,ptf", "--set", "calibration_images=2", "--repeats", "2")
+    ran = run(*line, "--set", "observer=minmax,percentile", "--set", "calibration_images=2", "--repeats", "2")
     assert "4 of 4 runs done" in ran.out
     records = run("results", "--json").json
     assert sorted((r["scheme"], r["settings"]["calibration_seed"]) for r in records) == [
         ("int8:minmax", 0),
         ("int8:minmax", 1),
-        ("int8:ptf", 0),
-        ("int8:ptf", 1),
+        ("int8:percentile", 0),
+        ("int8:percentile", 1),
     ]
     assert len({r["plan_digest"] for r in records}) == 4
-    (own,) = run("evaluate", "--scheme", "int8:ptf", "--data", "scenes:1", "--calibration", "scenes:3:1", "--json").json
-    assert own["scheme"] == "int8:ptf"
+    (own,) = run("evaluate", "--scheme", "int8:percentile", "--data", "scenes:1", "--calibration", "scenes:3:1", "--json").json
+    assert own["scheme"] == "int8:percentile"
 
 
 def test_a_file_with_settings_beside_it(run, tmp_path):
