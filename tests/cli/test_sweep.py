@@ -34,7 +34,8 @@ def test_observers_and_numbers_of_calibration_images(run, own_store):
         ("int8:percentile", 1),
     ]
     assert len({r["plan_digest"] for r in records}) == 4
-    (own,) = run("evaluate", "--scheme", "int8:percentile", "--data", "scenes:1", "--calibration", "scenes:3:1", "--json").json
+    line = ("evaluate", "--scheme", "int8:percentile", "--data", "scenes:1", "--calibration", "scenes:3:1", "--json")
+    (own,) = run(*line).json
     assert own["scheme"] == "int8:percentile"
 
 
