@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MODELS = ("nano", "nano-outlier")
 CALIBRATION = str(VARIANTS[MODELS[0]].calibration)
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
-_FEW = 16  # scenes for what takes longer
+_FEW = 12  # scenes for what takes longer
 _NOISE_IMAGES = 5
 
 
@@ -34,7 +34,7 @@ _NOISE_IMAGES = 5
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("quantsam-demo"), show_default=True, help="Folder."
 )
-@click.option("--scenes", default=80, show_default=True, type=click.IntRange(min=1), help="Scenes to score.")
+@click.option("--scenes", default=60, show_default=True, type=click.IntRange(min=1), help="Scenes to score.")
 @json_option
 def command(out: Path, scenes: int, as_json: bool) -> None:
     """Quantize the two small models that come along; score them, simulated and on real engines, and show it all.
