@@ -49,18 +49,21 @@ def peers() -> str:
             numbers = [f"{r['miou']:.2f}", "", ""]
         else:
             numbers = [f"{r['miou']:.2f}", f"{r['drop']:.2f} ± {1.96 * r['drop_se']:.2f}", f"{r['seconds']:.0f}"]
-        size = f"{r['bytes'] / 2**20:.2f}"
-        rows.append([r["model"], r["engine"], r["by"], *numbers, f"{r['ms']:.1f}", size])
-    versions = ", ".join(
-        f"{n} {document['engines'][n]}" for n in ("onnxruntime", "openvino", "nncf") if n in document["engines"]
-    )
+        ms = "" if r["ms"] is None else f"{r['ms']:.1f}"
+        size = "" if r["bytes"] is None else f"{r['bytes'] / 2**20:.2f}"
+        rows.append([r["model"], r["engine"], r["by"], *numbers, ms, size, r.get("note", "")])
+    header = ["model", "engine", "by", "mIoU", "lost", "s", "ms", "file, MiB", "note"]
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    tools = ("onnxruntime", "openvino", "nncf", "aimet-onnx", "torchao")
+    versions = ", ".join(f"{n} {document['engines'][n]}" for n in tools if n in document["engines"])
     caption = (
         f"INT8, deployed on the engine; {document['rows'][0]['count']:,} objects of {document['scenes']} held-out "
         f"scenes, box prompts; lost: points against FP32 on that engine, paired, ± half of the 95 % interval; s: to "
         f"quantize, on the same 32 scenes; ms: the encoder, median of {document['rounds']} rounds in turn, "
         f"{document['threads']} threads; {versions}. {machine(document)}."
     )
-    return f"{markdown(['model', 'engine', 'by', 'mIoU', 'lost', 's', 'ms', 'file, MiB'], rows)}\n\n{caption}"
+    return f"{markdown(header, rows)}\n\n{caption}"
 
 
 REPAIR_TABLES: dict[str, Callable[[], str]] = {
