@@ -162,11 +162,12 @@ def by_torchao(model: EfficientViTSam, folder: Path, python: str, versions: dict
         target = folder / f"{label}.pt2"
         settings = {"quantize": quantize, "threads": THREADS}
         made = _make(label, [python, PROGRAMS / "by_torchao.py", source, target], settings, versions)
-        if made:
-            seconds, note = made
-            package = torch._inductor.aoti_load_package(str(target))
-            run: Run = lambda x, package=package: package(torch.from_numpy(x)).numpy()  # type: ignore[misc]  # noqa: E731
-            yield Way(label, run, seconds, None, note)
+        if not made:
+            return  # without FP32 there is nothing to compare with
+        seconds, note = made
+        package = torch._inductor.aoti_load_package(str(target))
+        run: Run = lambda x, package=package: package(torch.from_numpy(x)).numpy()  # type: ignore[misc]  # noqa: E731
+        yield Way(label, run, seconds, None, note)
 
 
 def _make(
@@ -179,7 +180,8 @@ def _make(
     full = [*map(str, command), str(folder / "images.npz"), json.dumps(settings)]
     done = subprocess.run(full, capture_output=True, text=True, env=os.environ | caches)
     if done.returncode:
-        print(f"{label}: {(done.stderr.strip() or 'failed').splitlines()[-1]}", file=sys.stderr, flush=True)
+        why = (done.stderr.strip() or "failed").splitlines()[-1]
+        print(f"{label} ({Path(command[1]).name}): {why}", file=sys.stderr, flush=True)
         return None
     answer = json.loads(done.stdout.splitlines()[-1])
     versions |= answer["versions"]
