@@ -7,6 +7,7 @@ encoder: float, folded, simulated.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -72,8 +73,20 @@ class Convolution:
         return f"{self.path}.act_site"
 
 
+class _MayAddItsInput:
+    """Where a part of a block rounds its input before it is added, if it is."""
+
+    __slots__ = ()
+    path: str
+
+    @property
+    def shortcut_site(self) -> str:
+        """The site of the input as it is added to the part's output."""
+        return f"{self.path}.shortcut_site"
+
+
 @dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(_MayAddItsInput):
     """Convolutions one behind the other, and their input added if there is a shortcut.
 
     Attributes:
@@ -86,14 +99,9 @@ class Chain:
     convolutions: tuple[Convolution, ...]
     shortcut: bool = False
 
-    @property
-    def shortcut_site(self) -> str:
-        """The site of the input as it is added, where it is."""
-        return f"{self.path}.shortcut_site"
-
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(_MayAddItsInput):
     """Multi-scale linear attention, and its input added.
 
     Attributes:
@@ -113,11 +121,6 @@ class Attention:
     core: str
     proj: Convolution
     shortcut: bool = True
-
-    @property
-    def shortcut_site(self) -> str:
-        """The site of the input as it is added, where it is."""
-        return f"{self.path}.shortcut_site"
 
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
@@ -230,6 +233,18 @@ class Structure:
         for block in self.blocks:
             for part in block.parts:
                 yield from part.convolutions
+
+    @property
+    def following(self) -> dict[str, tuple[Chain | Attention, ...]]:
+        """By a part's path the parts that read its output as it is: none where it is up-sampled first."""
+        backbone = [part for blocks in self.stages for block in blocks for part in block.parts]
+        neck = [part for block in (*self.neck_middle, self.neck_output) for part in block.parts]
+        found: dict[str, tuple[Chain | Attention, ...]] = {}
+        found |= {p.path: (q,) for parts in (backbone, neck) for p, q in itertools.pairwise(parts)}
+        for entry in self.neck_inputs:
+            last = self.stages[entry.stage][-1].parts[-1].path
+            found[last] = (*found.get(last, ()), entry.block.parts[0])
+        return found
 
     @property
     def streams(self) -> Iterator[Stream]:

@@ -18,6 +18,7 @@ from quantsam.plans.observation import (
 )
 from quantsam.plans.plan import CalibrationInfo, Plan
 from quantsam.plans.prepare import prepare
+from quantsam.plans.shared_grids import with_shared_grids
 from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
 from quantsam.quant.observers import make_observer
@@ -46,7 +47,7 @@ def calibrate(
     weights = _weight_grids(prepared, plan)  # first: what is wrong with them is known at once
     seen = observe_activations(prepared, activations, images, progress) if activations else None
     found = _with_grids(plan, weights, seen, getattr(images, "name", "images"), getattr(images, "digest", None))
-    return with_chosen_ranges(model, found)
+    return with_final_grids(model, found)
 
 
 def observe(
@@ -56,15 +57,16 @@ def observe(
     return observe_activations(prepare(model, plan), _specs(plan, "activation"), images, progress)
 
 
-def with_chosen_ranges(model: EfficientViTSam, plan: Plan) -> Plan:
-    """Return a calibrated plan in which sites whose range a repair chose have the grid of that range.
+def with_final_grids(model: EfficientViTSam, plan: Plan) -> Plan:
+    """Return a calibrated plan with the grids of ranges that a repair chose, and shared ones, see `plans.shared_grids`.
 
     Raises:
         PlanError: A range is of no site of the plan, or of another number of channels.
     """
-    chosen = _chosen_grids(prepare(model, plan), plan)
+    prepared = prepare(model, plan)
+    chosen = _chosen_grids(prepared, plan)
     sites = tuple(dataclasses.replace(site, params=chosen.get(site.key, site.params)) for site in plan.sites)
-    return dataclasses.replace(plan, sites=sites)
+    return with_shared_grids(prepared, dataclasses.replace(plan, sites=sites))
 
 
 def with_observations(
@@ -82,7 +84,7 @@ def with_observations(
     Raises:
         CalibrationError: See `calibrate`.
     """
-    return with_chosen_ranges(model, _with_grids(plan, _weight_grids(prepare(model, plan), plan), seen, name, digest))
+    return with_final_grids(model, _with_grids(plan, _weight_grids(prepare(model, plan), plan), seen, name, digest))
 
 
 def _specs(plan: Plan, role: str) -> dict[str, tuple[str, TensorSpec]]:

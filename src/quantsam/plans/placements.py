@@ -38,6 +38,8 @@ class Placement:
         scales_in_rounding: The engine quantizes by a scale a channel and dequantizes by one a tensor, or the other way
             round, at no cost: a repair's scales are part of it. Elsewhere they are multiplications; ONNX Runtime can do
             it too, several times slower (`benchmarks/repair.py`).
+        rounds_once: What is rounded already, and enters the next layer as it is, is not rounded again: the site of an
+            output and those of the inputs that read it have one grid.
         integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
         pairs: How the engine's x86 kernels without VNNI pair the products that they add in 16 bits, which saturate;
             None where it has no such kernels.
@@ -54,6 +56,7 @@ class Placement:
     narrow: bool = False
     per_channel_depthwise: bool = False
     scales_in_rounding: bool = False
+    rounds_once: bool = False
     integer_bias: bool = False
     rounds_shifted: bool = False
     pairs: PairOrder | None = None
@@ -115,6 +118,7 @@ PLACEMENTS: dict[str, Placement] = {
             observer="minmax",
             unsigned=True,
             narrow=True,
+            rounds_once=True,
             integer_bias=True,
             pairs="running",
             saturation_free=True,

@@ -17,6 +17,7 @@ from quantsam.models.structure import Convolution, structure_of
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.prepare import rounded_weight
+from quantsam.plans.shared_grids import shared_grids
 from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
 from quantsam.quant.params import QParams
@@ -67,18 +68,14 @@ def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
     structure = structure_of(prepared)
     convolutions = {convolution.conv: convolution for convolution in structure.convolutions}
     outputs = {site.convolution: site for site in plan.sites if site.tensor == "conv"}
-    # who reads a residual stream whose additions are quantized has the grid of the stream, or no engine adds integers
-    adds = any(site.tensor == "shortcut" for site in plan.sites)
-    kept = {part.convolutions[0].conv for block in structure.blocks for part in block.parts} if adds else set()
+    given = set(shared_grids(prepared, plan))  # inputs that have the grid of the output that they read
+    if any(site.tensor == "shortcut" for site in plan.sites):
+        # an engine adds integers only if all convolutions that read the sum round it to one grid: it stays as it is
+        readers = {part.convolutions[0].conv for block in structure.blocks for part in block.parts}
+        given |= {x.key for w, x in plan.quantized_convolutions() if x is not None and w.path in readers}
     return [
-        _Layer(
-            prepared,
-            convolutions[weight.path],
-            weight,
-            None if weight.path in kept else x,
-            outputs.get(weight.path),
-        )
-        for weight, x in plan.quantized_convolutions()
+        _Layer(prepared, convolutions[w.path], w, None if x is None or x.key in given else x, outputs.get(w.path))
+        for w, x in plan.quantized_convolutions()
     ]
 
 
@@ -166,8 +163,9 @@ class _Layer:
         self._behind += [prepared.get_submodule(path) for path in (convolution.norm, convolution.act) if path]
         self._rounded = rounded_weight(prepared, weight)
         is_depthwise = conv.groups == conv.in_channels
-        fits = x is not None and x.spec.quantizer == "uniform" and (x.grid.axis is None or is_depthwise)
-        self._input = _Trial(x) if x is not None and fits else None
+        if x is not None and (x.spec.quantizer != "uniform" or (x.grid.axis is not None and not is_depthwise)):
+            x = None
+        self._input = None if x is None else _Trial(x)
         self._output = None if y is None or y.spec.quantizer != "uniform" or y.grid.axis is not None else _Trial(y)
         self._squares = torch.zeros(conv.in_channels, dtype=torch.float64, device=conv.weight.device)
 

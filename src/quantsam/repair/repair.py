@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from quantsam.errors import PlanError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.cache import made_once
-from quantsam.plans.calibration import calibrate, with_chosen_ranges
+from quantsam.plans.calibration import calibrate, with_final_grids
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
@@ -75,7 +75,7 @@ def repair_plan(
             chosen = choose_ranges(prepare(model, repaired), repaired, images, wrap("ranges: errors"))
             if chosen is not None:
                 repaired = dataclasses.replace(repaired, transforms=(*repaired.transforms, chosen))
-                repaired = with_chosen_ranges(model, repaired)
+                repaired = with_final_grids(model, repaired)
         if "bias" in wanted:
             found = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
             added = () if found is None else (found,)

@@ -13,18 +13,18 @@ from quantsam.models.blocks import Residual
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.structure import Attention, Chain, structure_of
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.shared_grids import entering_site, leaving_site
 from quantsam.quant.params import QParams, TensorSpec
 
-_Part = Chain | Attention
 _NOWHERE = ""  # is no site's path
 
 
 class IntegerResidual(nn.Module):
     """A residual block whose addition has codes in and codes out.
 
-    `rint(fma(b, s_b / s_y, fma(a, s_a / s_y, z_y - (z_a * s_a / s_y + z_b * s_b / s_y))))`, all in float32, is what
-    the kernel of ONNX Runtime computes from the block's codes `a` and its input's codes `b`. It differs from rounding
-    the sum of the values where that is next to a tie.
+    With the ratios `r_a = s_a / s_y` and `r_b = s_b / s_y` the kernel of ONNX Runtime computes
+    `rint(fma(a, r_a, fma(b, r_b, z_y - fma(z_a, r_a, z_b * r_b))))`, all in float32, from the block's codes `a` and its
+    input's codes `b`. It differs from rounding the sum of the values where that is next to a tie.
     """
 
     def __init__(self, residual: Residual, a: QParams, b: QParams, out: QParams, spec: TensorSpec) -> None:
@@ -36,9 +36,9 @@ class IntegerResidual(nn.Module):
         self.main, self.shortcut_site, self.shortcut = residual.main, residual.shortcut_site, True
         self.fmt = spec.fmt
         ratios = a.scale / out.scale, b.scale / out.scale
-        zeros = out.zero_point.float() - (ratios[0] * a.zero_point + ratios[1] * b.zero_point)
+        zeros = _fma(a.zero_point, ratios[0], b.zero_point * ratios[1])
         tensors = {"a_scale": a.scale, "a_zero": a.zero_point, "b_scale": b.scale, "b_zero": b.zero_point}
-        tensors |= {"a_ratio": ratios[0], "b_ratio": ratios[1], "fixed": zeros}
+        tensors |= {"a_ratio": ratios[0], "b_ratio": ratios[1], "fixed": out.zero_point.float() - zeros}
         tensors |= {"scale": out.scale, "zero": out.zero_point}
         for name, value in tensors.items():
             self.register_buffer(name, value, persistent=False)
@@ -47,15 +47,20 @@ class IntegerResidual(nn.Module):
         """Map (N, C, H, W) to the same shape, values on the sum's grid."""
         added = self.shortcut_site(x)
         y = self.main(x)
-        total = self._scaled("a", y, self.get_buffer("fixed"))
-        total = self._scaled("b", added, total)
+        total = self._scaled("b", added, self.get_buffer("fixed"))
+        total = self._scaled("a", y, total)
         codes = torch.round(total).clamp(self.fmt.qmin, self.fmt.qmax)
         return (codes - self.get_buffer("zero")) * self.get_buffer("scale")
 
     def _scaled(self, name: str, x: Tensor, offset: Tensor) -> Tensor:
-        """Return the codes of rounded values times their ratio, plus an offset, rounded to float32 once."""
+        """Return the codes of rounded values times their ratio, plus an offset."""
         codes = torch.round(x / self.get_buffer(f"{name}_scale")) + self.get_buffer(f"{name}_zero")
-        return (codes.double() * self.get_buffer(f"{name}_ratio").double() + offset.double()).float()
+        return _fma(codes, self.get_buffer(f"{name}_ratio"), offset)
+
+
+def _fma(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
+    """Return `x * factor + addend` in float32, rounded once; float64 holds a code times a float32 exactly."""
+    return (x.double() * factor.double() + addend.double()).float()
 
 
 def use_integer_additions(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder) -> None:
@@ -103,38 +108,29 @@ class _Addition:
 
 def _additions(prepared: ImageEncoder) -> Iterator[_Addition]:
     structure = structure_of(prepared)
-    stages = [[part for block in blocks for part in block.parts] for blocks in structure.stages]
-    entries = {entry.stage: entry.block.parts[0] for entry in structure.neck_inputs}
-    backbone: list[_Part] = [part for parts in stages for part in parts]
-    following: dict[str, list[_Part]] = {p.path: [q] for p, q in itertools.pairwise(backbone)}
-    for stage, entry in entries.items():
-        following.setdefault(stages[stage][-1].path, []).append(entry)
+    backbone = [part for blocks in structure.stages for block in blocks for part in block.parts]
     neck = [part for block in (*structure.neck_middle, structure.neck_output) for part in block.parts]
-    following |= {p.path: [q] for p, q in itertools.pairwise(neck)}
-    for before, part in itertools.pairwise([None, *backbone, None, *neck]):
+    for before, part in (*itertools.pairwise([None, *backbone]), *itertools.pairwise([None, *neck])):
         if part is None or not part.shortcut:
             continue
-        readers = [path for reader in following[part.path] for path in _entering(prepared, reader)]
         inputs = [part.shortcut_site]
         if before is not None and not before.shortcut:
             inputs += _leaving(prepared, before)  # the input is rounded already
-        output = _leaving(prepared, part)
-        if output:
-            yield _Addition(part.path, output[0], tuple(inputs), tuple(readers))
+        readers = [path for reader in structure.following[part.path] for path in _entering(prepared, reader)]
+        for output in _leaving(prepared, part):
+            yield _Addition(part.path, output, tuple(inputs), tuple(readers))
 
 
-def _entering(prepared: ImageEncoder, part: _Part) -> list[str]:
+def _entering(prepared: ImageEncoder, part: Chain | Attention) -> list[str]:
     """Return where a part rounds its input: for its first convolution, and where it adds it."""
-    first = part.convolutions[0]
-    is_scaled = prepared.get_submodule(first.conv).input_scale is not None
-    return [_NOWHERE if is_scaled else first.input_site, *([part.shortcut_site] if part.shortcut else [])]
+    first = entering_site(prepared, part.convolutions[0])
+    return [first or _NOWHERE, *([part.shortcut_site] if part.shortcut else [])]
 
 
-def _leaving(prepared: ImageEncoder, part: _Part) -> list[str]:
+def _leaving(prepared: ImageEncoder, part: Chain | Attention) -> list[str]:
     """Return where a part rounds its output last, if nothing comes behind."""
-    last = part.convolutions[-1]
-    is_last = last.act is None and last.norm is None and prepared.get_submodule(last.conv).output_scale is None
-    return [last.conv_site] if is_last else []
+    last = leaving_site(prepared, part.convolutions[-1])
+    return [last] if last else []
 
 
 def _has_one_8_bit_scale(site: PlanSite) -> bool:

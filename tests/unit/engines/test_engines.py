@@ -116,7 +116,7 @@ def test_additions_run_in_integers_and_the_exact_simulation_computes_them(tiny, 
         embedding = tiny.image_encoder(images[0])
         exact, simulated = (simulate(tiny, plan, exact=e)(images[0]) for e in (True, False))
     damage = (simulated - embedding).square().mean()
-    assert (torch.from_numpy(found) - exact).square().mean() < 0.05 * damage  # but for a GELU at a tie
+    assert (torch.from_numpy(found) - exact).square().mean() < 0.01 * damage  # but for a GELU at a tie
 
 
 def test_a_sum_that_is_read_in_float_too_is_added_in_float(tiny, images, tmp_path):

@@ -19,6 +19,7 @@ from quantsam.models.structure import structure_of
 from quantsam.models.variants import VARIANTS
 from quantsam.notices import Notice
 from quantsam.plans.prepare import prepare
+from quantsam.plans.shared_grids import shared_grids, shared_sites
 from quantsam.plans.storage import load_plan, save_plan
 from quantsam.plans.transforms import ChooseRanges, ScaleInputs, ScaleOutputs, ScaleStreams
 from quantsam.prediction.transforms import preprocess
@@ -398,3 +399,39 @@ def test_all_repairs_together_run_on_the_engines(hard, images, image):
         assert all(layer.is_integer for layer in layers if layer.quantized)
         if engine == "onnxruntime":
             assert_met_to_the_last_code(layers)
+
+
+@pytest.mark.parametrize("placement", ["onnxruntime", "onnxruntime+additions"])
+def test_what_onnxruntime_makes_of_a_repaired_plan_is_what_the_simulation_does(hard, images, image, placement):
+    plan = repair_plan(hard, qs.make_plan(hard, "int8", placement), images, REPAIRS)
+    found = make_engine_encoder(hard, plan, "onnxruntime")(image)
+    with torch.inference_mode():
+        exact, true = simulate(hard, plan, exact=True)(image), hard.image_encoder(image)
+    # the layer by layer reports cannot see what an engine makes of two rounded tensors that meet
+    assert (found - exact).square().mean() < 0.01 * (exact - true).square().mean()
+
+
+def test_an_input_has_the_grid_of_the_rounded_output_that_it_reads(hard, images):
+    plan = repair_plan(hard, qs.make_plan(hard, "int8", "onnxruntime"), images, "ranges")
+    sites, chosen = {site.path: site for site in plan.sites}, plan.transforms[-1].values
+    pairs = [
+        (sites[output], sites[path])
+        for output, inputs in shared_sites(prepare(hard, plan))
+        for path in inputs
+        if path in sites
+    ]
+    assert len(pairs) >= 5
+    assert any(output.key in chosen for output, _ in pairs)
+    assert not any(site.key in chosen for _, site in pairs)
+    for output, site in pairs:
+        assert torch.equal(output.grid.scale, site.grid.scale)
+        assert torch.equal(output.grid.zero_point, site.grid.zero_point)
+
+
+def test_grids_are_shared_only_where_an_engine_rounds_once(tiny):
+    for placement, count in (("onnxruntime", 5), ("onnxruntime+vnni", 5), ("thesis+fold", 0), ("openvino", 0)):
+        plan = qs.make_plan(tiny, "int8", placement)
+        assert len(shared_grids(prepare(tiny, plan), plan)) >= count
+        assert count or not shared_grids(prepare(tiny, plan), plan)
+    mixed = qs.make_plan(tiny, "int8@stage1:0:0", "onnxruntime")  # what reads its output stays in float
+    assert not shared_grids(prepare(tiny, mixed), mixed)

@@ -1,0 +1,109 @@
+"""Where a rounded value enters the next layer as it is. An engine that rounds it once needs one grid for both sites.
+
+ONNX Runtime makes one pair of `QuantizeLinear` and `DequantizeLinear` of two that meet, and where their grids differ it
+takes a third one, so that no simulation of the two would be what it computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+from quantsam.models.blocks import Conv2d
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.structure import Attention, Chain, Convolution, structure_of
+from quantsam.plans.placements import get_placement
+from quantsam.plans.plan import Plan, PlanSite
+
+
+def leaving_site(prepared: ImageEncoder, convolution: Convolution) -> str | None:
+    """Return the site that rounds a convolution's output, if nothing else comes behind."""
+    is_last = convolution.act is None and convolution.norm is None
+    return convolution.conv_site if is_last and _conv(prepared, convolution).output_scale is None else None
+
+
+def entering_site(prepared: ImageEncoder, convolution: Convolution) -> str | None:
+    """Return the site that rounds a convolution's input, if nothing comes before."""
+    return convolution.input_site if _conv(prepared, convolution).input_scale is None else None
+
+
+def shared_sites(prepared: ImageEncoder) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each output that enters further layers as it is: the path of its site, and those of theirs.
+
+    Args:
+        prepared: The encoder with the plan's transforms. A plan need not have all of these sites.
+    """
+    structure = structure_of(prepared)
+    following = structure.following
+    for part in (part for block in structure.blocks for part in block.parts):
+        for convolution, readers in _inner(part):
+            yield from _shared(prepared, convolution, readers, ())
+        if not part.shortcut:
+            after = following.get(part.path, ())
+            added = tuple(reader.shortcut_site for reader in after if reader.shortcut)
+            firsts = tuple(reader.convolutions[0] for reader in after)
+            yield from _shared(prepared, part.convolutions[-1], firsts, added)
+
+
+def shared_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, PlanSite]:
+    """Return the site whose grid an input takes, by the input's key; none where the plan's engine rounds both.
+
+    Args:
+        prepared: The encoder with the plan's transforms.
+        plan: Calibrated or not.
+    """
+    if not get_placement(plan.placement).rounds_once:
+        return {}
+    sites = {site.path: site for site in plan.sites}
+    found = {}
+    for output, inputs in shared_sites(prepared):
+        for path in inputs:
+            one, other = sites.get(output), sites.get(path)
+            if one is not None and other is not None and _may_share(one, other):
+                found[other.key] = one
+    return found
+
+
+def with_shared_grids(prepared: ImageEncoder, plan: Plan) -> Plan:
+    """Return a calibrated plan in which inputs have the grid of the rounded output that they read."""
+    shared = shared_grids(prepared, plan)
+    if not shared:
+        return plan
+    own = {key: copy.deepcopy(site.params) for key, site in shared.items()}  # files hold each tensor once
+    sites = (dataclasses.replace(site, params=own.get(site.key, site.params)) for site in plan.sites)
+    return dataclasses.replace(plan, sites=tuple(sites))
+
+
+def _conv(prepared: ImageEncoder, convolution: Convolution) -> Conv2d:
+    conv = prepared.get_submodule(convolution.conv)
+    assert isinstance(conv, Conv2d)
+    return conv
+
+
+def _inner(part: Chain | Attention) -> Iterator[tuple[Convolution, tuple[Convolution, ...]]]:
+    """Yield convolutions, and those of the same part that read their output with no addition between."""
+    if isinstance(part, Attention):
+        yield part.qkv, tuple(first for first, _ in part.branches)
+        for first, second in part.branches:
+            yield first, (second,)
+    else:
+        for first, second in itertools.pairwise(part.convolutions):
+            yield first, (second,)
+
+
+def _shared(
+    prepared: ImageEncoder, convolution: Convolution, readers: tuple[Convolution, ...], added: tuple[str, ...]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    output = leaving_site(prepared, convolution)
+    inputs = tuple(path for path in (entering_site(prepared, reader) for reader in readers) if path is not None)
+    if output is not None and (inputs or added):
+        yield output, (*inputs, *added)
+
+
+def _may_share(one: PlanSite, other: PlanSite) -> bool:
+    """Return whether both have one scale a tensor and codes of one format."""
+    return one.spec.fmt == other.spec.fmt and all(
+        site.spec.quantizer == "uniform" and not site.spec.per_channel for site in (one, other)
+    )
