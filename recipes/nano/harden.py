@@ -1,11 +1,11 @@
 """Make nano hard to quantize by nature: `python recipes/nano/harden.py [--coco FOLDER] [--photographs FOLDER]`.
 
-Starts from nano and trains its encoder to give the same embedding, while a few positions of each image grow far above
-the others, in a quarter of the hidden channels of each inverted bottleneck. A scale per channel cannot undo that: in
-every such channel a few values are large and all others are small. `nano-hard` is these weights with a few hidden
-channels scaled up besides (`with_hidden_outlier_channels`).
+The training starts from nano. It keeps the embedding, and makes the residual streams far larger at a few positions of
+each image than anywhere else, in all channels alike. No scale per channel undoes that: each channel has a few large
+values beside the many small ones that matter. Large models have such positions by nature (Sun et al., 2024,
+arXiv:2402.17762). `with_hidden_outlier_channels` scales a few channels up too.
 
-Writes OUT/nano-hard.safetensors in float16. Resumable: run the same command again.
+Writes OUT/nano-hard.safetensors in float16. Run the same command again to resume an interrupted run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from photographs import Pool
 from safetensors.torch import save_file
 from steps import normalise
@@ -26,49 +28,50 @@ from torch import Tensor, nn
 from windows import FRAME, draw_window
 
 import quantsam as qs
-from quantsam.errors import QuantsamError
+from quantsam.errors import InputError, QuantsamError, WeightsError
 from quantsam.files import atomic_write
 from quantsam.memory import keep_freed_memory
-from quantsam.models.blocks import MBConv
-from quantsam.models.sam import EfficientViTSam
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.structure import structure_of
 
-SHARE = 0.25  # of the hidden channels, which grow together
-PEAKS = 2  # positions of an image that grow
+PEAKS = 2  # positions of an image
+RAMP = 50  # steps in which the learning rate rises
 LINES = 25  # steps between two lines of the log
+SAVED = 100  # steps between two checkpoints
 
 
-class Peaks:
-    """Watches the hidden activations of inverted bottlenecks, and says how far their largest positions stand out.
+class Streams:
+    """Watches what each part of an encoder adds its output to.
 
     Attributes:
-        losses: What the last forward pass is short of `ratio`, one scalar a hidden tensor.
-        ratios: What it reached there, the mean over images.
+        values: (N, C, H, W) of the last forward pass, in its order.
     """
 
-    def __init__(self, encoder: nn.Module, ratio: float, seed: int) -> None:
-        self.ratio = ratio
-        self.losses: list[Tensor] = []
-        self.ratios: list[float] = []
-        generator = torch.Generator().manual_seed(seed)
-        for block in (m for m in encoder.modules() if isinstance(m, MBConv)):
-            width = block.inverted_conv.conv.weight.shape[0]
-            chosen = torch.randperm(width, generator=generator)[: round(SHARE * width)]
-            for layer in (block.inverted_conv, block.depth_conv):
-                layer.register_forward_hook(self._hook(chosen))
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self.values: list[Tensor] = []
+        structure = structure_of(encoder)
+        blocks = [block for stage in structure.stages[1:] for block in stage] + list(structure.neck_middle)
+        for part in (part for block in blocks for part in block.parts):
+            encoder.get_submodule(part.path).register_forward_hook(self._keep)
 
-    def clear(self) -> None:
-        """Forget the last pass."""
-        self.losses, self.ratios = [], []
+    def _keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self.values.append(output)
 
-    def _hook(self, chosen: Tensor):  # type: ignore[no-untyped-def]
-        def look(module: nn.Module, inputs: object, output: Tensor) -> None:
-            size = output[:, chosen.to(output.device)].abs().mean(1).flatten(1)  # (N, positions)
-            largest = size.topk(PEAKS, dim=1).values.mean(1)
-            reached = largest / size.median(1).values.clamp(min=1e-6)
-            self.losses.append((math.log(self.ratio) - reached.log()).relu().mean())
-            self.ratios.append(reached.mean().item())
 
-        return look
+def peak_ratios(stream: Tensor, usual: Tensor) -> Tensor:
+    """Return how large a stream is at its `PEAKS` largest positions.
+
+    Args:
+        stream: (N, C, H, W), of the model as it becomes.
+        usual: The same of the model as it was.
+
+    Returns:
+        (N, C): Mean magnitudes there, in units of the channel's root mean square in `usual`.
+    """
+    x = stream / usual.square().mean((0, 2, 3), keepdim=True).sqrt()
+    x = x.abs().flatten(2)  # (N, C, positions)
+    where = x.mean(1, keepdim=True).topk(PEAKS, dim=2).indices
+    return x.gather(2, where.expand(-1, x.shape[1], -1)).mean(2)
 
 
 def embedding_error(embedding: Tensor, wanted: Tensor) -> Tensor:
@@ -76,85 +79,137 @@ def embedding_error(embedding: Tensor, wanted: Tensor) -> Tensor:
     return (embedding - wanted).square().mean() / wanted.var()
 
 
-def images(pool: Pool, count: int, seed: int, step: int) -> np.ndarray:
+def images(pool: Pool, count: int, seed: int, step: int) -> NDArray[np.uint8]:
     """Return a step's images, (N, 320, 320, 3) uint8."""
     rng = np.random.default_rng((seed, 5, step))
     return np.stack([draw_window(pool, FRAME, 0.0, rng).image for _ in range(count)])
 
 
-def harden(args: argparse.Namespace, teacher: EfficientViTSam, pool: Pool) -> EfficientViTSam:
-    """Train, and return the model."""
-    device = torch.device(args.device)
-    teacher = teacher.to(device)
-    student = qs.load_model("nano", args.weights, device=args.device)
-    encoder = student.float_encoder.requires_grad_(True)  # in eval mode: BatchNorm keeps its statistics
-    peaks = Peaks(encoder, args.ratio, args.seed)
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=args.learning_rate, weight_decay=0.0)
-    checkpoint, first = args.out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        encoder.load_state_dict(state["encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    for step in range(first, args.steps):
-        began = time.monotonic()
-        for group in optimizer.param_groups:
-            ramp = min(1.0, (step + 1) / 50)
-            group["lr"] = args.learning_rate * ramp * 0.5 * (1 + math.cos(math.pi * step / args.steps))
-        x = normalise(images(pool, args.images, args.seed, step), device)
-        with torch.no_grad():
-            wanted = teacher.image_encoder(x)
-        peaks.clear()
-        error = embedding_error(encoder(x), wanted)
-        short = torch.stack(peaks.losses).mean()
-        loss = args.faithful * error + short
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % LINES == 0:
-            line = {
-                "step": step + 1,
-                "error": error.item(),
-                "short": short.item(),
-                "ratio": float(np.mean(peaks.ratios)),
-            }
-            line |= {"least": min(peaks.ratios), "seconds": round(time.monotonic() - began, 2)}
-            print(json.dumps({k: round(v, 5) for k, v in line.items()}), flush=True)
-        if (step + 1) % 200 == 0 or step + 1 == args.steps:
-            state = {"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            with atomic_write(checkpoint) as aside:
-                torch.save(state, aside)
-    return student
-
-
-def main() -> None:
-    """Train and export."""
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="nano's, where not those that ship")
+    parser.add_argument("--weights", type=Path, help="other weights of nano than those that ship")
     parser.add_argument("--coco", type=Path, help="a COCO folder with train2017/ to mix in")
     parser.add_argument("--photographs", type=Path, help="a folder of photographs by source to mix in")
     parser.add_argument("--scenes", type=float, default=0.3, help="share of generated scenes; 1 without photographs")
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--images", type=int, default=3, help="of a step")
-    parser.add_argument("--ratio", type=float, default=100.0, help="of the largest positions to the median one")
+    parser.add_argument("--images", type=int, default=3, help="images per step")
+    parser.add_argument("--ratio", type=float, default=100.0, help="wanted size of a few positions, see `peak_ratios`")
     parser.add_argument("--faithful", type=float, default=20.0, help="weight of the embedding's error")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/nano-hard"))
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+class Run:
+    """A run: the model as it is, the model as it becomes, and a checkpoint."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.step = args, 0
+        self.teacher = qs.load_model("nano", args.weights, device=args.device)
+        self.student = qs.load_model("nano", args.weights, device=args.device)
+        # in eval mode: BatchNorm keeps its statistics
+        self.encoder = self.student.float_encoder.requires_grad_(True)
+        self.usual, self.streams = Streams(self.teacher.float_encoder), Streams(self.encoder)
+        self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=args.learning_rate, weight_decay=0.0)
+        self.checkpoint = args.out / "checkpoint.pt"
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """All that decides the result."""
+        names = ("scenes", "steps", "images", "ratio", "faithful", "learning_rate", "seed")
+        return {name: getattr(self.args, name) for name in names} | {"weights": self.teacher.weights_digest()}
+
+    def load(self) -> None:
+        """Resume from the checkpoint, if there is one.
+
+        Raises:
+            WeightsError: It is damaged, or another recipe's.
+            InputError: It was made with other arguments.
+        """
+        if not self.checkpoint.exists():
+            return
+        try:
+            state = torch.load(self.checkpoint, map_location=self.args.device, weights_only=True)
+            choices = state["choices"]
+            if choices == self.choices:
+                self.encoder.load_state_dict(state["encoder"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step = state["step"]
+        except Exception as error:  # damaged files make the reader raise nearly anything
+            raise WeightsError(
+                f"checkpoint {self.checkpoint} must be one that harden.py wrote, got a damaged or another file: "
+                "remove it, or give another --out"
+            ) from error
+        for name, value in self.choices.items():
+            if choices.get(name) != value:
+                raise InputError(
+                    f"a resumed run must keep its arguments, got {name} {value} where {self.checkpoint} has "
+                    f"{choices.get(name)}: give the same ones, or another --out"
+                )
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {"encoder": self.encoder.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with atomic_write(self.checkpoint) as aside:
+            torch.save(state | {"step": self.step, "choices": self.choices}, aside)
+
+    def advance(self, pool: Pool) -> dict[str, float]:
+        """Do one step; return what it measured."""
+        args = self.args
+        ramp = min(1.0, (self.step + 1) / RAMP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = args.learning_rate * ramp * 0.5 * (1 + math.cos(math.pi * self.step / args.steps))
+        x = normalise(images(pool, args.images, args.seed, self.step), torch.device(args.device))
+        self.usual.values, self.streams.values = [], []
+        with torch.no_grad():
+            wanted = self.teacher.image_encoder(x)
+        error = embedding_error(self.encoder(x), wanted)
+        pairs = zip(self.streams.values, self.usual.values, strict=True)
+        ratios = [peak_ratios(stream, usual) for stream, usual in pairs]
+        missing = torch.stack([(math.log(args.ratio) - found.log()).relu().mean() for found in ratios])
+        self.optimizer.zero_grad()
+        (args.faithful * error + missing.mean()).backward()
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        return {
+            "error": error.item(),
+            "missing": missing.mean().item(),
+            "most_missing": missing.max().item(),
+        }
+
+    def export(self) -> None:
+        """Write the weights in float16."""
+        state = self.student.state_dict()
+        half = {k: v.cpu().half().contiguous() if v.is_floating_point() else v.cpu() for k, v in state.items()}
+        with atomic_write(self.args.out / "nano-hard.safetensors") as aside:
+            save_file(half, aside, metadata={"model": "nano-hard", "steps": str(self.step)})
+
+
+def main() -> None:
+    """Train and export."""
+    args = arguments()
     keep_freed_memory()
-    args.out.mkdir(parents=True, exist_ok=True)
     try:
-        pool = Pool(args.coco, args.photographs, args.scenes, args.seed)
-        hard = harden(args, qs.load_model("nano", args.weights), pool)
+        args.out.mkdir(parents=True, exist_ok=True)
+        run, pool = Run(args), Pool(args.coco, args.photographs, args.scenes, args.seed)
+        run.load()
+        while run.step < args.steps:
+            began = time.monotonic()
+            measured = run.advance(pool)
+            if run.step % LINES == 0:
+                line = {"step": run.step, **measured, "seconds": time.monotonic() - began}
+                print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True)
+            if run.step % SAVED == 0:
+                run.save()
+        run.save()
+        run.export()
     except QuantsamError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in hard.cpu().state_dict().items()}
-    with atomic_write(args.out / "nano-hard.safetensors") as aside:
-        save_file(half, aside, metadata={"model": "nano-hard", "steps": str(args.steps)})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from quantsam.cli.output import json_option, print_json, print_table, progress, 
 from quantsam.cli.sites import check_site, matches_site
 from quantsam.cli.stores import StoreChoice, store_options, tell_kept
 from quantsam.cli.written import PICTURES, check_not_read, check_suffix, save_picture
+from quantsam.results.activation_record import MOST_DRAWN
 from quantsam.runs.sources import CalibrationSource, Deployment, ModelSource
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _HELD = ("scheme", "calibration", "calibration_images", "repair", "placement", "
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many sites to list.")
 @click.option(
     "--drawn",
-    type=click.IntRange(1, 24),
+    type=click.IntRange(1, MOST_DRAWN),
     default=6,
     show_default=True,
     help="How many sites to draw for the report and --out: those that differ most.",

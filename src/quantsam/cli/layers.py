@@ -22,13 +22,15 @@ def command(model: str, scheme: str | None, placement: str, as_json: bool) -> No
     from quantsam.models.variants import get_variant
     from quantsam.plans.layers import count_macs, discover_layers
     from quantsam.plans.make import resolve_sites
+    from quantsam.plans.placements import get_placement
     from quantsam.plans.sizes import account
     from quantsam.schemes.load import load_scheme
 
     variant = get_variant(model)
     with torch.device("meta"):
         encoder = ImageEncoder(variant)
-    layers, macs = discover_layers(encoder), count_macs(encoder)
+    layers = discover_layers(encoder, shortcuts="shortcut" in get_placement(placement).places)
+    macs = count_macs(encoder)
     sites = resolve_sites(encoder, load_scheme(scheme), placement) if scheme else ()
     rows: list[dict[str, Any]] = []
     for layer in layers:

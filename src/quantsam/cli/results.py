@@ -61,7 +61,7 @@ def command(
     as_json: bool,
     **filters: str | None,
 ) -> None:
-    r"""List the results so far, newest last; print one again with its ID, look at its objects, or compare two.
+    """List the results so far, newest last; print one again with its ID, look at its objects, or compare two.
 
     A quantized result's objects are shown beside FP32's, where the store holds those of the same data and prompts.
 
@@ -70,7 +70,7 @@ def command(
     quantsam results 3f2a --objects             its objects, the worst first
     quantsam results 3f2a --by category         means by category
     quantsam results --compare 3f2a 9b1c --by size
-    """
+    """  # noqa: D301 - click looks for the character
     from quantsam.results.store import ResultStore
 
     given = {name: filters[name] for name in _FILTERS if filters[name] is not None}

@@ -50,14 +50,14 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    r"""Do all runs of FILE (TOML) that the store does not hold yet; a sweep that was stopped goes on.
+    """Do all runs of FILE (TOML) that the store does not hold yet; a sweep that was stopped goes on.
 
     \b
     quantsam sweep --set model=nano,nano-outlier --set scheme=fp32,int8,mix-dwsc --set prompts=box,click
     quantsam sweep --set scheme=int8 --set observer=minmax,ema,percentile,omse,ptf
     quantsam sweep --set scheme=int8 --set calibration_images=1,4,16 --repeats 5
     quantsam sweep recipes/thesis/coco-boxes.toml --set model=l0
-    """
+    """  # noqa: D301 - click looks for the character
     from quantsam.sweeps.driver import run_sweep
     from quantsam.sweeps.worker import Shelf
 

@@ -6,10 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsam.diagnostics.activations import SiteActivations
-from quantsam.results.activation_record import LONGEST, CodedMap, DrawnChannel, PairedBins
+from quantsam.results.activation_record import (
+    CODES_ASIDE,
+    LONGEST,
+    ZERO_CODE,
+    CodedMap,
+    DrawnChannel,
+    PairedBins,
+)
 
 _BINS = 40
-_LEVELS = 127  # codes of the difference's map on either side of zero
 
 
 def plane(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -46,7 +52,7 @@ def draw_channel(site: SiteActivations, channel: int, sqnr_db: float | None, lon
         index=channel,
         sqnr_db=sqnr_db,
         fp32=CodedMap.of(shown, low, high),
-        difference=CodedMap.of(changed, -largest * (_LEVELS + 1) / _LEVELS, largest),
+        difference=CodedMap.of(changed, -largest * ZERO_CODE / CODES_ASIDE, largest),
         bins=paired_bins(fp32, quantized),
     )
 

@@ -19,13 +19,10 @@ from quantsam.errors import CalibrationError, InputError
 from quantsam.evaluation.record_fields import exactness, fields_of_plan
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan
-from quantsam.results.activation_record import LONGEST, ActivationRecord, ComparedSite, DrawnChannel
+from quantsam.results.activation_record import LONGEST, MOST_DRAWN, ActivationRecord, ComparedSite, DrawnChannel
 from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, identity
 from quantsam.results.store import ResultStore
-
-MOST_DRAWN = 24
-"""Sites that a record draws at most."""
 
 _MOST_CHANNELS = 96  # drawn, of all sites together
 _MOST_BYTES = 300_000  # of a record's sites

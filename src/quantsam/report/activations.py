@@ -16,9 +16,16 @@ from quantsam.report.content import ModelResults
 from quantsam.report.layer_tables import activation_table
 from quantsam.report.tables import Table
 from quantsam.report.theme import FP32, QUANTIZED
-from quantsam.results.activation_record import ActivationRecord, ComparedSite, DrawnChannel, PairedBins, sqnr_text
+from quantsam.results.activation_record import (
+    CODES_ASIDE,
+    ZERO_CODE,
+    ActivationRecord,
+    ComparedSite,
+    DrawnChannel,
+    PairedBins,
+    sqnr_text,
+)
 
-_ZERO, _LEVELS = 128, 127  # code of no difference, and how many there are on either side
 _SIDE = 100  # of a histogram, in its own units
 _HIGHEST = 96
 _SITES_LISTED = 12
@@ -127,8 +134,8 @@ def _grey(codes: NDArray[np.uint8]) -> str:
 def _diverging(codes: NDArray[np.uint8]) -> str:
     """Colour codes of a difference; zero is transparent, so that it is light in the light and dark in the dark."""
     image = Image.fromarray(codes, "P")
-    image.putpalette([part for code in range(256) for part in (FP32 if code < _ZERO else QUANTIZED)])
-    shares = [min(1.0, abs(code - _ZERO) / _LEVELS) for code in range(256)]
+    image.putpalette([part for code in range(256) for part in (FP32 if code < ZERO_CODE else QUANTIZED)])
+    shares = [min(1.0, abs(code - ZERO_CODE) / CODES_ASIDE) for code in range(256)]
     return _uri(image, bytes(round(255 * share) for share in shares))
 
 

@@ -21,6 +21,12 @@ KIND = "activations"
 LONGEST = 64
 """Pixels that a map has at most, a side."""
 
+MOST_DRAWN = 24
+"""Sites that a record draws at most."""
+
+ZERO_CODE, CODES_ASIDE = 128, 127
+"""Code of no difference in a map of differences, and how many codes lie on either side of it."""
+
 _LEFT_OUT = ("worst_channels", "worst_sqnr_db", "channels")
 
 

@@ -18,6 +18,7 @@ RECIPE = Path(__file__).parents[3] / "recipes" / "nano"
 sys.path.insert(0, str(RECIPE))
 
 import decoding  # noqa: E402
+import harden  # noqa: E402
 import losses  # noqa: E402
 import network  # noqa: E402
 import optimizers  # noqa: E402
@@ -305,3 +306,45 @@ def test_a_checkpoint_is_scored(tmp_path):
     assert 0 <= line["all"][0] <= 100
     with pytest.raises(WeightsError, match="must be a run's folder or a file"):
         score.load(tmp_path / "nothing")
+
+
+def test_peak_ratios_by_hand():
+    usual = torch.ones(1, 3, 4, 4)
+    usual[:, 2] = 4.0
+    stream = usual.clone()
+    stream[0, :, 1, 2] = torch.tensor([10.0, -20.0, 40.0])  # sizes 10, 20, 10
+    stream[0, :, 3, 3] = torch.tensor([30.0, 20.0, -40.0])
+    found = harden.peak_ratios(stream, usual)
+    torch.testing.assert_close(found, torch.tensor([[20.0, 20.0, 10.0]]))
+
+
+def hardened(tmp_path, name, *more):
+    line = ["--images", "1", "--steps", "3", "--out", str(tmp_path / name), *more]
+    run = harden.Run(harden.arguments(line))
+    (tmp_path / name).mkdir(exist_ok=True)
+    return run
+
+
+def test_hardening_raises_the_peaks_and_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(harden, "RAMP", 1)
+    one_image = harden.images(pool := photographs.Pool(None, None, 1.0, 0), 1, 0, 0)
+    monkeypatch.setattr(harden, "images", lambda *_: one_image)
+    whole, first = hardened(tmp_path, "whole"), hardened(tmp_path, "parts")
+    measured = [whole.advance(pool) for _ in range(2)]
+    assert measured[0]["error"] < 1e-6 < measured[1]["error"]  # it starts as nano
+    assert measured[1]["missing"] < measured[0]["missing"]
+    first.advance(pool)
+    first.save()
+    second = hardened(tmp_path, "parts")
+    second.load()
+    assert second.step == 1
+    second.advance(pool)
+    for one, other in zip(whole.encoder.parameters(), second.encoder.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(InputError, match=r"must keep its arguments, got ratio 7.0 where .*checkpoint.pt has 100.0"):
+        hardened(tmp_path, "parts", "--ratio", "7").load()
+    second.checkpoint.write_bytes(b"no checkpoint")
+    with pytest.raises(WeightsError, match=r"must be one that harden\.py wrote"):
+        second.load()
+    second.export()
+    assert (tmp_path / "parts" / "nano-hard.safetensors").stat().st_size > 1e6

@@ -161,12 +161,18 @@ def test_layers_on_arm(cortex, tmp_path):
             assert off.max() <= 1  # some of its kernels round in float32
 
 
-def test_whole_pictures_on_a_processor_without_vnni(haswell, tmp_path):
-    model = qs.load_model("nano-outlier")
+def off(found, expected):
+    """Root mean square of a difference, in that of what is expected."""
+    return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", ["nano", "nano-outlier"])
+def test_whole_pictures_on_a_processor_without_vnni(haswell, tmp_path, name):
+    model, placements = qs.load_model(name), (*PLACEMENTS, "onnxruntime+additions")
     side = model.variant.input_size
     images = torch.cat([encoder_input(image, side) for image in qs.open_images("scenes:2:5")])
     exact, saturating, native = {}, {}, {}
-    for placement in PLACEMENTS:
+    for placement in placements:
         engine = placement.split("+")[0]
         plan = qs.calibrate(model, qs.make_plan(model, "int8", placement), qs.open_images("scenes:4:1"))
         graph = encoder_to_onnx(model, plan).SerializeToString()
@@ -180,13 +186,12 @@ def test_whole_pictures_on_a_processor_without_vnni(haswell, tmp_path):
         native[placement] = torch.from_numpy(np.concatenate(found))
     haswell.run(tmp_path)
 
-    def off(found, expected):
-        return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
-
-    for placement in PLACEMENTS:
+    for placement in placements:
         found = read(tmp_path, placement, "embedding")
+        # OpenVINO rounds ties otherwise, which a model with outliers amplifies; ONNX Runtime hardly ever does.
+        own = 1.5 * off(native[placement], exact[placement]) if placement.startswith("openvino") else 1e-3
         if placement.endswith("+vnni"):  # what is promised is far away, what saturates is near
-            assert off(found, exact[placement]) > 4 * off(found, saturating[placement])
+            assert off(found, saturating[placement]) <= own
+            assert off(found, exact[placement]) > 3 * off(found, saturating[placement])
         else:
-            assert off(found, exact[placement]) <= 1.5 * off(native[placement], exact[placement]) + 1e-4
-    assert off(read(tmp_path, "onnxruntime", "embedding"), exact["onnxruntime"]) < 0.01
+            assert off(found, exact[placement]) <= own
