@@ -32,7 +32,7 @@ from quantsam.runtime.sessions import SessionOptions
 
 THREADS = 2
 PROGRAMS = Path(__file__).parent / "peer_programs"
-REPAIRS = ("streams", "streams,migrate,ranges")
+REPAIRS = ("reflect,streams", "reflect,streams,migrate,ranges")
 METHODS = ("MinMax", "Entropy", "Percentile")
 MAX_DROP = 0.01
 """What accuracy control may lose of its metric (see by_nncf.py); NNCF's default."""

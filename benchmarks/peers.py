@@ -3,7 +3,7 @@
     pip install nncf openvino    (in an environment of its own, named by --nncf-python)
     pip install aimet-onnx       (in another, named by --aimet-python)
     pip install torchao torch    (in a third, with this Python's torch, named by --torchao-python; needs g++)
-    python benchmarks/peers.py [--scenes 100] [--models nano nano-outlier nano-hidden] [--nncf-python PYTHON]
+    python benchmarks/peers.py [--scenes 100] [--models nano nano-outlier nano-hard] [--nncf-python PYTHON]
         [--aimet-python PYTHON] [--torchao-python PYTHON]
 
 NNCF quantizes our FP32 graph for OpenVINO: as it does by default; with its mixed preset; with SmoothQuant for
@@ -32,7 +32,7 @@ import torch
 from common import interleaved_ms, save
 from numpy.typing import NDArray
 from peer_ways import THREADS, Run, Way, by_aimet, by_nncf, by_onnxruntime, by_torchao, by_us
-from repair import CALIBRATION, HELD_OUT_SEED, load
+from repair import CALIBRATION, HELD_OUT_SEED
 from torch import Tensor, nn
 
 import quantsam as qs
@@ -81,7 +81,7 @@ def ways_of(
 
 def measure(name: str, engine: str, args: argparse.Namespace, versions: dict[str, str]) -> list[dict[str, Any]]:
     """Return a row for each way to quantize a model for an engine."""
-    model, dataset = load(name), qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
+    model, dataset = qs.load_model(name), qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
     rows, whole = [], None
     with tempfile.TemporaryDirectory() as scratch:
         ways = ways_of(model, engine, Path(scratch), args, versions)
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hidden"])
+    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hard"])
     parser.add_argument("--engines", nargs="+", default=["onnxruntime", "openvino", "inductor"])
     parser.add_argument("--nncf-python", help="a Python that has nncf")
     parser.add_argument("--aimet-python", help="a Python that has aimet-onnx")

@@ -1,9 +1,8 @@
 """What each repair gives and costs: nano and what is made from it, everything quantized, on both engines.
 
-    python benchmarks/repair.py [--scenes 300] [--models nano nano-outlier nano-hidden]
+    python benchmarks/repair.py [--scenes 300] [--coco COCO_FOLDER] [--models nano nano-outlier nano-hard]
 
-nano-hidden is nano with a few hidden channels of each inverted bottleneck scaled up (`with_hidden_outlier_channels`).
-
+All repairs are scored on held-out scenes by boxes; unrepaired and best also by one click, and on photographs of COCO.
 Accuracy is the engine's own, paired with FP32's on the same objects; time is the encoder's on the engine, all variants
 in turn. ONNX Runtime's row "scales in the rounding" quantizes by a scale a channel and dequantizes by one a tensor,
 instead of multiplying.
@@ -13,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,7 +27,6 @@ from common import interleaved_ms, save
 import quantsam as qs
 from quantsam.engines import onnx_encoder
 from quantsam.engines.encoder import EngineEncoder
-from quantsam.models.outliers import with_hidden_outlier_channels
 from quantsam.plans.placements import Placement, get_placement
 from quantsam.plans.plan import Plan
 from quantsam.repair.repair import repair_plan
@@ -34,10 +34,11 @@ from quantsam.results.compare import compare
 
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
-ALL = "streams,shift,migrate,ranges,bias"
+BEST = "reflect,streams,migrate,ranges"
+ALL = "reflect,streams,shift,migrate,ranges,bias"
 REPAIRS = {
-    "int8": ("", "streams", "migrate", "ranges", "streams,migrate", "streams,migrate,ranges", ALL),
-    "w4a8": ("", "streams,migrate,ranges", ALL),
+    "int8": ("", "streams", "migrate", "ranges", "streams,migrate,ranges", "reflect,streams", BEST, ALL),
+    "w4a8": ("", BEST, ALL),
 }
 ROUNDS, PAUSE_S = 40, 0.05
 
@@ -53,16 +54,13 @@ def scales_in_rounding() -> Iterator[None]:
         yield
 
 
-def load(name: str) -> qs.EfficientViTSam:
-    """Return a model by name."""
-    return with_hidden_outlier_channels(qs.load_model("nano")) if name == "nano-hidden" else qs.load_model(name)
-
-
-def plans_of(model: qs.EfficientViTSam, scheme: str, engine: str) -> dict[str, tuple[Plan, float]]:
+def plans_of(
+    model: qs.EfficientViTSam, scheme: str, engine: str, repairs: Sequence[str]
+) -> dict[str, tuple[Plan, float]]:
     """Return the plan with each of the repairs, and the seconds that it took, calibration included."""
     images = qs.open_images(CALIBRATION)
     found = {}
-    for names in REPAIRS[scheme]:
+    for names in repairs:
         bare = qs.make_plan(model, scheme, engine)
         started = time.perf_counter()
         plan = repair_plan(model, bare, images, names) if names else qs.calibrate(model, bare, images)
@@ -72,9 +70,9 @@ def plans_of(model: qs.EfficientViTSam, scheme: str, engine: str) -> dict[str, t
 
 def measure(name: str, scheme: str, engine: str, dataset: qs.Dataset) -> list[dict[str, Any]]:
     """Return a row for each repair of a model on an engine."""
-    model = load(name)
+    model = qs.load_model(name)
     whole = qs.evaluate(model, dataset, prompts="box")
-    plans = plans_of(model, scheme, engine)
+    plans = plans_of(model, scheme, engine, REPAIRS[scheme])
     deployed: dict[str, EngineEncoder] = {
         key: qs.make_engine_encoder(model, plan, engine) for key, (plan, _) in plans.items()
     }
@@ -89,7 +87,7 @@ def measure(name: str, scheme: str, engine: str, dataset: qs.Dataset) -> list[di
         print(f"{name} {scheme} on {engine}, {key}: {difference.mean_difference:+.2f} in {seconds:.1f} s", flush=True)
     if engine == "onnxruntime" and scheme == "int8":
         with scales_in_rounding():
-            plan = plans["streams,migrate"][0]
+            plan = plans[BEST][0]
             deployed["scales in the rounding"] = qs.make_engine_encoder(model, plan, engine)
         rows.append({**rows[-1], "repairs": "scales in the rounding", "seconds": None, "drop": None, "drop_se": None})
     side = model.variant.input_size
@@ -98,19 +96,49 @@ def measure(name: str, scheme: str, engine: str, dataset: qs.Dataset) -> list[di
     return [{**row, "ms": taken[str(row["repairs"])]} for row in rows]
 
 
+def elsewhere(name: str, engine: str, data: str, dataset: qs.Dataset, prompts: str) -> list[dict[str, Any]]:
+    """Return rows of INT8 before and after the best repairs, with other prompts or on other images."""
+    model = qs.load_model(name)
+    plans = {key or "none": made for key, made in plans_of(model, "int8", engine, ("", BEST)).items()}
+    whole = qs.evaluate(model, dataset, prompts=prompts)
+    rows = []
+    for key, (plan, _) in plans.items():
+        deployed = model.with_encoder(qs.make_engine_encoder(model, plan, engine))
+        for how, encoded in (("simulated", model.with_encoder(qs.simulate(model, plan))), ("deployed", deployed)):
+            record = qs.evaluate(encoded, dataset, prompts=prompts)
+            difference = compare(whole, record)
+            row: dict[str, Any] = {"model": name, "engine": engine, "data": data, "prompts": prompts}
+            row |= {"repairs": key, "how": how}
+            row |= {"fp32": whole.figures["miou"], "drop": -difference.mean_difference}
+            row |= {"drop_se": difference.standard_error, "count": record.figures["count"]}
+            rows.append(row)
+            print(f"{name} {data} {prompts} on {engine}, {key}, {how}: {difference.mean_difference:+.2f}", flush=True)
+    return rows
+
+
 def main() -> None:
     """Measure all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hidden"])
+    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hard"])
+    parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/: photographs too")
+    parser.add_argument("--elsewhere", nargs="+", default=["nano", "nano-hard"], help="models scored there too")
     args = parser.parse_args()
     qs.keep_freed_memory()
     os.environ["QUANTSAM_CACHE"] = "off"  # what is timed is made, not loaded
     dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
     engines = ("onnxruntime", "openvino")
-    runs = [(n, s, e) for n in args.models for s in REPAIRS for e in engines if (n, s) != ("nano-hidden", "w4a8")]
-    rows = [row for run in runs for row in measure(*run, dataset)]
-    save("repair", {"scenes": args.scenes, "rows": rows})
+    found: dict[str, Any] = {"scenes": args.scenes, "rows": [], "elsewhere": []}
+    others: list[tuple[str, qs.Dataset, str]] = [("scenes", dataset, "click")]
+    if args.coco:
+        photographs = qs.open_dataset(args.coco)
+        others += [("photographs", photographs, prompts) for prompts in ("box", "click")]
+    for name, scheme, engine in itertools.product(args.models, REPAIRS, engines):
+        found["rows"] += measure(name, scheme, engine, dataset)
+        save("repair", found)
+    for name, engine, other in itertools.product(args.elsewhere, engines, others):
+        found["elsewhere"] += elsewhere(name, engine, *other)
+        save("repair", found)
 
 
 if __name__ == "__main__":

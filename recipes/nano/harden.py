@@ -1,9 +1,9 @@
 """Make nano hard to quantize by nature: `python recipes/nano/harden.py [--coco FOLDER] [--photographs FOLDER]`.
 
-The training starts from nano. It keeps the embedding, and makes the residual streams far larger at a few positions of
-each image than anywhere else, in all channels alike. No scale per channel undoes that: each channel has a few large
-values beside the many small ones that matter. Large models have such positions by nature (Sun et al., 2024,
-arXiv:2402.17762). `with_hidden_outlier_channels` scales a few channels up too.
+First the residual streams of nano get a few positions per image that are far larger than all others, in all channels
+alike (`with_massive_positions`): large models have such positions by nature, and no scale per channel undoes them. Then
+the encoder is trained on, so that it learns to live with them: the embedding stays that of nano, the positions stay
+large. When `nano-hard` is loaded, a few hidden channels are scaled up too (`with_hidden_outlier_channels`).
 
 Writes OUT/nano-hard.safetensors in float16. Run the same command again to resume an interrupted run.
 """
@@ -32,9 +32,11 @@ from quantsam.errors import InputError, QuantsamError, WeightsError
 from quantsam.files import atomic_write
 from quantsam.memory import keep_freed_memory
 from quantsam.models.encoder import ImageEncoder
+from quantsam.models.massive import with_massive_positions
 from quantsam.models.structure import structure_of
 
-PEAKS = 2  # positions of an image
+FOUND_ON = 24  # images on which the massive positions are made
+PEAKS = 2  # positions of an image that shall stay massive
 RAMP = 50  # steps in which the learning rate rises
 LINES = 25  # steps between two lines of the log
 SAVED = 100  # steps between two checkpoints
@@ -92,11 +94,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--coco", type=Path, help="a COCO folder with train2017/ to mix in")
     parser.add_argument("--photographs", type=Path, help="a folder of photographs by source to mix in")
     parser.add_argument("--scenes", type=float, default=0.3, help="share of generated scenes; 1 without photographs")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--images", type=int, default=3, help="images per step")
-    parser.add_argument("--ratio", type=float, default=100.0, help="wanted size of a few positions, see `peak_ratios`")
+    parser.add_argument("--ratio", type=float, default=200.0, help="wanted size of a few positions, see `peak_ratios`")
     parser.add_argument("--faithful", type=float, default=20.0, help="weight of the embedding's error")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/nano-hard"))
@@ -106,10 +108,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 class Run:
     """A run: the model as it is, the model as it becomes, and a checkpoint."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.step = args, 0
+    def __init__(self, args: argparse.Namespace, pool: Pool) -> None:
+        self.args, self.step, self.pool = args, 0, pool
         self.teacher = qs.load_model("nano", args.weights, device=args.device)
-        self.student = qs.load_model("nano", args.weights, device=args.device)
+        first = normalise(images(pool, FOUND_ON, args.seed, 0), torch.device(args.device))
+        self.student = with_massive_positions(self.teacher, first, ratio=args.ratio)
         # in eval mode: BatchNorm keeps its statistics
         self.encoder = self.student.float_encoder.requires_grad_(True)
         self.usual, self.streams = Streams(self.teacher.float_encoder), Streams(self.encoder)
@@ -156,13 +159,13 @@ class Run:
         with atomic_write(self.checkpoint) as aside:
             torch.save(state | {"step": self.step, "choices": self.choices}, aside)
 
-    def advance(self, pool: Pool) -> dict[str, float]:
+    def advance(self) -> dict[str, float]:
         """Do one step; return what it measured."""
         args = self.args
         ramp = min(1.0, (self.step + 1) / RAMP)
         for group in self.optimizer.param_groups:
             group["lr"] = args.learning_rate * ramp * 0.5 * (1 + math.cos(math.pi * self.step / args.steps))
-        x = normalise(images(pool, args.images, args.seed, self.step), torch.device(args.device))
+        x = normalise(images(self.pool, args.images, args.seed, 1 + self.step), torch.device(args.device))
         self.usual.values, self.streams.values = [], []
         with torch.no_grad():
             wanted = self.teacher.image_encoder(x)
@@ -195,11 +198,11 @@ def main() -> None:
     keep_freed_memory()
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        run, pool = Run(args), Pool(args.coco, args.photographs, args.scenes, args.seed)
+        run = Run(args, Pool(args.coco, args.photographs, args.scenes, args.seed))
         run.load()
         while run.step < args.steps:
             began = time.monotonic()
-            measured = run.advance(pool)
+            measured = run.advance()
             if run.step % LINES == 0:
                 line = {"step": run.step, **measured, "seconds": time.monotonic() - began}
                 print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     "--model",
     "models",
     multiple=True,
-    default=("nano", "nano-outlier"),
-    help="l0, l1, l2, xl0, xl1, nano or nano-outlier; may be repeated. [nano, nano-outlier]",
+    default=("nano", "nano-hard"),
+    help="l0, l1, l2, xl0, xl1, nano, nano-outlier or nano-hard; may be repeated. [nano, nano-hard]",
 )
 @click.option("--weights", type=click.Path(), help="A .pt or .safetensors file of the one --model.")
 @click.option(

@@ -99,7 +99,8 @@ def report_layers(
         graph.graph.output.append(helper.make_tensor_value_info(site.key, onnx.TensorProto.FLOAT, None))
     session, _ = open_plan(plan, engine_name, graph.SerializeToString(), options)
     engine = session.run({INPUT: image.cpu().numpy()})
-    behind = _factors_behind(prepare(model, plan), sites)
+    in_rounding = get_placement(plan.placement).scales_in_rounding
+    behind = _factors_behind(prepare(model, plan), sites) if in_rounding else {}
     found = {}
     for exact in (False, True):
         seen = _rounded(simulate(model, plan, fused=False, exact=exact), sites, image)

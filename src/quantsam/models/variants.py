@@ -3,7 +3,8 @@
 Source: EfficientViT-SAM (Zhang, Cai, Han, 2024, arXiv:2402.05008) and Segment Anything (Kirillov et
 al., 2023, arXiv:2304.02643). `nano` is this project's own toy variant: the same blocks, layer kinds
 and addresses, at a size that two processor cores can train; `nano-outlier` is the same function
-with outlier channels (`models/outliers.py`).
+with outlier channels (`models/outliers.py`), and `nano-hard` was trained to have massive positions, and has outlier
+channels where no scale of a stream reaches them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Variant:
     """Hyper-parameters of one EfficientViT-SAM.
 
     Attributes:
-        name: The variant's name, `l0` ... `xl1`, `nano` or `nano-outlier`.
+        name: The variant's name, `l0` ... `xl1`, `nano`, `nano-outlier` or `nano-hard`.
         input_size: Side in pixels of the encoder's square input.
         prompt_size: Side in pixels of the square frame in which prompts are given to the prompt encoder.
         widths: Channels of each backbone stage.
@@ -39,7 +40,7 @@ class Variant:
         decoder_heads: Attention heads of the mask decoder.
         decoder_mlp_dim: Hidden width of the decoder's MLP.
         weights_file: Weights that come with quantsam, in `models/weights`; None where they are on the hub.
-        outlier_channels: Whether outlier channels are put into these weights, see `models.outliers`.
+        outliers: Where outlier channels are put into these weights, see `models.outliers`; None for nowhere.
         calibration: Images that fit it where its user names none; None where they cannot be made.
         iou_threshold: Least predicted IoU of a mask of everything, 0..1.
         stability_threshold: Least stability of one, 0..1.
@@ -63,7 +64,7 @@ class Variant:
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
     weights_file: str | None = None
-    outlier_channels: bool = False
+    outliers: Literal["streams", "bottlenecks"] | None = None
     calibration: str | None = None
     iou_threshold: float = 0.88
     stability_threshold: float = 0.95
@@ -153,8 +154,16 @@ VARIANTS: dict[str, Variant] = {
 VARIANTS["nano-outlier"] = dataclasses.replace(
     VARIANTS["nano"],
     name="nano-outlier",
-    outlier_channels=True,
+    outliers="streams",
     about=f"nano with outlier channels: the same function in FP32, much harder to quantize. {_ABOUT_NANO}",
+)
+VARIANTS["nano-hard"] = dataclasses.replace(
+    VARIANTS["nano"],
+    name="nano-hard",
+    weights_file="nano-hard.safetensors",
+    outliers="bottlenecks",
+    about="nano, trained on to have massive positions, and with outlier channels: nearly as good in FP32, far harder "
+    f"to quantize (recipes/nano/harden.py). {_ABOUT_NANO}",
 )
 
 

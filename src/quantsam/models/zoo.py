@@ -11,7 +11,7 @@ import torch
 from quantsam.errors import InputError
 from quantsam.files import expanded
 from quantsam.models.hub import download_checkpoint
-from quantsam.models.outliers import with_outlier_channels
+from quantsam.models.outliers import with_hidden_outlier_channels, with_outlier_channels
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import get_variant
 from quantsam.models.weights import read_checkpoint
@@ -36,9 +36,9 @@ def load_model(
     """Return a model with trained weights, in eval mode.
 
     Args:
-        name: `l0`, `l1`, `l2`, `xl0`, `xl1`, `nano`, or `nano-outlier`, which is made from `nano`'s weights
-            by `models.outliers`.
-        weights: A local `.pt` or `.safetensors` file. None: `nano`'s come with the package, the
+        name: `l0`, `l1`, `l2`, `xl0`, `xl1`, `nano`, `nano-outlier`, which is made from `nano`'s weights by
+            `models.outliers`, or `nano-hard`.
+        weights: A local `.pt` or `.safetensors` file. None: those of nano and its kin come with the package, the
             others are fetched once from the Hugging Face hub.
         device: Where to put it.
 
@@ -58,8 +58,10 @@ def load_model(
     with torch.device("meta"):
         model = EfficientViTSam(variant)
     model.load_state_dict(state, assign=True)
-    if variant.outlier_channels:
+    if variant.outliers == "streams":
         model = with_outlier_channels(model)
+    elif variant.outliers == "bottlenecks":
+        model = with_hidden_outlier_channels(model)
     return model.eval().requires_grad_(False).to(target)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from quantsam.errors import PlanError, nearest
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
+from quantsam.models.reflect import reflect_streams
 from quantsam.models.scale import LARGEST_EXPONENT, check_shifts, scale_inputs, scale_links, scale_outputs
 from quantsam.models.shift import shift_streams
 
@@ -184,6 +185,19 @@ class ShiftStreams(_ByFloats):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ReflectStreams(_ByFloats):
+    """Residual streams are multiplied by `I - a b^T` where written and where read: (2, C), by stream."""
+
+    name: ClassVar[str] = "reflect_streams"
+    repair: ClassVar[str | None] = "reflect"
+    dimensions: ClassVar[int] = 2
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder that computes the same but for the last digits."""
+        return reflect_streams(encoder, self.values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ChooseRanges(_ByFloats):
     """Sites have these ranges, whatever an observer says: (2, 1 or C), low and high, by the site's key.
 
@@ -222,7 +236,16 @@ class CorrectBiases(_ByFloats):
 
 TRANSFORMS: dict[str, type[Transform]] = {
     transform.name: transform
-    for transform in (FoldNorms, ScaleStreams, ShiftStreams, ScaleInputs, ScaleOutputs, ChooseRanges, CorrectBiases)
+    for transform in (
+        FoldNorms,
+        ReflectStreams,
+        ScaleStreams,
+        ShiftStreams,
+        ScaleInputs,
+        ScaleOutputs,
+        ChooseRanges,
+        CorrectBiases,
+    )
 }
 
 

@@ -58,4 +58,4 @@ def levelled(low: Tensor, high: Tensor) -> Tensor:
     if not bool(widest > _TINY):
         return torch.zeros_like(reach, dtype=torch.int32)
     exponents = torch.ceil(torch.log2(reach.clamp(min=_TINY) / widest))
-    return torch.where(reach > _TINY, exponents, torch.zeros_like(exponents)).clamp(_LOWEST, 0).to(torch.int32)
+    return torch.where(reach > _TINY, exponents, torch.zeros_like(exponents)).clamp(-_HIGHEST, 0).to(torch.int32)

@@ -23,6 +23,7 @@ from quantsam.progress import Progress
 from quantsam.quant.params import QParams
 from quantsam.quant.quantizers import dequantize, fake_quantize, params_from_range, quantize
 from quantsam.quant.saturation import saturating_channels
+from quantsam.repair.importance import output_importance
 from quantsam.repair.watch import watch_inputs
 
 SHARES = (1.0, 0.92, 0.84, 0.76, 0.68, 0.56, 0.44, 0.3)
@@ -30,7 +31,7 @@ SHARES = (1.0, 0.92, 0.84, 0.76, 0.68, 0.56, 0.44, 0.3)
 
 WEIGHT_SHARES = tuple(1 - 0.05 * step for step in range(11))
 
-TRIED_ON = 4
+TRIED_ON = 8
 """Calibration images on which ranges are compared."""
 
 WORTH = 0.98
@@ -68,13 +69,21 @@ def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
     structure = structure_of(prepared)
     convolutions = {convolution.conv: convolution for convolution in structure.convolutions}
     outputs = {site.convolution: site for site in plan.sites if site.tensor == "conv"}
+    matters = output_importance(prepared)
     given = set(shared_grids(prepared, plan))  # inputs that have the grid of the output that they read
     if any(site.tensor == "shortcut" for site in plan.sites):
         # an engine adds integers only if all convolutions that read the sum round it to one grid: it stays as it is
         readers = {part.convolutions[0].conv for block in structure.blocks for part in block.parts}
         given |= {x.key for w, x in plan.quantized_convolutions() if x is not None and w.path in readers}
     return [
-        _Layer(prepared, convolutions[w.path], w, None if x is None or x.key in given else x, outputs.get(w.path))
+        _Layer(
+            prepared,
+            convolutions[w.path],
+            w,
+            None if x is None or x.key in given else x,
+            outputs.get(w.path),
+            matters.get(w.path),
+        )
         for w, x in plan.quantized_convolutions()
     ]
 
@@ -154,11 +163,13 @@ class _Layer:
         weight: PlanSite,
         x: PlanSite | None,
         y: PlanSite | None,
+        matters: Tensor | None,
     ) -> None:
         conv = prepared.get_submodule(convolution.conv)
         assert isinstance(conv, Conv2d)
         self.path = convolution.conv
         self._conv, self._weight = conv, weight
+        self._matters = torch.ones_like(conv.weight[:, 0, 0, 0], dtype=torch.float64) if matters is None else matters
         self._behind: list[nn.Module] = [] if conv.output_scale is None else [conv.output_scale]
         self._behind += [prepared.get_submodule(path) for path in (convolution.norm, convolution.act) if path]
         self._rounded = rounded_weight(prepared, weight)
@@ -196,7 +207,7 @@ class _Layer:
             for number, grid in enumerate(trial.grids):
                 y = fake_quantize(given, trial.site.spec, grid.to(given.device))
                 y = self._finished(self._apply(y, self._rounded) if trial is self._input else y)
-                trial.look(number, (y - true).square().sum((0, 2, 3), dtype=torch.float64))
+                trial.look(number, (y - true).square().sum((0, 2, 3), dtype=torch.float64) * self._matters)
 
     def chosen(self) -> list[tuple[str, Tensor]]:
         """Return the ranges that differ from the plan's, by the site's key."""

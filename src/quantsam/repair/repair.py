@@ -9,6 +9,7 @@ from quantsam.errors import PlanError
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.cache import made_once
 from quantsam.plans.calibration import calibrate, with_final_grids
+from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.prepare import prepare
@@ -18,6 +19,7 @@ from quantsam.repair.bias import correction_of_biases
 from quantsam.repair.extremes import channel_ranges
 from quantsam.repair.migrate import scale_of_inputs, scale_of_outputs
 from quantsam.repair.ranges import choose_ranges
+from quantsam.repair.reflect import reflection_of_streams
 from quantsam.repair.shift import shift_of_streams
 from quantsam.repair.streams import scale_of_streams
 from quantsam.schemes.repairs import RepairName, parse_repairs
@@ -30,7 +32,7 @@ def repair_plan(
     model: EfficientViTSam,
     plan: Plan,
     images: Iterable[CalibrationImage],
-    repairs: str | Sequence[str] = ("streams", "migrate", "ranges"),
+    repairs: str | Sequence[str] = ("reflect", "streams", "migrate", "ranges"),
     *,
     progress: Callable[[str], Progress] | None = None,
 ) -> Plan:
@@ -101,10 +103,15 @@ def _scales(
 ) -> tuple[Transform, ...]:
     """Return the scales and shifts that a repair adds to a plan."""
     prepared = prepare(model, plan)
+    if name == "reflect":
+        reflection = reflection_of_streams(prepared, plan, images, wrap("reflect: massive positions"))
+        return () if reflection is None else (reflection,)
     ranges = channel_ranges(prepared, images, wrap(f"{name}: ranges"))
     made: list[Transform | None] = []
     if name == "streams":
-        made = [scale_of_streams(prepared, ranges)]
+        # the same for all schemes of a placement: a search chooses formats layer by layer behind them
+        eight_bits = dataclasses.replace(make_plan(model, "int8", plan.placement), transforms=plan.transforms)
+        made = [scale_of_streams(prepared, eight_bits, ranges, images, wrap("streams: strengths"))]
     elif name == "shift":
         made = [shift_of_streams(prepared, plan, ranges)]
     else:

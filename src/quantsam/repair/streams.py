@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,28 +11,89 @@ from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.scale import largest_weights
 from quantsam.models.structure import Link, Port, structure_of
+from quantsam.plans.observation import CalibrationImage
+from quantsam.plans.plan import Plan
 from quantsam.plans.transforms import ScaleStreams
+from quantsam.progress import Progress
 from quantsam.repair.balance import balanced
 from quantsam.repair.extremes import ChannelRange
+from quantsam.repair.scale_trial import STRENGTHS, TRIED_ON, ScaleTrial, different, matters_of_outputs
+from quantsam.repair.watch import watch_inputs
 
 STRENGTH = 0.5
 """Activations and weights share alike: what was put on a stream and taken off its readers comes back whole."""
 
+WORTH = 0.9
+"""Another strength is taken where the error of what reads a stream falls below this share."""
 
-def scale_of_streams(prepared: ImageEncoder, ranges: Mapping[str, ChannelRange]) -> ScaleStreams | None:
+
+def scale_of_streams(
+    prepared: ImageEncoder,
+    plan: Plan,
+    ranges: Mapping[str, ChannelRange],
+    images: Iterable[CalibrationImage],
+    progress: Progress | None = None,
+) -> ScaleStreams | None:
     """Return the scaling of what lies between an encoder's linear operations; None where none would change anything.
+
+    How much of the burden the weights take of a residual stream is chosen by the error of what reads it, on a few
+    images.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
+        plan: What is quantized, and how.
         ranges: See `channel_ranges`.
+        images: See `calibrate`; the first few are looked at.
+        progress: Wraps the iteration over these.
     """
-    exponents = {}
-    for link in structure_of(prepared).links(prepared):
-        reach = torch.stack([_of(port, ranges[port.convolution.input_site].reach) for port in link.readers]).amax(0)
-        found = balanced(reach, _largest_weights(prepared, link), STRENGTH)
-        if bool(found.any()):
-            exponents[link.name] = found.cpu()
+    links = {link.name: link for link in structure_of(prepared).links(prepared)}
+    tried = {name: _tried(prepared, link, ranges) for name, link in links.items()}
+    trials = _trials(prepared, plan, ranges, links, tried)
+    lookers = {path: trial.look for some in trials.values() for path, trial in some.items()}
+    if lookers:
+        watch_inputs(prepared, lookers, images, most=TRIED_ON, progress=progress)
+    chosen = {name: _best(tried[name], trials.get(name, {})) for name in links}
+    exponents = {name: found.cpu() for name, found in chosen.items() if bool(found.any())}
     return ScaleStreams(exponents) if exponents else None
+
+
+def _tried(prepared: ImageEncoder, link: Link, ranges: Mapping[str, ChannelRange]) -> list[Tensor]:
+    """Return the exponents of all strengths, the usual one's first."""
+    reach = torch.stack([_of(port, ranges[port.convolution.input_site].reach) for port in link.readers]).amax(0)
+    largest = _largest_weights(prepared, link)
+    return different([balanced(reach, largest, s) for s in (STRENGTH, *STRENGTHS)])
+
+
+def _trials(
+    prepared: ImageEncoder,
+    plan: Plan,
+    ranges: Mapping[str, ChannelRange],
+    links: Mapping[str, Link],
+    tried: Mapping[str, Sequence[Tensor]],
+) -> dict[str, dict[str, ScaleTrial]]:
+    """Return the trials of the quantized convolutions that read whole streams, by the stream and by their path."""
+    quantized = {weight.path: (weight, x) for weight, x in plan.quantized_convolutions()}
+    matters = matters_of_outputs(prepared)
+    found: dict[str, dict[str, ScaleTrial]] = {}
+    for name, link in links.items():
+        if len(tried[name]) > 1 and all(port.channels is None for port in link.readers):
+            for reader in (port.convolution for port in link.readers if port.convolution.conv in quantized):
+                weight, x = quantized[reader.conv]
+                if not x.spec.per_channel and x.spec.quantizer == "uniform" and weight.spec.quantizer == "uniform":
+                    trial = ScaleTrial(
+                        prepared, weight, x, ranges[reader.input_site], matters[reader.conv], tried[name]
+                    )
+                    found.setdefault(name, {})[reader.conv] = trial
+    return found
+
+
+def _best(tried: Sequence[Tensor], trials: Mapping[str, ScaleTrial]) -> Tensor:
+    """Return the exponents with which the readers lose the least share of their outputs."""
+    if not trials:
+        return tried[0]
+    errors = torch.stack([trial.errors / max(trial.energy, 1e-300) for trial in trials.values()]).sum(0)
+    least = int(errors.argmin())
+    return tried[least if errors[least] < WORTH * errors[0] else 0]
 
 
 def _largest_weights(prepared: ImageEncoder, link: Link) -> Tensor:

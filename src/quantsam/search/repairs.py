@@ -46,7 +46,7 @@ from quantsam.sensitivity.table import RowPass, RowTable
 FallBack = Literal["float", "w8a16"]
 FALL_BACKS: tuple[FallBack, ...] = get_args(FallBack)
 
-BY_COST: tuple[RepairName, ...] = ("streams", "shift", "ranges", "bias", "migrate")
+BY_COST: tuple[RepairName, ...] = ("reflect", "streams", "shift", "ranges", "bias", "migrate")
 """The order in which repairs are tried: what costs nothing on any engine first."""
 
 HELD_OUT = 4

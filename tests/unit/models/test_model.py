@@ -123,9 +123,7 @@ def test_a_variant_is_found_in_any_spelling(name):
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_names():
-    with pytest.raises(
-        InputError, match=r"^model must be one of l0, .*nano-outlier, got 'nanno': did you mean 'nano'\?$"
-    ):
+    with pytest.raises(InputError, match=r"^model must be one of l0, .*nano-hard, got 'nanno': did you mean 'nano'\?$"):
         create_model("nanno")
 
 

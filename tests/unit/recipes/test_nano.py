@@ -320,28 +320,27 @@ def test_peak_ratios_by_hand():
 
 def hardened(tmp_path, name, *more):
     line = ["--images", "1", "--steps", "3", "--out", str(tmp_path / name), *more]
-    run = harden.Run(harden.arguments(line))
     (tmp_path / name).mkdir(exist_ok=True)
-    return run
+    return harden.Run(harden.arguments(line), photographs.Pool(None, None, 1.0, 0))
 
 
-def test_hardening_raises_the_peaks_and_resumes_to_the_same_weights(tmp_path, monkeypatch):
+def test_hardening_starts_hard_and_faithful_and_resumes_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(harden, "RAMP", 1)
-    one_image = harden.images(pool := photographs.Pool(None, None, 1.0, 0), 1, 0, 0)
+    one_image = harden.images(photographs.Pool(None, None, 1.0, 0), 1, 0, 0)
     monkeypatch.setattr(harden, "images", lambda *_: one_image)
     whole, first = hardened(tmp_path, "whole"), hardened(tmp_path, "parts")
-    measured = [whole.advance(pool) for _ in range(2)]
-    assert measured[0]["error"] < 1e-6 < measured[1]["error"]  # it starts as nano
-    assert measured[1]["missing"] < measured[0]["missing"]
-    first.advance(pool)
+    measured = [whole.advance() for _ in range(2)]
+    assert measured[0]["error"] < 1e-3  # it starts as nano
+    assert measured[0]["missing"] < 3  # with massive positions: 4.6 without
+    first.advance()
     first.save()
     second = hardened(tmp_path, "parts")
     second.load()
     assert second.step == 1
-    second.advance(pool)
+    second.advance()
     for one, other in zip(whole.encoder.parameters(), second.encoder.parameters(), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(InputError, match=r"must keep its arguments, got ratio 7.0 where .*checkpoint.pt has 100.0"):
+    with pytest.raises(InputError, match=r"must keep its arguments, got ratio 7.0 where .*checkpoint.pt has 200.0"):
         hardened(tmp_path, "parts", "--ratio", "7").load()
     second.checkpoint.write_bytes(b"no checkpoint")
     with pytest.raises(WeightsError, match=r"must be one that harden\.py wrote"):

@@ -131,7 +131,7 @@ def test_what_cannot_be_searched(outlier, images):
     with pytest.raises(InputError, match=r"needs quantized activations, got scheme 'fp32': take int8"):
         find_repairs(outlier, load_scheme("fp32"), images, FEW)
     for given, message in (
-        ({"repairs": ()}, "repairs to try must be some of streams"),
+        ({"repairs": ()}, "repairs to try must be some of reflect"),
         ({"repairs": ("stream",)}, "a repair must be one of .*, got 'stream': did you mean 'streams'"),
         ({"goal": -1.0}, "goal must be a number from 0 on, got -1.0"),
         ({"minutes": float("nan")}, "minutes must be a number from 0 on, got nan"),

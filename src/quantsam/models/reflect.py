@@ -1,0 +1,74 @@
+"""Reflect residual streams without changing what an encoder computes: between its blocks a stream is linear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from quantsam.errors import PlanError
+from quantsam.models.blocks import Conv2d
+from quantsam.models.encoder import ImageEncoder
+from quantsam.models.graph import copy_encoder, set_parameter
+from quantsam.models.structure import Convolution, Stream, structure_of
+
+
+def reflectable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
+    """Yield the residual streams whose writers and readers can take a matrix: BatchNorm folded, nothing scaled yet."""
+    for stream in structure_of(encoder).streams:
+        writers, readers = ([_conv(encoder, one) for one in some] for some in (stream.writers, stream.readers))
+        is_folded = all(writer.norm is None for writer in stream.writers)
+        if is_folded and not any(w.output_scale for w in writers) and not any(r.input_scale for r in readers):
+            yield stream
+
+
+@torch.no_grad()
+def reflect_streams(encoder: ImageEncoder, mirrors: Mapping[str, Tensor]) -> ImageEncoder:
+    """Multiply residual streams by `I - a b^T` where they are written and where they are read.
+
+    With `b^T a = 2` this matrix is its own inverse.
+
+    Args:
+        encoder: Left as it is.
+        mirrors: (2, C) float32 by the stream's name: `a` and `b`. See `reflectable_streams`.
+
+    Raises:
+        PlanError: There is no such stream, it has another number of channels, or `b^T a` is not 2.
+    """
+    reflected = copy_encoder(encoder).eval()
+    streams = {stream.name: stream for stream in reflectable_streams(encoder)}
+    for name, given in mirrors.items():
+        if name not in streams:
+            raise PlanError(f"a reflected stream must be one of {', '.join(streams)}, got {name!r}: repair again")
+        count = _conv(reflected, streams[name].writers[0]).out_channels
+        if given.shape != (2, count):
+            raise PlanError(f"{name} has {count} channels, got mirrors {tuple(given.shape)}: repair the plan again")
+        a, b = given.double()
+        if abs(float(a @ b) - 2) > 1e-4:
+            raise PlanError(f"the mirror of {name} must be its own inverse, got b.a = {float(a @ b)}: repair again")
+        a = a * (2 / (a @ b))
+        for writer in streams[name].writers:
+            _write(reflected, writer, a, b)
+        for reader in streams[name].readers:
+            conv = _conv(reflected, reader)
+            weight, device = conv.weight.double(), conv.weight.device
+            seen = torch.einsum("oikl,i->okl", weight, a.to(device)).unsqueeze(1)
+            changed = weight - seen * b.to(device).reshape(1, -1, 1, 1)
+            set_parameter(reflected, f"{reader.conv}.weight", changed.to(conv.weight.dtype))
+    return reflected
+
+
+def _write(encoder: ImageEncoder, writer: Convolution, a: Tensor, b: Tensor) -> None:
+    conv = _conv(encoder, writer)
+    for name, values in conv.named_parameters():
+        wide = values.double()
+        given = torch.einsum("o...,o->...", wide, b.to(wide.device)).unsqueeze(0)
+        changed = wide - a.to(wide.device).reshape(-1, *[1] * (wide.ndim - 1)) * given
+        set_parameter(encoder, f"{writer.conv}.{name}", changed.to(values.dtype))
+
+
+def _conv(encoder: ImageEncoder, convolution: Convolution) -> Conv2d:
+    conv = encoder.get_submodule(convolution.conv)
+    assert isinstance(conv, Conv2d)
+    return conv
