@@ -43,7 +43,7 @@ SAVED = 100  # steps between two checkpoints
 
 
 class Streams:
-    """Watches what each part of an encoder adds its output to.
+    """Watches what the parts of stages 1 to the last and of the neck's middle give: residual streams.
 
     Attributes:
         values: (N, C, H, W) of the last forward pass, in its order.
@@ -123,7 +123,10 @@ class Run:
     def choices(self) -> dict[str, Any]:
         """All that decides the result."""
         names = ("scenes", "steps", "images", "ratio", "faithful", "learning_rate", "seed")
-        return {name: getattr(self.args, name) for name in names} | {"weights": self.teacher.weights_digest()}
+        return {name: getattr(self.args, name) for name in names} | {
+            "weights": self.teacher.weights_digest(),
+            "pictures": self.pool.counts,
+        }
 
     def load(self) -> None:
         """Resume from the checkpoint, if there is one.

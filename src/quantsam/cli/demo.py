@@ -38,7 +38,7 @@ _REPAIRS = ("reflect", "streams", "migrate", "ranges")
 @click.option("--scenes", default=60, show_default=True, type=click.IntRange(min=1), help="Scenes to score.")
 @json_option
 def command(out: Path, scenes: int, as_json: bool) -> None:
-    """Quantize the two small models that come along; score them, simulated and on real engines, and show it all.
+    """Quantize two of the small models that come along; score them, simulated and on real engines, and show it all.
 
     Calibrates on toy scenes, scores on others, finds the layers that hurt, repairs the model that is hard to quantize,
     prints tables and writes a report to be opened in a browser. Nothing is downloaded.

@@ -15,12 +15,9 @@ from torch import Tensor, nn
 from quantsam.engines.encoder import check_runs, open_plan
 from quantsam.engines.executed import executed
 from quantsam.engines.onnx_encoder import INPUT, encoder_to_onnx
-from quantsam.models.blocks import Conv2d
-from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
-from quantsam.plans.prepare import prepare
 from quantsam.runtime.sessions import SessionOptions
 
 
@@ -99,12 +96,10 @@ def report_layers(
         graph.graph.output.append(helper.make_tensor_value_info(site.key, onnx.TensorProto.FLOAT, None))
     session, _ = open_plan(plan, engine_name, graph.SerializeToString(), options)
     engine = session.run({INPUT: image.cpu().numpy()})
-    in_rounding = get_placement(plan.placement).scales_in_rounding
-    behind = _factors_behind(prepare(model, plan), sites) if in_rounding else {}
     found = {}
     for exact in (False, True):
         seen = _rounded(simulate(model, plan, fused=False, exact=exact), sites, image)
-        found[exact] = _distances(sites, seen, engine, behind)
+        found[exact] = _distances(sites, seen, engine)
     quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
     return tuple(
         LayerReport(
@@ -138,26 +133,13 @@ def _rounded(simulated: nn.Module, sites: Sequence[PlanSite], image: Tensor) -> 
     return seen
 
 
-def _factors_behind(prepared: ImageEncoder, sites: Sequence[PlanSite]) -> dict[str, Tensor]:
-    """Return by what a repair multiplies the channels behind their site, (C, 1, 1): the graph shows them so."""
-    found = {}
-    for site in sites:
-        conv = prepared.get_submodule(site.convolution) if site.tensor == "conv" else None
-        if isinstance(conv, Conv2d) and conv.output_scale is not None:
-            found[site.key] = conv.output_scale.factors.cpu().reshape(-1, 1, 1)
-    return found
-
-
-def _distances(
-    sites: Sequence[PlanSite], seen: dict[str, Tensor], engine: dict[str, Any], behind: dict[str, Tensor]
-) -> dict[str, Distance]:
+def _distances(sites: Sequence[PlanSite], seen: dict[str, Tensor], engine: dict[str, Any]) -> dict[str, Distance]:
     found = {}
     for site in sites:
         assert site.params is not None
         values = seen[site.key].cpu()
         scale, _ = site.params.to("cpu").broadcast(values.ndim)
-        computed = torch.from_numpy(engine[site.key]) / behind.get(site.key, torch.ones(()))
-        steps = ((values - computed) / scale).round().abs()
+        steps = ((values - torch.from_numpy(engine[site.key])) / scale).round().abs()
         found[site.key] = Distance(float(steps.max()), float((steps > 0).float().mean()))
     return found
 

@@ -21,12 +21,12 @@ from quantsam.models.structure import Chain, Stream, Structure, structure_of
 
 SPARE = 1 / 6  # of a block's hidden channels: the least important, of which one becomes the detector
 PEAK = 8.0  # what the detector gives at its largest position
-FIRING = 3  # positions of an image where it fires
+THRESHOLD = 3  # the rank, by size, of the position at whose value the detector begins to fire
 
 
 @torch.no_grad()
 def with_massive_positions(model: EfficientViTSam, images: Tensor, *, ratio: float = 200.0) -> EfficientViTSam:
-    """Return a copy of a model whose stages' residual streams are `ratio` times as large at a few places of an image.
+    """Return a copy of a model whose residual streams are `ratio` times as large at a few places of an image.
 
     A hidden channel of little importance fires at these places, and its block adds a vector to the stream there: the
     direction in which the stream varies least, so it lies in all channels. What reads the stream is made blind to it.
@@ -105,8 +105,8 @@ def _detector(encoder: ImageEncoder, chain: Chain, images: Tensor) -> tuple[int,
     z = _record(encoder, {before: _output}, images)[before]
     size = encoder.get_submodule(hidden.act)(z).square().mean((0, 2, 3)).sqrt()
     importance = encoder.get_submodule(last.conv).get_parameter("weight").abs().sum((0, 2, 3)) * size
-    top = z.flatten(2).topk(FIRING, dim=2).values  # (N, hidden, FIRING)
-    stands_out = ((top[:, :, 0] - top[:, :, -1]) / z.std((0, 2, 3))).median(0).values
+    top = z.flatten(2).topk(THRESHOLD, dim=2).values  # (N, hidden, THRESHOLD)
+    stands_out = ((top[:, :, 0] - top[:, :, -1]) / z.std((0, 2, 3))).median(0).values.nan_to_num(0)
     spare = importance.argsort()[: max(4, round(SPARE * len(importance)))]
     number = int(spare[stands_out[spare].argmax()])
     threshold = float(top[:, number, -1].median())

@@ -15,7 +15,7 @@ from quantsam.models.structure import Convolution, Stream, structure_of
 
 
 def reflectable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
-    """Yield the residual streams whose writers and readers can take a matrix: BatchNorm folded, nothing scaled yet."""
+    """Yield the residual streams whose writers and readers can take a matrix: BatchNorm folded, no scale beside one."""
     for stream in structure_of(encoder).streams:
         writers, readers = ([_conv(encoder, one) for one in some] for some in (stream.writers, stream.readers))
         is_folded = all(writer.norm is None for writer in stream.writers)

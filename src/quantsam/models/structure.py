@@ -74,7 +74,7 @@ class Convolution:
 
 
 class _MayAddItsInput:
-    """Where a part of a block rounds its input before it is added, if it is."""
+    """A part of a block. Some add their input to their output, and may round it first."""
 
     __slots__ = ()
     path: str

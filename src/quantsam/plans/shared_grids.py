@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
@@ -68,12 +68,25 @@ def shared_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, PlanSite]:
 
 def with_shared_grids(prepared: ImageEncoder, plan: Plan) -> Plan:
     """Return a calibrated plan in which inputs have the grid of the rounded output that they read."""
-    shared = shared_grids(prepared, plan)
-    if not shared:
-        return plan
-    own = {key: copy.deepcopy(site.params) for key, site in shared.items()}  # files hold each tensor once
-    sites = (dataclasses.replace(site, params=own.get(site.key, site.params)) for site in plan.sites)
-    return dataclasses.replace(plan, sites=tuple(sites))
+    shared = {key: output.key for key, output in shared_grids(prepared, plan).items()}
+    return dataclasses.replace(plan, sites=sharing(plan.sites, shared)) if shared else plan
+
+
+def sharing(sites: Sequence[PlanSite], shared: Mapping[str, str]) -> tuple[PlanSite, ...]:
+    """Return calibrated sites where inputs have the grid of an output, wherever both are there and of one format.
+
+    Args:
+        sites: In any order.
+        shared: The output's key by the input's, see `shared_grids`.
+    """
+    by_key = {site.key: site for site in sites}
+    found = []
+    for site in sites:
+        output = by_key.get(shared.get(site.key, ""))
+        if output is not None and _may_share(output, site):
+            site = dataclasses.replace(site, params=copy.deepcopy(output.params))  # files hold each tensor once
+        found.append(site)
+    return tuple(found)
 
 
 def _conv(prepared: ImageEncoder, convolution: Convolution) -> Conv2d:

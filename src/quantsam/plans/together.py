@@ -10,6 +10,8 @@ from quantsam.plans.cache import calibrate_once
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.prepare import prepare
+from quantsam.plans.shared_grids import with_shared_grids
 from quantsam.progress import Progress
 from quantsam.quant.params import QParams
 from quantsam.schemes.scheme import Scheme
@@ -28,7 +30,7 @@ def calibrate_together(
 ) -> list[Plan]:
     """Return a calibrated plan for each scheme, all from one pass over the images.
 
-    Calibration runs the float model, so a site's grid depends on its own specification alone: schemes
+    Calibration runs the float model, so what a site's observer sees depends on its own specification alone: schemes
     that quantize a site alike share what was measured there. Schemes that quantize a site in different
     ways take further passes, so `images` must be something that can be iterated over again.
 
@@ -57,7 +59,7 @@ def calibrate_together(
     for plan in plans:
         for site in plan.sites:
             specified.setdefault((site.key, repr(site.spec)), site)
-    return _passes(plans, specified, calibrate_one or here)
+    return [with_shared_grids(prepare(model, p), p) for p in _passes(plans, specified, calibrate_one or here)]
 
 
 def _passes(

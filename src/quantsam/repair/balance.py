@@ -42,6 +42,7 @@ def levelled(low: Tensor, high: Tensor) -> Tensor:
     """Return the exponents that bring the ranges of all channels as near to the widest one's as powers of two can.
 
     None reaches further than the widest: the scale of a symmetric grid stays what it is, and the others use more of it.
+    The weights and the bias of a channel grow alike, so a nearly dead one needs no lower limit but that of float16.
 
     Args:
         low: (C,) smallest values.

@@ -1,6 +1,7 @@
 """Repair `ranges`: what a grid spans is chosen by the error of the layer's output, behind its activation.
 
 A value clipped costs more or less by what reads it, and what a GELU flattens needs no codes. No node more in the graph.
+Weights keep their observer's ranges: choosing these layer by layer was tried, and nano lost more in w4a8, not less.
 """
 
 from __future__ import annotations
@@ -21,15 +22,12 @@ from quantsam.plans.shared_grids import shared_grids
 from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
 from quantsam.quant.params import QParams
-from quantsam.quant.quantizers import dequantize, fake_quantize, params_from_range, quantize
-from quantsam.quant.saturation import saturating_channels
+from quantsam.quant.quantizers import fake_quantize, params_from_range
 from quantsam.repair.importance import output_importance
 from quantsam.repair.watch import watch_inputs
 
 SHARES = (1.0, 0.92, 0.84, 0.76, 0.68, 0.56, 0.44, 0.3)
 """What is left of an end of the range; 1 is what the observer found."""
-
-WEIGHT_SHARES = tuple(1 - 0.05 * step for step in range(11))
 
 TRIED_ON = 8
 """Calibration images on which ranges are compared."""
@@ -44,9 +42,9 @@ SMALL_END = 0.1
 def choose_ranges(
     prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
 ) -> ChooseRanges | None:
-    """Return ranges of quantized convolutions' inputs, weights and outputs; None where none is better.
+    """Return ranges of quantized convolutions' inputs and outputs; None where none is better.
 
-    The upper ends are tried first, then the lower ones beside them, then the weights, channel by channel.
+    The upper ends are tried first, then the lower ones beside them. Weights keep their observer's ranges.
 
     Args:
         prepared: The float encoder with the plan's transforms.
@@ -74,13 +72,13 @@ def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
     if any(site.tensor == "shortcut" for site in plan.sites):
         # an engine adds integers only if all convolutions that read the sum round it to one grid: it stays as it is
         readers = {part.convolutions[0].conv for block in structure.blocks for part in block.parts}
-        given |= {x.key for w, x in plan.quantized_convolutions() if x is not None and w.path in readers}
+        given |= {x.key for w, x in plan.quantized_convolutions() if w.path in readers}
     return [
         _Layer(
             prepared,
             convolutions[w.path],
             w,
-            None if x is None or x.key in given else x,
+            None if x.key in given else x,
             outputs.get(w.path),
             matters.get(w.path),
         )
@@ -154,7 +152,7 @@ class _Trial:
 
 
 class _Layer:
-    """A quantized convolution, and what its output's error says of the ranges of its input, weight and output."""
+    """A quantized convolution, and what its output's error says of the ranges of its input and output."""
 
     def __init__(
         self,
@@ -168,7 +166,7 @@ class _Layer:
         conv = prepared.get_submodule(convolution.conv)
         assert isinstance(conv, Conv2d)
         self.path = convolution.conv
-        self._conv, self._weight = conv, weight
+        self._conv = conv
         self._matters = torch.ones_like(conv.weight[:, 0, 0, 0], dtype=torch.float64) if matters is None else matters
         self._behind: list[nn.Module] = [] if conv.output_scale is None else [conv.output_scale]
         self._behind += [prepared.get_submodule(path) for path in (convolution.norm, convolution.act) if path]
@@ -178,7 +176,6 @@ class _Layer:
             x = None
         self._input = None if x is None else _Trial(x)
         self._output = None if y is None or y.spec.quantizer != "uniform" or y.grid.axis is not None else _Trial(y)
-        self._squares = torch.zeros(conv.in_channels, dtype=torch.float64, device=conv.weight.device)
 
     @property
     def _trials(self) -> list[_Trial]:
@@ -187,7 +184,7 @@ class _Layer:
     def begin(self, end: str) -> bool:
         """Make ready to shrink an end of the activations' ranges; return whether the layer wants to look."""
         begun = [trial.begin(end) for trial in self._trials]
-        return any(begun) or end == "high"  # the first time also for the weights' sake
+        return any(begun)
 
     def decide(self) -> None:
         """Keep the best ranges of what was tried."""
@@ -198,7 +195,6 @@ class _Layer:
         """Add the errors on an input (N, in, H, W) of the convolution."""
         conv = self._conv
         x = (x if conv.input_scale is None else conv.input_scale(x)).contiguous()
-        self._squares += x.square().sum((0, 2, 3), dtype=torch.float64)
         before = self._apply(x, conv.weight)
         true = self._finished(before)
         for trial, given in ((self._input, x), (self._output, before)):
@@ -211,9 +207,7 @@ class _Layer:
 
     def chosen(self) -> list[tuple[str, Tensor]]:
         """Return the ranges that differ from the plan's, by the site's key."""
-        found = [(trial.site.key, trial.ends) for trial in self._trials if trial.changed]
-        weight = self._chosen_weight()
-        return found if weight is None else [*found, (self._weight.key, weight)]
+        return [(trial.site.key, trial.ends) for trial in self._trials if trial.changed]
 
     def _apply(self, x: Tensor, weight: Tensor) -> Tensor:
         conv = self._conv
@@ -223,37 +217,3 @@ class _Layer:
         for module in self._behind:
             y = module(y)
         return y
-
-    def _chosen_weight(self) -> Tensor | None:
-        """Return the ranges of the weight's channels that change the output least; None where none is better.
-
-        The error of an output is taken for the sum of its inputs' mean squares times those of the weight's errors.
-        """
-        site, conv = self._weight, self._conv
-        if site.spec.quantizer != "uniform" or site.grid.axis is None:
-            return None
-        weight = conv.weight.detach()
-        high = weight.abs().amax((1, 2, 3)) if site.spec.symmetric else weight.amax((1, 2, 3))
-        low = -high if site.spec.symmetric else weight.amin((1, 2, 3))
-        by_group = self._squares.reshape(conv.groups, 1, -1)  # the channels that each output of a group reads
-        matter = by_group.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1, 1, 1).float()
-        errors = []
-        for share in WEIGHT_SHARES:
-            grid = site.grid.to(weight.device) if share == 1 else None  # the observer's own
-            grid = grid or params_from_range(low * share, high * share, site.spec, 0)
-            codes = quantize(weight, site.spec, grid)
-            error = ((dequantize(codes, site.spec, grid) - weight).square() * matter).sum((1, 2, 3))
-            if site.spec.saturation_free:  # scales would have to grow again
-                error = torch.where(saturating_channels(codes - grid.broadcast(4)[1]), torch.inf, error)
-            errors.append(error)
-        stacked = torch.stack(errors)
-        best = stacked.argmin(0)
-        least = stacked.gather(0, best.unsqueeze(0)).squeeze(0)
-        best = torch.where(least < WORTH * stacked[0], best, torch.zeros_like(best))
-        if not bool(best.any()):
-            return None
-        shares = torch.tensor(WEIGHT_SHARES, device=weight.device)[best]
-        own_low, own_high = _span(site, weight.device)
-        kept = best == 0
-        low, high = torch.where(kept, own_low, low * shares), torch.where(kept, own_high, high * shares)
-        return torch.stack([low, high]).float().cpu()

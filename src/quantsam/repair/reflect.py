@@ -46,8 +46,7 @@ def reflection_of_streams(
     lookers = {r.conv: streams[s.name].look for s in reflectable_streams(prepared) for r in s.readers}
     if not lookers:
         notice(
-            f"repair reflect needs BatchNorm folded, which placement {plan.placement} does not do, and comes before "
-            "repairs that scale: it leaves all as it is"
+            f"repair reflect needs BatchNorm folded, which placement {plan.placement} does not do: it changes nothing"
         )
         return None
     watch_inputs(prepared, lookers, images, most=LOOKED_AT, progress=progress)

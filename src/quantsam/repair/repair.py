@@ -1,4 +1,4 @@
-"""Repair a plan: scales and shifts, one repair after the other, then calibration, then ranges and biases."""
+"""Repair a plan: reflections, scales and shifts one after the other, calibration, then ranges and biases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from quantsam.repair.ranges import choose_ranges
 from quantsam.repair.reflect import reflection_of_streams
 from quantsam.repair.shift import shift_of_streams
 from quantsam.repair.streams import scale_of_streams
-from quantsam.schemes.repairs import RepairName, parse_repairs
+from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 
 AFTER_CALIBRATION = ("ranges", "bias")
 """Repairs of a calibrated plan; they are made anew where more is repaired."""
@@ -40,7 +40,7 @@ def repair_plan(
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated or not; what was repaired already stays as it is.
+        plan: Calibrated or not; what was repaired already is found anew only behind a repair that is added.
         images: To calibrate on, see `calibrate`; gone through more than once.
         repairs: Which repairs.
         progress: Given a label, returns what wraps the iteration over the images.
@@ -60,8 +60,11 @@ def repair_plan(
         raise PlanError("a repair needs quantized activations, got a plan of weights alone: quantize both")
     if plan.is_calibrated and set(wanted) <= set(plan.repairs):
         return plan
-    bare = _uncalibrated(plan)
-    wanted = parse_repairs((*wanted, *plan.repairs))  # what was found by the grids is found anew
+    before_calibration = [name for name in REPAIRS if name not in AFTER_CALIBRATION]
+    added = [name for name in before_calibration if name in wanted and name not in plan.repairs]
+    later = before_calibration[before_calibration.index(added[0]) :] if added else []
+    bare = _uncalibrated(plan, (*later, *AFTER_CALIBRATION))  # what was found behind an added repair is found anew
+    wanted = parse_repairs((*wanted, *plan.repairs))
 
     def wrap(label: str) -> Progress | None:
         return progress(label) if progress else None
@@ -70,7 +73,7 @@ def repair_plan(
         repaired = bare
         for name in wanted:
             if name not in AFTER_CALIBRATION and name not in repaired.repairs:
-                added = _scales(name, model, repaired, images, wrap)
+                added = _transforms_of(name, model, repaired, images, wrap)
                 repaired = dataclasses.replace(repaired, transforms=repaired.transforms + added)
         repaired = calibrate(model, repaired, images, progress=wrap("calibrating"))
         if "ranges" in wanted:
@@ -87,21 +90,21 @@ def repair_plan(
     return made_once(model, bare, images, make, ",".join(wanted))
 
 
-def _uncalibrated(plan: Plan) -> Plan:
-    """Return a plan without grids, and without what was found by them."""
+def _uncalibrated(plan: Plan, lost: Sequence[str]) -> Plan:
+    """Return a plan without grids, and without some of its repairs."""
     sites = tuple(dataclasses.replace(site, params=None) for site in plan.sites)
-    kept = tuple(transform for transform in plan.transforms if transform.repair not in AFTER_CALIBRATION)
+    kept = tuple(transform for transform in plan.transforms if transform.repair not in lost)
     return dataclasses.replace(plan, transforms=kept, sites=sites, calibration=None)
 
 
-def _scales(
+def _transforms_of(
     name: RepairName,
     model: EfficientViTSam,
     plan: Plan,
     images: Iterable[CalibrationImage],
     wrap: Callable[[str], Progress | None],
 ) -> tuple[Transform, ...]:
-    """Return the scales and shifts that a repair adds to a plan."""
+    """Return the reflections, scales or shifts that a repair adds to a plan."""
     prepared = prepare(model, plan)
     if name == "reflect":
         reflection = reflection_of_streams(prepared, plan, images, wrap("reflect: massive positions"))

@@ -19,7 +19,7 @@ class RepairStep:
     """One thing that was tried.
 
     Attributes:
-        name: The repair that was added, `none` for the plan without any, or `float: stage3:4:2, ...`.
+        name: The repairs that were added, `none` for the plan without any, or `float: stage3:4:2, ...`.
         repairs: All repairs of the plan that was tried.
         kept: Whether what follows builds on it.
         mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32; each image counts alike.

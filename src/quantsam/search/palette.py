@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from quantsam.errors import InputError
 from quantsam.models.sam import EfficientViTSam
@@ -12,6 +12,8 @@ from quantsam.plans.cache import calibrate_once
 from quantsam.plans.make import make_plan
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.prepare import prepare
+from quantsam.plans.shared_grids import shared_grids, sharing
 from quantsam.plans.transforms import ChooseRanges, Transform
 from quantsam.progress import Progress
 from quantsam.repair.calibrated import calibrated_plans
@@ -36,6 +38,7 @@ class Palette:
         kinds: Kind of each layer.
         plans: For each format the calibrated plan that has it everywhere.
         repairs: That all of the plans have.
+        shared: Inputs that have the grid of an output, by key: see `plans.shared_grids`.
     """
 
     formats: tuple[str, ...]
@@ -43,6 +46,7 @@ class Palette:
     kinds: tuple[str, ...]
     plans: tuple[Plan, ...]
     repairs: tuple[RepairName, ...] = ()
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     def uniform(self, format_number: int) -> Choice:
         """Return the choice of one format everywhere."""
@@ -72,8 +76,8 @@ class Palette:
             model_plan,
             scheme=name,
             scheme_digest=scheme.digest,
-            sites=tuple(sites),
-            transforms=_with_ranges_of(sites, model_plan, self.plans, choice, self.layers),
+            sites=sharing(sites, self.shared),
+            transforms=_with_ranges_of(sites, model_plan, self, choice),
             calibration=model_plan.calibration if needs_images else None,
         )
 
@@ -111,7 +115,8 @@ def make_palette(
         plans = calibrated_plans(model, format_schemes(names), images, placement, progress=progress)
     fullest = max(plans, key=lambda plan: len(plan.sites))
     kinds = {site.layer: site.kind for site in fullest.sites}
-    return Palette(names, tuple(kinds), tuple(kinds.values()), tuple(plans), wanted)
+    shared = {key: output.key for key, output in shared_grids(prepare(model, fullest), fullest).items()}
+    return Palette(names, tuple(kinds), tuple(kinds.values()), tuple(plans), wanted, shared)
 
 
 def check_repairs(repairs: Sequence[str]) -> tuple[RepairName, ...]:
@@ -158,13 +163,24 @@ def _repaired_plans(
 
 
 def _with_ranges_of(
-    sites: Sequence[PlanSite], model_plan: Plan, plans: Sequence[Plan], choice: Choice, layers: Sequence[str]
+    sites: Sequence[PlanSite], model_plan: Plan, palette: Palette, choice: Choice
 ) -> tuple[Transform, ...]:
-    """Return the transforms of a mixed plan: those that all plans share, and the ranges of each layer's own plan."""
+    """Return the transforms of a mixed plan: those that all plans share, and the ranges of each layer's own plan.
+
+    An input whose output stays in float keeps the range that its own plan chose for that output.
+    """
     shared = tuple(t for t in model_plan.transforms if not isinstance(t, ChooseRanges))
-    chosen = [{k: v for t in p.transforms if isinstance(t, ChooseRanges) for k, v in t.values.items()} for p in plans]
-    numbers = dict(zip(layers, choice, strict=True))
-    found = {s.key: chosen[numbers[s.layer]][s.key] for s in sites if s.key in chosen[numbers[s.layer]]}
+    chosen = [
+        {k: v for t in p.transforms if isinstance(t, ChooseRanges) for k, v in t.values.items()} for p in palette.plans
+    ]
+    numbers, there = dict(zip(palette.layers, choice, strict=True)), {site.key for site in sites}
+    found = {}
+    for site in sites:
+        own = chosen[numbers[site.layer]]
+        output = palette.shared.get(site.key)
+        key = output if output is not None and output not in there else site.key
+        if key in own:
+            found[site.key] = own[key]
     return (*shared, ChooseRanges(found)) if found else shared
 
 

@@ -46,8 +46,8 @@ from quantsam.sensitivity.table import RowPass, RowTable
 FallBack = Literal["float", "w8a16"]
 FALL_BACKS: tuple[FallBack, ...] = get_args(FallBack)
 
-BY_COST: tuple[RepairName, ...] = ("reflect", "streams", "shift", "ranges", "bias", "migrate")
-"""The order in which repairs are tried: what costs nothing on any engine first."""
+BY_COST: tuple[tuple[RepairName, ...], ...] = (("reflect", "streams"), ("shift",), ("ranges",), ("bias",), ("migrate",))
+"""The order in which repairs are tried: what costs nothing on any engine first. `reflect` alone helps nobody."""
 
 HELD_OUT = 4
 """Every fourth image is not calibrated on, but what repairs are chosen by."""
@@ -251,16 +251,17 @@ class _Trials:
                 f"the float model must find masks on at least 2 held-out images, got {len(self._ids)} of "
                 f"{len(own.image_ids)} of {own.name}: give other images"
             )
-        names = [name for name in BY_COST if name in (*parse_repairs(self.settings.repairs), *self.start.repairs)]
+        wanted = {*parse_repairs(self.settings.repairs), *self.start.repairs}
+        together = (tuple(name for name in names if name in wanted) for names in BY_COST)
         self.tried.append((self._try(UNREPAIRED, dataclasses.replace(self.start, repairs=())), True, None, None))
-        waiting, missed = deque(names), list[RepairName]()
+        waiting, missed = deque(names for names in together if names), list[tuple[RepairName, ...]]()
         while waiting and not self._is_done():
-            name = waiting.popleft()
-            if self._keeps(self._with_repair(name)):
+            names = waiting.popleft()
+            if self._keeps(self._with_repairs(names)):
                 waiting.extend(missed)
                 missed.clear()
             else:
-                missed.append(name)
+                missed.append(names)
         if self.settings.fall_back and not self._is_done():
             self._fall_back()
 
@@ -321,10 +322,10 @@ class _Trials:
         reached = goal is not None and self.best.mean <= goal
         return reached or (minutes is not None and time.perf_counter() - self.began > 60 * minutes)
 
-    def _with_repair(self, name: RepairName) -> _Tried:
-        names = {*self.best.scheme.repairs, name}
+    def _with_repairs(self, added: Sequence[RepairName]) -> _Tried:
+        names = {*self.best.scheme.repairs, *added}
         scheme = dataclasses.replace(self.start, repairs=tuple(known for known in REPAIRS if known in names))
-        return self._try(name, scheme)
+        return self._try(", ".join(added), scheme)
 
     def _keeps(self, one: _Tried) -> bool:
         """Keep what was tried if it helps, and say whether."""

@@ -104,7 +104,7 @@ def test_agreement_evaluation_and_latency(web, tiny, plan):
     assert [record.engine for record in records] == ["onnxruntime", web]
     assert list(records[1].between) == ["onnxruntime"]
     assert records[1].figures["between_onnxruntime_mask_iou"] > 99.9
-    assert records[1].figures["convolutions_integer"] == records[1].figures["convolutions_quantized"] == 45
+    assert records[1].figures["convolutions_integer"] == records[1].figures["convolutions_quantized"] == 53
     assert records[1].environment[web].startswith("onnxruntime-web 1.")
     assert "Chromium" in surroundings(web)[web]
     record = qs.evaluate(tiny.with_encoder(make_engine_encoder(tiny, plan, web, threads=1)), dataset)

@@ -110,7 +110,7 @@ def test_transforms_are_saved_with_their_tensors(tiny, gained, tmp_path, image):
 def test_an_unknown_transform_is_refused_by_name(tiny, gained, tmp_path, monkeypatch):
     folder = save_plan(gained, tmp_path / "plan")
     monkeypatch.delitem(TRANSFORMS, "gain")
-    with pytest.raises(PlanError, match=r"transforms must be of fold_norms, scale_streams, .*, got 'gain'") as caught:
+    with pytest.raises(PlanError, match=r"transforms must be of fold_norms, reflect_streams, .*, got 'gain'") as caught:
         load_plan(folder, tiny)
     assert "\n" not in str(caught.value)
 

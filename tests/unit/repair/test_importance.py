@@ -48,6 +48,5 @@ def test_it_is_the_same_before_batchnorm_is_folded(nano):
     raw, done = nano.float_encoder, folded(nano)
     for path, values in output_importance(raw).items():
         torch.testing.assert_close(values, output_importance(done)[path], rtol=1e-4, atol=1e-6)
-        break
     for convolution in structure_of(done).convolutions:
         assert torch.equal(output_gain(done, convolution), torch.ones_like(output_gain(done, convolution)))

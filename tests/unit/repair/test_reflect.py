@@ -98,6 +98,7 @@ def test_the_massive_positions_lie_in_one_channel(massive, plans, image):
 
 
 def test_onnxruntime_computes_what_the_simulation_does(massive, plans, image):
+    pytest.importorskip("onnxruntime")
     plan = plans["onnxruntime", "reflected"]
     found = make_engine_encoder(massive, plan, "onnxruntime")(image)
     with torch.inference_mode():
@@ -115,6 +116,11 @@ def test_a_placement_that_keeps_batchnorm_is_told(massive, images):
     plan = qs.make_plan(massive, "int8", "thesis")
     with pytest.warns(Notice, match="repair reflect needs BatchNorm folded, which placement thesis does not do"):
         assert repair_plan(massive, plan, images, "reflect").repairs == ()
+
+
+def test_a_plan_whose_streams_are_scaled_is_reflected_first(massive, plans, images):
+    again = repair_plan(massive, plans["openvino", "streams"], images, ("reflect",))
+    assert again.digest == plans["openvino", "reflected"].digest
 
 
 def test_it_is_saved_and_damaged_files_are_refused(massive, plans, tmp_path):

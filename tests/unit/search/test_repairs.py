@@ -67,6 +67,19 @@ def test_what_helps_is_kept_and_the_plan_is_the_one_that_was_measured(outlier, i
     assert again.digest == found.plan.digest
 
 
+def test_massive_positions_are_found_and_what_undoes_them_is_tried_together(images):
+    model = qs.load_model("nano-hard")
+    settings = dataclasses.replace(FEW, repairs=("reflect", "streams", "migrate"))
+    found = find_repairs(model, INT8, images, settings, placement="openvino").record
+    assert [(step.name, step.kept) for step in found.steps] == [
+        ("none", True),
+        ("reflect, streams", True),
+        ("migrate", True),
+    ]
+    assert found.steps[0].mask_loss > 20
+    assert found.steps[-1].mask_loss < 5
+
+
 def test_the_scheme_is_read_as_it_is_written(found):
     read = parse_scheme(scheme_to_toml(found.scheme), "other")
     assert read == found.scheme

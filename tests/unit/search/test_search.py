@@ -119,6 +119,17 @@ def test_written_schemes_read_the_same():
     assert parse_scheme(scheme_to_toml(odd), "other") == odd
 
 
+def test_a_mixed_plan_shares_grids_as_its_calibration_does(model):
+    images = qs.open_images("scenes:2:1")
+    palette = make_palette(
+        model, ("float", "int8", "w4a8"), images, placement="onnxruntime", repairs=("ranges", "streams")
+    )
+    assert len(palette.shared) >= 5
+    for shift in range(3):
+        mixed = palette.plan(tuple((i // 2 + shift) % 3 for i in range(len(palette.layers))), "mine")
+        assert qs.calibrate(model, mixed, images).digest == mixed.digest
+
+
 def test_a_choice_of_repaired_formats_is_the_plan_that_its_scheme_gives(model):
     images = qs.open_images("scenes:2:1")
     repaired = make_palette(

@@ -189,9 +189,9 @@ def test_whole_pictures_on_a_processor_without_vnni(haswell, tmp_path, name):
     for placement in placements:
         found = read(tmp_path, placement, "embedding")
         # OpenVINO rounds ties otherwise, which a model with outliers amplifies; ONNX Runtime hardly ever does.
-        own = 1.5 * off(native[placement], exact[placement]) if placement.startswith("openvino") else 1e-3
+        own = 1.5 * off(native[placement], exact[placement]) if placement.startswith("openvino") else 5e-3
         if placement.endswith("+vnni"):  # what is promised is far away, what saturates is near
             assert off(found, saturating[placement]) <= own
-            assert off(found, exact[placement]) > 3 * off(found, saturating[placement])
+            assert off(found, exact[placement]) > 1.5 * off(found, saturating[placement])
         else:
             assert off(found, exact[placement]) <= own
