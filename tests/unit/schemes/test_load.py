@@ -437,9 +437,9 @@ RULE = '[[rules]]\nweight = "int8"\nactivation = "int8"\n'
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("apply = 'streams'", "scheme given, repair: 'apply' must be a list of streams, .*, got 'streams'"),
-        ("apply = [1]", "scheme given, repair: 'apply' must be a list of streams, shift, "),
-        ("apply = []", "scheme given, repair: repairs must be some of streams, "),
+        ("apply = 'streams'", "scheme given, repair: 'apply' must be a list of reflect, streams, .*, got 'streams'"),
+        ("apply = [1]", "scheme given, repair: 'apply' must be a list of reflect, streams, shift, "),
+        ("apply = []", "scheme given, repair: repairs must be some of reflect, streams, "),
         ("apply = ['stream']", "scheme given, repair: a repair must be .*, got 'stream': did you mean 'streams'"),
         ("applied = ['streams']", "scheme given, repair: unknown key 'applied': did you mean 'apply'"),
     ],
