@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from quantsam.cli import demo
+from quantsam.data.open import open_dataset, open_images
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.results.store import ResultStore
 
@@ -171,6 +173,18 @@ def short_demo(monkeypatch, tiny_nano):
     monkeypatch.setattr("quantsam.cli.demo.CALIBRATION", "scenes:2:1")
     monkeypatch.setattr("quantsam.cli.demo.MODELS", ("nano",))
     monkeypatch.setattr("quantsam.cli.demo.installed_engines", lambda: ("openvino",))
+
+
+@pytest.mark.parametrize("engines", [("openvino",), ()])
+def test_the_demonstration_repairs_on_an_engine_or_without(tiny, tmp_path, monkeypatch, engines):
+    monkeypatch.setattr("quantsam.cli.demo.installed_engines", lambda: engines)
+    store = ResultStore(tmp_path / "results.sqlite")
+    found = demo._repaired(tiny, open_images("scenes:2:1"), open_dataset("scenes:2:2"), store)
+    assert [(record.scheme, record.engine) for record in found] == [
+        (scheme, engines[0] if engines else "pytorch") for scheme in ("fp32", "int8", "int8")
+    ]
+    assert len({record.plan_digest for record in found}) == 3  # the last one is repaired
+    assert len(store.records()) == 3
 
 
 def test_demo(run, tmp_path, left, short_demo):

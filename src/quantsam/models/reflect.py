@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from quantsam.errors import PlanError
-from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder, set_parameter
-from quantsam.models.structure import Convolution, Stream, structure_of
+from quantsam.models.structure import Convolution, Stream, conv_of, structure_of
 
 
 def reflectable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
     """Yield the residual streams whose writers and readers can take a matrix: BatchNorm folded, no scale beside one."""
     for stream in structure_of(encoder).streams:
-        writers, readers = ([_conv(encoder, one) for one in some] for some in (stream.writers, stream.readers))
+        writers, readers = ([conv_of(encoder, one) for one in some] for some in (stream.writers, stream.readers))
         is_folded = all(writer.norm is None for writer in stream.writers)
         if is_folded and not any(w.output_scale for w in writers) and not any(r.input_scale for r in readers):
             yield stream
@@ -41,7 +40,7 @@ def reflect_streams(encoder: ImageEncoder, mirrors: Mapping[str, Tensor]) -> Ima
     for name, given in mirrors.items():
         if name not in streams:
             raise PlanError(f"a reflected stream must be one of {', '.join(streams)}, got {name!r}: repair again")
-        count = _conv(reflected, streams[name].writers[0]).out_channels
+        count = conv_of(reflected, streams[name].writers[0]).out_channels
         if given.shape != (2, count):
             raise PlanError(f"{name} has {count} channels, got mirrors {tuple(given.shape)}: repair the plan again")
         a, b = given.double()
@@ -51,7 +50,7 @@ def reflect_streams(encoder: ImageEncoder, mirrors: Mapping[str, Tensor]) -> Ima
         for writer in streams[name].writers:
             _write(reflected, writer, a, b)
         for reader in streams[name].readers:
-            conv = _conv(reflected, reader)
+            conv = conv_of(reflected, reader)
             weight, device = conv.weight.double(), conv.weight.device
             seen = torch.einsum("oikl,i->okl", weight, a.to(device)).unsqueeze(1)
             changed = weight - seen * b.to(device).reshape(1, -1, 1, 1)
@@ -60,15 +59,9 @@ def reflect_streams(encoder: ImageEncoder, mirrors: Mapping[str, Tensor]) -> Ima
 
 
 def _write(encoder: ImageEncoder, writer: Convolution, a: Tensor, b: Tensor) -> None:
-    conv = _conv(encoder, writer)
+    conv = conv_of(encoder, writer)
     for name, values in conv.named_parameters():
         wide = values.double()
         given = torch.einsum("o...,o->...", wide, b.to(wide.device)).unsqueeze(0)
         changed = wide - a.to(wide.device).reshape(-1, *[1] * (wide.ndim - 1)) * given
         set_parameter(encoder, f"{writer.conv}.{name}", changed.to(values.dtype))
-
-
-def _conv(encoder: ImageEncoder, convolution: Convolution) -> Conv2d:
-    conv = encoder.get_submodule(convolution.conv)
-    assert isinstance(conv, Conv2d)
-    return conv

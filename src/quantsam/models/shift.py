@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quantsam.errors import PlanError
-from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder, set_parameter
-from quantsam.models.structure import Convolution, Stream, structure_of
+from quantsam.models.structure import Convolution, Stream, conv_of, structure_of
 
 
 def shiftable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
@@ -20,7 +19,7 @@ def shiftable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
     A larger kernel reads zeros beyond the border, which a constant would have to replace.
     """
     for stream in structure_of(encoder).streams:
-        if all(_conv(encoder, reader).kernel_size == (1, 1) for reader in stream.readers):
+        if all(conv_of(encoder, reader).kernel_size == (1, 1) for reader in stream.readers):
             yield stream
 
 
@@ -41,27 +40,21 @@ def shift_streams(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageE
         if name not in streams:
             raise PlanError(f"a shifted stream must be one of {', '.join(streams)}, got {name!r}: repair again")
         first, readers = streams[name].writers[0], streams[name].readers
-        count = _conv(shifted, first).out_channels
+        count = conv_of(shifted, first).out_channels
         if given.shape != (count,):
             raise PlanError(f"{name} has {count} channels, got {tuple(given.shape)} shifts: repair the plan again")
-        _add_behind(shifted, first, -given.to(_conv(shifted, first).weight.device))
+        _add_behind(shifted, first, -given.to(conv_of(shifted, first).weight.device))
         for reader in readers:
-            conv = _conv(shifted, reader)
+            conv = conv_of(shifted, reader)
             missed = given.to(conv.weight.device)
             missed = missed if conv.input_scale is None else missed * conv.input_scale.factors
             _add_to_output(shifted, reader, conv.weight.double()[:, :, 0, 0] @ missed.double())
     return shifted
 
 
-def _conv(encoder: ImageEncoder, convolution: Convolution) -> Conv2d:
-    conv = encoder.get_submodule(convolution.conv)
-    assert isinstance(conv, Conv2d)
-    return conv
-
-
 def _add_behind(encoder: ImageEncoder, writer: Convolution, constant: Tensor) -> None:
     """Add to what a convolution gives behind its BatchNorm, where it still has one."""
-    conv = _conv(encoder, writer)
+    conv = conv_of(encoder, writer)
     if writer.norm is not None:
         _add(encoder, encoder.get_submodule(writer.norm), writer.norm, constant)
         return
@@ -72,7 +65,7 @@ def _add_behind(encoder: ImageEncoder, writer: Convolution, constant: Tensor) ->
 
 def _add_to_output(encoder: ImageEncoder, reader: Convolution, constant: Tensor) -> None:
     """Add to a convolution's own output; where a BatchNorm follows, its mean takes it."""
-    conv = _conv(encoder, reader)
+    conv = conv_of(encoder, reader)
     if conv.bias is None and reader.norm is not None:
         norm = encoder.get_submodule(reader.norm)
         mean = norm.get_buffer("running_mean")

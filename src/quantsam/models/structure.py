@@ -297,6 +297,13 @@ def _links_of(part: Attention, place: str, core: LinearAttentionCore, encoder: I
         yield Link(f"{place}/branch{index}-values", (Port(second, values),), (reads(1 + index),))
 
 
+def conv_of(encoder: ImageEncoder, convolution: Convolution) -> Conv2d:
+    """Return the module of a convolution in an encoder, or in any copy of it."""
+    conv = encoder.get_submodule(convolution.conv)
+    assert isinstance(conv, Conv2d)
+    return conv
+
+
 def structure_of(encoder: ImageEncoder) -> Structure:
     """Describe an encoder, or any copy of one; it may be on `meta`."""
     stages = tuple(

@@ -11,9 +11,8 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Chain, Convolution, structure_of
+from quantsam.models.structure import Attention, Chain, Convolution, conv_of, structure_of
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
 
@@ -21,12 +20,12 @@ from quantsam.plans.plan import Plan, PlanSite
 def leaving_site(prepared: ImageEncoder, convolution: Convolution) -> str | None:
     """Return the site that rounds a convolution's output, if nothing else comes behind."""
     is_last = convolution.act is None and convolution.norm is None
-    return convolution.conv_site if is_last and _conv(prepared, convolution).output_scale is None else None
+    return convolution.conv_site if is_last and conv_of(prepared, convolution).output_scale is None else None
 
 
 def entering_site(prepared: ImageEncoder, convolution: Convolution) -> str | None:
     """Return the site that rounds a convolution's input, if nothing comes before."""
-    return convolution.input_site if _conv(prepared, convolution).input_scale is None else None
+    return convolution.input_site if conv_of(prepared, convolution).input_scale is None else None
 
 
 def shared_sites(prepared: ImageEncoder) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -87,12 +86,6 @@ def sharing(sites: Sequence[PlanSite], shared: Mapping[str, str]) -> tuple[PlanS
             site = dataclasses.replace(site, params=copy.deepcopy(output.params))  # files hold each tensor once
         found.append(site)
     return tuple(found)
-
-
-def _conv(prepared: ImageEncoder, convolution: Convolution) -> Conv2d:
-    conv = prepared.get_submodule(convolution.conv)
-    assert isinstance(conv, Conv2d)
-    return conv
 
 
 def _inner(part: Chain | Attention) -> Iterator[tuple[Convolution, tuple[Convolution, ...]]]:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Convolution, structure_of
+from quantsam.models.structure import Attention, Convolution, conv_of, structure_of
 
 
 def output_importance(prepared: ImageEncoder) -> dict[str, Tensor]:
@@ -41,7 +40,7 @@ def output_importance(prepared: ImageEncoder) -> dict[str, Tensor]:
 
 def output_gain(prepared: ImageEncoder, convolution: Convolution) -> Tensor:
     """Return what a convolution's own output is multiplied by before it is read, (out,) float64."""
-    conv = _conv(prepared, convolution)
+    conv = conv_of(prepared, convolution)
     gain = torch.ones(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
     if conv.output_scale is not None:
         gain = gain * conv.output_scale.factors.double()
@@ -54,7 +53,7 @@ def output_gain(prepared: ImageEncoder, convolution: Convolution) -> Tensor:
 
 def _read(prepared: ImageEncoder, reader: Convolution, importance: Tensor | None) -> Tensor:
     """Return the squares of the weights that read each channel, summed, (in,)."""
-    conv = _conv(prepared, reader)
+    conv = conv_of(prepared, reader)
     gain = output_gain(prepared, reader).square()
     gain = gain if importance is None else gain * importance
     squares = conv.weight.detach().double().square().sum((2, 3)) * gain.unsqueeze(1)  # (out, in / groups)
@@ -64,9 +63,3 @@ def _read(prepared: ImageEncoder, reader: Convolution, importance: Tensor | None
 
 def _normalized(values: Tensor) -> Tensor:
     return values / values.mean().clamp(min=1e-300)
-
-
-def _conv(prepared: ImageEncoder, convolution: Convolution) -> Conv2d:
-    conv = prepared.get_submodule(convolution.conv)
-    assert isinstance(conv, Conv2d)
-    return conv

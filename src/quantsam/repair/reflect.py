@@ -7,7 +7,7 @@ digits, and no node more in the graph: between blocks a stream is linear, and it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -50,12 +50,7 @@ def reflection_of_streams(
         )
         return None
     watch_inputs(prepared, lookers, images, most=LOOKED_AT, progress=progress)
-    found = {name: stream.mirror() for name, stream in streams.items()}
-    return _transform(found)
-
-
-def _transform(found: Mapping[str, Tensor | None]) -> ReflectStreams | None:
-    mirrors = {name: mirror for name, mirror in found.items() if mirror is not None}
+    mirrors = {name: mirror for name, stream in streams.items() if (mirror := stream.mirror()) is not None}
     return ReflectStreams(mirrors) if mirrors else None
 
 

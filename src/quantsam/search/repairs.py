@@ -47,7 +47,7 @@ FallBack = Literal["float", "w8a16"]
 FALL_BACKS: tuple[FallBack, ...] = get_args(FallBack)
 
 BY_COST: tuple[tuple[RepairName, ...], ...] = (("reflect", "streams"), ("shift",), ("ranges",), ("bias",), ("migrate",))
-"""The order in which repairs are tried: what costs nothing on any engine first. `reflect` alone helps nobody."""
+"""The order in which repairs are tried: what costs nothing on any engine first. `reflect` alone helps nothing."""
 
 HELD_OUT = 4
 """Every fourth image is not calibrated on, but what repairs are chosen by."""

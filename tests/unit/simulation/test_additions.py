@@ -1,7 +1,6 @@
 """Residual additions in integers, against ONNX Runtime's own kernel."""
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -11,6 +10,8 @@ from quantsam.models.blocks import Residual
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.quantizers import dequantize
 from quantsam.simulation.additions import IntegerResidual
+
+onnxruntime = pytest.importorskip("onnxruntime")
 
 SPEC = TensorSpec("uint8", "minmax", False, False)
 
