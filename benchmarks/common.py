@@ -58,7 +58,9 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 def machine(document: dict[str, Any]) -> str:
     """Return one line about where a result comes from."""
     env = document["environment"]
+    sets = f" ({env['instruction_sets']})" if "instruction_sets" in env else ""  # the oldest results did not tell
     return (
-        f"{env['cpu']}, {env['cpu_count']} cores; Python {env['python']}, torch {env['torch']}, numpy {env['numpy']}; "
+        f"{env['cpu']}{sets}, {env['cpu_count']} cores; Python {env['python']}, "
+        f"torch {env['torch']}, numpy {env['numpy']}; "
         f"{document['created_utc'][:10]}"
     )

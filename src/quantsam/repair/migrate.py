@@ -20,15 +20,23 @@ from quantsam.plans.transforms import ScaleInputs, ScaleOutputs
 from quantsam.progress import Progress
 from quantsam.repair.balance import balanced, levelled
 from quantsam.repair.extremes import ChannelRange
-from quantsam.repair.scale_trial import STRENGTHS, TRIED_ON, ScaleTrial, different, matters_of_outputs
+from quantsam.repair.trials import (
+    STRENGTHS,
+    TRIED_ON,
+    InputTrial,
+    OutputTrial,
+    different,
+    matters_of_outputs,
+)
 from quantsam.repair.watch import watch_inputs
 
-WORTH, WORTH_FREE = 0.5, 0.95
-"""A scaled input is kept where the error of the convolution's output falls below this share: the first where the scale
-is a multiplication on the engine, the second where it is part of the rounding."""
+WORTH = 1e-3
+"""A scale that is a multiplication on the engine is kept where it takes this share of the convolution's output from the
+error, see `PositionWeights`. Of `nano-hard` that keeps half of the scales that would help and nearly all of their use;
+of `nano`, which needs none, next to nothing."""
 
-CROWDED = -2
-"""An output is scaled where the median channel's exponent is no higher: where it uses 64 of 256 codes, or fewer."""
+WORTH_FREE = 0.95
+"""A scale that is part of the rounding is kept where the error falls below this share of what it was."""
 
 
 def scale_of_inputs(
@@ -57,11 +65,8 @@ def scale_of_inputs(
         if not x.spec.per_channel and x.spec.quantizer == "uniform" and weight.spec.quantizer == "uniform":
             seen = ranges[f"{weight.path}.input_site"]
             tried = _tried(prepared, weight, seen)
-            trials[weight.path] = ScaleTrial(prepared, weight, x, seen, matters[weight.path], tried)
-    watch_inputs(prepared, {p: t.look for p, t in trials.items()}, images, most=TRIED_ON, progress=progress)
-    worth = WORTH_FREE if get_placement(plan.placement).scales_in_rounding else WORTH
-    chosen = {path: _best(trial, worth) for path, trial in trials.items()}
-    exponents = {path: found.cpu() for path, found in chosen.items() if bool(found.any())}
+            trials[weight.path] = InputTrial(prepared, weight, x, seen, matters[weight.path], tried)
+    exponents = _chosen(prepared, plan, trials, images, progress)
     return ScaleInputs(exponents) if exponents else None
 
 
@@ -75,32 +80,53 @@ def _tried(prepared: ImageEncoder, weight: PlanSite, seen: ChannelRange) -> list
     return different([none, *(balanced(seen.reach.to(largest.device), largest, s) for s in strengths)])
 
 
-def _best(trial: ScaleTrial, worth: float) -> Tensor:
-    """Return the exponents of the least error; none where the error does not fall below the share `worth`."""
-    least = int(trial.errors.argmin())
-    return trial.exponents[least if trial.errors[least] < worth * trial.errors[0] else 0]
-
-
-def scale_of_outputs(plan: Plan, ranges: Mapping[str, ChannelRange]) -> ScaleOutputs | None:
+def scale_of_outputs(
+    prepared: ImageEncoder,
+    plan: Plan,
+    ranges: Mapping[str, ChannelRange],
+    images: Iterable[CalibrationImage],
+    progress: Progress | None = None,
+) -> ScaleOutputs | None:
     """Return the scaling of the outputs that a plan quantizes by one scale a tensor; None where there is none.
 
-    A weight's scale a channel takes what the output gives, so nothing is to be weighed but the multiplication that it
-    costs: only outputs are scaled whose median channel uses few codes.
+    A weight's scale a channel takes what the output gives, so nothing is to be weighed but the rounding of the output
+    and the multiplication that it costs.
 
     Args:
+        prepared: The float encoder with the plan's transforms so far.
         plan: What is quantized.
         ranges: See `channel_ranges`.
+        images: See `calibrate`; the first few are looked at.
+        progress: Wraps the iteration over these.
     """
     weights = {site.path for site in plan.sites if site.role == "weight" and site.spec.per_channel}
-    exponents = {}
+    matters = matters_of_outputs(prepared)
+    trials = {}
     for site in plan.sites:
-        if (
-            site.tensor == "conv"
-            and site.spec.fits_8_bits
-            and not site.spec.per_channel
-            and site.convolution in weights
-        ):
-            found = levelled(ranges[site.path].low, ranges[site.path].high)
-            if int(found.median()) <= CROWDED:
-                exponents[site.convolution] = found.cpu()
+        is_scalable = site.spec.fits_8_bits and not site.spec.per_channel and site.spec.quantizer == "uniform"
+        if site.tensor == "conv" and is_scalable and site.convolution in weights:
+            seen = ranges[site.path]
+            tried = different([torch.zeros_like(seen.low, dtype=torch.int32), levelled(seen.low, seen.high)])
+            trials[site.convolution] = OutputTrial(prepared, site, seen, matters[site.convolution], tried)
+    exponents = _chosen(prepared, plan, trials, images, progress) if trials else {}
     return ScaleOutputs(exponents) if exponents else None
+
+
+def _chosen(
+    prepared: ImageEncoder,
+    plan: Plan,
+    trials: Mapping[str, InputTrial | OutputTrial],
+    images: Iterable[CalibrationImage],
+    progress: Progress | None,
+) -> dict[str, Tensor]:
+    """Return the exponents that are worth what they cost, (C,) int32 each by the convolution's path."""
+    watch_inputs(prepared, {p: t.look for p, t in trials.items()}, images, most=TRIED_ON, progress=progress)
+    is_free = get_placement(plan.placement).scales_in_rounding
+    found = {}
+    for path, trial in trials.items():
+        least = int(trial.errors.argmin())
+        before, after = float(trial.errors[0]), float(trial.errors[least])
+        is_worth = after < WORTH_FREE * before if is_free else before - after > WORTH * trial.positions
+        if least and is_worth:
+            found[path] = trial.exponents[least].cpu()
+    return found

@@ -24,6 +24,7 @@ from quantsam.progress import Progress
 from quantsam.quant.params import QParams
 from quantsam.quant.quantizers import fake_quantize, params_from_range
 from quantsam.repair.importance import output_importance
+from quantsam.repair.trials import PositionWeights
 from quantsam.repair.watch import watch_inputs
 
 SHARES = (1.0, 0.92, 0.84, 0.76, 0.68, 0.56, 0.44, 0.3)
@@ -196,14 +197,14 @@ class _Layer:
         conv = self._conv
         x = (x if conv.input_scale is None else conv.input_scale(x)).contiguous()
         before = self._apply(x, conv.weight)
-        true = self._finished(before)
+        weights = PositionWeights(self._finished(before), self._matters)
         for trial, given in ((self._input, x), (self._output, before)):
             if trial is None or not trial.is_tried:
                 continue
             for number, grid in enumerate(trial.grids):
                 y = fake_quantize(given, trial.site.spec, grid.to(given.device))
                 y = self._finished(self._apply(y, self._rounded) if trial is self._input else y)
-                trial.look(number, (y - true).square().sum((0, 2, 3), dtype=torch.float64) * self._matters)
+                trial.look(number, weights.errors(y))
 
     def chosen(self) -> list[tuple[str, Tensor]]:
         """Return the ranges that differ from the plan's, by the site's key."""

@@ -116,8 +116,8 @@ def _transforms_of(
         eight_bits = dataclasses.replace(make_plan(model, "int8", plan.placement), transforms=plan.transforms)
         made = [scale_of_streams(prepared, eight_bits, ranges, images, wrap("streams: strengths"))]
     elif name == "shift":
-        made = [shift_of_streams(prepared, plan, ranges)]
+        made = [shift_of_streams(prepared, plan, ranges, images, wrap("shift: readers"))]
     else:
-        made = [scale_of_inputs(prepared, plan, ranges, images, wrap(f"{name}: strengths"))]
-        made.append(scale_of_outputs(plan, ranges))
+        made = [scale_of_inputs(prepared, plan, ranges, images, wrap(f"{name}: inputs"))]
+        made.append(scale_of_outputs(prepared, plan, ranges, images, wrap(f"{name}: outputs")))
     return tuple(transform for transform in made if transform is not None)

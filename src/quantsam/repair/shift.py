@@ -5,7 +5,7 @@ Exact but for the last digits, and no node more in the graph: biases take it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,45 +14,60 @@ from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.shift import shiftable_streams
 from quantsam.models.structure import Convolution
+from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.transforms import ShiftStreams
+from quantsam.progress import Progress
 from quantsam.repair.extremes import ChannelRange
+from quantsam.repair.trials import TRIED_ON, ShiftTrial, matters_of_outputs
+from quantsam.repair.watch import watch_inputs
 
 WORTH = 0.95
-"""A stream is shifted where the widths of its readers' grids fall below this share, root mean square."""
+"""A stream is shifted where the error of what reads it falls below this share."""
 
 
-def shift_of_streams(prepared: ImageEncoder, plan: Plan, ranges: Mapping[str, ChannelRange]) -> ShiftStreams | None:
+def shift_of_streams(
+    prepared: ImageEncoder,
+    plan: Plan,
+    ranges: Mapping[str, ChannelRange],
+    images: Iterable[CalibrationImage],
+    progress: Progress | None = None,
+) -> ShiftStreams | None:
     """Return the shift of the residual streams that 1x1 convolutions alone read; None where none is worth it.
+
+    Biases take back what the float weights make of a shift. Of coarsely rounded weights that leaves an error, so the
+    error of what reads a stream, on a few images, says whether it is shifted.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
         plan: What is quantized.
         ranges: See `channel_ranges`.
+        images: See `calibrate`; the first few are looked at.
+        progress: Wraps the iteration over these.
     """
-    sites = {site.path: site for site in plan.sites}
-    shifts = {}
+    quantized = {weight.path: (weight, x) for weight, x in plan.quantized_convolutions()}
+    matters = matters_of_outputs(prepared)
+    middles: dict[str, Tensor] = {}
+    trials: dict[str, dict[str, ShiftTrial]] = {}
     for stream in shiftable_streams(prepared):
         low, high = _range_of(prepared, stream.readers, ranges)
-        middle = (low + high) / 2
-        noise = []  # of each reader's grid, a share of what it is without the shift
+        middles[stream.name] = (low + high) / 2
         for reader in stream.readers:
-            if reader.input_site in sites:
-                seen, factors = ranges[reader.input_site], _factors(prepared, reader)
-                is_symmetric = sites[reader.input_site].spec.symmetric
-                before = _width(seen.low, seen.high, is_symmetric)
-                after = _width(seen.low - middle * factors, seen.high - middle * factors, is_symmetric)
-                noise.append((after / before.clamp(min=1e-30)).square())
-        if noise and bool(torch.stack(noise).mean() < WORTH**2):
-            shifts[stream.name] = middle.float().cpu()
+            if reader.conv in quantized and not quantized[reader.conv][1].spec.per_channel:
+                weight, x = quantized[reader.conv]
+                shift = middles[stream.name] * _factors(prepared, reader)
+                seen, tried = ranges[reader.input_site], (torch.zeros_like(shift), shift)
+                trial = ShiftTrial(prepared, weight, x, seen, matters[reader.conv], tried)
+                trials.setdefault(stream.name, {})[reader.conv] = trial
+    lookers = {path: trial.look for some in trials.values() for path, trial in some.items()}
+    if lookers:
+        watch_inputs(prepared, lookers, images, most=TRIED_ON, progress=progress)
+    shifts = {}
+    for name, some in trials.items():
+        before, after = torch.stack([trial.errors / trial.positions for trial in some.values()]).sum(0)
+        if after < WORTH * before:
+            shifts[name] = middles[name].float().cpu()
     return ShiftStreams(shifts) if shifts else None
-
-
-def _width(low: Tensor, high: Tensor, is_symmetric: bool) -> Tensor:
-    """Return what a grid for all channels spans, which is about zero, or holds it."""
-    if is_symmetric:
-        return 2 * low.abs().maximum(high.abs()).max()
-    return high.max().clamp(min=0) - low.min().clamp(max=0)
 
 
 def _factors(prepared: ImageEncoder, reader: Convolution) -> Tensor:

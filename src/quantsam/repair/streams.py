@@ -17,7 +17,7 @@ from quantsam.plans.transforms import ScaleStreams
 from quantsam.progress import Progress
 from quantsam.repair.balance import balanced
 from quantsam.repair.extremes import ChannelRange
-from quantsam.repair.scale_trial import STRENGTHS, TRIED_ON, ScaleTrial, different, matters_of_outputs
+from quantsam.repair.trials import STRENGTHS, TRIED_ON, InputTrial, different, matters_of_outputs
 from quantsam.repair.watch import watch_inputs
 
 STRENGTH = 0.5
@@ -70,28 +70,28 @@ def _trials(
     ranges: Mapping[str, ChannelRange],
     links: Mapping[str, Link],
     tried: Mapping[str, Sequence[Tensor]],
-) -> dict[str, dict[str, ScaleTrial]]:
+) -> dict[str, dict[str, InputTrial]]:
     """Return the trials of the quantized convolutions that read whole streams, by the stream and by their path."""
     quantized = {weight.path: (weight, x) for weight, x in plan.quantized_convolutions()}
     matters = matters_of_outputs(prepared)
-    found: dict[str, dict[str, ScaleTrial]] = {}
+    found: dict[str, dict[str, InputTrial]] = {}
     for name, link in links.items():
         if len(tried[name]) > 1 and all(port.channels is None for port in link.readers):
             for reader in (port.convolution for port in link.readers if port.convolution.conv in quantized):
                 weight, x = quantized[reader.conv]
                 if not x.spec.per_channel and x.spec.quantizer == "uniform" and weight.spec.quantizer == "uniform":
-                    trial = ScaleTrial(
+                    trial = InputTrial(
                         prepared, weight, x, ranges[reader.input_site], matters[reader.conv], tried[name]
                     )
                     found.setdefault(name, {})[reader.conv] = trial
     return found
 
 
-def _best(tried: Sequence[Tensor], trials: Mapping[str, ScaleTrial]) -> Tensor:
+def _best(tried: Sequence[Tensor], trials: Mapping[str, InputTrial]) -> Tensor:
     """Return the exponents with which the readers lose the least share of their outputs."""
     if not trials:
         return tried[0]
-    errors = torch.stack([trial.errors / max(trial.energy, 1e-300) for trial in trials.values()]).sum(0)
+    errors = torch.stack([trial.errors / trial.positions for trial in trials.values()]).sum(0)
     least = int(errors.argmin())
     return tried[least if errors[least] < WORTH * errors[0] else 0]
 

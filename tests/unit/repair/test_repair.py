@@ -14,7 +14,7 @@ from quantsam.engines.encoder import make_engine_encoder
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import CalibrationError, InputError, PlanError
 from quantsam.models.graph import copy_encoder
-from quantsam.models.outliers import with_outlier_channels
+from quantsam.models.outliers import with_hidden_outlier_channels, with_outlier_channels
 from quantsam.models.structure import structure_of
 from quantsam.models.variants import VARIANTS
 from quantsam.notices import Notice
@@ -37,7 +37,7 @@ PLACEMENTS = ("thesis", "onnxruntime", "openvino", "tensorrt")
 
 @pytest.fixture(scope="module")
 def hard(tiny):
-    return with_outlier_channels(tiny, factor=64)
+    return with_hidden_outlier_channels(with_outlier_channels(tiny, factor=64), factor=64)
 
 
 @pytest.fixture(scope="module")
