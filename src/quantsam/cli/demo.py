@@ -112,15 +112,18 @@ def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, st
 
 
 def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: ResultStore) -> None:
-    """Find the layers that hurt, and how values are distributed."""
+    """Find the layers that hurt, and how values are distributed; of a model that repairs help before and after."""
     from quantsam.diagnostics.distributions import measure_distributions
-    from quantsam.plans.cache import calibrate_once
-    from quantsam.plans.make import make_plan
+    from quantsam.repair.calibrated import calibrated_plans
     from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 
-    plan = calibrate_once(model, make_plan(model, "int8"), images, progress=progress("calibrating"))
-    measure_sensitivity(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
-    measure_distributions(model, plan, images, store=store, progress=progress("distributions"))
+    is_repaired = model.name != MODELS[0]
+    placement = _placement() if is_repaired else "thesis"
+    for repairs in ((), _REPAIRS) if is_repaired else ((),):
+        wrap = progress("repairing" if repairs else "calibrating")
+        (plan,) = calibrated_plans(model, ("int8",), images, placement, repairs=repairs, progress=wrap)
+        measure_sensitivity(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
+        measure_distributions(model, plan, images, store=store, progress=progress("distributions"))
 
 
 def _on_engines(
@@ -150,11 +153,16 @@ def _repaired(model: EfficientViTSam, images: ImageSource, dataset: Dataset, sto
     from quantsam.evaluation.experiment import score_plans
     from quantsam.repair.calibrated import calibrated_plans
 
-    engine = next(iter(installed_engines()), PYTORCH)
-    placement = placement_of(engine) if engine != PYTORCH else "openvino"
+    engine, placement = next(iter(installed_engines()), PYTORCH), _placement()
     plans = calibrated_plans(model, ("fp32", "int8"), images, placement, progress=progress("calibrating"))
     plans += calibrated_plans(model, ("int8",), images, placement, repairs=_REPAIRS, progress=progress("repairing"))
-    return list(score_plans(model, plans, dataset, engine=engine, store=store, progress=progress))
+    return list(score_plans(model, plans, dataset, engine=engine, store=store, progress=progress, gallery=3))
+
+
+def _placement() -> str:
+    """Return what is repaired: the placement of the first engine that is installed."""
+    engine = next(iter(installed_engines()), None)
+    return "openvino" if engine is None else placement_of(engine)
 
 
 def _write_page(out: Path, store: ResultStore, as_json: bool) -> None:

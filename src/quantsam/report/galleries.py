@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quantsam.report import masks
+from quantsam.report.before_after import twins
 from quantsam.report.comparison import image_name
 from quantsam.report.content import ModelResults
 from quantsam.report.tasks import SIMULATED, Result
@@ -85,20 +86,30 @@ class Pictures:
 def galleries(model: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
     """Yield the objects of each result, the smallest encoder first; their pictures go to `pictures`."""
     results = {r.record.id: r for task in model.tasks for r in task.results}
+    shown = sorted((r.record for r in results.values()), key=lambda record: record.created_utc, reverse=True)
+    repaired = {before.id: after.id for before, after in twins(shown)}
     ordered = sorted(model.galleries, key=lambda key: (results[key].size_mib or 0.0, results[key].change or 0.0))
     for record_id in ordered:
         result = results[record_id]
         by = "" if result.way == SIMULATED else f" on {result.way}"
         lost = "" if result.change is None else f" ({result.change:+.2f} points)"
         entries, names = model.galleries[record_id], model.tasks[0].names  # of whose results they are
+        after = {e.annotation_id: e for e in model.galleries.get(repaired.get(record_id, ""), ())}
         groups = [
-            GroupView(rank, tuple(_object(e, result, names, pictures) for e in entries if e.rank == rank))
+            GroupView(
+                rank,
+                tuple(
+                    _object(e, after.get(e.annotation_id), result, names, pictures) for e in entries if e.rank == rank
+                ),
+            )
             for rank in RANKS
         ]
         yield GalleryView(f"{result.label}{by}{lost}", tuple(group for group in groups if group.objects))
 
 
-def _object(entry: GalleryEntry, result: Result, names: ObjectNames, pictures: Pictures) -> ObjectView:
+def _object(
+    entry: GalleryEntry, repaired: GalleryEntry | None, result: Result, names: ObjectNames, pictures: Pictures
+) -> ObjectView:
     height, width = entry.image_hw
     left, top, right, bottom = entry.box_xyxy
     box = _style(left=left / width, top=top / height, width=(right - left) / width, height=(bottom - top) / height)
@@ -107,7 +118,7 @@ def _object(entry: GalleryEntry, result: Result, names: ObjectNames, pictures: P
     x, y, w, h = _around(entry)
     return ObjectView(
         picture=pictures.add(entry),
-        panels=tuple(masks.panels(entry, result.label)),
+        panels=tuple(masks.panels(entry, result.label, repaired)),
         ratio=f"aspect-ratio: {width} / {height}; {'width' if width * 3 >= height * 4 else 'height'}: 100%",
         whole=_style(left=0, top=0, width=1, height=1),
         close=_style(left=-x / w, top=-y / h, width=width / w, height=height / h),

@@ -39,12 +39,13 @@ class Panel:
     iou: float | None = None
 
 
-def panels(entry: GalleryEntry, label: str) -> list[Panel]:
-    """Return the views of an object: image and prompt, truth, FP32, quantized.
+def panels(entry: GalleryEntry, label: str, repaired: GalleryEntry | None = None) -> list[Panel]:
+    """Return the views of an object: image and prompt, truth, FP32, quantized, repaired.
 
     Args:
         entry: The object.
         label: Name of the quantized scheme.
+        repaired: The same object, answered by the same scheme after repairs.
 
     Raises:
         StoreError: A mask is damaged.
@@ -54,7 +55,9 @@ def panels(entry: GalleryEntry, label: str) -> list[Panel]:
         Panel("image and prompt", f"Image {entry.image_id} with the prompt"),
         Panel("ground truth", f"The annotated mask, {int(truth.sum())} pixels", _layer(truth, truth)),
     ]
-    for title, mask, iou in (("FP32", entry.fp32, entry.fp32_iou), (label, entry.quantized, entry.iou)):
+    answers = [("FP32", entry.fp32, entry.fp32_iou), (label, entry.quantized, entry.iou)]
+    answers += [] if repaired is None else [("repaired", repaired.quantized, repaired.iou)]
+    for title, mask, iou in answers:
         answer = _decoded(mask, entry)
         missed, extra = int((truth & ~answer).sum()), int((answer & ~truth).sum())
         alt = f"{title}'s mask, IoU {100 * iou:.0f} %: {missed} pixels missed, {extra} too many"

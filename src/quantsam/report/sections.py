@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from quantsam.models.variants import VARIANTS
 from quantsam.report.activations import ActivationsView, activation_views
+from quantsam.report.before_after import layer_pairs, repaired_layers_table, repaired_sites_table, twins
 from quantsam.report.charts.agreement import agreement_chart
 from quantsam.report.charts.calibration import calibration_chart
 from quantsam.report.charts.chart import Chart
 from quantsam.report.charts.encoder import encoder_chart
 from quantsam.report.charts.front import front_chart
 from quantsam.report.charts.histograms import channels_chart, histogram_chart
+from quantsam.report.charts.repaired import repaired_layers_chart
 from quantsam.report.charts.sensitivity import sensitivity_charts
 from quantsam.report.charts.trade_off import latency_chart, size_chart
 from quantsam.report.comparison import Comparison
@@ -28,6 +30,7 @@ from quantsam.report.layer_tables import distribution_table, encoder_table, repa
 from quantsam.report.tables import Table, agreement_table, provenance_table, results_table
 from quantsam.report.tasks import Task
 from quantsam.results.distribution_record import SiteDistribution
+from quantsam.results.record import Record
 
 _SITES_LISTED = 12
 
@@ -130,7 +133,7 @@ def _section(model: ModelResults, title: str, anchor: str, pictures: Pictures) -
     parts = [
         Part("Which layers hurt", f"{anchor}--layers", tuple(_studies(model, anchor))),
         Part("The encoder, layer by layer", f"{anchor}--encoder", tuple(_encoder(model, anchor))),
-        Part("Repaired", f"{anchor}--repairs", tuple(_repairs(model))),
+        Part("Before and after repair", f"{anchor}--repairs", tuple(_repairs(model, anchor))),
         Part("Found by search", f"{anchor}--search", tuple(_searches(model, anchor))),
         Part("Simulation against engine", f"{anchor}--engines", tuple(_agreements(model, anchor))),
         Part("How values are distributed", f"{anchor}--values", tuple(_distributions(model, anchor))),
@@ -184,10 +187,21 @@ def _encoder(model: ModelResults, anchor: str) -> Iterator[Block]:
         yield Block((chart,), encoder_table(layers), chooser="Scheme")
 
 
-def _repairs(model: ModelResults) -> Iterator[Block]:
+def _repairs(model: ModelResults, anchor: str) -> Iterator[Block]:
+    """Yield what each repair gave, then what all of them changed in layers and values."""
     for number, record in enumerate(model.repairs, start=1):
         closed = "" if number == 1 else f"{record.label}, {record.placement}, {record.created_utc[:10]}"
         yield Block((), repair_table(record), closed)
+    for number, studies in enumerate(twins(model.studies), start=1):
+        chart = repaired_layers_chart(f"{anchor}--repaired-{number}", layer_pairs(*studies))
+        yield Block(() if chart is None else (chart,), repaired_layers_table(*studies), _which(number, studies[1]))
+    for number, distributions in enumerate(twins(model.distributions), start=1):
+        yield Block((), repaired_sites_table(*distributions), _which(number, distributions[1]))
+
+
+def _which(number: int, record: Record) -> str:
+    """Return what to click to see what is not the first of its kind."""
+    return "" if number == 1 else f"{record.label}, {record.placement}, on {record.dataset}"
 
 
 def _searches(model: ModelResults, anchor: str) -> Iterator[Block]:

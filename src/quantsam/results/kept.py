@@ -87,6 +87,30 @@ def find_baseline(store: ResultStore, record: Record) -> Record | None:
     return None if best is None else dataclasses.replace(best, scores=tuple(store.scores(best.id)))
 
 
+def find_unrepaired(store: ResultStore, record: Record) -> Record | None:
+    """Return the newest record of the same evaluation without the repairs; None if the store has none.
+
+    Args:
+        store: Where to look.
+        record: Of a plan with repairs; for others there is none.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    if not record.settings.get("repairs"):
+        return None
+    fields = tuple(name for name in _FIELDS if name != "plan_digest")
+    settings = tuple(name for name in _SETTINGS if name != "repairs")
+    for other in _newest_first(store, {name: getattr(record, name) for name in (*fields, "scheme")}):
+        if (
+            not other.settings.get("repairs")
+            and all(getattr(other, name) == getattr(record, name) for name in fields)
+            and all(other.settings.get(name) == record.settings.get(name) for name in settings)
+        ):
+            return other
+    return None
+
+
 def _newest_first(store: ResultStore, wanted: Mapping[str, Any]) -> Iterator[Record]:
     names = {name: wanted[name] for name in ("model", "scheme", "dataset", "prompt") if name in wanted}
     return reversed(store.records(kind="evaluate", **names))

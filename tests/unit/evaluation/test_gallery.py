@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -12,6 +13,8 @@ from quantsam.evaluation.gallery import keep_gallery, make_gallery
 from quantsam.evaluation.quantized import quantized_model
 from quantsam.metrics.iou import mask_iou
 from quantsam.repair.calibrated import calibrated_plans
+from quantsam.results.kept import find_unrepaired
+from quantsam.results.record import new_id
 from quantsam.results.store import ResultStore
 from quantsam.schemes.line import uniform_scheme
 from quantsam.schemes.load import load_scheme
@@ -114,3 +117,18 @@ def test_no_gallery_unless_asked_for(tiny, plans, dataset, tmp_path):
     store = ResultStore(tmp_path / "r.sqlite")
     (record,) = score_plans(tiny, plans[1:], dataset, store=store)
     assert store.gallery(record.id) == []
+
+
+def test_a_repaired_plan_is_shown_by_the_objects_of_the_unrepaired_one(tiny, quantized, records, dataset, tmp_path):
+    store = ResultStore(tmp_path / "results.sqlite")
+    whole, before = records
+    after = dataclasses.replace(before, id=new_id(), settings={**before.settings, "repairs": ["streams"]})
+    turned = [dataclasses.replace(s, iou=1 - s.iou) for s in before.scores]  # its own worst objects are others
+    after = dataclasses.replace(after, scores=tuple(turned))
+    for record in (whole, before, after):
+        store.append(record)
+    for record in (before, after):
+        keep_gallery(store, quantized, record, dataset, each=1)
+    shown = [[(e.annotation_id, e.rank) for e in store.gallery(record.id)] for record in (before, after)]
+    assert shown[0] == shown[1]
+    assert find_unrepaired(store, before) is None

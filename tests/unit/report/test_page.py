@@ -25,7 +25,13 @@ def test_a_report_shows_each_part(store, fill):
     fill(store)
     report = make_report(store)
     assert "What quantization does to nano" in report.html
-    for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "Found by search", "Repaired"):
+    for part in (
+        "Schemes compared",
+        "Masks, before and after",
+        "Which layers hurt",
+        "Found by search",
+        "Before and after repair",
+    ):
         assert f"<h3>{part}</h3>" in report.html
     for part in ("Simulation against engine", "How values are distributed", "The encoder, layer by layer"):
         assert f"<h3>{part}</h3>" in report.html
