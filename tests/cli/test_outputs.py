@@ -171,7 +171,7 @@ def test_scenes_are_written_as_coco_is(run, tmp_path, left):
 def short_demo(monkeypatch, tiny_nano):
     """A demonstration of seconds."""
     monkeypatch.setattr("quantsam.cli.demo.CALIBRATION", "scenes:2:1")
-    monkeypatch.setattr("quantsam.cli.demo.MODELS", ("nano",))
+    monkeypatch.setattr("quantsam.cli.demo.HARD", "nano")
     monkeypatch.setattr("quantsam.cli.demo.installed_engines", lambda: ("openvino",))
 
 
@@ -189,7 +189,8 @@ def test_the_demonstration_repairs_on_an_engine_or_without(tiny, tmp_path, monke
 
 def test_demo(run, tmp_path, left, short_demo):
     found = run("demo", "--scenes", "2", "--out", tmp_path / "demo", "--json")
-    assert [record["scheme"] for record in found.json] == ["fp32", "int8", "mix-dwsc", "mix-mbc-neck"]
+    schemes = ["fp32", "int8", "mix-dwsc", "mix-mbc-neck"]
+    assert [record["scheme"] for record in found.json] == [*schemes, *schemes, "fp32", "int8", "int8"]
     assert found.err.endswith(f"report: {tmp_path / 'demo' / 'report.html'}   open it in a browser\n")
     assert left(tmp_path) == ["demo", "demo/report.html", "demo/results.sqlite"]
     kinds = {r.kind for r in ResultStore(tmp_path / "demo" / "results.sqlite").records()}
@@ -197,6 +198,8 @@ def test_demo(run, tmp_path, left, short_demo):
     page = (tmp_path / "demo" / "report.html").read_text("utf-8")
     for part in ("Schemes compared", "Masks, before and after", "Which layers hurt", "How values are distributed"):
         assert part in page
+    for pair in ("The layers that hurt most in int8, and after", "Values that are hard to quantize in int8, and after"):
+        assert pair in page
 
 
 def test_demo_without_what_draws_reports(run, tmp_path, left, short_demo, monkeypatch):
@@ -214,4 +217,5 @@ def test_an_interrupted_demo_keeps_what_is_done(run, tmp_path, left, short_demo,
     assert ran.code == 130
     assert "interrupted" in ran.err
     assert left(tmp_path) == ["demo", "demo/results.sqlite"]
-    assert len(ResultStore(tmp_path / "demo" / "results.sqlite").records()) == 4
+    kinds = [record.kind for record in ResultStore(tmp_path / "demo" / "results.sqlite").records()]
+    assert kinds == ["evaluate"] * 6 + ["agree"]  # four schemes, and two on an engine

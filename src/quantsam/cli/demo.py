@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from quantsam.results.record import Record
     from quantsam.results.store import ResultStore
 
-MODELS = ("nano", "nano-hard")
-CALIBRATION = str(VARIANTS[MODELS[0]].calibration)
+PLAIN, HARD = "nano", "nano-hard"
+CALIBRATION = str(VARIANTS[PLAIN].calibration)
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
 _FEW = 12  # scenes for what takes longer
 _NOISE_IMAGES = 5
@@ -40,8 +40,8 @@ _REPAIRS = ("reflect", "streams", "migrate", "ranges")
 def command(out: Path, scenes: int, as_json: bool) -> None:
     """Quantize two of the small models that come along; score them, simulated and on real engines, and show it all.
 
-    Calibrates on toy scenes, scores on others, finds the layers that hurt, repairs the model that is hard to quantize,
-    prints tables and writes a report to be opened in a browser. Nothing is downloaded.
+    Calibrates on toy scenes and scores on others; of the model that is hard to quantize it finds the layers that hurt,
+    repairs them and shows what changed. Prints tables and writes a report for a browser. Nothing is downloaded.
     """
     from quantsam.data.open import open_dataset, open_images
     from quantsam.errors import OutputError
@@ -60,7 +60,7 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
     store.check_writable()
     records: list[Record] = []
     gaps: Sequence[AgreementRecord] = ()
-    for name in MODELS:
+    for name, is_hard in ((PLAIN, False), (HARD, True)):
         model = load_model(name)
         tell(f"{name}: {', '.join(SCHEMES)} on {scenes} scenes")
         found = _simulated(model, images, dataset, store)
@@ -68,13 +68,13 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
             report(found, as_json=False)
             click.echo()
         records += found
-        tell(f"{name}: which layers hurt, on {len(few.image_ids)} scenes")
-        _study(model, images, few, store)
-        if name == MODELS[0]:
+        if not is_hard:
             engines = ", ".join(installed_engines()) or "of which none is installed"
             tell(f"{name}: FP32 and INT8 on real engines, {engines}")
             gaps = _on_engines(model, images, dataset, few, store)
         else:
+            tell(f"{name}: which layers hurt before and after repair, on {len(few.image_ids)} scenes")
+            _study(model, images, few, store)
             tell(f"{name}: INT8 repaired, {', '.join(_REPAIRS)}")
             found = _repaired(model, images, dataset, store)
             if not as_json:
@@ -95,7 +95,7 @@ class _Steps:
     """Says on standard error what is under way: all of it takes minutes."""
 
     def __init__(self) -> None:
-        self._done, self._all = 0, 3 * len(MODELS) + 1  # three of each model, the report
+        self._done, self._all = 0, 6  # two of the first model, three of the other, the report
 
     def __call__(self, what: str) -> None:
         self._done += 1
@@ -112,16 +112,14 @@ def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, st
 
 
 def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: ResultStore) -> None:
-    """Find the layers that hurt, and how values are distributed; of a model that repairs help before and after."""
+    """Find the layers that hurt, and how values are distributed, before and after repair."""
     from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.repair.calibrated import calibrated_plans
     from quantsam.sensitivity.study import StudySettings, measure_sensitivity
 
-    is_repaired = model.name != MODELS[0]
-    placement = _placement() if is_repaired else "thesis"
-    for repairs in ((), _REPAIRS) if is_repaired else ((),):
+    for repairs in ((), _REPAIRS):
         wrap = progress("repairing" if repairs else "calibrating")
-        (plan,) = calibrated_plans(model, ("int8",), images, placement, repairs=repairs, progress=wrap)
+        (plan,) = calibrated_plans(model, ("int8",), images, _placement(), repairs=repairs, progress=wrap)
         measure_sensitivity(model, plan, few, StudySettings(method="race"), store=store, progress=progress)
         measure_distributions(model, plan, images, store=store, progress=progress("distributions"))
 
