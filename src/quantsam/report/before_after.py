@@ -71,17 +71,16 @@ def repaired_layers_table(before: SensitivityRecord, after: SensitivityRecord) -
 
 
 def repaired_sites_table(before: DistributionRecord, after: DistributionRecord) -> Table:
-    """Return the activations of the widest outlier channels and of the most massive positions, before and after."""
+    """Return the rounded activations of the widest channels and of the most massive positions, before and after."""
     repaired = {site.site: site for site in after.sites}
-    pairs = [(site, repaired[site.site]) for site in before.sites if site.site in repaired and site.role != "weight"]
+    rounded = [site for site in before.sites if site.role == "activation" and site.format is not None]
+    pairs = [(site, repaired[site.site]) for site in rounded if site.site in repaired]
     pairs.sort(key=lambda pair: -max(pair[0].outlier_ratio or 0.0, pair[0].position_ratio or 0.0))
     rows = [TableRow(_site_cells(old, new)) for old, new in pairs[:_MOST_ROWS]]
     columns = ("site", "kind", ">outlier ratio", ">repaired", ">position ratio", ">repaired", ">clipped", ">repaired")
     title = f"Values that are hard to quantize in {before.label}, and after {_named(after)}"
-    note = (
-        "Outlier ratio: how much further the widest channel reaches than the median one. Position ratio: the same of "
-    )
-    note += "of positions of an image. Where both are large, a repair may turn the second into the first."
+    note = "Outlier ratio: how much further the widest channel reaches than the median one. Position ratio: the same "
+    note += "for positions of an image. Where both are large, a repair may turn the second into the first."
     return Table(title, columns, tuple(rows), note)
 
 

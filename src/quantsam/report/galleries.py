@@ -84,11 +84,15 @@ class Pictures:
 
 
 def galleries(model: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
-    """Yield the objects of each result, the smallest encoder first; their pictures go to `pictures`."""
+    """Yield the objects of each result: what was repaired, then the smallest encoder. Pictures go to `pictures`."""
     results = {r.record.id: r for task in model.tasks for r in task.results}
     shown = sorted((r.record for r in results.values()), key=lambda record: record.created_utc, reverse=True)
     repaired = {before.id: after.id for before, after in twins(shown)}
-    ordered = sorted(model.galleries, key=lambda key: (results[key].size_mib or 0.0, results[key].change or 0.0))
+
+    def order(key: str) -> tuple[bool, float, float]:
+        return repaired.get(key) not in model.galleries, results[key].size_mib or 0.0, results[key].change or 0.0
+
+    ordered = sorted(model.galleries, key=order)
     for record_id in ordered:
         result = results[record_id]
         by = "" if result.way == SIMULATED else f" on {result.way}"
@@ -114,7 +118,8 @@ def _object(
     left, top, right, bottom = entry.box_xyxy
     box = _style(left=left / width, top=top / height, width=(right - left) / width, height=(bottom - top) / height)
     click = "" if entry.click_xy is None else _style(left=entry.click_xy[0] / width, top=entry.click_xy[1] / height)
-    change = round(100 * entry.iou) - round(100 * entry.fp32_iou)  # of what is shown, so that it adds up
+    told = f"{_change(entry):+d} points of IoU"
+    told += "" if repaired is None else f", {_change(repaired):+d} repaired"
     x, y, w, h = _around(entry)
     return ObjectView(
         picture=pictures.add(entry),
@@ -124,9 +129,14 @@ def _object(
         close=_style(left=-x / w, top=-y / h, width=width / w, height=height / h),
         box="" if click else box,
         click=click,
-        caption=f"{_called(entry, names)}: {change:+d} points of IoU",
+        caption=f"{_called(entry, names)}: {told}",
         key=f"{result.record.id}:{entry.annotation_id}",
     )
+
+
+def _change(entry: GalleryEntry) -> int:
+    """Return what was lost against FP32, of the rounded figures that are shown, so that it adds up."""
+    return round(100 * entry.iou) - round(100 * entry.fp32_iou)
 
 
 def _called(entry: GalleryEntry, names: ObjectNames) -> str:

@@ -67,6 +67,8 @@ def test_the_page_shows_both_and_the_repaired_mask_beside_the_other(store):
     assert sorted(titles) == ["int8", "int8 + streams + migrate"]
     assert titles["int8"] == ["image and prompt", "ground truth", "FP32", "int8", "repaired"]
     assert titles["int8 + streams + migrate"][3:] == ["int8 + streams + migrate"]
+    first = section.galleries[0]  # what was repaired comes first
+    assert first.groups[0].objects[0].caption.endswith("-40 points of IoU, -5 repaired")
     (part,) = [part for part in section.parts if part.title == "Before and after repair"]
     assert len(part.blocks) == 1
     assert json.dumps(part.blocks[0].charts[0].spec)
