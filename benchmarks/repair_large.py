@@ -20,8 +20,8 @@ from engines import random_model
 import quantsam as qs
 from quantsam.repair.repair import repair_plan
 
-ALONE = ("", "streams", "shift", "migrate", "ranges", "bias")
-TOGETHER = "streams,shift,migrate,ranges"
+ALONE = ("", "reflect", "streams", "shift", "migrate", "ranges", "bias")
+TOGETHER = "reflect,streams,shift,migrate,ranges"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from quantsam.metrics.iou import mask_iou
 from quantsam.metrics.summary import ObjectScore
 from quantsam.models.sam import EfficientViTSam
 from quantsam.prediction.predictor import Predictor
-from quantsam.results.gallery import RANKS, GalleryEntry, Rank
+from quantsam.results.gallery import COMPARED, RANKS, GalleryEntry, Rank
 from quantsam.results.kept import find_baseline, find_unrepaired
 from quantsam.results.record import Record
 from quantsam.results.store import ResultStore
@@ -32,7 +32,7 @@ def make_gallery(
     reference: Sequence[ObjectScore] = (),
     *,
     each: int = 3,
-    same_as: Sequence[GalleryEntry] = (),
+    beside: Sequence[GalleryEntry] = (),
 ) -> list[GalleryEntry]:
     """Ask a model again about some objects of its record, and FP32 too, and keep what both say.
 
@@ -43,15 +43,15 @@ def make_gallery(
         reference: FP32's scores of the same objects: objects are ranked by what was lost against them; without,
             by their IoU.
         each: How many of the worst, of those around the median, and of the best.
-        same_as: A gallery whose objects and ranks are taken instead, so that the two can be laid side by side.
+        beside: Another record's gallery whose objects are taken too, so that the two can stand side by side.
 
     Returns:
-        The objects, worst first; each at most once, however few there are.
+        The objects, worst first, then those of `beside`; each at most once, however few there are.
     """
     chosen = _chosen(record.scores, {score.annotation_id: score.iou for score in reference}, each)
-    if same_as:
-        scores = {score.annotation_id: score for score in record.scores}
-        chosen = [(scores[e.annotation_id], e.rank) for e in same_as if e.annotation_id in scores]
+    scores, taken = {s.annotation_id: s for s in record.scores}, {s.annotation_id for s, _ in chosen}
+    others = [e.annotation_id for e in beside if e.annotation_id in scores.keys() - taken]
+    chosen += [(scores[annotation_id], COMPARED) for annotation_id in others]
     prompt = parse_prompt(str(record.prompt))
     predictors = (Predictor(model.with_encoder(model.float_encoder)), Predictor(model))
     entries: dict[int, GalleryEntry] = {}
@@ -76,16 +76,16 @@ def keep_gallery(
     """Make the gallery of a record and keep it in the record's store.
 
     Objects are ranked against the newest FP32 record of the same weights, data and prompt in the store, if it has one.
-    A repaired plan is shown by the objects of the unrepaired one's gallery, if there is one.
+    A repaired plan has the objects of the unrepaired one's gallery too, if there is one.
 
     Raises:
         StoreError: The store cannot be written.
     """
     baseline = find_baseline(store, record)
     reference = () if baseline is None else baseline.scores
-    before = find_unrepaired(store, record)
-    same_as = () if before is None else store.gallery(before.id)
-    entries = make_gallery(model, record, dataset, reference, each=each, same_as=same_as)
+    galleries = (store.gallery(before.id) for before in find_unrepaired(store, record))
+    beside = next((entries for entries in galleries if entries), [])
+    entries = make_gallery(model, record, dataset, reference, each=each, beside=beside)
     store.keep_gallery(record.id, entries)
 
 

@@ -31,9 +31,9 @@ from quantsam.repair.trials import (
 from quantsam.repair.watch import watch_inputs
 
 WORTH = 1e-3
-"""A scale that is a multiplication on the engine is kept where it takes this share of the convolution's output from the
-error, see `PositionWeights`. Of `nano-hard` that keeps half of the scales that would help and nearly all of their use;
-of `nano`, which needs none, next to nothing."""
+"""A scale that is a multiplication on the engine is kept where the error falls by this mean over positions, relative to
+their energies as `PositionWeights` says. Of `nano-hard` that keeps half of the scales that would help and nearly all of
+their use; of `nano`, which needs none, next to nothing."""
 
 WORTH_FREE = 0.95
 """A scale that is part of the rounding is kept where the error falls below this share of what it was."""
@@ -89,8 +89,8 @@ def scale_of_outputs(
 ) -> ScaleOutputs | None:
     """Return the scaling of the outputs that a plan quantizes by one scale a tensor; None where there is none.
 
-    A weight's scale a channel takes what the output gives, so nothing is to be weighed but the rounding of the output
-    and the multiplication that it costs.
+    A weight's scale a channel takes what the output gives, so weights lose nothing; only the rounding of the output is
+    weighed against the multiplication.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
@@ -108,7 +108,7 @@ def scale_of_outputs(
             seen = ranges[site.path]
             tried = different([torch.zeros_like(seen.low, dtype=torch.int32), levelled(seen.low, seen.high)])
             trials[site.convolution] = OutputTrial(prepared, site, seen, matters[site.convolution], tried)
-    exponents = _chosen(prepared, plan, trials, images, progress) if trials else {}
+    exponents = _chosen(prepared, plan, trials, images, progress)
     return ScaleOutputs(exponents) if exponents else None
 
 
@@ -120,6 +120,8 @@ def _chosen(
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """Return the exponents that are worth what they cost, (C,) int32 each by the convolution's path."""
+    if not trials:
+        return {}
     watch_inputs(prepared, {p: t.look for p, t in trials.items()}, images, most=TRIED_ON, progress=progress)
     is_free = get_placement(plan.placement).scales_in_rounding
     found = {}

@@ -24,11 +24,14 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of `balanced`: how much of the burden activations give to weights."""
 
 TRIED_ON = 4
-"""Calibration images on which strengths are compared."""
+"""Calibration images on which changes are compared."""
+
+_FLOOR = 1e-6
+"""Of the mean position's energy: what the median one's is at least."""
 
 
 class PositionWeights:
-    """Weighs errors of an output by position: at each relative to its own energy and the median position's, added.
+    """Weighs errors of an output by position: divided by the sum of its own energy and that of the median position.
 
     A few massive positions have nearly all the energy of a picture. Relative to a sum over positions, any error of the
     others would be small.
@@ -38,11 +41,18 @@ class PositionWeights:
         """Take the float output (N, C, H, W) and how much each channel matters, (C,) float64."""
         self._true, self._matters = true, matters
         energy = (true.square() * matters.float().reshape(-1, 1, 1)).sum(1, keepdim=True)
-        self._weights = 1 / (energy + energy.median()).clamp(min=1e-30)
+        usual = torch.stack([_usual(image) for image in energy]).reshape(-1, 1, 1, 1)
+        self._weights = 1 / (energy + usual).clamp(min=1e-30)
 
     def errors(self, y: Tensor) -> Tensor:
         """Return the weighted squared errors of an output, summed over positions, (C,) float64."""
         return ((y - self._true).square() * self._weights).sum((0, 2, 3), dtype=torch.float64) * self._matters
+
+
+def _usual(energy: Tensor) -> Tensor:
+    """Return the energy of an image's median position, of those that are not padding; a share of the mean at least."""
+    alive = energy[energy > 0]
+    return (alive.median() if len(alive) else energy.mean()).maximum(_FLOOR * energy.mean())
 
 
 class Trial(ABC):
@@ -68,12 +78,16 @@ class Trial(ABC):
         """Add the errors of outputs (N, out, H, W), one for each change."""
         weights = PositionWeights(true, self._matters)
         for number, y in enumerate(outputs):
-            self.errors[number] += weights.errors(y).sum()
+            self.errors[number] += float(weights.errors(y).sum())
         self.positions += true.shape[0] * true.shape[2] * true.shape[3]
 
 
 class InputTrial(Trial):
-    """Scales of the input's channels, (in,) int32 exponents each, taken back by the weights; the bias plays no part."""
+    """Scales of the input's channels, taken back by the weights; the bias plays no part.
+
+    Attributes:
+        exponents: What is tried, (in,) int32 each.
+    """
 
     def __init__(
         self,
@@ -147,7 +161,11 @@ class ShiftTrial(Trial):
 
 
 class OutputTrial(Trial):
-    """Scales of the output's channels, (out,) int32 exponents each, undone behind its rounding."""
+    """Scales of the output's channels, undone behind its rounding.
+
+    Attributes:
+        exponents: What is tried, (out,) int32 each.
+    """
 
     def __init__(
         self, prepared: ImageEncoder, y: PlanSite, seen: ChannelRange, matters: Tensor, exponents: Sequence[Tensor]

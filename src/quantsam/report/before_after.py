@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from quantsam.report.tables import STANDARD_ERROR, Table, TableRow, number
 from quantsam.results.distribution_record import DistributionRecord, SiteDistribution
+from quantsam.results.kept import all_but_repairs
 from quantsam.results.record import Record
 from quantsam.results.sensitivity_record import RowScore, SensitivityRecord
 
@@ -22,24 +23,18 @@ def twins(records: Sequence[R]) -> list[tuple[R, R]]:
         records: Of one kind and model, newest first.
 
     Returns:
-        The newest repaired record of each unrepaired one, in the order of the repaired ones.
+        Each unrepaired record with the newest of each set of repairs, in the order of the repaired ones.
     """
     plain: dict[tuple[Any, ...], R] = {}
     for record in records:
         if not record.settings.get("repairs"):
-            plain.setdefault(_all_but_repairs(record), record)
-    found: dict[str, tuple[R, R]] = {}
+            plain.setdefault(all_but_repairs(record), record)
+    found: dict[tuple[str, str], tuple[R, R]] = {}
     for record in records:
-        before = plain.get(_all_but_repairs(record)) if record.settings.get("repairs") else None
+        before = plain.get(all_but_repairs(record)) if record.settings.get("repairs") else None
         if before is not None:
-            found.setdefault(before.id, (before, record))
+            found.setdefault((before.id, str(record.settings["repairs"])), (before, record))
     return list(found.values())
-
-
-def _all_but_repairs(record: Record) -> tuple[Any, ...]:
-    settings = sorted((name, repr(value)) for name, value in record.settings.items() if name != "repairs")
-    what = (record.kind, record.scheme, record.scheme_digest, record.placement, record.engine)
-    return (*what, record.dataset_digest, record.prompt, record.calibration_digest, *settings)
 
 
 def layer_pairs(before: SensitivityRecord, after: SensitivityRecord) -> list[tuple[RowScore, RowScore]]:
@@ -65,9 +60,10 @@ def repaired_layers_table(before: SensitivityRecord, after: SensitivityRecord) -
         )
         for old, new in layer_pairs(before, after)[:_MOST_ROWS]
     ]
-    columns = ("layer", "kind", ">mask loss", ">± SE", ">repaired", ">± SE", ">SQNR dB", ">repaired")
-    title = f"The layers that hurt most in {before.label}, and after {_named(after)}"
-    return Table(title, columns, tuple(rows), f"Mask loss of a layer quantized alone. {STANDARD_ERROR}")
+    by = str(before.settings.get("by", "layer"))
+    columns = (by, "kind", ">mask loss", ">± SE", ">repaired", ">± SE", ">SQNR dB", ">repaired")
+    title = f"The {by}s that hurt most in {before.label}, and after {_named(after)}"
+    return Table(title, columns, tuple(rows), f"Mask loss of a {by} quantized alone. {STANDARD_ERROR}")
 
 
 def repaired_sites_table(before: DistributionRecord, after: DistributionRecord) -> Table:
@@ -79,8 +75,10 @@ def repaired_sites_table(before: DistributionRecord, after: DistributionRecord) 
     rows = [TableRow(_site_cells(old, new)) for old, new in pairs[:_MOST_ROWS]]
     columns = ("site", "kind", ">outlier ratio", ">repaired", ">position ratio", ">repaired", ">clipped", ">repaired")
     title = f"Values that are hard to quantize in {before.label}, and after {_named(after)}"
-    note = "Outlier ratio: how much further the widest channel reaches than the median one. Position ratio: the same "
-    note += "for positions of an image. Where both are large, a repair may turn the second into the first."
+    note = (
+        "Outlier ratio: how many times as far the widest channel reaches as the median one; position ratio: the same "
+    )
+    note += "of the positions of an image. `reflect` moves massive positions into one channel."
     return Table(title, columns, tuple(rows), note)
 
 

@@ -33,11 +33,11 @@ class ModelResults:
         weights_digest: Of its weights.
         tasks: The one with the most results first.
         agreements: Records of kind `agree`, newest first.
-        studies: Records of kind `sensitivity` that somebody asked for, newest first.
+        studies: Records of kind `sensitivity` that somebody asked for: of unrepaired plans first, newest first.
         search_studies: Those that searches measured for their own use, newest first.
         searches: Records of kind `search`, newest first.
         repairs: Records of kind `repair`, newest first.
-        distributions: Records of kind `distributions`, newest first.
+        distributions: Records of kind `distributions`: of unrepaired plans first, newest first.
         activations: Records of kind `activations`, newest first.
         comparisons: Of each task, what the page needs to compare its results object by object; None without scores.
         galleries: Of the first task's newest results, by record id, worst objects first.
@@ -150,6 +150,8 @@ def _model(
             of = " of searches" if kept is model.search_studies else ""
             left_out.append(f"{name}: {len(kept) - most} older records of kind {kept[0].kind}{of} are left out.")
             del kept[most:]
+    model.studies.sort(key=_is_repaired)  # what is wrong first, then what became of it
+    model.distributions.sort(key=_is_repaired)
     groups, latencies = group_tasks(records), latencies_of(records)
     if len(groups) > MOST_TASKS:
         left_out.append(f"{name}: {len(groups) - MOST_TASKS} further sets of data and prompts are left out.")
@@ -159,6 +161,10 @@ def _model(
         found = {record.id: store.gallery(record.id) for record in newest}
         model.galleries = {record_id: entries for record_id, entries in found.items() if entries}
     return model
+
+
+def _is_repaired(record: Record) -> bool:
+    return bool(record.settings.get("repairs"))
 
 
 def _apart(

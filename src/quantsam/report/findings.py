@@ -198,7 +198,7 @@ def _of_distributions(model: ModelResults) -> Iterator[Finding]:
         if worst is not None and worst.outliers[0].ratio >= _STANDS_OUT:
             channel = worst.outliers[0]
             text = f"Channel {channel.index} of {worst.site} reaches {channel.ratio:.0f} times as far as the median "
-            text += "channel: one grid for all leaves few of its steps to the others."
+            text += f"channel in {record.label}: one grid for all leaves few of its steps to the others."
             yield Finding("plain", text)
 
 

@@ -86,8 +86,9 @@ class Pictures:
 def galleries(model: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
     """Yield the objects of each result: what was repaired, then the smallest encoder. Pictures go to `pictures`."""
     results = {r.record.id: r for task in model.tasks for r in task.results}
-    shown = sorted((r.record for r in results.values()), key=lambda record: record.created_utc, reverse=True)
-    repaired = {before.id: after.id for before, after in twins(shown)}
+    pictured = [r.record for r in results.values() if r.record.id in model.galleries]
+    pairs = twins(sorted(pictured, key=lambda record: record.created_utc, reverse=True))
+    repaired = {before.id: after.id for before, after in reversed(pairs)}  # the newest
 
     def order(key: str) -> tuple[bool, float, float]:
         return repaired.get(key) not in model.galleries, results[key].size_mib or 0.0, results[key].change or 0.0

@@ -192,7 +192,7 @@ def _repairs(model: ModelResults, anchor: str) -> Iterator[Block]:
     for number, record in enumerate(model.repairs, start=1):
         closed = "" if number == 1 else f"{record.label}, {record.placement}, {record.created_utc[:10]}"
         yield Block((), repair_table(record), closed)
-    for number, studies in enumerate(twins(model.studies), start=1):
+    for number, studies in enumerate(twins([s for s in model.studies if s.settings.get("mode") == "in"]), start=1):
         chart = repaired_layers_chart(f"{anchor}--repaired-{number}", layer_pairs(*studies))
         yield Block(() if chart is None else (chart,), repaired_layers_table(*studies), _which(number, studies[1]))
     for number, distributions in enumerate(twins(model.distributions), start=1):

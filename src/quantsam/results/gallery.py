@@ -12,8 +12,9 @@ from typing import Any, Literal
 from quantsam.errors import StoreError
 from quantsam.results.typed import typed
 
-Rank = Literal["worst", "median", "best"]
+Rank = Literal["worst", "median", "best", "compared"]
 RANKS: tuple[Rank, ...] = ("worst", "median", "best")
+COMPARED: Rank = "compared"
 Rle = Mapping[str, Any]
 
 
@@ -23,7 +24,7 @@ class GalleryEntry:
 
     Attributes:
         rank: Which objects it was taken from, ranked by the IoU that the record's model loses against FP32, or where
-            FP32 was not scored by its own IoU.
+            FP32 was not scored by its own IoU; `compared`: from another record's gallery, to stand beside it.
         image_id: Id of its image.
         annotation_id: Id of its annotation.
         image_hw: Height and width of the image, which boxes, points and masks refer to.
@@ -73,7 +74,7 @@ def parse_entry(body: str, picture: Callable[[str], bytes | None]) -> GalleryEnt
         values["box_xyxy"] = tuple(values["box_xyxy"])
         values["click_xy"] = None if values["click_xy"] is None else tuple(values["click_xy"])
         entry = typed(GalleryEntry, {**values, "picture": picture(values["picture"])})
-        if entry.rank not in RANKS or min(entry.image_hw) < 1:
+        if entry.rank not in (*RANKS, COMPARED) or min(entry.image_hw) < 1:
             raise ValueError(f"rank must be one of {', '.join(RANKS)} and the picture have pixels")
         return entry
     except (TypeError, ValueError, KeyError) as error:

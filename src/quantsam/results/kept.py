@@ -87,28 +87,32 @@ def find_baseline(store: ResultStore, record: Record) -> Record | None:
     return None if best is None else dataclasses.replace(best, scores=tuple(store.scores(best.id)))
 
 
-def find_unrepaired(store: ResultStore, record: Record) -> Record | None:
-    """Return the newest record of the same evaluation without the repairs; None if the store has none.
+def find_unrepaired(store: ResultStore, record: Record) -> Iterator[Record]:
+    """Yield the records of the same evaluation without the repairs, newest first; none where nothing was repaired.
 
     Args:
         store: Where to look.
-        record: Of a plan with repairs; for others there is none.
+        record: Of a plan with repairs.
 
     Raises:
         StoreError: The store cannot be read.
     """
-    if not record.settings.get("repairs"):
-        return None
-    fields = tuple(name for name in _FIELDS if name != "plan_digest")
-    settings = tuple(name for name in _SETTINGS if name != "repairs")
-    for other in _newest_first(store, {name: getattr(record, name) for name in (*fields, "scheme")}):
-        if (
-            not other.settings.get("repairs")
-            and all(getattr(other, name) == getattr(record, name) for name in fields)
-            and all(other.settings.get(name) == record.settings.get(name) for name in settings)
-        ):
-            return other
-    return None
+    if record.settings.get("repairs"):
+        wanted = {name: getattr(record, name) for name in ("model", "scheme", "dataset", "prompt")}
+        for other in _newest_first(store, wanted):
+            if not other.settings.get("repairs") and all_but_repairs(other) == all_but_repairs(record):
+                yield other
+
+
+def all_but_repairs(record: Record) -> tuple[Any, ...]:
+    """Return what a record has in common with that of the same plan before or after repairs.
+
+    Plans that `quantsam repair` saved have nothing in common with others: they are calibrated on fewer images.
+    """
+    left_out = ("repairs", "seed", "images", "calibration_images")  # these tell how it was asked, not what was computed
+    settings = sorted((name, repr(value)) for name, value in record.settings.items() if name not in left_out)
+    fields = (getattr(record, name) for name in _FIELDS if name != "plan_digest")
+    return (record.kind, record.scheme, *fields, *settings)
 
 
 def _newest_first(store: ResultStore, wanted: Mapping[str, Any]) -> Iterator[Record]:

@@ -67,3 +67,16 @@ def test_a_shift_far_from_the_values_costs_coarse_weights_more_than_it_saves(tin
         errors[scheme] = trial.errors / trial.positions
     assert errors["w4a8"][1] > 2 * errors["w4a8"][0]
     assert errors["w4a8"][1] > 10 * errors["int8"][1]
+
+
+def test_padding_has_no_say_in_what_is_usual_and_images_none_in_each_other():
+    true = torch.ones(2, 1, 4, 4)
+    true[0, :, 1:] = 0  # three quarters of the first picture are padding
+    true[1] = 3
+    weights = PositionWeights(true, torch.ones(1, dtype=torch.float64))
+    for image, energy in ((0, 1.0), (1, 9.0)):
+        y = true.clone()
+        y[image, :, 0, 0] += 0.1
+        torch.testing.assert_close(weights.errors(y), torch.tensor([0.01 / (2 * energy)]).double())
+    nothing = PositionWeights(torch.zeros(1, 1, 2, 2), torch.ones(1, dtype=torch.float64))
+    assert nothing.errors(torch.zeros(1, 1, 2, 2)) == 0

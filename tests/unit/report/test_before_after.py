@@ -22,8 +22,8 @@ def studies():
 def test_what_differs_in_repairs_alone_belongs_together():
     before, after = studies()
     elsewhere = make_study([], settings=REPAIRED, placement="openvino")
-    older = make_study([], settings={"repairs": ["streams"]})
-    assert twins([elsewhere, after, older, before]) == [(before, after)]
+    other, older = make_study([], settings={"repairs": ["streams"]}), make_study([], settings=REPAIRED)
+    assert twins([elsewhere, after, other, older, before]) == [(before, after), (before, other)]
     assert twins([before]) == twins([after]) == []
 
 

@@ -53,5 +53,5 @@ def repaired_layers_chart(name: str, pairs: Sequence[tuple[RowScore, RowScore]])
         description=f"Mask loss of {len(measured)} layers, unrepaired and repaired",
         height=max(90, 20 * len(measured)),
     )
-    reading = "Each layer quantized alone; the further left the repaired one, the more its repair gave."
-    return Chart(name, "What the layers that hurt most lose, before and after repair", reading, spec, len(points))
+    reading = "Each quantized alone; the further left the repaired one, the more its repair gave."
+    return Chart(name, "What hurts most, before and after repair", reading, spec, len(points))

@@ -84,7 +84,9 @@
     const ids = numbers.map((number) => data.results[number].id);
     const keys = worst.flatMap((object) => ids.map((id) => `${id}:${data.annotations[object.number]}`));
     const found = keys.map((key) => document.querySelector(`.gallery [data-object="${key}"]`));
-    return found.filter(Boolean).map((figure) => figure.cloneNode(true));
+    const copies = found.filter(Boolean).map((figure) => figure.cloneNode(true));
+    for (const copy of copies) copy.querySelectorAll(".repaired").forEach((panel) => panel.remove()); // of a third result
+    return copies;
   }
 
   function show(section, data) {
