@@ -32,8 +32,7 @@ from quantsam.repair.watch import watch_inputs
 
 WORTH = 1e-3
 """A scale that is a multiplication on the engine is kept where the error falls by this mean over positions, relative to
-their energies as `PositionWeights` says. Of `nano-hard` that keeps half of the scales that would help and nearly all of
-their use; of `nano`, which needs none, next to nothing."""
+their energies as `PositionWeights` says."""
 
 WORTH_FREE = 0.95
 """A scale that is part of the rounding is kept where the error falls below this share of what it was."""

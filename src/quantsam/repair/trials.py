@@ -138,8 +138,8 @@ class ShiftTrial(Trial):
         shifts: Sequence[Tensor],
     ) -> None:
         super().__init__(prepared, weight.path, matters, len(shifts))
-        self._shifts, self._seen, self._x = list(shifts), seen, x
         plain = self._conv.weight.contiguous()
+        self._shifts, self._seen, self._x = [shift.to(plain.device) for shift in shifts], seen, x
         self._rounded = fake_quantize(plain, weight.spec, weight_grid(plain, weight.spec, weight.key))
 
     def look(self, x: Tensor) -> None:
