@@ -88,25 +88,24 @@ class DenseHeads(nn.Module):
         self.keys = nn.Conv2d(embed_dim, self.KINDS * self.WIDTH, 1)
         self.queries = nn.Linear(embed_dim, self.KINDS * (self.WIDTH + 1))
 
-    def forward(self, embedding: Tensor, masks: Tensor, seeds: Tensor, complete: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, members: Tensor, masks: Tensor, seeds: Tensor, complete: Tensor) -> Tensor:
         """Return the loss of borders and likeness.
 
         Args:
             embedding: (N, dim, S, S).
-            masks: (N, M, 4 S, 4 S) bool; empty ones are padding.
+            members: (N, 4 S, 4 S) int; bit k of a pixel says whether it is in mask k.
+            masks: (N, M, 4 S, 4 S) bool, the same apart; empty ones are padding.
             seeds: (N, M, 2) int, x y of a cell of each object.
             complete: (N,) bool, whether every object of a picture is among its masks.
         """
-        return self._border_loss(embedding, masks, complete) + self._likeness_loss(embedding, masks, seeds)
+        return self._border_loss(embedding, members, complete) + self._likeness_loss(embedding, masks, seeds)
 
-    def _border_loss(self, embedding: Tensor, masks: Tensor, complete: Tensor) -> Tensor:
+    def _border_loss(self, embedding: Tensor, members: Tensor, complete: Tensor) -> Tensor:
         """Tell where a pixel and its neighbour to the right, or below, belong to different sets of objects.
 
         Where not all objects are known, pairs of pixels outside of all masks say nothing.
         """
         logits = F.pixel_shuffle(self.borders(embedding), CELL).float()
-        bits = (1 << torch.arange(masks.shape[1], device=masks.device)).view(1, -1, 1, 1)
-        members = (masks * bits).sum(1)  # (N, 4 S, 4 S): which masks a pixel is in
         right, below = members.roll(-1, 2), members.roll(-1, 1)
         others = torch.stack([right, below], 1)
         truth = (others != members.unsqueeze(1)).float()

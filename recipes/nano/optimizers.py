@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that brings singular values near 1
@@ -43,20 +44,30 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all parameters that have a gradient; those of one shape are handled together."""
+        """Move all parameters that have a gradient; those of about one shape are handled together."""
         for group in self.param_groups:
-            shapes: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
-            for p in (p for p in group["params"] if p.grad is not None):
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p.grad))
-                momentum.lerp_(p.grad, 1 - MOMENTUM)
-                wide = _wide(p.grad.lerp(momentum, MOMENTUM).flatten(1))
-                shapes.setdefault(tuple(wide.shape), []).append((p, wide))
+            moved = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in moved]
+            momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in moved]
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+            shapes: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
+            for p, gradient in zip(moved, ahead, strict=True):
+                wide = _wide(gradient.flatten(1))
+                shapes.setdefault((_rounded_up(wide.shape[0]), _rounded_up(wide.shape[1])), []).append((p, wide))
+            if moved:
+                torch._foreach_mul_(moved, 1 - group["lr"] * WEIGHT_DECAY)
             for (rows, columns), found in shapes.items():
-                updates = orthogonal(torch.stack([wide for _, wide in found]))
-                for (p, _), update in zip(found, updates, strict=True):
-                    update = update if len(p) == rows else update.mT
-                    p.mul_(1 - group["lr"] * WEIGHT_DECAY)
-                    p.add_(update.reshape(p.shape), alpha=-group["lr"] * RMS * columns**0.5)
+                padded = [F.pad(wide, (0, columns - wide.shape[1], 0, rows - wide.shape[0])) for _, wide in found]
+                for (p, wide), update in zip(found, orthogonal(torch.stack(padded)), strict=True):
+                    part = update[: wide.shape[0], : wide.shape[1]]
+                    part = part if len(p) == wide.shape[0] else part.mT
+                    p.add_(part.reshape(p.shape), alpha=-group["lr"] * RMS * wide.shape[1] ** 0.5)
+
+
+def _rounded_up(size: int) -> int:
+    """Return the next power of two: rows and columns of zeros change nothing, and fewer shapes are sooner done."""
+    return 1 << (size - 1).bit_length()
 
 
 def _wide(matrix: Tensor) -> Tensor:

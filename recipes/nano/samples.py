@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from windows import FRAME, MOST_MASKS, Window, balanced, draw_window
 
 CELL = 4
-SIDES = {160: 8, 224: 5, 320: 3}  # windows of this side: how many a step
+SIDES = {160: 8, 224: 5, 320: 3}  # windows of this side: how many a step, times the batch
 Float = NDArray[np.float32]
 
 
@@ -46,7 +46,7 @@ class Batch:
         form: What the step is like.
         images: (N, S, S, 3) uint8.
         corners: (N, 2) float32, where the windows lie in the frame.
-        masks: (N, M, S, S) bool; empty ones are padding.
+        members: (N, S, S) int32; bit k of a pixel says whether it is in object k. Bits of no pixel are padding.
         complete: (N,) bool.
         seeds: (N, M, 2) int64, x y of a cell in each object.
         boxed: (N, B) int64, which objects are prompted by a box.
@@ -59,7 +59,7 @@ class Batch:
     form: Form
     images: NDArray[np.uint8]
     corners: Float
-    masks: NDArray[np.bool_]
+    members: NDArray[np.int32]
     complete: NDArray[np.bool_]
     seeds: NDArray[np.int64]
     boxed: NDArray[np.int64]
@@ -102,7 +102,14 @@ class StepDataset(TorchDataset[Batch]):
     """Item `i` is the batch of step `i`."""
 
     def __init__(
-        self, seed: int, pool: Pool, *, sides: dict[int, float], prompts: tuple[int, int], pasting: float
+        self,
+        seed: int,
+        pool: Pool,
+        *,
+        sides: dict[int, float],
+        prompts: tuple[int, int],
+        pasting: float,
+        batch: int = 1,
     ) -> None:
         """Make ready.
 
@@ -112,8 +119,9 @@ class StepDataset(TorchDataset[Batch]):
             sides: How often windows of each side are drawn.
             prompts: How many objects of a window are prompted by a box, and how many by clicks.
             pasting: Share of windows with objects of other photographs.
+            batch: How many times the windows of `SIDES` a step has.
         """
-        self.seed, self.pool, self.prompts, self.pasting = seed, pool, prompts, pasting
+        self.seed, self.pool, self.prompts, self.pasting, self.batch = seed, pool, prompts, pasting, batch
         self._sides = list(sides)
         self._often = np.array(list(sides.values())) / sum(sides.values())
 
@@ -122,7 +130,7 @@ class StepDataset(TorchDataset[Batch]):
         rng = np.random.default_rng((self.seed, 1, step))
         side = self._sides[rng.choice(len(self._sides), p=self._often)]
         rounds = 0 if rng.random() < 0.5 else int(rng.integers(1, 6))
-        return Form(side, SIDES[side], rounds, bool(rng.random() < 0.2), bool(rng.random() < 0.15))
+        return Form(side, SIDES[side] * self.batch, rounds, bool(rng.random() < 0.2), bool(rng.random() < 0.15))
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step."""
@@ -133,7 +141,7 @@ class StepDataset(TorchDataset[Batch]):
         return Batch(
             form=form,
             images=np.stack([w.image for w in windows]),
-            masks=np.stack([_padded(w.masks) for w in windows]),
+            members=np.stack([_members(w.masks) for w in windows]),
             complete=np.array([w.complete for w in windows]),
             **{name: np.stack([p[name] for p in prompted]) for name in prompted[0]},
         )
@@ -166,7 +174,7 @@ class StepDataset(TorchDataset[Batch]):
         }
 
 
-def _padded(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    padded = np.zeros((MOST_MASKS, *masks.shape[1:]), bool)
-    padded[: len(masks)] = masks
-    return padded
+def _members(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
+    bits = np.left_shift(1, np.arange(len(masks)), dtype=np.int32)
+    members: NDArray[np.int32] = np.tensordot(bits, masks.astype(np.int32), 1)
+    return members

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from corrections import corrective_clicks
 from decoding import decode
 from losses import DenseHeads, MaskLoss, prompt_loss
 from network import set_window, window_position
 from numpy.typing import NDArray
-from samples import Batch, depth_of
+from samples import Batch
 from torch import Tensor
+from windows import MOST_MASKS
 
 from quantsam.models.mask_decoder import MaskDecoder
 from quantsam.models.sam import EfficientViTSam
@@ -31,23 +33,23 @@ class Learner:
         heads: Read the embedding, in training only.
         device: Where both are.
         precision: Type of most products; float32, or bfloat16 for mixed precision.
-        seen: What the last steps measured, by name.
+        seen: What the last steps measured, by name; scalars that may still be on the device.
     """
 
     model: EfficientViTSam
     heads: DenseHeads
     device: torch.device
     precision: torch.dtype = torch.float32
-    seen: dict[str, list[float]] = field(default_factory=dict)
+    seen: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def mixed(self) -> torch.autocast:
         """Return the context in which most products take `precision`."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
-    def note(self, **values: float) -> None:
-        """Remember values for the log."""
+    def note(self, **values: Tensor) -> None:
+        """Remember scalars for the log; the device is not waited for."""
         for name, value in values.items():
-            self.seen.setdefault(name, []).append(value)
+            self.seen.setdefault(name, []).append(value.detach())
 
 
 @dataclass(frozen=True)
@@ -77,23 +79,30 @@ def normalise(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def step_loss(learner: Learner, batch: Batch, rng: np.random.Generator) -> Tensor:
-    """Return the loss of a batch; `rng` draws the corrective clicks."""
+def apart(members: Tensor) -> Tensor:
+    """Return (N, M, S, S) bool of (N, S, S) int whose bit k says whether a pixel is in mask k."""
+    bits = (1 << torch.arange(MOST_MASKS, device=members.device)).view(1, -1, 1, 1)
+    return (members.unsqueeze(1) & bits) != 0
+
+
+def step_loss(learner: Learner, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Return the loss of a batch; `generator`, on the learner's device, draws the corrective clicks."""
     model, device, form = learner.model, learner.device, batch.form
     set_window(model, form.side)
     with learner.mixed():
         embedding = model.image_encoder(normalise(batch.images, device))
-    masks = torch.from_numpy(batch.masks).to(device)
+    members = torch.from_numpy(batch.members).to(device)
+    masks = apart(members)
     complete, seeds = torch.from_numpy(batch.complete).to(device), torch.from_numpy(batch.seeds).to(device)
     with learner.mixed():
-        dense = learner.heads(embedding, masks, seeds, complete)
+        dense = learner.heads(embedding, members, masks, seeds, complete)
     position = window_position(model, torch.from_numpy(batch.corners).to(device), form.side)
-    learner.note(dense=dense.item())
+    learner.note(dense=dense)
     total: Tensor = DENSE_WEIGHT * dense
     objects = _Objects(embedding, position, _chosen(masks, torch.from_numpy(batch.boxed).to(device)))
     by_box = _by_box(learner, objects, torch.from_numpy(batch.boxes).to(device).flatten(0, 1))
     objects = _Objects(embedding, position, _chosen(masks, torch.from_numpy(batch.clicked).to(device)))
-    by_click = _by_clicks(learner, objects, batch, rng)
+    by_click = _by_clicks(learner, objects, batch, generator)
     share: float = batch.boxes.shape[1] / (batch.boxes.shape[1] + batch.clicks.shape[1])
     return total + 2 * share * by_box.loss + 2 * (1 - share) * by_click.loss
 
@@ -122,18 +131,17 @@ def _decode(
 def _by_box(learner: Learner, objects: _Objects, boxes: Tensor) -> MaskLoss:
     logits, predicted = _decode(learner, objects, None, boxes, None)
     result = prompt_loss(logits, predicted, objects.truth, best=0.4)
-    learner.note(box=result.chosen.mean().item(), box_best=result.iou.amax(1).mean().item())
+    learner.note(box=result.chosen.mean(), box_best=result.iou.amax(1).mean())
     return result
 
 
-def _by_clicks(learner: Learner, objects: _Objects, batch: Batch, rng: np.random.Generator) -> MaskLoss:
+def _by_clicks(learner: Learner, objects: _Objects, batch: Batch, generator: torch.Generator) -> MaskLoss:
     """Train the answer to the first click, or to further ones, each where the answer before is wrong."""
     form, device = batch.form, learner.device
     first = torch.from_numpy(batch.clicks).to(device).flatten(0, 1).unsqueeze(1)
     points: Points = (first, torch.ones(len(first), 1, dtype=torch.long, device=device))
     boxes = torch.from_numpy(batch.clicked_boxes).to(device).flatten(0, 1) if form.boxed else None
-    corners = np.repeat(batch.corners, batch.clicks.shape[1], axis=0)
-    truth = objects.truth.cpu().numpy()
+    corners = torch.from_numpy(batch.corners).to(device).repeat_interleave(batch.clicks.shape[1], 0)
     feedback = None
     for _ in range(form.rounds):
         with torch.no_grad():
@@ -141,41 +149,12 @@ def _by_clicks(learner: Learner, objects: _Objects, batch: Batch, rng: np.random
         best = 1 + predicted[:, MaskDecoder.MULTI].argmax(1)
         answer = logits[torch.arange(len(best), device=device), best]
         feedback = answer.unsqueeze(1) if form.feedback else None
-        points = _with_corrections(points, (answer > 0).cpu().numpy(), truth, corners, rng)
+        places, labels = corrective_clicks(answer > 0, objects.truth, generator)
+        places = (places + corners) * (labels >= 0)[:, None]
+        points = torch.cat([points[0], places[:, None]], 1), torch.cat([points[1], labels[:, None]], 1)
     logits, predicted = _decode(learner, objects, points, boxes, feedback)
     ambiguous = form.rounds == 0 and not form.boxed
     result = prompt_loss(logits, predicted, objects.truth, best=0.9 if ambiguous else 0.5)
     name = "click" if ambiguous else "clicks"
-    learner.note(**{name: result.chosen.mean().item(), f"{name}_best": result.iou.amax(1).mean().item()})
+    learner.note(**{name: result.chosen.mean(), f"{name}_best": result.iou.amax(1).mean()})
     return result
-
-
-def _with_corrections(
-    points: Points,
-    answers: NDArray[np.bool_],
-    truths: NDArray[np.bool_],
-    corners: NDArray[np.float32],
-    rng: np.random.Generator,
-) -> Points:
-    """Add a click to each object's, where its answer is most wrong, or thereabouts; padding where nothing is wrong.
-
-    Args:
-        points: (B, N, 2) px of the frame and (B, N) labels.
-        answers: (B, S, S) bool.
-        truths: (B, S, S) bool.
-        corners: (B, 2) px, where the windows lie in the frame.
-        rng: Draws.
-    """
-    places, labels = np.zeros((len(answers), 1, 2), np.float32), np.full((len(answers), 1), -1)
-    for i, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
-        draws = None if rng.random() < 0.6 else rng
-        missed, excess = depth_of(truth & ~answer, draws), depth_of(answer & ~truth, draws)
-        if missed[0] > excess[0]:
-            places[i, 0], labels[i] = missed[1:] + corners[i], 1
-        elif excess[0] > 0:
-            places[i, 0], labels[i] = excess[1:] + corners[i], 0
-    device = points[0].device
-    return (
-        torch.cat([points[0], torch.from_numpy(places).to(device)], 1),
-        torch.cat([points[1], torch.from_numpy(labels).to(device)], 1),
-    )

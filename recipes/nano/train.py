@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -21,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from losses import DenseHeads
 from network import VARIANT, build
@@ -36,11 +36,19 @@ from warmup import fill_boxes
 from quantsam.errors import InputError, QuantsamError, WeightsError
 from quantsam.memory import keep_freed_memory
 from quantsam.models.variants import Variant
+from quantsam.models.weights import read_checkpoint
 
 RAMP = 200  # steps in which the learning rate rises, at the start of each of the two parts
 SIDES = {160: 0.6, 224: 0.2, 320: 0.2}  # how often steps have windows of this side
 LINES = 50  # steps between two lines of the log
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,19 +58,27 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--photographs", type=Path, help="a folder of photographs by source to mix in")
     parser.add_argument("--scenes", type=float, default=0.2, help="share of generated scenes; 1 without photographs")
     parser.add_argument("--pasting", type=float, default=0.3, help="share of windows with objects of other photographs")
+    parser.add_argument(
+        "--start", type=Path, help="weights to begin with; there are no steps of the decoder alone then"
+    )
     parser.add_argument("--warmup", type=int, default=6000, help="steps of the decoder alone")
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps of all, unless a decay ends the run before")
     parser.add_argument("--decay-from", type=int, help="step at which the learning rate begins to fall")
     parser.add_argument("--decay-steps", type=int, default=6000, help="steps in which it falls to zero")
     parser.add_argument("--prompts", type=int, nargs=2, default=(2, 2), help="objects a window, by box and by clicks")
+    parser.add_argument("--batch", type=_positive, default=1, help="how many times 8, 5 or 3 windows a step has")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--workers", type=_positive, default=1, help="processes that make windows")
+    parser.add_argument("--minutes", type=float, help="stop after so long, to be resumed")
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
     parser.add_argument("--save-minutes", type=float, default=4.0, help="between two checkpoints")
     parser.add_argument("--keep-minutes", type=float, default=60.0, help="between two checkpoints that are kept")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.warmup = 0 if args.start else args.warmup
+    return args
 
 
 def last_step(args: argparse.Namespace) -> int:
@@ -84,12 +100,12 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     """Move the running average of weights and statistics towards the model's, faster at the start."""
     decay = min(0.9995, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    means, values = zip(*((mean, value) for mean, value in pairs if mean.is_floating_point()), strict=True)
+    torch._foreach_lerp_(means, values, 1 - decay)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
+            mean.copy_(value)
 
 
 class Run:
@@ -98,7 +114,10 @@ class Run:
     def __init__(self, args: argparse.Namespace, variant: Variant, pool: Pool) -> None:
         self.args, self.variant, self.pool = args, variant, pool
         device = torch.device(args.device)
-        model = build(variant, args.seed).to(device)
+        model = build(variant, args.seed)
+        if args.start:
+            model.load_state_dict(read_checkpoint(args.start, variant))
+        model.to(device)
         self.learner = Learner(model, DenseHeads(variant.embed_dim).to(device), device, PRECISIONS[args.precision])
         self.average = copy.deepcopy(model).eval()
         self.trained = [*model.parameters(), *self.learner.heads.parameters()]
@@ -109,9 +128,10 @@ class Run:
     @property
     def choices(self) -> dict[str, Any]:
         """All that decides the result but the end of the run."""
-        names = ("scenes", "pasting", "warmup", "learning_rate", "seed")
+        names = ("scenes", "pasting", "warmup", "batch", "learning_rate", "seed")
         chosen = {name: getattr(self.args, name) for name in names}
-        return chosen | {"prompts": list(self.args.prompts), "pictures": self.pool.counts}
+        start = hashlib.sha256(self.args.start.read_bytes()).hexdigest() if self.args.start else None
+        return {"start": start} | chosen | {"prompts": list(self.args.prompts), "pictures": self.pool.counts}
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one.
@@ -166,33 +186,39 @@ class Run:
             generator = torch.Generator().manual_seed(self.args.seed * 1_000_000 + self.step)
             even = max(0.0, 1 - self.step / 200)
             filled = fill_boxes(self.learner.model, even, generator)
-            self.learner.note(filled=filled.boxes.chosen.mean().item(), guessed=filled.clicks.iou.amax(1).mean().item())
+            self.learner.note(filled=filled.boxes.chosen.mean(), guessed=filled.clicks.iou.amax(1).mean())
             loss: Tensor = filled.loss
         else:
-            loss = step_loss(self.learner, batch, np.random.default_rng((self.args.seed, 3, self.step)))
-        self.learner.note(loss=loss.item())
+            generator = torch.Generator(self.learner.device).manual_seed(self.args.seed * 1_000_000_000 + self.step)
+            loss = step_loss(self.learner, batch, generator)
+        self.learner.note(loss=loss)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self.learner.note(gradient=nn.utils.clip_grad_norm_(self.trained, 1.0).item())
+        self.learner.note(gradient=nn.utils.clip_grad_norm_(self.trained, 1.0))
         self.optimizer.step()
         update_average(self.average, self.learner.model, self.step)
         self.step += 1
 
     def batches(self, end: int) -> Iterator[Batch | None]:
-        """Yield what the steps from this one to `end` need, made ahead in one worker process."""
+        """Yield what the steps from this one to `end` need, made ahead in worker processes."""
         for _ in range(self.step, min(end, self.args.warmup)):
             yield None
         steps = range(max(self.step, self.args.warmup), end)
         if not steps:
             return
         data = StepDataset(
-            self.args.seed, self.pool, sides=SIDES, prompts=tuple(self.args.prompts), pasting=self.args.pasting
+            self.args.seed,
+            self.pool,
+            sides=SIDES,
+            prompts=tuple(self.args.prompts),
+            pasting=self.args.pasting,
+            batch=self.args.batch,
         )
         yield from DataLoader(
             data,
             None,
             sampler=steps,
-            num_workers=1,
+            num_workers=self.args.workers,
             prefetch_factor=6,
             collate_fn=_same,
             worker_init_fn=_end_with_parent,
@@ -233,13 +259,15 @@ def read_run(path: Path) -> dict[str, Any]:
 def train(run: Run) -> None:
     """Do all steps that are left, and keep a log."""
     end, args = last_step(run.args), run.args
-    started, first = time.perf_counter(), run.step
-    saved = kept = started
+    began, first = time.perf_counter(), run.step
+    started = saved = kept = began
     for batch in run.batches(end):
         run.advance(batch)
         now = time.perf_counter()
         if run.step % LINES == 0 or run.step == end:
-            seen = {name: round(float(np.mean(values)), 4) for name, values in sorted(run.learner.seen.items())}
+            found = sorted(run.learner.seen.items())
+            seen = {name: round(torch.stack(values).mean().item(), 4) for name, values in found}
+            now = time.perf_counter()
             run.learner.seen.clear()
             line = {"step": run.step, **seen, "seconds_per_step": round((now - started) / (run.step - first), 3)}
             with (args.out / "log.jsonl").open("a") as log:
@@ -252,12 +280,16 @@ def train(run: Run) -> None:
         if now - kept > 60 * args.keep_minutes:
             run.save(args.out / f"checkpoint-{run.step:07d}.pt")
             kept = now
+        if args.minutes is not None and now - began > 60 * args.minutes:
+            run.save(run.checkpoint)
+            return
 
 
 def main() -> None:
     """Train, or go on training."""
     args = arguments()
     keep_freed_memory()
+    torch.set_float32_matmul_precision("high")  # where a GPU has TF32
     try:
         pool = Pool(args.coco, args.photographs, args.scenes, args.seed)
         run = Run(args, VARIANT, pool)

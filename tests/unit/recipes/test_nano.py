@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from quantsam.data.coco_masks import encode_mask
 from quantsam.data.scenes import SceneDataset
 from quantsam.errors import DatasetError, InputError, WeightsError
+from quantsam.models.encoder import UpSample
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "nano"
 sys.path.insert(0, str(RECIPE))
 
+import corrections  # noqa: E402
 import decoding  # noqa: E402
 import harden  # noqa: E402
 import losses  # noqa: E402
@@ -25,6 +29,7 @@ import optimizers  # noqa: E402
 import photographs  # noqa: E402
 import samples  # noqa: E402
 import score  # noqa: E402
+import steps as training_steps  # noqa: E402
 import train  # noqa: E402
 import warmup  # noqa: E402
 import windows  # noqa: E402
@@ -80,6 +85,10 @@ def steps(pool, seed=0, sides=None):
     return samples.StepDataset(seed, pool, sides=sides or {160: 1.0}, prompts=(2, 1), pasting=0.5)
 
 
+def masks_of(batch):
+    return training_steps.apart(torch.from_numpy(batch.members)).numpy()
+
+
 def same(one, other):
     return all(
         np.array_equal(getattr(one, f.name), getattr(other, f.name))
@@ -106,14 +115,54 @@ def test_prompts_lie_where_their_objects_are(folder, side):
         assert (corner + side <= 320).all()
         for click, k in zip(batch.clicks[n] - corner, batch.clicked[n], strict=True):
             x, y = np.round(click).astype(int)
-            assert batch.masks[n, k, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].any()
+            assert masks_of(batch)[n, k, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].any()
         for box, k in zip(batch.boxes[n] - np.tile(corner, 2), batch.boxed[n], strict=True):
-            tight = np.array(photographs.tight_box(batch.masks[n, k]))
+            tight = np.array(photographs.tight_box(masks_of(batch)[n, k]))
             slack = 1 + 0.1 * np.tile(tight[2:] - tight[:2] + 2, 2)
             assert (np.abs(box - tight) <= slack).all()
-        for k in range(int(batch.masks[n].any((1, 2)).sum())):
+        for k in range(int(masks_of(batch)[n].any((1, 2)).sum())):
             x, y = network.CELL * batch.seeds[n, k]
-            assert batch.masks[n, k, y : y + network.CELL, x : x + network.CELL].any()
+            assert masks_of(batch)[n, k, y : y + network.CELL, x : x + network.CELL].any()
+
+
+def test_a_larger_batch_has_more_windows(folder):
+    data = samples.StepDataset(
+        0, photographs.Pool(None, folder, 0.3, 0), sides={160: 1.0}, prompts=(1, 1), pasting=0, batch=2
+    )
+    assert len(data[0].images) == 2 * samples.SIDES[160]
+
+
+def test_depths_are_those_of_the_distance_transform():
+    rng = np.random.default_rng(0)
+    smooth = [scipy.ndimage.gaussian_filter(rng.normal(size=(65, 65)), sigma) > 0 for sigma in (1, 3, 9)]
+    regions = np.stack([*smooth, np.ones((65, 65), bool), np.zeros((65, 65), bool)])
+    found = corrections.depths(torch.from_numpy(regions)).numpy()
+    for region, squared in zip(regions, found, strict=True):
+        exact = scipy.ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+        assert np.array_equal(squared, np.round(exact**2))
+    assert corrections.depths(torch.ones(1, 320, 320, dtype=torch.bool)).max() == 127**2  # as deep as it counts
+
+
+def test_corrective_clicks_lie_where_the_answer_is_most_wrong():
+    truth = torch.zeros(3, 40, 40, dtype=torch.bool)
+    truth[:, 5:20, 5:20] = True
+    answer = truth.clone()
+    answer[0, 5:18] = False  # most of it is missed
+    answer[1, 20:38, 4:30] = True  # and here there is too much
+    places, labels = corrections.corrective_clicks(answer, truth, torch.Generator().manual_seed(0))
+    assert labels.tolist() == [1, 0, -1]
+    for k in (0, 1):
+        x, y = places[k].int().tolist()
+        assert truth[k, y, x] != answer[k, y, x]
+
+
+def test_upsampling_by_products_is_the_encoders():
+    one, other = UpSample(80), UpSample(80)
+    network._upsample_by_products(other)
+    x = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(other(x), one(x), rtol=1e-5, atol=1e-5)
+    other.size = 20
+    assert other(x) is x
 
 
 def test_sizes_take_turns():
@@ -189,6 +238,33 @@ def test_muon_steps_are_orthogonal_and_as_large_as_adams():
         assert 0.5 < moved / (0.01 * optimizers.RMS) < 1.5
     for layer, was in zip(layers, before[1::2], strict=True):
         assert torch.equal(layer.bias, was)  # it had no gradient
+
+
+def test_rows_and_columns_of_zeros_change_no_step():
+    matrices = torch.randn(2, 24, 90, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(matrices, (0, 38, 0, 8))
+    torch.testing.assert_close(
+        optimizers.orthogonal(padded)[:, :24, :90], optimizers.orthogonal(matrices), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_run_begins_with_given_weights_and_stops_when_its_time_is_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "SIDES", {160: 1})
+    monkeypatch.setattr(train, "SIDES", {160: 1.0})
+    given = network.build(TINY, 5).state_dict()
+    save_file({name: value.contiguous() for name, value in given.items()}, tmp_path / "given.safetensors")
+    line = ("--start", str(tmp_path / "given.safetensors"), "--minutes", "0")
+    first = run(tmp_path / "run", *line)
+    assert all(torch.equal(value, given[name]) for name, value in first.learner.model.state_dict().items())
+    train.train(first)
+    assert first.step == 1  # of a million
+    again = run(tmp_path / "run", *line)
+    again.load()
+    assert again.step == 1
+    with pytest.raises(InputError, match="keep its arguments, got start None where"):
+        run(tmp_path / "run").load()
+    with pytest.raises(SystemExit):
+        train.arguments(["--workers", "0"])
 
 
 def test_what_is_no_matrix_is_left_to_adam():
@@ -330,7 +406,7 @@ def test_hardening_starts_hard_and_faithful_and_resumes_to_the_same_weights(tmp_
     monkeypatch.setattr(harden, "images", lambda *_: one_image)
     whole, first = hardened(tmp_path, "whole"), hardened(tmp_path, "parts")
     measured = [whole.advance() for _ in range(2)]
-    assert measured[0]["error"] < 1e-3  # it starts as nano
+    assert measured[0]["error"] < 5e-3  # it starts as nano
     assert measured[0]["missing"] < 3  # with massive positions: 4.6 without
     first.advance()
     first.save()
