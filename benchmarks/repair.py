@@ -1,6 +1,6 @@
 """What each repair gives and costs: nano and what is made from it, everything quantized, on both engines.
 
-    python benchmarks/repair.py [--scenes 300] [--coco COCO_FOLDER] [--models nano nano-outlier nano-hard]
+    python benchmarks/repair.py [--scenes 300] [--coco COCO_FOLDER] [--models nano nano-outlier nano-hard] [--add]
 
 All repairs are scored on held-out scenes by boxes; unrepaired and best also by one click, and on photographs of COCO.
 Accuracy is the engine's own, paired with FP32's on the same objects; time is the encoder's on the engine, all variants
@@ -22,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from common import interleaved_ms, save
+from common import interleaved_ms, load, save
 
 import quantsam as qs
 from quantsam.engines import onnx_encoder
@@ -31,6 +31,7 @@ from quantsam.plans.placements import Placement, get_placement
 from quantsam.plans.plan import Plan
 from quantsam.repair.repair import repair_plan
 from quantsam.results.compare import compare
+from quantsam.results.machine import environment
 
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
@@ -117,19 +118,34 @@ def elsewhere(name: str, engine: str, data: str, dataset: qs.Dataset, prompts: s
     return rows
 
 
+def kept(scenes: int, measured_anew: dict[str, list[str]]) -> dict[str, Any]:
+    """Return of the result that is there what other models gave, by part of it."""
+    before, here = load("repair"), environment()
+    was, now = (
+        [scenes, *map(of.get, ("cpu", "instruction_sets"))]
+        for scenes, of in ((before["scenes"], before["environment"]), (scenes, here))
+    )
+    if was != now:
+        raise SystemExit(f"error: --add needs scenes and processor of the result that is there, {was}, got {now}")
+    return {part: [row for row in before[part] if row["model"] not in names] for part, names in measured_anew.items()}
+
+
 def main() -> None:
     """Measure all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hard"])
+    parser.add_argument("--models", nargs="*", default=["nano", "nano-outlier", "nano-hard"])
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/: photographs too")
-    parser.add_argument("--elsewhere", nargs="+", default=["nano", "nano-hard"], help="models scored there too")
+    parser.add_argument("--elsewhere", nargs="*", default=["nano", "nano-hard"], help="models scored there too")
+    parser.add_argument("--add", action="store_true", help="keep what was measured of other models, on as many scenes")
     args = parser.parse_args()
     qs.keep_freed_memory()
     os.environ["QUANTSAM_CACHE"] = "off"  # what is timed is made, not loaded
     dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
     engines = ("onnxruntime", "openvino")
     found: dict[str, Any] = {"scenes": args.scenes, "rows": [], "elsewhere": []}
+    if args.add:
+        found |= kept(args.scenes, {"rows": args.models, "elsewhere": args.elsewhere})
     others: list[tuple[str, qs.Dataset, str]] = [("scenes", dataset, "click")]
     if args.coco:
         photographs = qs.open_dataset(args.coco)

@@ -1,7 +1,8 @@
 """Turn a training run into shipped weights: `python recipes/nano/export.py runs/nano OUT`.
 
 Takes the running average of the weights, in float16. Writes the run's summary, one line of its log for every
-thousand steps, to `summary.json` beside this file.
+thousand steps, to `summary.json` beside this file; where the run began with the weights whose summary lies there, that
+summary is kept in it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ def main() -> None:
         "sha256": hashlib.sha256(args.out.read_bytes()).hexdigest(),
         "log": [line for step, line in sorted(lines.items()) if step % 1000 == 0],
     }
-    with atomic_write(Path(__file__).with_name("summary.json")) as aside:
+    file = Path(__file__).with_name("summary.json")
+    before = json.loads(file.read_text())
+    if before["sha256"] == state["choices"].get("start"):
+        summary["start"] = {key: value for key, value in before.items() if key != "variant"}
+    with atomic_write(file) as aside:
         aside.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{args.out}: step {state['step']}, {args.out.stat().st_size / 1e6:.2f} MB")
 

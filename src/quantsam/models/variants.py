@@ -2,7 +2,7 @@
 
 Source: EfficientViT-SAM (Zhang, Cai, Han, 2024, arXiv:2402.05008) and Segment Anything (Kirillov et
 al., 2023, arXiv:2304.02643). `nano` is this project's own toy variant: the same blocks, layer kinds
-and addresses, at a size that two processor cores can train; `nano-outlier` is the same function
+and addresses, small enough to come along; `nano-outlier` is the same function
 with outlier channels (`models/outliers.py`), and `nano-hard` was trained to have massive positions, and has outlier
 channels where no scale of a stream reaches them.
 """
@@ -77,7 +77,7 @@ class Variant:
 
 
 _ABOUT_NANO = (
-    "A small model that comes along with quantsam, trained on two processor cores on scenes and 2,200 photographs: "
+    "A small model that comes along with quantsam, trained on scenes and 2,200 photographs: "
     "it shows how things work, and says nothing of the official models."
 )
 

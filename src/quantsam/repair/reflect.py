@@ -25,7 +25,8 @@ LOOKED_AT = 8
 """Calibration images in which massive positions are looked for."""
 
 MASSIVE = 10.0
-"""How many times as large as the median position of its image a position is."""
+"""How many times as large as the median position of its image a position is; each channel in units of its own mean
+magnitude, so that an outlier channel alone makes none."""
 
 IN_ONE_DIRECTION = 0.8
 """The share of the massive positions' energy that lies in one direction where a stream is reflected."""
@@ -65,7 +66,8 @@ class _Stream:
     def look(self, x: Tensor) -> None:
         """Take what a reader reads, (N, C, H, W)."""
         for image in x.flatten(2).double():  # (C, positions)
-            size = image.square().mean(0).sqrt()
+            even = image / image.abs().mean(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            size = even.square().mean(0).sqrt()
             massive = size > MASSIVE * size.median()
             squares = image[:, ~massive].square().sum(1)
             self._squares = squares if self._squares is None else self._squares + squares

@@ -39,7 +39,7 @@ def streams(model, images):
 def test_it_is_nearly_the_same_function(nano, hard, images):
     with torch.inference_mode():
         true, found = nano.image_encoder(images), hard.image_encoder(images)
-    assert 0 < (found - true).square().mean() < 1e-3 * true.var()
+    assert 0 < (found - true).square().mean() < 3e-3 * true.var()
 
 
 def test_a_few_positions_are_massive_in_all_channels(nano, hard, images):
