@@ -151,7 +151,7 @@ def test_a_warning_is_one_line(run, monkeypatch):
         "quantsam: note: plan int8/openvino+vnni is exact only where products are added in 32 bits"
     )
     assert ran.err.count("\n") == 1
-    assert "calibrate or export again with --processors any, or for onnxruntime" in ran.err
+    assert "calibrate or export again for openvino with --processors any, or for onnxruntime" in ran.err
     assert ran.json[0]["settings"]["exact"] is False
 
 

@@ -68,11 +68,11 @@ def inexact_message(what: str, engine: str) -> str:
     """
     return (
         f"{what} is exact only where products are added in 32 bits, got {processor_text(engine)}: "
-        f"calibrate or export again {way_to_exactness()}"
+        f"calibrate or export again {way_to_exactness(engine)}"
     )
 
 
-def way_to_exactness() -> str:
-    """Return what to add to a calibration or an export so that it is exact here."""
-    able = " or ".join(name for name, engine in ENGINES.items() if engine.widens)
-    return f"with --processors any, or for {able}"
+def way_to_exactness(engine: str) -> str:
+    """Return for what to calibrate or export so that it is exact here; what was made for another engine may not be."""
+    able = " or ".join(name for name, each in ENGINES.items() if each.widens)
+    return f"for {engine} with --processors any, or for {able}"

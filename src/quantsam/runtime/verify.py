@@ -76,7 +76,7 @@ def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, optio
             raise BundleError(
                 f"layer {label.rstrip('/.')} in {CHECK_GRAPH} must be within {tolerance:.3g} of exact integers, got "
                 f"{off:.3g} off on {processor_text(engine)}: this engine or processor computes something else; export "
-                f"again {way_to_exactness()}"
+                f"again {way_to_exactness(engine)}"
             )
 
 

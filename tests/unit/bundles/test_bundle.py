@@ -207,7 +207,7 @@ def test_a_bundle_for_vnni_is_refused_where_openvino_saturates(nano, unsafe, mon
     without_vnni(monkeypatch, nano, plan)
     with pytest.raises(BundleError, match=r"layer .* in check.onnx must be within .* of exact integers, got") as caught:
         qs.load_bundle(folder, threads=1)
-    assert str(caught.value).endswith("export again with --processors any, or for onnxruntime")
+    assert str(caught.value).endswith("export again for openvino with --processors any, or for onnxruntime")
 
 
 AVX2 = "import sys, quantsam as qs; qs.load_bundle(sys.argv[1], threads=1)"
