@@ -37,9 +37,10 @@ CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
 BEST = "reflect,streams,migrate,ranges"
 ALL = "reflect,streams,shift,migrate,ranges,bias"
+ROUNDED = f"{BEST},rounding"
 REPAIRS = {
     "int8": ("", "streams", "migrate", "ranges", "streams,migrate,ranges", "reflect,streams", BEST, ALL),
-    "w4a8": ("", BEST, ALL),
+    "w4a8": ("", BEST, ROUNDED, "reflect,streams,shift,migrate,ranges,rounding,bias"),
 }
 ROUNDS, PAUSE_S = 40, 0.05
 
@@ -118,16 +119,18 @@ def elsewhere(name: str, engine: str, data: str, dataset: qs.Dataset, prompts: s
     return rows
 
 
-def kept(scenes: int, measured_anew: dict[str, list[str]]) -> dict[str, Any]:
-    """Return of the result that is there what other models gave, by part of it."""
+def kept(args: argparse.Namespace) -> dict[str, Any]:
+    """Return of the result that is there what is not measured anew."""
     before, here = load("repair"), environment()
-    was, now = (
-        [scenes, *map(of.get, ("cpu", "instruction_sets"))]
-        for scenes, of in ((before["scenes"], before["environment"]), (scenes, here))
-    )
+    was = (before["scenes"], *(before["environment"].get(name) for name in ("cpu", "instruction_sets")))
+    now = (args.scenes, *(here.get(name) for name in ("cpu", "instruction_sets")))
     if was != now:
         raise SystemExit(f"error: --add needs scenes and processor of the result that is there, {was}, got {now}")
-    return {part: [row for row in before[part] if row["model"] not in names] for part, names in measured_anew.items()}
+    again = set(itertools.product(args.models, args.schemes))
+    return {
+        "rows": [row for row in before["rows"] if (row["model"], row["scheme"]) not in again],
+        "elsewhere": [row for row in before["elsewhere"] if row["model"] not in args.elsewhere],
+    }
 
 
 def main() -> None:
@@ -137,7 +140,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["nano", "nano-outlier", "nano-hard"])
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/: photographs too")
     parser.add_argument("--elsewhere", nargs="*", default=["nano", "nano-hard"], help="models scored there too")
-    parser.add_argument("--add", action="store_true", help="keep what was measured of other models, on as many scenes")
+    parser.add_argument("--schemes", nargs="+", choices=REPAIRS, default=list(REPAIRS))
+    parser.add_argument("--add", action="store_true", help="keep what was measured of other models and schemes")
     args = parser.parse_args()
     qs.keep_freed_memory()
     os.environ["QUANTSAM_CACHE"] = "off"  # what is timed is made, not loaded
@@ -145,12 +149,12 @@ def main() -> None:
     engines = ("onnxruntime", "openvino")
     found: dict[str, Any] = {"scenes": args.scenes, "rows": [], "elsewhere": []}
     if args.add:
-        found |= kept(args.scenes, {"rows": args.models, "elsewhere": args.elsewhere})
+        found |= kept(args)
     others: list[tuple[str, qs.Dataset, str]] = [("scenes", dataset, "click")]
     if args.coco:
         photographs = qs.open_dataset(args.coco)
         others += [("photographs", photographs, prompts) for prompts in ("box", "click")]
-    for name, scheme, engine in itertools.product(args.models, REPAIRS, engines):
+    for name, scheme, engine in itertools.product(args.models, args.schemes, engines):
         found["rows"] += measure(name, scheme, engine, dataset)
         save("repair", found)
     for name, engine, other in itertools.product(args.elsewhere, engines, others):

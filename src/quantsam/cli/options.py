@@ -167,7 +167,7 @@ PROCESSORS = click.option(
 )
 REPAIR = click.option(
     "--repair",
-    help="Repair the plan: some of reflect,streams,shift,migrate,ranges,bias, or none. [what the scheme says]",
+    help="Repair the plan: some of reflect,streams,shift,migrate,ranges,rounding,bias, or none. [what the scheme says]",
 )
 _ROLES = (
     click.option("--no-weights", is_flag=True, help="Leave weights in float."),

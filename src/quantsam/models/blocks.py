@@ -42,10 +42,12 @@ class Conv2d(nn.Conv2d):
     Attributes:
         input_scale: What a repair puts before the input's site; None otherwise.
         output_scale: What it puts behind the output's site; None otherwise.
+        code_offsets: What a repair adds to the codes of the rounded weight, int8 of its shape; None otherwise.
     """
 
     input_scale: ChannelScale | None
     output_scale: ChannelScale | None
+    code_offsets: Tensor | None
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Conv2d(nn.Conv2d):
         self.conv_site: nn.Module = Site()
         self.input_scale = None
         self.output_scale = None
+        self.register_buffer("code_offsets", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""

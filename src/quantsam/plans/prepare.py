@@ -13,8 +13,8 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.transforms import transformed, transforms_digest
-from quantsam.quant.params import QParams
-from quantsam.quant.quantizers import dequantize, quantize
+from quantsam.quant.params import QParams, TensorSpec
+from quantsam.quant.quantizers import QUANTIZERS, dequantize, quantize
 
 _KEPT = 1  # of one model, the last one asked for: each is as large as the encoder
 _Key = tuple[str, str, torch.device]
@@ -59,7 +59,16 @@ def weight_codes(prepared: ImageEncoder, site: PlanSite) -> Tensor:
         (out, in / groups, kernel, kernel), zero point included, on the encoder's device; see `quantize` for the dtype.
     """
     weight = _weight(prepared, site)
-    return quantize(weight, site.spec, _grid(site, weight.device))
+    codes = quantize(weight, site.spec, _grid(site, weight.device))
+    offsets = prepared.get_submodule(site.path)._buffers.get("code_offsets")
+    if offsets is None or not takes_offsets(site.spec):
+        return codes
+    return (codes + offsets).clamp(int(site.spec.fmt.qmin), int(site.spec.fmt.qmax))
+
+
+def takes_offsets(spec: TensorSpec) -> bool:
+    """Say whether codes of a weight may be others than the nearest: integers below 8 bits, which cannot saturate."""
+    return QUANTIZERS[spec.quantizer].is_integer and spec.fmt.num_bits < 8
 
 
 def rounded_weight(prepared: ImageEncoder, site: PlanSite) -> Tensor:

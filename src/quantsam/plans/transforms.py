@@ -20,6 +20,7 @@ from quantsam.errors import PlanError, nearest
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
 from quantsam.models.reflect import reflect_streams
+from quantsam.models.rounding import with_code_offsets
 from quantsam.models.scale import LARGEST_EXPONENT, check_shifts, scale_inputs, scale_links, scale_outputs
 from quantsam.models.shift import shift_streams
 
@@ -214,6 +215,47 @@ class ChooseRanges(_ByFloats):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RoundWeights(Transform):
+    """Codes of weights below 8 bits are not the nearest ones: what is added to these, by the convolution's path.
+
+    The float model stays as it is; `plans.prepare.weight_codes` gives the codes.
+
+    Attributes:
+        offsets: By path, int8 of the weight's shape.
+    """
+
+    name: ClassVar[str] = "round_weights"
+    repair: ClassVar[str | None] = "rounding"
+    offsets: Mapping[str, Tensor]
+
+    def apply(self, encoder: ImageEncoder) -> ImageEncoder:
+        """Return an encoder that computes the same and knows the offsets.
+
+        Raises:
+            PlanError: The offsets are not of this encoder.
+        """
+        return with_code_offsets(encoder, self.offsets)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the offsets."""
+        return dict(self.offsets)
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
+        """Return the transform of these offsets.
+
+        Raises:
+            ValueError: They are none.
+        """
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.int8 or tensor.ndim != 4:
+                raise ValueError(f"transform {cls.name} has offsets of {name} that are none")
+        if settings or not tensors:
+            raise ValueError(f"transform {cls.name} has no settings, but offsets")
+        return cls(dict(tensors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CorrectBiases(_ByFloats):
     """Biases take back the mean error that rounding brings: (out,) by the convolution's path, to be added to its bias.
 
@@ -244,6 +286,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
         ScaleInputs,
         ScaleOutputs,
         ChooseRanges,
+        RoundWeights,
         CorrectBiases,
     )
 }

@@ -1,4 +1,4 @@
-"""Repair a plan: reflections, scales and shifts one after the other, calibration, then ranges and biases."""
+"""Repair a plan: reflections, scales and shifts one after the other, calibration, then ranges, rounding and biases."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from quantsam.repair.extremes import channel_ranges
 from quantsam.repair.migrate import scale_of_inputs, scale_of_outputs
 from quantsam.repair.ranges import choose_ranges
 from quantsam.repair.reflect import reflection_of_streams
+from quantsam.repair.rounding import rounding_of_weights
 from quantsam.repair.shift import shift_of_streams
 from quantsam.repair.streams import scale_of_streams
 from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 
-AFTER_CALIBRATION = ("ranges", "bias")
+AFTER_CALIBRATION = ("ranges", "rounding", "bias")
 """Repairs of a calibrated plan; they are made anew where more is repaired."""
 
 
@@ -81,13 +82,20 @@ def repair_plan(
             if chosen is not None:
                 repaired = dataclasses.replace(repaired, transforms=(*repaired.transforms, chosen))
                 repaired = with_final_grids(model, repaired)
+        if "rounding" in wanted:
+            codes = rounding_of_weights(prepare(model, repaired), repaired, images, wrap("rounding: inputs"))
+            repaired = _with(repaired, codes)
         if "bias" in wanted:
-            found = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
-            added = () if found is None else (found,)
-            repaired = dataclasses.replace(repaired, transforms=repaired.transforms + added)  # the grids stay
+            means = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
+            repaired = _with(repaired, means)
         return repaired
 
     return made_once(model, bare, images, make, ",".join(wanted))
+
+
+def _with(plan: Plan, found: Transform | None) -> Plan:
+    """Return a plan with one transform more, if any, and the same grids."""
+    return plan if found is None else dataclasses.replace(plan, transforms=(*plan.transforms, found))
 
 
 def _uncalibrated(plan: Plan, lost: Sequence[str]) -> Plan:

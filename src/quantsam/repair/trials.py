@@ -44,6 +44,11 @@ class PositionWeights:
         usual = torch.stack([_usual(image) for image in energy]).reshape(-1, 1, 1, 1)
         self._weights = 1 / (energy + usual).clamp(min=1e-30)
 
+    @property
+    def values(self) -> Tensor:
+        """The weights, (N, 1, H, W)."""
+        return self._weights
+
     def errors(self, y: Tensor) -> Tensor:
         """Return the weighted squared errors of an output, summed over positions, (C,) float64."""
         return ((y - self._true).square() * self._weights).sum((0, 2, 3), dtype=torch.float64) * self._matters

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from quantsam.errors import InputError, nearest
 
-RepairName = Literal["reflect", "streams", "shift", "migrate", "ranges", "bias"]
+RepairName = Literal["reflect", "streams", "shift", "migrate", "ranges", "rounding", "bias"]
 REPAIRS: tuple[RepairName, ...] = get_args(RepairName)
 """In the order in which they are applied."""
 

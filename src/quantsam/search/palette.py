@@ -24,6 +24,9 @@ from quantsam.schemes.scheme import Scheme
 from quantsam.schemes.target import FLOAT
 from quantsam.schemes.write import scheme_from_layers
 
+OF_ONE_SCHEME: tuple[RepairName, ...] = ("rounding", "bias")
+"""Repairs that belong to the rounding of one scheme; a search chooses among many."""
+
 Choice = tuple[int, ...]
 """The number of a format for each layer of a palette."""
 
@@ -98,12 +101,12 @@ def make_palette(
         formats: At least two, the same as `uniform_scheme` takes, or `float`.
         images: To calibrate on; gone through once for each width of activations.
         placement: Where tensors are quantized.
-        repairs: What is repaired, the same in all formats but for ranges, see `repair_plan`; not `bias`, which takes
-            back the rounding of one scheme.
+        repairs: What is repaired, the same in all formats but for ranges, see `repair_plan`; none of
+            `OF_ONE_SCHEME`.
         progress: Wraps the iteration over the images.
 
     Raises:
-        InputError: Fewer than two formats, or one twice; a repair that is not known, or `bias`.
+        InputError: Fewer than two formats, or one twice; a repair that is not known, or one of `OF_ONE_SCHEME`.
         SchemeError: There is no such format.
     """
     names = tuple(name.strip().lower() for name in formats)
@@ -123,13 +126,14 @@ def check_repairs(repairs: Sequence[str]) -> tuple[RepairName, ...]:
     """Return what a search can repair, in order.
 
     Raises:
-        InputError: A repair is not known, or is `bias`.
+        InputError: A repair is not known, or belongs to one scheme.
     """
     wanted = parse_repairs(repairs) if repairs else ()
-    if "bias" in wanted:
+    unfit = [name for name in wanted if name in OF_ONE_SCHEME]
+    if unfit:
         raise InputError(
-            "a search cannot repair bias, which takes back the rounding of one scheme: leave it out, and repair the "
-            "scheme that is found"
+            f"a search cannot repair {' and '.join(unfit)}, which belongs to the rounding of one scheme: leave it out, "
+            "and repair the scheme that is found"
         )
     return wanted
 

@@ -25,6 +25,7 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.notices import notice
 from quantsam.plans.make import make_plan
 from quantsam.plans.plan import Plan
+from quantsam.plans.prepare import takes_offsets
 from quantsam.plans.sizes import account
 from quantsam.progress import Progress
 from quantsam.repair.calibrated import calibrated_plans
@@ -46,7 +47,14 @@ from quantsam.sensitivity.table import RowPass, RowTable
 FallBack = Literal["float", "w8a16"]
 FALL_BACKS: tuple[FallBack, ...] = get_args(FallBack)
 
-BY_COST: tuple[tuple[RepairName, ...], ...] = (("reflect", "streams"), ("shift",), ("ranges",), ("bias",), ("migrate",))
+BY_COST: tuple[tuple[RepairName, ...], ...] = (
+    ("reflect", "streams"),
+    ("shift",),
+    ("ranges",),
+    ("rounding",),
+    ("bias",),
+    ("migrate",),
+)
 """The order in which repairs are tried: what costs nothing on any engine first. `reflect` alone helps nothing."""
 
 HELD_OUT = 4
@@ -252,8 +260,10 @@ class _Trials:
                 f"{len(own.image_ids)} of {own.name}: give other images"
             )
         wanted = {*parse_repairs(self.settings.repairs), *self.start.repairs}
-        together = (tuple(name for name in names if name in wanted) for names in BY_COST)
         self.tried.append((self._try(UNREPAIRED, dataclasses.replace(self.start, repairs=())), True, None, None))
+        if not any(takes_offsets(site.spec) for site in self.best.plan.sites if site.role == "weight"):
+            wanted.discard("rounding")  # weights of 8 bits keep their codes
+        together = [tuple(name for name in names if name in wanted) for names in BY_COST]
         waiting, missed = deque(names for names in together if names), list[tuple[RepairName, ...]]()
         while waiting and not self._is_done():
             names = waiting.popleft()

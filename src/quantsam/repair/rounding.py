@@ -1,0 +1,136 @@
+"""Repair `rounding`: the codes of weights below 8 bits make up for each other's errors.
+
+No node more in the graph, and the grids stay. The columns of a weight are rounded one after the other, and what
+rounding one changes in the output, the columns that are still float take back as far as they can (GPTQ: Frantar et al.,
+2023, arXiv:2210.17323). Errors count by position as in other repairs, or a few massive positions would be all that
+counts. Weights of 8 bits are left alone: they lose next to nothing, and their codes must not saturate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quantsam.models.blocks import Conv2d
+from quantsam.models.encoder import ImageEncoder
+from quantsam.notices import notice
+from quantsam.plans.observation import CalibrationImage
+from quantsam.plans.plan import Plan, PlanSite
+from quantsam.plans.prepare import takes_offsets, weight_codes
+from quantsam.plans.transforms import RoundWeights
+from quantsam.progress import Progress
+from quantsam.quant.quantizers import fake_quantize
+from quantsam.repair.trials import PositionWeights
+from quantsam.repair.watch import watch_inputs
+
+MEASURED_ON = 16
+"""Calibration images from which inputs are taken."""
+
+DAMPING = 0.01
+"""Of the mean diagonal, added to the diagonal: what few images say of rare inputs is not taken at its word."""
+
+BLOCK = 128
+"""Columns after which the errors so far are handed on to all that are left."""
+
+
+def rounding_of_weights(
+    prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
+) -> RoundWeights | None:
+    """Return offsets of weights' codes; None where no weight of less than 8 bits meets a quantized input.
+
+    Args:
+        prepared: The float encoder with the plan's transforms.
+        plan: Calibrated.
+        images: See `calibrate`; the first few are looked at.
+        progress: Wraps the iteration over these.
+    """
+    found = {w.path: _Inputs(prepared, w, x) for w, x in plan.quantized_convolutions() if takes_offsets(w.spec)}
+    if not found:
+        notice("repair rounding chooses the codes of weights below 8 bits, of which the plan has none: nothing changes")
+        return None
+    watch_inputs(prepared, {p: i.look for p, i in found.items()}, images, most=MEASURED_ON, progress=progress)
+    offsets = {path: inputs.offsets() for path, inputs in found.items()}
+    return RoundWeights({path: offset for path, offset in offsets.items() if bool(offset.any())} or offsets)
+
+
+class _Inputs:
+    """How the rounded inputs of a convolution go together: their second moments, group by group."""
+
+    def __init__(self, prepared: ImageEncoder, weight: PlanSite, x: PlanSite) -> None:
+        conv = prepared.get_submodule(weight.path)
+        assert isinstance(conv, Conv2d)
+        assert isinstance(conv.padding, tuple)
+        self._padding = conv.padding
+        self._conv, self._weight, self._x = conv, weight, x
+        self._nearest = weight_codes(prepared, weight)
+        each = conv.weight[0].numel()
+        self._moments = conv.weight.new_zeros(conv.groups, each, each, dtype=torch.float64)
+
+    def look(self, x: Tensor) -> None:
+        """Take an input (N, in, H, W) of the convolution."""
+        conv = self._conv
+        x = x if conv.input_scale is None else conv.input_scale(x)
+        true = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, 1, conv.groups)
+        even = torch.ones(len(conv.weight), dtype=torch.float64, device=x.device)
+        weights = PositionWeights(true, even).values.flatten(1)  # (N, positions)
+        rounded = fake_quantize(x.contiguous(), self._x.spec, self._x.grid.to(x.device))
+        for image, weight in zip(rounded, weights, strict=True):
+            columns = F.unfold(image[None], conv.kernel_size, 1, self._padding, conv.stride)[0]
+            columns = columns.view(conv.groups, -1, columns.shape[-1])
+            self._moments += ((columns * weight) @ columns.mT).double()
+
+    def offsets(self) -> Tensor:
+        """Return what is to be added to the nearest codes, int8 of the weight's shape, on the processor."""
+        weight = self._conv.weight.detach()
+        grid, spec, groups = self._weight.grid.to(weight.device), self._weight.spec, self._conv.groups
+        scale, zero = (part.double().expand(len(weight)).view(groups, -1) for part in (grid.scale, grid.zero_point))
+        low = -spec.fmt.qmax if spec.narrow and spec.fmt.signed else spec.fmt.qmin
+        target = weight.double().view(groups, len(weight) // groups, -1) / scale[..., None]
+        nearest = self._nearest.double().view_as(target) - zero[..., None]
+        chosen = compensated(target, self._moments, low - zero, spec.fmt.qmax - zero)
+        # in units of a step; a row keeps its nearest codes where these are better
+        better = _errors(chosen - target, self._moments) < _errors(nearest - target, self._moments)
+        offset = (chosen - nearest) * better[..., None]
+        return offset.view(weight.shape).to(torch.int8).cpu()
+
+
+def _errors(changes: Tensor, moments: Tensor) -> Tensor:
+    """Return the squared errors of outputs, (groups, rows), that changes of weights make."""
+    return ((changes @ moments) * changes).sum(-1)
+
+
+def compensated(target: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Round columns one after the other, each error taken back by those that are left.
+
+    Args:
+        target: Weights in units of their steps, (groups, rows, columns) float64.
+        moments: Of the inputs, (groups, columns, columns) float64.
+        low: Smallest code, (groups, rows).
+        high: Largest code, (groups, rows).
+
+    Returns:
+        Codes, float64 of `target`'s shape, zero point taken off.
+    """
+    size = target.shape[-1]
+    power = moments.diagonal(dim1=1, dim2=2)
+    order = power.argsort(dim=1, descending=True)  # while many columns are left, those that count
+    left = target.gather(2, order[:, None].expand_as(target))
+    moments = moments.gather(1, order[:, :, None].expand_as(moments)).gather(2, order[:, None].expand_as(moments))
+    damping = (DAMPING * power.mean(1)).clamp(min=torch.finfo(torch.float32).tiny)
+    moments = moments + damping[:, None, None] * torch.eye(size, dtype=moments.dtype, device=moments.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    codes = torch.empty_like(left)
+    for start in range(0, size, BLOCK):
+        end = min(start + BLOCK, size)
+        errors = left.new_empty(*left.shape[:2], end - start)
+        for k in range(start, end):
+            codes[:, :, k] = left[:, :, k].round().clamp(low, high)
+            error = (left[:, :, k] - codes[:, :, k]) / factor[:, k, k, None]
+            left[:, :, k:end] -= error[:, :, None] * factor[:, None, k, k:end]
+            errors[:, :, k - start] = error
+        left[:, :, end:] -= errors @ factor[:, start:end, end:]
+    return torch.empty_like(codes).scatter_(2, order[:, None].expand_as(codes), codes)
