@@ -80,6 +80,13 @@ def test_massive_positions_are_found_and_what_undoes_them_is_tried_together(imag
     assert found.steps[-1].mask_loss < 0.3 * found.steps[0].mask_loss
 
 
+@pytest.mark.parametrize(("scheme", "tried"), [("int8", ["none"]), ("w4a8", ["none", "rounding"])])
+def test_codes_are_chosen_only_where_weights_have_less_than_eight_bits(tiny, images, scheme, tried):
+    settings = dataclasses.replace(FEW, repairs=("rounding",))
+    found = find_repairs(tiny, load_scheme(scheme), images, settings, placement="openvino").record
+    assert [step.name for step in found.steps] == tried
+
+
 def test_the_scheme_is_read_as_it_is_written(found):
     read = parse_scheme(scheme_to_toml(found.scheme), "other")
     assert read == found.scheme
