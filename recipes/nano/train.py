@@ -289,7 +289,8 @@ def main() -> None:
     """Train, or go on training."""
     args = arguments()
     keep_freed_memory()
-    torch.set_float32_matmul_precision("high")  # where a GPU has TF32
+    if torch.device(args.device).type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 in the products that stay float32
     try:
         pool = Pool(args.coco, args.photographs, args.scenes, args.seed)
         run = Run(args, VARIANT, pool)

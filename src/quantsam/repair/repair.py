@@ -84,16 +84,16 @@ def repair_plan(
                 repaired = with_final_grids(model, repaired)
         if "rounding" in wanted:
             codes = rounding_of_weights(prepare(model, repaired), repaired, images, wrap("rounding: inputs"))
-            repaired = _with(repaired, codes)
+            repaired = _with_transform(repaired, codes)
         if "bias" in wanted:
             means = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
-            repaired = _with(repaired, means)
+            repaired = _with_transform(repaired, means)
         return repaired
 
     return made_once(model, bare, images, make, ",".join(wanted))
 
 
-def _with(plan: Plan, found: Transform | None) -> Plan:
+def _with_transform(plan: Plan, found: Transform | None) -> Plan:
     """Return a plan with one transform more, if any, and the same grids."""
     return plan if found is None else dataclasses.replace(plan, transforms=(*plan.transforms, found))
 
