@@ -38,7 +38,7 @@ def test_a_repair_that_finds_nothing_is_told(run):
 
 def test_bad_names(run, tmp_path):
     run("evaluate", "--repair", "stream", *DATA).complains(
-        2, "a repair must be one of reflect, streams, shift, migrate, ranges, bias", "'streams'"
+        2, "a repair must be one of reflect, streams, shift, migrate, ranges, rounding, bias", "'streams'"
     )
     run("evaluate", "--repair", "streams", "--no-activations", *DATA).complains(
         2, "a repair needs quantized activations"
