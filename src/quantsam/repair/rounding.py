@@ -52,8 +52,7 @@ def rounding_of_weights(
         notice("repair rounding chooses the codes of weights below 8 bits, of which the plan has none: nothing changes")
         return None
     watch_inputs(prepared, {p: i.look for p, i in found.items()}, images, most=MEASURED_ON, progress=progress)
-    offsets = {path: inputs.offsets() for path, inputs in found.items()}
-    return RoundWeights({path: offset for path, offset in offsets.items() if bool(offset.any())} or offsets)
+    return RoundWeights({path: inputs.offsets() for path, inputs in found.items()})
 
 
 class _Inputs:

@@ -19,7 +19,7 @@ from quantsam.repair.reflect import reflection_of_streams
 from quantsam.repair.repair import repair_plan
 from quantsam.simulation.simulator import simulate
 
-ENGINES = ("onnxruntime", "openvino")  # TensorRT folds reflections as these do
+ENGINES = ("onnxruntime", "openvino", "tensorrt")
 
 
 @pytest.fixture(scope="module")
