@@ -215,6 +215,14 @@ class ChooseRanges(_ByFloats):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ChooseWeightRanges(ChooseRanges):
+    """Ranges of weights that were chosen together with their codes."""
+
+    name: ClassVar[str] = "choose_weight_ranges"
+    repair: ClassVar[str | None] = "rounding"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RoundWeights(Transform):
     """Codes of weights below 8 bits are not the nearest ones: what is added to these, by the convolution's path.
 
@@ -286,6 +294,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
         ScaleInputs,
         ScaleOutputs,
         ChooseRanges,
+        ChooseWeightRanges,
         RoundWeights,
         CorrectBiases,
     )

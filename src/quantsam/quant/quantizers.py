@@ -135,6 +135,22 @@ def params_from_range(low: Tensor, high: Tensor, spec: TensorSpec, axis: int | N
     return QParams(scale.clamp(min=EPS).to(torch.float32), zero_point, axis)
 
 
+def range_from_params(params: QParams, spec: TensorSpec) -> tuple[Tensor, Tensor]:
+    """Return the range that gives a uniform grid again, low and high, () or (C,).
+
+    >>> from quantsam.quant.params import TensorSpec
+    >>> spec = TensorSpec("int8", "minmax", symmetric=True, per_channel=False)
+    >>> range_from_params(QParams(torch.tensor(2.0), torch.tensor(0), None), spec)
+    (tensor(-255.), tensor(255.))
+    """
+    fmt = spec.fmt
+    if spec.symmetric:
+        high = params.scale * (float(fmt.qmax) if spec.narrow else float(fmt.qmax - fmt.qmin) / 2)
+        return -high, high
+    zero_point = params.zero_point.to(params.scale)
+    return params.scale * (fmt.qmin - zero_point), params.scale * (fmt.qmax - zero_point)
+
+
 def quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
     """Return the codes of a tensor.
 

@@ -22,7 +22,7 @@ from quantsam.plans.shared_grids import shared_grids
 from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
 from quantsam.quant.params import QParams
-from quantsam.quant.quantizers import fake_quantize, params_from_range
+from quantsam.quant.quantizers import fake_quantize, params_from_range, range_from_params
 from quantsam.repair.importance import output_importance
 from quantsam.repair.trials import PositionWeights
 from quantsam.repair.watch import watch_inputs
@@ -87,22 +87,12 @@ def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
     ]
 
 
-def _span(site: PlanSite, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the range that gives a site's grid again, () or (C,)."""
-    grid, fmt = site.grid.to(device), site.spec.fmt
-    if site.spec.symmetric:
-        high = grid.scale * (float(fmt.qmax) if site.spec.narrow else float(fmt.qmax - fmt.qmin) / 2)
-        return -high, high
-    zero_point = grid.zero_point.to(grid.scale)
-    return grid.scale * (fmt.qmin - zero_point), grid.scale * (fmt.qmax - zero_point)
-
-
 class _Trial:
     """Ranges of one activation, tried side by side: a share of one end, by channel where the grid is."""
 
     def __init__(self, site: PlanSite) -> None:
         self.site = site
-        self.low, self.high = _span(site, site.grid.scale.device)
+        self.low, self.high = range_from_params(site.grid, site.spec)
         self.changed = False
         self.grids: list[QParams] = []
         self._tried: list[tuple[Tensor, Tensor]] = []
