@@ -3,9 +3,9 @@
     apt-get install qemu-user
     python benchmarks/processors.py [--scenes 60] [--models nano nano-outlier] [--schemes int8 mix-mbc-neck]
 
-ONNX Runtime runs in QEMU's user emulation (`qemu-x86_64 -cpu Haswell-v1`), a second or two an image. OpenVINO runs on
-this processor with its kernels limited to AVX2 (ONEDNN_MAX_CPU_ISA); it gives the same bits in the emulator. Each
-scheme is deployed as it is by default, and made for VNNI alone.
+Where this processor has VNNI, ONNX Runtime runs in QEMU's user emulation (`qemu-x86_64 -cpu Haswell-v1`), a second or
+two an image, and OpenVINO runs with its kernels limited to AVX2 (ONEDNN_MAX_CPU_ISA); it gives the same bits in the
+emulator. Where it has none, both run as they are. Each scheme is deployed as it is by default, and made for VNNI alone.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from quantsam.notices import InexactWarning
 from quantsam.repair.calibrated import calibrated_plans
 from quantsam.runtime.engines import ENGINES
 from quantsam.runtime.onnxruntime import OnnxRuntimeSession
+from quantsam.runtime.processor import adds_in_32_bits
 from quantsam.runtime.sessions import Array, Session, SessionOptions
 
 CALIBRATION = "scenes:32:1"
@@ -109,10 +110,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier"])
     parser.add_argument("--schemes", nargs="+", default=["int8", "mix-mbc-neck"])
     args = parser.parse_args()
-    if shutil.which(QEMU[0]) is None:
-        parser.error(f"{QEMU[0]} is needed, it is not installed: apt-get install qemu-user")
+    is_emulated = adds_in_32_bits("onnxruntime")
+    if is_emulated:
+        if shutil.which(QEMU[0]) is None:
+            parser.error(f"{QEMU[0]} is needed, it is not installed: apt-get install qemu-user")
+        ENGINES["onnxruntime"] = dataclasses.replace(ENGINES["onnxruntime"], opener=f"{__name__}:open_emulated")
     qs.keep_freed_memory()
-    ENGINES["onnxruntime"] = dataclasses.replace(ENGINES["onnxruntime"], opener=f"{__name__}:open_emulated")
     setattr(encoder, "adds_in_32_bits", lambda engine: False)  # noqa: B010
     warnings.simplefilter("ignore", InexactWarning)
     dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
@@ -129,7 +132,8 @@ def main() -> None:
                 print(
                     f"{name} {record.label} {record.engine}: {f['gap']:+.3f}, {f['mask_iou']:.2f}: {said}", flush=True
                 )
-    save("processors", {"seconds": time.perf_counter() - started, "scenes": args.scenes, "records": records})
+    seconds = time.perf_counter() - started
+    save("processors", {"seconds": seconds, "scenes": args.scenes, "emulated": is_emulated, "records": records})
 
 
 if __name__ == "__main__":

@@ -75,32 +75,52 @@ class FoldNorms(Transform):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _ByExponents(Transform):
-    """A transform made of exponents of two, one a channel, for some parts of an encoder.
+class _ByName(Transform):
+    """A transform made of tensors, by the name of what each changes.
 
     Attributes:
-        exponents: By the part's name, (C,) int32.
+        values: By name; float32, unless a subclass says otherwise.
     """
 
-    exponents: Mapping[str, Tensor]
+    contents: ClassVar[str] = "values"
+    dtype: ClassVar[torch.dtype] = torch.float32
+    dimensions: ClassVar[int] = 1
+    values: Mapping[str, Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the exponents."""
-        return dict(self.exponents)
+        """Return the values."""
+        return dict(self.values)
+
+    @classmethod
+    def _is_sound(cls, tensor: Tensor) -> bool:
+        return tensor.dtype == cls.dtype and tensor.ndim == cls.dimensions and bool(torch.isfinite(tensor).all())
 
     @classmethod
     def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
-        """Return the transform of these exponents.
+        """Return the transform of these values.
 
         Raises:
-            ValueError: They are no exponents.
+            ValueError: They could not be its own.
         """
         for name, tensor in tensors.items():
-            if tensor.dtype != torch.int32 or tensor.ndim != 1 or bool((tensor.abs() > LARGEST_EXPONENT).any()):
-                raise ValueError(f"transform {cls.name} has exponents of {name} that are none")
+            if not cls._is_sound(tensor):
+                raise ValueError(f"transform {cls.name} has {cls.contents} of {name} that are none")
         if settings or not tensors:
-            raise ValueError(f"transform {cls.name} has no settings, but exponents")
+            raise ValueError(f"transform {cls.name} has no settings, but {cls.contents}")
         return cls(dict(tensors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ByExponents(_ByName):
+    """A transform made of exponents of two, one a channel, (C,) int32."""
+
+    contents: ClassVar[str] = "exponents"
+    dtype: ClassVar[torch.dtype] = torch.int32
+
+    @classmethod
+    def _is_sound(cls, tensor: Tensor) -> bool:
+        is_small = not bool((tensor.abs() > LARGEST_EXPONENT).any())
+        return super(_ByExponents, cls)._is_sound(tensor) and is_small
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +135,7 @@ class ScaleStreams(_ByExponents):
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same to the last bit, but for what underflows."""
-        return scale_links(encoder, self.exponents)
+        return scale_links(encoder, self.values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +147,7 @@ class ScaleInputs(_ByExponents):
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same to the last bit, but for what underflows."""
-        return scale_inputs(encoder, self.exponents)
+        return scale_inputs(encoder, self.values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,42 +159,11 @@ class ScaleOutputs(_ByExponents):
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same to the last bit, but for what underflows."""
-        return scale_outputs(encoder, self.exponents)
+        return scale_outputs(encoder, self.values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _ByFloats(Transform):
-    """A transform made of float32 tensors by name.
-
-    Attributes:
-        values: By name.
-    """
-
-    dimensions: ClassVar[int] = 1
-    values: Mapping[str, Tensor]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the values."""
-        return dict(self.values)
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
-        """Return the transform of these values.
-
-        Raises:
-            ValueError: They are none.
-        """
-        for name, tensor in tensors.items():
-            is_one = tensor.dtype == torch.float32 and tensor.ndim == cls.dimensions
-            if not is_one or not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"transform {cls.name} has values of {name} that are none")
-        if settings or not tensors:
-            raise ValueError(f"transform {cls.name} has no settings, but values")
-        return cls(dict(tensors))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ShiftStreams(_ByFloats):
+class ShiftStreams(_ByName):
     """Constants, (C,) by the stream's name, are subtracted from residual streams and given back in readers' biases."""
 
     name: ClassVar[str] = "shift_streams"
@@ -186,7 +175,7 @@ class ShiftStreams(_ByFloats):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReflectStreams(_ByFloats):
+class ReflectStreams(_ByName):
     """Residual streams are multiplied by `I - a b^T` where written and where read: (2, C), by stream."""
 
     name: ClassVar[str] = "reflect_streams"
@@ -199,7 +188,7 @@ class ReflectStreams(_ByFloats):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ChooseRanges(_ByFloats):
+class ChooseRanges(_ByName):
     """Sites have these ranges, whatever an observer says: (2, 1 or C), low and high, by the site's key.
 
     The float encoder stays as it is; `calibrate` makes grids of the ranges.
@@ -223,18 +212,17 @@ class ChooseWeightRanges(ChooseRanges):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RoundWeights(Transform):
-    """Codes of weights below 8 bits are not the nearest ones: what is added to these, by the convolution's path.
+class RoundWeights(_ByName):
+    """Codes of weights below 8 bits are not the nearest ones: what is added to these, int8, by the convolution's path.
 
     The float model stays as it is; `plans.prepare.weight_codes` gives the codes.
-
-    Attributes:
-        offsets: By path, int8 of the weight's shape.
     """
 
     name: ClassVar[str] = "round_weights"
     repair: ClassVar[str | None] = "rounding"
-    offsets: Mapping[str, Tensor]
+    contents: ClassVar[str] = "offsets"
+    dtype: ClassVar[torch.dtype] = torch.int8
+    dimensions: ClassVar[int] = 4
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
         """Return an encoder that computes the same and knows the offsets.
@@ -242,29 +230,11 @@ class RoundWeights(Transform):
         Raises:
             PlanError: The offsets are not of this encoder.
         """
-        return with_code_offsets(encoder, self.offsets)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the offsets."""
-        return dict(self.offsets)
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
-        """Return the transform of these offsets.
-
-        Raises:
-            ValueError: They are none.
-        """
-        for name, tensor in tensors.items():
-            if tensor.dtype != torch.int8 or tensor.ndim != 4:
-                raise ValueError(f"transform {cls.name} has offsets of {name} that are none")
-        if settings or not tensors:
-            raise ValueError(f"transform {cls.name} has no settings, but offsets")
-        return cls(dict(tensors))
+        return with_code_offsets(encoder, self.values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CorrectBiases(_ByFloats):
+class CorrectBiases(_ByName):
     """Biases take back the mean error that rounding brings: (out,) by the convolution's path, to be added to its bias.
 
     The float model has no such error, so the float encoder stays as it is: `plans.biases.corrected_biases` gives the

@@ -79,10 +79,10 @@ def test_streams_undo_what_was_put_on_them(tiny, hard, images):
     plan = repair_plan(hard, qs.make_plan(hard, "int8", "openvino"), images, "streams")
     before = repair_plan(tiny, qs.make_plan(tiny, "int8", "openvino"), images, "streams")
     (scaled,) = [t for t in plan.transforms if isinstance(t, ScaleStreams)]
-    usual = {n: e for t in before.transforms if isinstance(t, ScaleStreams) for n, e in t.exponents.items()}
+    usual = {n: e for t in before.transforms if isinstance(t, ScaleStreams) for n, e in t.values.items()}
     streams = {stream.name for stream in structure_of(hard.float_encoder).streams}
-    assert streams <= scaled.exponents.keys()
-    for name, exponents in scaled.exponents.items():
+    assert streams <= scaled.values.keys()
+    for name, exponents in scaled.values.items():
         if name not in streams:
             continue  # nothing was put on what lies within attention
         more = exponents - usual.get(name, torch.zeros_like(exponents))
@@ -132,7 +132,7 @@ def test_scales_are_part_of_rounding_or_multiplications(hard, repaired):
     assert any(isinstance(t, ScaleInputs) for t in repaired["openvino"].transforms)
     for name in ("onnxruntime", "tensorrt"):
         scaled = [t for t in repaired[name].transforms if isinstance(t, ScaleInputs | ScaleOutputs)]
-        assert operators(name).count("Mul") == sum(len(t.exponents) for t in scaled) > 0
+        assert operators(name).count("Mul") == sum(len(t.values) for t in scaled) > 0
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

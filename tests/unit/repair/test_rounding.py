@@ -122,7 +122,7 @@ def test_a_saved_plan_is_the_same(tiny, plans, tmp_path):
     save_plan(plan, tmp_path / "plan")
     read = load_plan(tmp_path / "plan", tiny)
     assert read.digest == plan.digest
-    offsets, same = plan.transforms[-1].offsets, read.transforms[-1].offsets
+    offsets, same = plan.transforms[-1].values, read.transforms[-1].values
     assert offsets.keys() == same.keys()
     assert all(torch.equal(offset, same[path]) for path, offset in offsets.items())
     with pytest.raises(ValueError, match="offsets of somewhere that are none"):
@@ -141,7 +141,7 @@ def test_weights_of_eight_bits_are_left_alone(tiny, images):
 
 def test_offsets_of_another_encoder_and_searches_are_refused(tiny, plans):
     plan = plans["openvino"][1]
-    (path, offset), *_ = plan.transforms[-1].offsets.items()
+    (path, offset), *_ = plan.transforms[-1].values.items()
     other = dataclasses.replace(plan, transforms=(RoundWeights({path: offset[:1]}),))
     with pytest.raises(PlanError, match=r"rounding must be of its encoder's weights, got .*: repair the plan again"):
         prepare(tiny, other)
