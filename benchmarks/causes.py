@@ -1,6 +1,6 @@
 """Walk from the thesis' placement to the engine's, one change at a time: what each step says, and how far it is off.
 
-    python benchmarks/causes.py [--scenes 200] [--coco COCO_FOLDER]
+    python benchmarks/causes.py [--scenes 200] [--coco COCO_FOLDER] [--photographs 60]
 
 Scheme int8, box prompts. At every step the simulation's mIoU, and its distance from what OpenVINO gives with the
 engine's own placement, object by object; the last step is the placement that is deployed. Then what OpenVINO gives on a
@@ -103,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
+    parser.add_argument("--photographs", type=int, help="how many of its photographs [all]")
     args = parser.parse_args()
     qs.keep_freed_memory()
     sets: dict[str, tuple[Dataset, tuple[str, ...]]] = {}
@@ -110,7 +111,8 @@ def main() -> None:
         arguments = ("--data", f"scenes:{args.scenes}:{HELD_OUT_SEED}")
         sets["scenes"] = (qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED), arguments)
     if args.coco:
-        sets["photographs"] = (qs.CocoDataset(args.coco), ("--data", str(args.coco)))
+        few = () if args.photographs is None else ("--images", str(args.photographs))
+        sets["photographs"] = (qs.CocoDataset(args.coco, limit=args.photographs), ("--data", str(args.coco), *few))
     for kind, (dataset, data) in sets.items():
         save(f"causes_{kind}", {name: walk(name, dataset, data) for name in ("nano", "nano-outlier")})
 
