@@ -40,7 +40,7 @@ def report_pictures(browser: Browser, report: Path) -> None:
     page.wait_for_timeout(500)
     keep("report", page.screenshot())
     for name, part in (("masks", "masks"), ("layers", "layers"), ("distributions", "values")):
-        place = page.locator(f"#nano-outlier--{part}")
+        place = page.locator(f"#nano-hard--{part}")
         place.scroll_into_view_if_needed()
         box = place.bounding_box()
         assert box is not None

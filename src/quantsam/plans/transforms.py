@@ -204,14 +204,6 @@ class ChooseRanges(_ByName):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ChooseWeightRanges(ChooseRanges):
-    """Ranges of weights that were chosen together with their codes."""
-
-    name: ClassVar[str] = "choose_weight_ranges"
-    repair: ClassVar[str | None] = "rounding"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class RoundWeights(_ByName):
     """Codes of weights below 8 bits are not the nearest ones: what is added to these, int8, by the convolution's path.
 
@@ -264,7 +256,6 @@ TRANSFORMS: dict[str, type[Transform]] = {
         ScaleInputs,
         ScaleOutputs,
         ChooseRanges,
-        ChooseWeightRanges,
         RoundWeights,
         CorrectBiases,
     )

@@ -79,21 +79,21 @@ def repair_plan(
         repaired = calibrate(model, repaired, images, progress=wrap("calibrating"))
         if "ranges" in wanted:
             chosen = choose_ranges(prepare(model, repaired), repaired, images, wrap("ranges: errors"))
-            repaired = with_final_grids(model, _with_transforms(repaired, chosen))
+            repaired = with_final_grids(model, _with_transform(repaired, chosen))
         if "rounding" in wanted:
             codes = rounding_of_weights(prepare(model, repaired), repaired, images, wrap("rounding: inputs"))
-            repaired = with_final_grids(model, _with_transforms(repaired, *codes))
+            repaired = _with_transform(repaired, codes)
         if "bias" in wanted:
             means = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
-            repaired = _with_transforms(repaired, means)
+            repaired = _with_transform(repaired, means)
         return repaired
 
     return made_once(model, bare, images, make, ",".join(wanted))
 
 
-def _with_transforms(plan: Plan, *found: Transform | None) -> Plan:
-    """Return a plan with further transforms, if any, and the same grids."""
-    return dataclasses.replace(plan, transforms=plan.transforms + tuple(each for each in found if each is not None))
+def _with_transform(plan: Plan, found: Transform | None) -> Plan:
+    """Return a plan with one transform more, if any, and the same grids."""
+    return plan if found is None else dataclasses.replace(plan, transforms=(*plan.transforms, found))
 
 
 def _uncalibrated(plan: Plan, lost: Sequence[str]) -> Plan:
