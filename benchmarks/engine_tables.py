@@ -122,7 +122,7 @@ def without_vnni() -> str:
     header += ["gap to exact integers", "gap, saturation simulated", "mask IoU", "verdict"]
     count = document["records"][0]["figures"]["count"]
     emulated = "As on Intel's Haswell (AVX2, no VNNI): ONNX Runtime in QEMU, OpenVINO with its kernels limited to AVX2."
-    where = emulated if document.get("emulated", True) else "On this processor, which ends at AVX2."
+    where = emulated if document.get("emulated", True) else "On this processor, which has no VNNI."
     caption = (
         f"{where} {count:,} objects of {document['scenes']} scenes, box prompts. Gap: engine less simulation, "
         "points of mIoU, with half of its 95 % interval; to exact integers, and saturation simulated: the same "

@@ -79,7 +79,8 @@ def repair_plan(
         repaired = calibrate(model, repaired, images, progress=wrap("calibrating"))
         if "ranges" in wanted:
             chosen = choose_ranges(prepare(model, repaired), repaired, images, wrap("ranges: errors"))
-            repaired = with_final_grids(model, _with_transform(repaired, chosen))
+            if chosen is not None:
+                repaired = with_final_grids(model, _with_transform(repaired, chosen))
         if "rounding" in wanted:
             codes = rounding_of_weights(prepare(model, repaired), repaired, images, wrap("rounding: inputs"))
             repaired = _with_transform(repaired, codes)

@@ -17,6 +17,7 @@ from quantsam.diagnostics.observed import observe_distributions
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.errors import PlanError
 from quantsam.models.graph import copy_encoder, set_parameter
+from quantsam.models.scale import LARGEST_EXPONENT
 from quantsam.plans import prepare as preparing
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
@@ -169,3 +170,22 @@ def test_the_codes_of_a_weight_stand_for_its_rounded_values(tiny, spec):
         weight = tiny.float_encoder.get_submodule(site.path).weight.detach()
         assert torch.equal(rounded_weight(tiny.float_encoder, site), fake_quantize(weight, site.spec, site.grid))
         assert weight_codes(tiny.float_encoder, site).shape == weight.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "contents"),
+    [
+        ("scale_streams", torch.tensor([LARGEST_EXPONENT + 1], dtype=torch.int32), "exponents"),
+        ("scale_inputs", torch.tensor([torch.iinfo(torch.int32).min], dtype=torch.int32), "exponents"),
+        ("scale_outputs", torch.ones(2, dtype=torch.bool), "exponents"),
+        ("shift_streams", torch.tensor([1.0, torch.nan]), "values"),
+        ("reflect_streams", torch.ones(4), "values"),
+        ("correct_biases", torch.tensor([torch.inf]), "values"),
+        ("round_weights", torch.zeros(2, 2, 1, 1), "offsets"),
+    ],
+)
+def test_tensors_that_a_transform_cannot_have_are_refused(name, tensor, contents):
+    with pytest.raises(ValueError, match=f"{name} has {contents} of somewhere that are none"):
+        TRANSFORMS[name].restore({}, {"somewhere": tensor})
+    with pytest.raises(ValueError, match=f"{name} has no settings, but {contents}"):
+        TRANSFORMS[name].restore({}, {})

@@ -92,13 +92,14 @@ def test_engines_compute_what_is_simulated(tiny, plans, placement):
     pytest.importorskip(placement)
     plan = plans[placement][1]
     engine, exact, gaps = make_engine_encoder(tiny, plan, placement), simulate(tiny, plan, exact=True), []
-    for picture in qs.open_images("scenes:5:70"):
+    for picture in qs.open_images("scenes:10:70"):
         image = preprocess(picture, tiny.variant.input_size)
         with torch.inference_mode():
             lost = (exact(image) - tiny.image_encoder(image)).square().mean()
             gaps.append(float((engine(image) - exact(image)).square().mean() / lost))
-    # a value next to a tie may fall to either side, and all that follows differs; with another weight, every image does
-    assert min(gaps) < 1e-6
+    # in units of what rounding loses; an engine with the nearest codes is off by five and more
+    assert max(gaps) < (1 if placement == "openvino" else 0.01)
+    assert min(gaps) < 1e-6  # on OpenVINO a value next to a tie may fall to either side, and all that follows differs
 
 
 def test_a_saved_plan_is_the_same(tiny, plans, tmp_path):
@@ -109,8 +110,6 @@ def test_a_saved_plan_is_the_same(tiny, plans, tmp_path):
     offsets, same = plan.transforms[-1].values, read.transforms[-1].values
     assert offsets.keys() == same.keys()
     assert all(torch.equal(offset, same[path]) for path, offset in offsets.items())
-    with pytest.raises(ValueError, match="offsets of somewhere that are none"):
-        RoundWeights.restore({}, {"somewhere": torch.zeros(2, 2, 1, 1)})
 
 
 def test_weights_of_eight_bits_are_left_alone(tiny, images):
