@@ -64,7 +64,8 @@ if TYPE_CHECKING:
     from quantsam.schemes.load import load_scheme, scheme_names
     from quantsam.schemes.scheme import Scheme
     from quantsam.search.palette import make_palette
-    from quantsam.search.repairs import RepairSettings, find_repairs
+    from quantsam.search.repair_settings import RepairSettings
+    from quantsam.search.repairs import find_repairs
     from quantsam.search.schemes import search_schemes
     from quantsam.search.settings import SearchSettings
     from quantsam.sensitivity.study import StudySettings, measure_sensitivity
@@ -99,7 +100,7 @@ _HOMES = {
     "SceneDataset": "data.scenes",
     "Scheme": "schemes.scheme",
     "RepairRecord": "results.repair_record",
-    "RepairSettings": "search.repairs",
+    "RepairSettings": "search.repair_settings",
     "SearchRecord": "results.search_record",
     "SearchSettings": "search.settings",
     "SensitivityRecord": "results.sensitivity_record",
@@ -218,7 +219,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import quantsam` itself is quick."""
+    """Import a public name when it is first used, so that `import quantsam` is quick."""
     if name not in _HOMES:
         raise AttributeError(f"module 'quantsam' has no attribute {name!r}")
     try:

@@ -29,11 +29,11 @@ from quantsam.schemes.repairs import REPAIRS, parse_repairs
 if TYPE_CHECKING:
     from quantsam.results.repair_record import RepairRecord, RepairStep
     from quantsam.schemes.scheme import Scheme
-    from quantsam.search.repairs import RepairSettings
+    from quantsam.search.repair_settings import RepairSettings
 
 
 def _settings(given: Mapping[str, Any]) -> RepairSettings:
-    from quantsam.search.repairs import RepairSettings
+    from quantsam.search.repair_settings import RepairSettings
 
     if given["allow_float"] and given["allow_w8a16"]:
         raise click.UsageError("--allow-float and --allow-w8a16 exclude each other: a layer that falls back has one")
@@ -50,17 +50,17 @@ def _settings(given: Mapping[str, Any]) -> RepairSettings:
 settings_options = option_group(
     "settings",
     _settings,
-    click.option("--try", "tried", default=",".join(REPAIRS), show_default=True, help="Which repairs are tried."),
-    click.option("--goal", type=float, help="Stop when masks lose no more points than this against FP32's."),
-    click.option("--minutes", type=float, help="Begin nothing more after this time."),
+    click.option("--try", "tried", default=",".join(REPAIRS), show_default=True, help="Repairs to try."),
+    click.option("--goal", type=float, help="Stop when masks lose at most this many points against FP32."),
+    click.option("--minutes", type=float, help="Start no new trial after this time."),
     click.option(
         "--allow-float",
         type=click.IntRange(min=0),
         default=0,
-        help="So many layers at most may go back to float: until the goal is reached, or wherever it helps.",
+        help="Most layers that may go back to float, until the goal is reached or wherever it helps.",
     ),
-    click.option("--allow-w8a16", type=click.IntRange(min=0), default=0, help="The same, to w8a16."),
-    click.option("--rounds", default=15, show_default=True, help="Of the timing on the engine."),
+    click.option("--allow-w8a16", type=click.IntRange(min=0), default=0, help="The same for w8a16 instead of float."),
+    click.option("--rounds", default=15, show_default=True, help="Rounds of the timing on the engine."),
 )
 """Add --try, --goal, --minutes, --allow-float, --allow-w8a16, --rounds: `settings`, a `RepairSettings`."""
 
@@ -90,8 +90,8 @@ def command(
 ) -> None:
     """Find the repairs that bring MODEL's quantized masks back to those of FP32, and save the plan.
 
-    Repairs are tried in the order of what they cost, and kept if they help on held-out calibration images. No ground
-    truth is needed: masks are compared with those of the float model.
+    The command tries repairs in order of their cost and keeps those that help on held-out calibration images. It needs
+    no ground truth: it compares masks with those of the float model.
     """
     from dataclasses import replace
 
@@ -113,7 +113,7 @@ def command(
     times = deployment.engine == PYTORCH or get_engine(deployment.engine).on_processor
     run = open_run(
         model, schemes=[scheme], deployments=[deployment], calibration=calibration, installed=times
-    )  # a plan for a GPU that is elsewhere is found without it
+    )  # a plan for a GPU on another machine is found without that GPU
     if not isinstance(run.calibration, ImageSource):
         raise click.UsageError(f"a repair needs quantized activations, got scheme {scheme!r}: take int8")
     found = find_repairs(
@@ -147,7 +147,7 @@ def command(
 
 
 def _named(scheme: Scheme) -> Scheme:
-    """Return a repaired scheme under a name of its own, which tables tell from the unrepaired one's."""
+    """Return a repaired scheme under its own name, which distinguishes it from the unrepaired scheme in tables."""
     from dataclasses import replace
 
     return replace(scheme, name=f"{scheme.name} repaired") if scheme.repairs else scheme

@@ -10,6 +10,7 @@ from quantsam.data.open import DatasetImages, ImageSource, SomeImages
 from quantsam.errors import CalibrationError, InputError
 from quantsam.metrics.iou import mask_iou
 from quantsam.models.outliers import with_outlier_channels
+from quantsam.plans.make import make_plan
 from quantsam.repair.calibrated import calibrated_plans, repairs_of
 from quantsam.results.kinds import read_record
 from quantsam.results.store import ResultStore
@@ -17,7 +18,9 @@ from quantsam.schemes.load import load_scheme, parse_scheme
 from quantsam.schemes.write import scheme_to_toml
 from quantsam.search import repairs as searching
 from quantsam.search.own_masks import MOST_MASKS, OwnMasks
-from quantsam.search.repairs import RepairSettings, find_repairs
+from quantsam.search.repair_settings import RepairSettings
+from quantsam.search.repair_trials import RepairTrials, Tried
+from quantsam.search.repairs import find_repairs
 from quantsam.sensitivity.measure import RowMeter
 
 INT8 = load_scheme("int8")
@@ -80,6 +83,28 @@ def test_massive_positions_are_found_and_what_undoes_them_is_tried_together(imag
     assert found.steps[-1].mask_loss < 0.3 * found.steps[0].mask_loss
 
 
+@pytest.mark.parametrize(
+    ("needed", "kept"),
+    [
+        ({"shift", "ranges"}, ["none", "reflect, streams, shift, ranges, bias"]),  # without what costs time
+        ({"streams", "migrate"}, ["none", "reflect, streams, shift, ranges, bias, migrate"]),
+        ({"ranges"}, ["none", "ranges"]),
+        ({"rounding"}, ["none"]),  # which has nothing to do here: nothing helps
+    ],
+)
+def test_repairs_that_help_only_together_are_found(tiny, images, monkeypatch, needed, kept):
+    plan = make_plan(tiny, INT8, "openvino")
+
+    def scored(self, name, scheme):
+        loss = 1.0 if needed <= set(scheme.repairs) else 50.0
+        losses = {i: loss + 0.01 * i for i in self._ids}
+        return Tried(name, scheme, plan, losses, loss, 0.01, 0.0)
+
+    monkeypatch.setattr(RepairTrials, "_try", scored)
+    steps = find_repairs(tiny, INT8, images, RepairSettings(), placement="openvino").record.steps
+    assert [step.name for step in steps if step.kept] == kept
+
+
 @pytest.mark.parametrize(("scheme", "tried"), [("int8", ["none"]), ("w4a8", ["none", "rounding"])])
 def test_codes_are_chosen_only_where_weights_have_less_than_eight_bits(tiny, images, scheme, tried):
     settings = dataclasses.replace(FEW, repairs=("rounding",))
@@ -139,7 +164,7 @@ def test_an_interrupted_search_goes_on_and_a_finished_one_is_kept(outlier, image
     assert [dataclasses.replace(step, seconds=0) for step in second.record.steps] == [
         dataclasses.replace(step, seconds=0) for step in found.record.steps
     ]
-    monkeypatch.setattr(searching, "_Trials", lambda *a: pytest.fail("it was done before"))
+    monkeypatch.setattr(searching, "RepairTrials", lambda *a: pytest.fail("it was done before"))
     third = find_repairs(outlier, INT8, images, FEW, placement="openvino", store=store)
     assert third.record == second.record
     assert third.plan.digest == second.plan.digest
