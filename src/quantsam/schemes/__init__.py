@@ -1,1 +1,1 @@
-"""Declarations of what is quantized, and how."""
+"""Schemes: declarations of what is quantized, and how."""

@@ -1,4 +1,4 @@
-"""Schemes as one line: a format on all layers, `int8@stage3:4:2`, `mix-dwsc:percentile`."""
+"""Schemes in one line: a format for all layers, `int8@stage3:4:2`, `mix-dwsc:percentile`."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def split_observer(text: str) -> SplitLine | None:
 
 
 def with_observer(scheme: Scheme, observer: str, name: str | None = None) -> Scheme:
-    """Return a scheme in which an observer finds the ranges of all activations.
+    """Return a scheme in which one observer finds the ranges of all activations.
 
     Args:
-        scheme: What is quantized.
+        scheme: The scheme to change.
         observer: A key of `OBSERVERS`.
         name: The new scheme's name; `SCHEME:OBSERVER` if None.
 
     Raises:
-        SchemeError: There is no such observer, or nothing that it could find.
+        SchemeError: There is no such observer, or the scheme quantizes no activation.
     """
     name = name or f"{scheme.name}:{observer}"
     if observer not in OBSERVERS:
@@ -62,7 +62,7 @@ def with_observer(scheme: Scheme, observer: str, name: str | None = None) -> Sch
     def changed(key: str, target: Target | None) -> Target | None:
         if key == "weight" or target is None:
             return target
-        per_channel = None if observer == "ptf" else target.per_channel  # it has a scale a channel
+        per_channel = None if observer == "ptf" else target.per_channel  # ptf has a scale per channel
         return dataclasses.replace(target, observer=observer, per_channel=per_channel)
 
     rules = tuple(
@@ -76,7 +76,7 @@ def parse_line(text: str) -> Scheme:
     """Read a scheme from a line such as `int8@stage3:4:2`.
 
     Raises:
-        SchemeError: It cannot be understood.
+        SchemeError: The line cannot be understood.
     """
     base, _, scope = text.partition("@")
     base = base.strip().lower()
@@ -89,7 +89,7 @@ def uniform_scheme(format_name: str) -> Scheme:
     """Return the scheme that gives every layer one format.
 
     Args:
-        format_name: A format (`int8`), or `wNaM`: weights of N bits and activations of M.
+        format_name: A format (`int8`), or `wNaM`: weights with N bits and activations with M bits.
 
     Raises:
         SchemeError: There is no such format.
@@ -101,12 +101,19 @@ def uniform_scheme(format_name: str) -> Scheme:
     return Scheme(base, (Rule(Selector(), _base_targets(base, base)),), f"{base} on all layers")
 
 
-def _base_targets(base: str, text: str) -> dict[str, Target | None]:
+def is_format(text: str) -> bool:
+    """Whether `uniform_scheme` accepts a text."""
+    return set(_formats(text.strip().lower())) <= FORMATS.keys()
+
+
+def _formats(base: str) -> tuple[str, str]:
+    """Return the formats of weights and activations."""
     match = _WEIGHT_ACTIVATION.fullmatch(base)
-    if match:
-        weight, activation = f"int{match[1]}", f"int{match[2]}"
-    else:
-        weight = activation = base
+    return (f"int{match[1]}", f"int{match[2]}") if match else (base, base)
+
+
+def _base_targets(base: str, text: str) -> dict[str, Target | None]:
+    weight, activation = _formats(base)
     if weight not in FORMATS or activation not in FORMATS:
         known = [*FORMATS, "w8a8", "w8a16", "w4a8"]
         raise SchemeError(

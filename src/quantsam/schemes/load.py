@@ -10,7 +10,7 @@ from typing import Any
 from quantsam.errors import InputError, SchemeError, nearest
 from quantsam.files import expanded, read_text, shown
 from quantsam.models.variants import VARIANTS
-from quantsam.schemes.line import parse_line, split_observer, uniform_scheme, with_observer
+from quantsam.schemes.line import is_format, parse_line, split_observer, uniform_scheme, with_observer
 from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 from quantsam.schemes.scheme import LAYER_KINDS, Rule, Scheme, Selector, Target
 from quantsam.schemes.target import TYPE_NAMES, check_keys, make_target
@@ -30,9 +30,9 @@ def load_scheme(source: str | Path) -> Scheme:
 
     Args:
         source: The name of a library scheme (`mix-dwsc`), the path of a TOML file, or one line:
-            a format (`int8`) or `wNaM`, then `@` and what it applies to: addresses, stages, blocks
-            (`stage3:4`) or kinds, separated by commas. After a name, a file or a format a colon and an observer,
-            `int8:percentile`, say how the ranges of all its activations are found.
+            a format (`int4`) or `wNaM` for all layers, or behind it `@` and what it applies to: addresses, stages,
+            blocks (`stage3:4`) or kinds, separated by commas. A colon and an observer after the name, file or format
+            (`int8:percentile`) set the observer of all activations.
 
     Raises:
         SchemeError: There is no such scheme, or it cannot be understood.
@@ -46,7 +46,7 @@ def load_scheme(source: str | Path) -> Scheme:
     is_file = isinstance(source, Path) or text.endswith(".toml")
     split = None if is_file else split_observer(text)
     if split is not None:
-        return with_observer(_whole(split.scheme), split.observer, text)
+        return with_observer(load_scheme(split.scheme), split.observer, text)
     if "@" in text and not is_file:
         return parse_line(text)
     if text in scheme_names():
@@ -59,28 +59,25 @@ def load_scheme(source: str | Path) -> Scheme:
             reason = (isinstance(error, OSError) and error.strerror) or error
             raise SchemeError(f"scheme file {text!r} must be a readable TOML file: {reason}") from error
         return parse_scheme(content, default_name=shown(Path(source).stem), where=text)
+    if is_format(text):
+        return uniform_scheme(text)
     raise SchemeError(
-        f"scheme must be a library name, a .toml file or a line like 'int8@stage3:4:2', got {text!r}: "
+        f"scheme must be a library name, a format, a .toml file or a line like 'int8@stage3:4:2', got {text!r}: "
         f"{nearest(text, scheme_names())}"
     )
-
-
-def _whole(text: str) -> Scheme:
-    """Return a scheme that an observer follows: as `load_scheme` takes it, or a bare format."""
-    is_bare = text not in scheme_names() and "@" not in text and not text.endswith(".toml")
-    return uniform_scheme(text) if is_bare else load_scheme(text)
 
 
 def parse_scheme(content: str, default_name: str, where: str | None = None) -> Scheme:
     """Parse the text of a scheme.
 
     Args:
-        content: TOML.
-        default_name: The scheme's name where the text gives none.
-        where: How to call the text in errors; the name by default.
+        content: TOML text.
+        default_name: The scheme's name if the text has none.
+        where: Name of the text in errors; `default_name` if None.
 
     Raises:
-        SchemeError: Not TOML, an unknown key, a value of the wrong type, rules under the name `fp32`.
+        SchemeError: The text is not TOML, has an unknown key or a value of the wrong type, or has rules under the name
+            `fp32`.
     """
     where = where or default_name
     try:

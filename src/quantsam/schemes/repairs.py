@@ -1,4 +1,4 @@
-"""The names of repairs. Imports no PyTorch, for options and sweeps."""
+"""The names of repairs. This module does not import PyTorch, so command-line options and sweeps can use it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from quantsam.errors import InputError, nearest
 
 RepairName = Literal["reflect", "streams", "shift", "migrate", "ranges", "rounding", "bias"]
 REPAIRS: tuple[RepairName, ...] = get_args(RepairName)
-"""In the order in which they are applied."""
+"""Names of all repairs, in the order in which they are applied."""
 
 
 def parse_repairs(text: str | Sequence[str]) -> tuple[RepairName, ...]:
     """Read names of repairs, `streams,migrate`, in any order.
 
-    Where a comma stands between values, as in `--set` of sweeps, a plus sign does the same: `streams+migrate`.
+    A plus sign works like a comma: `streams+migrate`. It is for places where a comma separates values, for example
+    `--set` of sweeps.
 
     Returns:
-        Each once, in the order in which they are applied.
+        Each name once, in the order in which repairs are applied.
 
     Raises:
-        InputError: One is not known, or there is none.
+        InputError: A name is not known, or there is none.
 
     >>> parse_repairs("migrate, streams")
     ('streams', 'migrate')
@@ -37,7 +38,7 @@ def parse_repairs(text: str | Sequence[str]) -> tuple[RepairName, ...]:
 
 
 def asked_repairs(text: str) -> tuple[RepairName, ...]:
-    """Read what somebody asks for: `none`, or names as `parse_repairs` takes them.
+    """Read the repairs that a user asks for: `none`, or names as in `parse_repairs`.
 
     Raises:
         InputError: See `parse_repairs`.

@@ -1,4 +1,4 @@
-"""Schemes: declarations of which layers are quantized, and how. A scheme knows no model."""
+"""Schemes: declarations of which layers are quantized, and how. A scheme does not depend on a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantsam.quant.params import QuantizerName
 from quantsam.schemes.repairs import RepairName
 
 FLOAT_NAME = "fp32"
-"""The scheme without rules: results of the float model are kept and shown under this name."""
+"""Name of the scheme without rules; results of the float model are stored and shown under it."""
 
 LAYER_KINDS = (
     "conv",
@@ -40,7 +40,7 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """Where a layer is: stage, block in the stage, layer in the block, all counted from zero."""
+    """Address of a layer: stage, block in the stage, layer in the block, all counted from zero."""
 
     stage: str
     block: int
@@ -51,7 +51,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `stage3:4:2`; a model in front (`L0:stage3:4:2`) is allowed and left out.
+        """Read `stage3:4:2`. A model in front (`L0:stage3:4:2`) is allowed and ignored.
 
         Raises:
             SchemeError: The text has another form.
@@ -69,14 +69,14 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which layers a rule is about: all conditions must hold, an empty one always does.
+    """The layers that a rule applies to. All conditions must hold; an empty condition always holds.
 
     Attributes:
         stage: Names such as `stage3`, `neck`.
         block: Numbers of blocks in their stage.
         layer: Numbers of layers in their block.
         kind: Kinds of layers, see `LAYER_KINDS`.
-        model: Names of variants; a rule for other models is skipped, not an error.
+        model: Names of variants; a rule for other models is skipped and is not an error.
     """
 
     stage: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Selector:
     model: tuple[str, ...] = ()
 
     def matches(self, address: Address, kind: str) -> bool:
-        """Whether a layer of a model that `model` allows is selected."""
+        """Return whether the selector selects a layer; `model` is not checked here."""
         return (
             (not self.stage or address.stage in self.stage)
             and (not self.block or address.block in self.block)
@@ -101,13 +101,13 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a scheme says of a tensor; what it leaves open, None, is the placement's to fill in.
+    """How a scheme quantizes a tensor. The placement fills in what is None.
 
     Attributes:
         format: Name of the number format.
         observer: Name of the observer that finds its range.
         symmetric: Zero point 0 and a range symmetric about it; else affine.
-        per_channel: One scale for each channel instead of one for the tensor.
+        per_channel: One scale per channel instead of one for the tensor.
         quantizer: `uniform`, `log2` or `float8`.
     """
 
@@ -129,9 +129,9 @@ class Rule:
 
     Attributes:
         select: The layers.
-        targets: From `weight`, `activation` or the name of a site to what it becomes; None keeps it
-            in float. A site's own entry goes before `activation`. What is not named stays as earlier
-            rules left it.
+        targets: Maps `weight`, `activation` or the name of a site to its target; None keeps the tensor
+            in float. A site's own entry overrides `activation` and `weight`. Tensors that are not named
+            stay as earlier rules left them.
     """
 
     select: Selector
@@ -143,15 +143,15 @@ class Scheme:
     """A quantization scheme: rules applied in order to a model whose layers all start in float.
 
     Attributes:
-        name: What it is called in records and tables.
-        rules: In order.
-        description: For lists.
-        repairs: What is repaired once its plan is made, see `schemes.repairs`: by `calibrated_plans` and by every
-            command that calibrates; `make_plan` and `calibrate` are single steps and do not.
+        name: Name in records and tables.
+        rules: Rules, in the order in which they are applied.
+        description: Short text for lists.
+        repairs: Repairs of its plan, see `schemes.repairs`. `calibrated_plans` and every command that calibrates
+            apply them; `make_plan` and `calibrate` are single steps and do not.
 
     Raises:
-        SchemeError: It has rules and the name of the float model, whose results would be taken for its own; or repairs
-            and no rule that quantizes activations.
+        SchemeError: It has rules and the name of the float model, so its results would be mistaken for that model's; or
+            it has repairs but no rule that quantizes activations.
     """
 
     name: str
@@ -172,13 +172,13 @@ class Scheme:
 
     @property
     def quantizes_activations(self) -> bool:
-        """Whether a rule quantizes an activation; without one, a plan needs no images and nothing is repaired."""
+        """Whether a rule quantizes an activation; if none does, a plan needs no images and nothing is repaired."""
         targets = (item for rule in self.rules for item in rule.targets.items())
         return any(tensor != "weight" and target is not None for tensor, target in targets)
 
     @property
     def digest(self) -> str:
-        """Hex digest of the rules and repairs; the name and the description do not count."""
+        """Hex digest of the rules and repairs, without name and description."""
         content: list[Any] = [_plain(rule) for rule in self.rules]
         content += [{"repairs": list(self.repairs)}] if self.repairs else []
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

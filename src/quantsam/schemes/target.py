@@ -1,4 +1,4 @@
-"""What a scheme says of one tensor, as plain values."""
+"""Read a scheme's entry for one tensor from plain values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TYPE_NAMES: dict[type, str] = {
     dict: "a table",
     list: "a list of [[rules]] tables",
 }
-"""How errors call what a value must be."""
+"""Names of types in errors."""
 
 
 def make_target(value: Any, place: str = "specification") -> Target | None:
-    """Read what a rule says of a tensor.
+    """Read a rule's entry for a tensor.
 
     Args:
         value: A format's name, `"float"`, or a table with the fields of `Target`.
-        place: How to call it in errors.
+        place: Name of the entry in errors.
 
     Raises:
         SchemeError: A key or value is not known.
@@ -59,15 +59,15 @@ def make_target(value: Any, place: str = "specification") -> Target | None:
 
 
 def check_keys(table: Any, keys: Mapping[str, type | None], place: str) -> None:
-    """Make sure that a table has only known keys, each with a value of its type.
+    """Check that a table has only known keys, each with a value of its type.
 
     Args:
-        table: As it was read.
-        keys: The type of each key's value; None where it is checked elsewhere.
-        place: How to call it in errors.
+        table: The value as it was read.
+        keys: The type of each key's value; None if it is checked elsewhere.
+        place: Name of the table in errors.
 
     Raises:
-        SchemeError: It has not.
+        SchemeError: The value is not a table, a key is unknown, or a value has the wrong type.
     """
     if not isinstance(table, dict):
         raise SchemeError(f"{place}: expected a table with keys {', '.join(keys)}, got {table!r}")

@@ -1,4 +1,4 @@
-"""Schemes as text, and made from one format a layer."""
+"""Write schemes as text, and make a scheme from one format per layer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def scheme_from_layers(formats: Mapping[str, str], kinds: Mapping[str, str], nam
     """Return the scheme that gives each layer its format, in few rules.
 
     Args:
-        formats: By address a format as `uniform_scheme` takes it, or `float`.
-        kinds: By address the kind of the layer.
+        formats: Format of each layer, keyed by address: anything that `uniform_scheme` accepts, or `float`.
+        kinds: Kind of each layer, keyed by address.
         name: The scheme's name.
     """
     counts = Counter(formats.values())
@@ -35,7 +35,7 @@ def scheme_from_layers(formats: Mapping[str, str], kinds: Mapping[str, str], nam
 
 
 def scheme_to_toml(scheme: Scheme) -> str:
-    """Return the text that `parse_scheme` reads the scheme from."""
+    """Return the scheme as TOML text that `parse_scheme` can read."""
     lines = [f"name = {_toml(scheme.name)}"]
     if scheme.description:
         lines.append(f"description = {_toml(scheme.description)}")
@@ -63,7 +63,7 @@ def _targets(fmt: str) -> Mapping[str, Target | None]:
 
 
 def _by_block(addresses: list[str]) -> list[Selector]:
-    """Join layers into selectors: blocks of a stage that have the same layers chosen are one."""
+    """Join layers into selectors: one for all blocks of a stage with the same layers chosen."""
     blocks: dict[tuple[str, int], list[int]] = {}
     for address in map(Address.parse, addresses):
         blocks.setdefault((address.stage, address.block), []).append(address.layer)
@@ -91,5 +91,5 @@ def _target(target: Target | None) -> str:
 
 
 def _toml(value: object) -> str:
-    """Return text, a flag or a list as TOML, which differs from JSON in what it may not escape, and must."""
+    """Return text, a flag or a list as TOML. TOML and JSON differ in the characters that must be escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""Points made ready: checked before anything starts, and identified by all that their numbers depend on."""
+"""Points made ready: checked before anything starts, and identified by everything that determines their numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantsam.plans.plan import PlanSite
 from quantsam.repair.calibrated import repairs_of
 from quantsam.results.record import JsonValue, identity
 from quantsam.runtime.engines import PYTORCH
-from quantsam.schemes.line import split_observer, uniform_scheme, with_observer
+from quantsam.schemes.line import split_observer, with_observer
 from quantsam.schemes.load import load_scheme
 from quantsam.schemes.scheme import Scheme
 from quantsam.sensitivity.study import check_settings
@@ -34,11 +34,11 @@ class OpenedPoint:
     """A point that can run.
 
     Attributes:
-        point: What to do.
+        point: The point.
         identity: Digest of everything that determines its numbers; the id of its record.
-        scheme: Its scheme.
-        image_ids: Pictures that it scores.
-        calibration: Identity of its calibrated plan; None where nothing needs images.
+        scheme: The point's scheme.
+        image_ids: Images to score.
+        calibration: Identity of the calibrated plan; None if calibration needs no images.
         expected: What workers must have, see `Job`.
     """
 
@@ -51,10 +51,10 @@ class OpenedPoint:
 
 
 def open_points(points: Sequence[Point], shelf: Shelf, threads: int) -> list[OpenedPoint]:
-    """Check all points and identify them, those of one model together.
+    """Check and identify all points. Points of one model are next to each other in the result.
 
     Raises:
-        QuantsamError: One cannot run; the message names it. Nothing has started then.
+        QuantsamError: A point cannot run; the message names it. Nothing has started then.
     """
     failed = _failures(points, check_point)
     if not failed:
@@ -69,7 +69,7 @@ def open_points(points: Sequence[Point], shelf: Shelf, threads: int) -> list[Ope
 def try_points(
     points: Sequence[Point], shelf: Shelf, threads: int
 ) -> tuple[list[OpenedPoint], dict[Point, QuantsamError]]:
-    """Check all points and identify those that can run; return them, and why the others cannot."""
+    """Check all points; return the identified points that can run, and the errors of the others."""
     opened: list[OpenedPoint] = []
     failed = _failures(points, check_point)
     rest = sorted((point for point in points if point not in failed), key=_group)
@@ -88,10 +88,10 @@ def _failures(points: Iterable[Point], call: Callable[[Point], object]) -> dict[
 
 
 def check_point(point: Point) -> None:
-    """Make sure, without loading anything, that a point is one that can run.
+    """Check, without loading anything, that a point can run.
 
     Raises:
-        QuantsamError: It is not.
+        QuantsamError: The point cannot run.
     """
     variant = get_variant(point.model)
     parse_prompt(point.prompts)
@@ -118,23 +118,17 @@ def check_point(point: Point) -> None:
     if point.engine != PYTORCH:
         check_formats(sites, point.engine)
     if _needs_images(sites):
-        point.calibration_source.spec_for(point.model)  # complains where there are none
+        point.calibration_source.spec_for(point.model)  # raises an error if there are none
 
 
 def point_scheme(point: Point) -> Scheme:
-    """Return a point's scheme; a bare format is on all layers.
+    """Return a point's scheme, with the point's observer.
 
     Raises:
-        SchemeError: There is no such scheme, or two observers are given.
+        SchemeError: There is no such scheme, or both the scheme and the point name an observer.
     """
-    try:
-        scheme = load_scheme(point.scheme)
-    except SchemeError as error:
-        try:
-            scheme = uniform_scheme(point.scheme)
-        except SchemeError:
-            raise error from None
-    is_kept = point.observer is None or not scheme.rules  # the float model is the same beside all observers
+    scheme = load_scheme(point.scheme)
+    is_kept = point.observer is None or not scheme.rules  # the float model is the same under all observers
     if is_kept:
         return scheme
     if not point.scheme.endswith(".toml") and split_observer(point.scheme) is not None:
@@ -188,7 +182,7 @@ def _open(point: Point, shelf: Shelf, threads: int) -> OpenedPoint:
 
 
 def _repairs(point: Point, scheme: Scheme) -> dict[str, JsonValue]:
-    """Return what identifies a point's repairs; nothing where there are none, as before there were any."""
+    """Return what identifies a point's repairs; nothing without repairs, as in versions before repairs."""
     deployment = point.deployment
     names = repairs_of(scheme, deployment.repairs, activations=deployment.activations)
     return {"repairs": list(names)} if names else {}

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from quantsam.errors import InputError, SchemeError
-from quantsam.schemes.line import with_observer
+from quantsam.schemes.line import uniform_scheme, with_observer
 from quantsam.schemes.load import load_scheme, parse_scheme, scheme_names
 from quantsam.schemes.scheme import LAYER_KINDS, Rule, Selector, Target
 from quantsam.schemes.target import make_target
@@ -67,11 +67,16 @@ def test_library_holds_these_and_no_others():
     assert len({load_scheme(name).digest for name in LIBRARY}) == len(LIBRARY)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("int9", "did you mean 'int8'?"), ("mixdwsc", "did you mean 'mix-dwsc'")])
+@pytest.mark.parametrize(("name", "hint"), [("int88", "did you mean 'int8'?"), ("mixdwsc", "did you mean 'mix-dwsc'")])
 def test_an_unknown_name_is_refused_with_a_hint(name, hint):
     message = refused(load_scheme, name)
-    rule = "scheme must be a library name, a .toml file or a line like 'int8@stage3:4:2'"
+    rule = "scheme must be a library name, a format, a .toml file or a line like 'int8@stage3:4:2'"
     assert message.startswith(f"{rule}, got {name!r}: {hint}")
+
+
+@pytest.mark.parametrize("name", ["int4", "w4a16", "fp8_e4m3"])
+def test_a_format_is_a_scheme_for_all_layers(name):
+    assert load_scheme(name).digest == uniform_scheme(name).digest
 
 
 @pytest.mark.parametrize("name", ["", "/", "..", "library/int8", "int8.tom", "zzz"])
@@ -483,7 +488,7 @@ def test_an_observer_after_a_scheme_finds_the_ranges_of_all_activations(tmp_path
     [
         ("int8:omsee", "the observer must be one of minmax, .*, ptf, got 'omsee': did you mean 'omse'"),
         ("fp32:omse", "scheme 'fp32:omse': an observer finds ranges of activations, got none: leave 'omse' out"),
-        ("int99:omse", "the format must be one of"),
+        ("int99:omse", "scheme must be a library name, a format"),
         ("int8:", "the observer must be one of"),
     ],
 )
