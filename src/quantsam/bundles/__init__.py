@@ -1,1 +1,1 @@
-"""Bundles: a plan exported as files that run without PyTorch, and the references that they are checked by."""
+"""Bundles: plans exported as files that run without PyTorch, and the references for checking them."""

@@ -1,4 +1,4 @@
-"""What a bundle tells someone who has nothing else: how to use it, what was measured, and a program that runs it."""
+"""The documents of a bundle: how to use it, what was measured, and a program that runs it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def documents(manifest: Manifest, records: Sequence[Record] = ()) -> dict[str, s
     """Return the texts of a bundle by file name.
 
     Args:
-        manifest: The bundle's.
-        records: Evaluations of its plan, for the model card.
+        manifest: The bundle's manifest.
+        records: Evaluations of the bundle's plan, for the model card.
     """
     card = _model_card(manifest, records)
     if manifest.engine == WEB_ENGINE.name:

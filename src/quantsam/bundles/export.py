@@ -1,4 +1,4 @@
-"""Write a bundle: encoder and decoder as ONNX, what they are checked by, and a manifest; for use without PyTorch."""
+"""Write a bundle for use without PyTorch: encoder and decoder as ONNX, reference data for checks, and a manifest."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from quantsam.runtime.web.package import runtime_files
 
 
 def check_bundle_folder(folder: str | os.PathLike[str]) -> None:
-    """Make sure, before long work, that a bundle can be written there.
+    """Check, before long work, that a bundle can be written to a folder.
 
     Raises:
-        OutputError: It cannot.
+        OutputError: The bundle cannot be written.
     """
     check_replaceable(folder, MANIFEST)
 
@@ -62,25 +62,25 @@ def export_bundle(
     decoder_weights: Stored = "f32",
     runtime: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Write a bundle to a folder, whole or not at all; a bundle that is already there is replaced.
+    """Write a bundle to a folder, completely or not at all; replace an existing bundle.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated, with the engine's placement; without sites for the float model.
-        folder: Where to.
-        engine: For which engine; the plan's placement if None.
-        records: Evaluations for its model card; those of other plans are left out.
-        half: Pictures to look at: what the plan leaves in float becomes float16, but for what would overflow on these,
-            see `engines.half`. All in float32 if None.
-        decoder_weights: How the decoder's weights are stored; it computes in float32.
-        runtime: For `web`, the files of onnxruntime-web by name; found in the cache or downloaded if None.
+        plan: A calibrated plan with the engine's placement; or a plan without sites, for the float model.
+        folder: The target folder.
+        engine: The target engine; by default that of the plan's placement.
+        records: Evaluations for the model card; those of other plans are left out.
+        half: Images for finding overflows. Parts that the plan leaves in float become float16, except values that would
+            overflow on these images; see `engines.half`. If None, these parts stay in float32.
+        decoder_weights: How the decoder's weights are stored; the decoder computes in float32.
+        runtime: For `web`, the files of onnxruntime-web by name; if None, they come from the cache or a download.
 
     Raises:
-        PlanError: The plan is not one for the engine, or has integers beside `half`, which only TensorRT fuses.
-        CalibrationError: `half` has no pictures.
-        EngineError: `half`, and ONNX Runtime is not installed; for `web`, onnxruntime-web is neither kept nor can it be
-            downloaded.
-        OutputError: The folder holds something else, or cannot be written.
+        PlanError: The plan does not fit the engine, or combines integers with `half`, which only TensorRT can fuse.
+        CalibrationError: `half` has no images.
+        EngineError: `half` is given, but ONNX Runtime is not installed; or, for `web`, onnxruntime-web is not in the
+            cache and cannot be downloaded.
+        OutputError: The folder holds other files, or cannot be written.
     """
     engine = engine or get_placement(plan.placement).engine
     check_runs(plan, engine)
@@ -104,7 +104,7 @@ def export_bundle(
         kept_in_float32=tuple(sorted(kept)),
         decoder_weights=decoder_weights,
     )
-    mine = (plan.digest, model.weights_digest())  # a plan's digest is of the encoder alone
+    mine = (plan.digest, model.weights_digest())  # a plan's digest covers only the encoder
     own = [r for r in records if r.kind == "evaluate" and (r.plan_digest, r.weights_digest) == mine]
     contents |= {name: text.encode() for name, text in documents(manifest, own).items()}
     contents[MANIFEST] = manifest.to_json().encode()
@@ -119,7 +119,7 @@ def export_bundle(
 def _manifest(
     model: EfficientViTSam, plan: Plan, engine: str, contents: Mapping[str, bytes], reference: Reference
 ) -> Manifest:
-    """Return the manifest of these files, as if all that the plan leaves in float were float32."""
+    """Return the manifest of these files, as if everything that the plan leaves in float were float32."""
     variant = model.variant
     return Manifest(
         version=VERSION,
@@ -138,7 +138,7 @@ def _manifest(
         mask_threshold=MASK_THRESHOLD,
         files={name: FileEntry.of(content) for name, content in contents.items()},
         check=reference.check,
-        # what is placed for an engine whose kernels never saturate may be opened by another one, on x86
+        # another engine on x86 may open a plan that was placed for an engine whose kernels never saturate
         processors=plan.processors if _is_safe(plan, reference) else "vnni",
         exported_on=processor_text(),
         everything=Thresholds(variant.iou_threshold, variant.stability_threshold),
@@ -148,7 +148,7 @@ def _manifest(
 def _encoder(
     model: EfficientViTSam, plan: Plan, half: Iterable[CalibrationImage] | None
 ) -> tuple[bytes, frozenset[str]]:
-    """Return the encoder's graph, and what of it stays in float32 beside float16."""
+    """Return the encoder's graph, and the names of its values that stay in float32 beside float16."""
     graph = encoder_to_onnx(model, plan)
     if half is None:
         return graph.SerializeToString(), frozenset()
@@ -158,5 +158,5 @@ def _encoder(
 
 
 def _is_safe(plan: Plan, reference: Reference) -> bool:
-    """Whether a plan itself says where its integers are exact, or there are none."""
+    """Return whether a plan itself says where its integers are exact, or has no integers."""
     return get_placement(plan.placement).pairs is not None or not reference.check.layers

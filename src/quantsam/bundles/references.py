@@ -1,4 +1,4 @@
-"""The reference that a bundle is checked by where it runs: the exact simulation's, of a few layers and of masks."""
+"""Reference data for checking a bundle where it runs: a few layers and masks from the exact simulation."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _SIDE = 4
 _MASK_SLACK = 0.05
 """By how much the masks' mean IoU may be below what the noise of rounding explains."""
 
-_NEAR = 3.0  # times as far from the same masks as the two simulations are from one another
-_FLOAT_TOLERANCE = 1e-4  # of the largest value, where the output is not rounded
-_STEPS = 1.01  # of the output's grid: a tie may round either way
+_NEAR = 3.0  # allowed distance from the same masks, as a multiple of the two simulations' distance
+_FLOAT_TOLERANCE = 1e-4  # relative to the largest value, if the output is not rounded
+_STEPS = 1.01  # steps of the output's grid: a tie may round either way
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """What a bundle is checked by.
+    """The reference data of a bundle.
 
     Attributes:
         graph: The ONNX file of a few layers.
-        arrays: The content of `check.npz`: input and expected output of each, and the expected masks.
-        check: What the manifest says of it.
+        arrays: The content of `check.npz`: input and expected output of each layer, and the expected masks.
+        check: The entry in the manifest.
     """
 
     graph: bytes
@@ -48,14 +48,14 @@ class Reference:
 
 
 def make_reference(model: EfficientViTSam, plan: Plan) -> Reference:
-    """Compute what a bundle must give, in exact integers.
+    """Compute the expected results of a bundle in exact integers.
 
-    The layers' inputs hold the largest codes, so that sums of 16 bits overflow if they can. The masks are those of
-    three boxes on `test_image`; an engine's must be nearly as alike as those of the simulation in floats are.
+    The layers' inputs hold the largest codes, so that 16-bit sums overflow if they can. The masks are those of three
+    boxes on `test_image`. An engine's masks must be nearly as similar to them as those of the simulation in floats.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated; without sites there are no layers to check.
+        plan: A calibrated plan; without sites there are no layers to check.
     """
     exact = simulate(model, plan, exact=True)
     layers = {
@@ -84,7 +84,7 @@ def make_reference(model: EfficientViTSam, plan: Plan) -> Reference:
 
 
 def _chosen(layers: dict[PlanSite, IntegerConv2d]) -> list[PlanSite]:
-    """Return the layers that are checked: of each kind the smallest one that could overflow, or else the smallest."""
+    """Return the layers to check: for each kind the smallest that could overflow, or else the smallest."""
     best: dict[tuple[str, bool], tuple[bool, int, PlanSite]] = {}
     for site, layer in layers.items():
         codes = layer.get_buffer("codes")
@@ -95,7 +95,7 @@ def _chosen(layers: dict[PlanSite, IntegerConv2d]) -> list[PlanSite]:
 
 
 def _largest_codes(layer: IntegerConv2d) -> Tensor:
-    """Return a rounded input (1, in, side, side): half of its codes are the largest, the others are spread."""
+    """Return a rounded input (1, in, side, side): half of the codes are the largest, the others are spread."""
     site = layer.input_site
     assert isinstance(site, FakeQuantize)
     low, high = (end.reshape(-1, 1, 1) if end.ndim else end for end in grid_range(site.spec, site.params))
@@ -113,7 +113,7 @@ def _tolerance(layer: IntegerConv2d, expected: Tensor) -> float:
 
 
 def _least_mask_iou(exact: NDArray[np.bool_], floats: NDArray[np.bool_]) -> float:
-    """Return what an engine's masks must reach: how far apart the simulations are says what rounding alone does."""
+    """Return the least IoU of an engine's masks; the simulations' distance shows the effect of rounding alone."""
     alike = np.mean([mask_iou(a, b) if a.any() or b.any() else 1.0 for a, b in zip(exact, floats, strict=True)])
     return max(0.0, 1 - _NEAR * (1 - float(alike)) - _MASK_SLACK)
 

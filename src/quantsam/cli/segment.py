@@ -1,4 +1,4 @@
-"""`quantsam segment`: masks for a picture of one's own."""
+"""`quantsam segment`: masks for your own image."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ prompts_options = option_group(
         "points",
         multiple=True,
         type=_Numbers("x,y or x,y,label", (2, 3)),
-        help="A point on the object, or with label 0 off it; all points together are for one mask.",
+        help="A point on the object, or off it with label 0; all points together give one mask.",
     ),
-    click.option("--everything", is_flag=True, help="Masks for all that can be found."),
+    click.option("--everything", is_flag=True, help="Masks for everything that can be found."),
 )
 """Add --box, --point, --everything: `prompts`, a `PicturePrompts`."""
 
@@ -67,11 +67,11 @@ def _grid(given: Mapping[str, Any]) -> dict[str, float]:
 grid_options = option_group(
     "grid",
     _grid,
-    click.option("--points-per-side", default=32, show_default=True, help="--everything: the grid's density."),
-    click.option("--min-iou", type=float, help="--everything: least predicted IoU of a mask. [0.88; nano: 0.5]"),
-    click.option("--min-stability", type=float, help="--everything: least stability of a mask. [0.95; nano: 0.4]"),
+    click.option("--points-per-side", default=32, show_default=True, help="--everything: points per side of the grid."),
+    click.option("--min-iou", type=float, help="--everything: lowest predicted IoU of a mask. [0.88; nano: 0.5]"),
+    click.option("--min-stability", type=float, help="--everything: lowest stability of a mask. [0.95; nano: 0.5]"),
     click.option(
-        "--crop-layers", default=0, show_default=True, help="--everything: also look at crops, for small things."
+        "--crop-layers", default=0, show_default=True, help="--everything: layers of crops to search for small objects."
     ),
 )
 """Add --points-per-side, --min-iou, --min-stability, --crop-layers: `grid`, fields of `GridSettings`."""
@@ -82,17 +82,22 @@ grid_options = option_group(
 @prompts_options
 @grid_options
 @model_options
-@click.option("--scheme", help="Show beside FP32 what this scheme makes of it: a name, a TOML file, int8@stage3:4:2.")
+@click.option("--scheme", help="Show this scheme beside FP32: a name, a TOML file, or a line like int8@stage3:4:2.")
 @calibration_options
-@click.option("--bundle", type=click.Path(path_type=Path), help="Use a bundle of `quantsam export`; needs no PyTorch.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Use a bundle from `quantsam export`; needs no PyTorch."
+)
 @click.option("--engine", help="--bundle: onnxruntime, openvino or web [the one it was exported for].")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The picture with masks: .png, .jpg, .webp, .tif or .bmp [IMAGE-masks.png here].",
+    help="File for the image with masks: .png, .jpg, .webp, .tif or .bmp. [IMAGE-masks.png here]",
 )
 @click.option(
-    "--masks", "masks_file", type=click.Path(path_type=Path), help="Also write the masks here, as COCO RLEs: .json."
+    "--masks",
+    "masks_file",
+    type=click.Path(path_type=Path),
+    help="Also write the masks as COCO RLEs to this .json file.",
 )
 @json_option
 @click.pass_context
@@ -110,9 +115,9 @@ def command(
     masks_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Segment a picture by boxes, by points, or all of it, and draw the masks.
+    """Segment an image by boxes, by points, or everything in it, and draw the masks.
 
-    With --scheme the quantized model's masks are drawn beside the float model's, and their IoU is printed.
+    With --scheme, the command draws the quantized model's masks beside the float model's, and prints their IoU.
     """
     from quantsam.data.images import load_image
     from quantsam.prediction.tally import Tally
@@ -155,7 +160,7 @@ def command(
 
 
 def _check_grid(ctx: click.Context, grid: Mapping[str, float], everything: bool) -> None:
-    """Make sure that options of --everything are given with it, and are in range."""
+    """Check that options of --everything are given together with it, and are in range."""
     from quantsam.prediction.grid import usual_settings
 
     options = {
@@ -173,7 +178,7 @@ def _check_grid(ctx: click.Context, grid: Mapping[str, float], everything: bool)
 
 
 def _grid_of(bundle: Path | None, model: str, grid: Mapping[str, float]) -> GridSettings:
-    """Return how everything is looked for: as is usual for the model, but for what was given."""
+    """Return the settings of --everything: the model's defaults, overridden by the given options."""
     from quantsam.models.variants import get_variant
     from quantsam.prediction.grid import usual_settings
     from quantsam.runtime.manifest import read_manifest
@@ -182,7 +187,7 @@ def _grid_of(bundle: Path | None, model: str, grid: Mapping[str, float]) -> Grid
 
 
 def _check_outputs(out: Path, masks_file: Path | None, inputs: Sequence[Path | str | None]) -> None:
-    """Make sure, before long work, that what is to be written can be, and replaces nothing that is read."""
+    """Check, before long work, that the outputs can be written and replace no input."""
     from quantsam.files import check_file
 
     written = {"--out": (out, tuple(PICTURES)), "--masks": (masks_file, (".json",))}
@@ -194,7 +199,7 @@ def _check_outputs(out: Path, masks_file: Path | None, inputs: Sequence[Path | s
 
 
 def _fitted(prompts: PicturePrompts, image_hw: tuple[int, int]) -> PicturePrompts:
-    """Return prompts within the picture; a line tells of boxes that reached beyond it by more than a pixel."""
+    """Return prompts within the image. A notice names boxes that reached beyond it by more than a pixel."""
     prompts.check(image_hw)
     cut = prompts.within(image_hw)
     for given, box in zip(prompts.boxes_xyxy, cut.boxes_xyxy, strict=True):
@@ -279,7 +284,7 @@ def _print(
     prompts: PicturePrompts,
     left_out: Mapping[str, tuple[Tally, GridSettings]],
 ) -> None:
-    """Say in a few lines what was found."""
+    """Print a few lines about the masks that were found."""
     if prompts.everything:
         for name, masks in found.items():
             tally, settings = left_out[name]

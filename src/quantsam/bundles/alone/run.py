@@ -1,11 +1,11 @@
-"""Segment a picture with this bundle. Needs numpy, Pillow, and onnxruntime or openvino; no PyTorch, no quantsam.
+"""Segment an image with this bundle. Needs numpy, Pillow, and onnxruntime or openvino; no PyTorch, no quantsam.
 
     python run.py PICTURE --box 40,60,300,280
-    python run.py PICTURE --point 120,80 --point 200,90,0      a point on the object, another one off it
+    python run.py PICTURE --point 120,80 --point 200,90,0      one point on the object, one off it
     python run.py PICTURE --everything
 
-Writes the picture with its masks painted on it (--out), and on request all masks as arrays (--masks FILE.npz). This
-file may be copied, changed and shipped with the bundle; the README beside it says what the two graphs take and give.
+Writes the image with the masks painted on it (--out), and on request all masks as arrays (--masks FILE.npz). You may
+copy, change and ship this file with the bundle; the README beside it describes the inputs and outputs of both graphs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 Array = NDArray[Any]
 
@@ -39,7 +39,7 @@ class Graph:
 
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
-            if wide_sums:  # the plan is exact only where products are added in 32 bits: slower, and right everywhere
+            if wide_sums:  # the plan is exact only if products are added in 32 bits: slower, but correct everywhere
                 options.add_session_config_entry("session.x64quantprecision", "1")
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             self._names = [output.name for output in self._session.get_outputs()]
@@ -63,7 +63,7 @@ class Graph:
 
 
 class Segmenter:
-    """Encodes a picture once and answers prompts on it."""
+    """Encodes an image once and answers prompts on it."""
 
     def __init__(self, folder: Path, engine: str | None = None) -> None:
         self.about = about = json.loads((folder / "manifest.json").read_text("utf-8"))
@@ -81,13 +81,13 @@ class Segmenter:
         self._decoder = Graph(folder / "decoder.onnx", engine, {}, wide)
 
     def set_image(self, image: Array) -> None:
-        """Encode a picture, (H, W, 3) uint8 RGB."""
+        """Encode an image, (H, W, 3) uint8 RGB."""
         self.image_hw = (image.shape[0], image.shape[1])
         size = self.about["input_size"]
         height, width = scaled(self.image_hw, size)
         small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR), np.float32)
         mean, std = (np.array(self.about[name], np.float32) for name in ("pixel_mean", "pixel_std"))
-        x = np.zeros((1, 3, size, size), np.float32)  # below and to the right of the picture: zeros
+        x = np.zeros((1, 3, size, size), np.float32)  # padded with zeros below and to the right of the image
         x[0, :, :height, :width] = ((small - mean) / std).transpose(2, 0, 1)
         self._embedding = self._encoder.run({"image": x})["embedding"]
 
@@ -101,7 +101,7 @@ class Segmenter:
         return found["masks"], found["predicted_iou"]
 
     def enlarge(self, low: Array) -> Array:
-        """Return logits (h, w) in the picture's own pixels, (H, W)."""
+        """Return logits (h, w) in the image's own pixels, (H, W)."""
         frame = self.about["prompt_size"]
         kept = scaled(self.image_hw, frame)
         rows, columns = (
@@ -114,11 +114,11 @@ class Segmenter:
     def best(self, points: Array, labels: Array) -> tuple[Array, float]:
         """Return the mask of highest predicted IoU for one prompt, (H, W) bool, and that IoU."""
         low, iou = self.decode(points[None], labels[None])
-        number = 1 + int(iou[0, 1:].argmax())  # the first of the four is for prompts that leave no doubt
+        number = 1 + int(iou[0, 1:].argmax())  # the first of the four masks is for unambiguous prompts
         return self.enlarge(low[0, number]) > self.about["mask_threshold"], float(iou[0, number])
 
     def everything(self, side: int, least_iou: float, least_stability: float) -> list[tuple[Array, float]]:
-        """Ask at a grid of `side` by `side` points; keep masks that are good, stable and not there already."""
+        """Ask at a grid of `side` by `side` points; keep masks that are good, stable and new."""
         height, width = self.image_hw
         steps = (np.arange(side) + 0.5) / side
         grid = np.stack(np.meshgrid(steps * width, steps * height), -1).reshape(-1, 1, 2)
@@ -175,14 +175,15 @@ def numbers(text: str, counts: tuple[int, ...]) -> list[float]:
         found = [float(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if len(found) not in counts or not (np.abs(found) < 1e7).all():  # NaN is refused too
+    if len(found) not in counts or not (np.abs(found) < 1e7).all():  # this also refuses NaN
         sys.exit(f"run.py: {text!r} must be {' or '.join(map(str, counts))} numbers between commas, in pixels")
     return found
 
 
 def read_picture(path: Path) -> Array:
-    """Return a picture as (H, W, 3) uint8 RGB; 16-bit grey by its upper eight bits."""
-    with Image.open(path) as opened:
+    """Return an image as (H, W, 3) uint8 RGB, upright as its EXIF says; 16-bit grey keeps its upper eight bits."""
+    with Image.open(path) as file:
+        opened = ImageOps.exif_transpose(file)
         if opened.mode.startswith("I"):
             grey = np.clip(np.asarray(opened, np.int64) >> 8, 0, 255).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
@@ -190,7 +191,7 @@ def read_picture(path: Path) -> Array:
 
 
 def check_out(path: Path, suffixes: Collection[str]) -> None:
-    """End, before the work, where a file cannot be written or its name says no format."""
+    """Exit before the work if a file cannot be written or its suffix is unknown."""
     if path.suffix.lower() not in suffixes:
         sys.exit(f"run.py: {path} must end in {', '.join(sorted(suffixes))}")
     if not path.absolute().parent.is_dir():
@@ -217,15 +218,15 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1; each box is a mask of its own")
-    parser.add_argument("--point", action="append", default=[], help="x,y or x,y,0 for one off the object; one mask")
-    parser.add_argument("--everything", action="store_true", help="all that is in the picture")
+    parser.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1; each box gives one mask")
+    parser.add_argument("--point", action="append", default=[], help="x,y (off the object: x,y,0); all give one mask")
+    parser.add_argument("--everything", action="store_true", help="segment everything in the image")
     parser.add_argument("--side", type=int, default=16, help="--everything: points along each side (%(default)s)")
     parser.add_argument("--least-iou", type=float, help="--everything: least predicted IoU")
     parser.add_argument("--least-stability", type=float, help="--everything: least stability")
-    parser.add_argument("--engine", choices=["onnxruntime", "openvino"], help="the one it was exported for")
-    parser.add_argument("--out", type=Path, default=Path("masks.png"), help="(%(default)s)")
-    parser.add_argument("--masks", type=Path, help="also the masks (N, H, W) and predicted IoU (N,) as .npz")
+    parser.add_argument("--engine", choices=["onnxruntime", "openvino"], help="default: the engine of the export")
+    parser.add_argument("--out", type=Path, default=Path("masks.png"), help="output image (%(default)s)")
+    parser.add_argument("--masks", type=Path, help="also write masks (N, H, W) and predicted IoU (N,) as .npz")
     args = parser.parse_args()
     if not (args.box or args.point or args.everything):
         parser.error("give --box, --point or --everything")

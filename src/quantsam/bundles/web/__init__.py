@@ -1,1 +1,1 @@
-"""A bundle as a page: a static folder that segments in the browser of whoever opens it."""
+"""A bundle as a page: a static folder that segments images in the visitor's browser."""

@@ -1,4 +1,4 @@
-"""What a bundle for the web holds beside a bundle's own files: the page, the runtime, a picture to try."""
+"""The extra files of a web bundle: the page, the runtime, and a sample image."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _EXAMPLE_SEED, _EXAMPLE_NUMBER = 5, 1
 
 
 def web_files(bundle: Mapping[str, bytes], runtime: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files that make a bundle a page, by name.
+    """Return the files that turn a bundle into a page, by name.
 
     Args:
-        bundle: Those of the bundle that the page reads: both graphs and the manifest.
-        runtime: Of `runtime_files`.
+        bundle: The bundle's files that the page reads: both graphs and the manifest.
+        runtime: The files from `runtime_files`.
     """
     folder = resources.files(__package__).joinpath("page")
     own = {name: folder.joinpath(name).read_bytes() for name in PAGE}
-    own[GRAPH] = resources.files("quantsam.runtime.web").joinpath(GRAPH).read_bytes()  # the engine `web` has the same
+    own[GRAPH] = resources.files("quantsam.runtime.web").joinpath(GRAPH).read_bytes()  # the engine `web` uses it too
     own |= {f"ort/{name}": content for name, content in runtime.items()}
     own[EXAMPLE] = _example()
     read = {name: bundle[name] for name in (ENCODER, DECODER, MANIFEST)}
@@ -47,9 +47,9 @@ def web_files(bundle: Mapping[str, bytes], runtime: Mapping[str, bytes]) -> dict
 
 
 def _list(served: Mapping[str, bytes]) -> bytes:
-    """Return the script that tells the page and its service worker which files there are.
+    """Return the script that lists the files for the page and its service worker.
 
-    Its version changes with any of them, so a browser that has kept an older folder fetches the new one.
+    The script's version changes with any file, so a browser with an older cached folder fetches the new one.
     """
     digest = hashlib.sha256()
     for name, content in sorted(served.items()):
