@@ -1,8 +1,8 @@
-"""The errors a user may see: each says the thing, the rule, the value received and the way out.
+"""Errors that a user may see. Each names the thing, the rule, the value received and what to do.
 
-Below the command line nothing is printed; code raises one of these. The command line turns any
-`QuantsamError` into one line on standard error and the exit code of its class; everything else is
-a defect of ours and keeps its traceback.
+Code below the command line prints nothing; it raises one of these errors. The command line turns a
+`QuantsamError` into one line on standard error and the exit code of its class. Any other exception is
+a defect of quantsam and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Iterable
 
 
 class QuantsamError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base class of errors that the user can fix."""
 
     exit_code = 1
 
 
 class InputError(QuantsamError):
-    """A value given by the user is outside what is allowed (a name, a number, a shape)."""
+    """A value that the user gave (a name, a number, a shape) is not allowed."""
 
     exit_code = 2
 
 
 class ImageError(QuantsamError):
-    """An image file or array cannot be read as a picture."""
+    """A file or array cannot be read as an image."""
 
 
 class DatasetError(QuantsamError):
-    """A dataset's folder or annotation file is not what its format says."""
+    """A dataset's folder or annotation file does not follow its format."""
 
 
 class WeightsError(QuantsamError):
@@ -52,7 +52,7 @@ class EngineError(QuantsamError):
 
 
 class BundleError(QuantsamError):
-    """A bundle is damaged, or not what was exported."""
+    """A bundle is damaged, or differs from what was exported."""
 
 
 class StoreError(QuantsamError):
@@ -60,15 +60,15 @@ class StoreError(QuantsamError):
 
 
 class OutputError(QuantsamError):
-    """Something cannot be written where the user asked for it."""
+    """Output cannot be written where the user asked for it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a ready-made hint naming the known names closest to `name`.
+    """Return a hint with the known names closest to `name`.
 
     Args:
         name: What the user wrote.
-        known: Every name that would have been accepted.
+        known: All accepted names.
 
     Returns:
         `"did you mean 'int8'?"`, or the list of known names when nothing is close.
@@ -84,5 +84,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message that says something, or its type's name."""
+    """Return the first non-empty line of an error's message, or else the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it."""
+"""Write files so that a reader sees either the old content or the new content, never half of it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from quantsam.errors import OutputError
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file aside and put it in place only when it is complete.
+    """Write a temporary file and move it into place only when it is complete.
 
-    The temporary file lies in the same folder, keeps the suffix (some writers choose the format by
-    it) and exists, empty, from the start: a folder that cannot be written is found before the
-    work and not after it. A symbolic link is followed, the file it points to is replaced. There is
-    no fsync: this guards against crashes of the program, not of the machine.
+    The temporary file is in the same folder and keeps the suffix, because some writers choose the
+    format by it. It exists from the start, empty: an unwritable folder is found before the work, not
+    after it. Symbolic links are followed: the file that a link points to is replaced. There is no
+    fsync: this guards against crashes of the program, not of the machine.
 
     Args:
-        path: Where the file shall be; it may exist, its folder must.
+        path: Where the file goes. The file may exist; its folder must exist.
 
     Yields:
-        The path to write to. Any exception, `KeyboardInterrupt` too, removes it and leaves what was at
-        `path` untouched.
+        The path of the temporary file. Any exception, including `KeyboardInterrupt`, removes that file and
+        leaves `path` untouched.
 
     Raises:
-        OutputError: The folder is missing or not writable, `path` is not a regular file, the disk is
+        OutputError: The folder is missing or not writable, `path` is not a regular file, or the disk is
             full. An `OSError` about another file passes unchanged.
 
     >>> import tempfile
@@ -60,10 +60,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Make sure, before long work, that `atomic_write` may put a file at `path`.
+    """Check, before long work, that `atomic_write` can put a file at `path`.
 
     Raises:
-        OutputError: It is no place for a file, or its folder cannot be written.
+        OutputError: `path` cannot be a file, or its folder is not writable.
     """
     shown = os.fspath(path)
     problem = unwritable(_target(shown).parent)
@@ -89,16 +89,16 @@ def _target(shown: str) -> Path:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, replaces: str | None = None) -> Iterator[Path]:
-    """Write a folder aside and put it in place only when it is complete.
+    """Write a temporary folder and move it into place only when it is complete.
 
-    A symbolic link is followed, the folder it points to is replaced. Missing parents are made.
+    Symbolic links are followed: the folder that a link points to is replaced. Missing parents are made.
 
     Args:
-        path: Where the folder shall be: absent, empty, or an older one of the same kind, which is replaced.
-        replaces: Name of a file by which an older folder of the same kind is known; None to replace none.
+        path: Where the folder goes: absent, empty, or an older folder of the same kind, which is replaced.
+        replaces: Name of a file that identifies an older folder of the same kind; None to replace none.
 
     Yields:
-        The folder to write into. Any exception, `KeyboardInterrupt` too, removes it and leaves what was at
+        The temporary folder. Any exception, including `KeyboardInterrupt`, removes that folder and leaves
         `path` untouched.
 
     Raises:
@@ -134,13 +134,13 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: str | None = None) 
 
 
 def check_replaceable(path: str | os.PathLike[str], replaces: str | None) -> Path:
-    """Make sure, before long work, that `atomic_folder` may put a folder at `path`.
+    """Check, before long work, that `atomic_folder` can put a folder at `path`.
 
     Returns:
         The real path, with symbolic links followed.
 
     Raises:
-        OutputError: Something else is there, or its parent cannot be written.
+        OutputError: `path` holds something else, or its parent is not writable.
     """
     shown = f"cannot write the folder {path}"
     try:
@@ -159,15 +159,15 @@ def check_replaceable(path: str | os.PathLike[str], replaces: str | None) -> Pat
 
 
 def check_holds_only(path: str | os.PathLike[str], names: Collection[str], what: str) -> None:
-    """Make sure that replacing a folder deletes nothing of its user's.
+    """Check that replacing a folder deletes none of the user's files.
 
     Args:
         path: The folder; may be absent.
-        names: What may be in it.
-        what: What is to be written, for the message.
+        names: Names that the folder may hold.
+        what: What will be written, for the message.
 
     Raises:
-        OutputError: Something else is in it.
+        OutputError: The folder holds something else.
     """
     folder = Path(path)
     others = sorted({entry.name for entry in folder.iterdir()} - set(names)) if folder.is_dir() else []
@@ -179,10 +179,10 @@ def check_holds_only(path: str | os.PathLike[str], names: Collection[str], what:
 
 
 def shown(name: str) -> str:
-    r"""Return a file's name as text that any encoding, any store and any terminal takes.
+    r"""Return a file's name as text that every encoding, store and terminal accepts.
 
-    A name may hold bytes that are no UTF-8, which Python keeps as lone surrogates, and line breaks or commands to a
-    terminal; they become `\xff`, `\n`, `\x1b`.
+    A name may hold bytes that are not UTF-8 (Python keeps them as lone surrogates), line breaks, and commands to a
+    terminal. They become `\xff`, `\n`, `\x1b`.
 
     >>> shown(os.fsdecode(b"caf\xe9")), shown("two\nlines")
     ('caf\\xe9', 'two\\nlines')
@@ -191,7 +191,7 @@ def shown(name: str) -> str:
 
 
 def storable(text: str) -> str:
-    """Return a text of several lines that any encoding and any store takes; see `shown`."""
+    """Return multi-line text that every encoding and store accepts; see `shown`."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -202,17 +202,17 @@ def storable(text: str) -> str:
 def _escaped(name: str) -> str:
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # surrogates that are no bytes of a file's name, from a JSON file for example
+    except UnicodeEncodeError:  # surrogates that stand for no byte of a file's name, for example from JSON
         return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with `~` at its beginning replaced by the home folder, as a shell does it for bare words.
+    """Return a path with a leading `~` replaced by the home folder, as a shell does for unquoted words.
 
     >>> expanded("a/~b").as_posix()
     'a/~b'
     """
-    # Path.expanduser takes `./~` for the home folder too; this leaves the name of an unknown user as it is.
+    # Path.expanduser also replaces `./~`. os.path.expanduser does not, and leaves the name of an unknown user as it is.
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
@@ -221,11 +221,11 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 def read_text(path: Path) -> str:
-    """Read a text that somebody wrote by hand: UTF-8, or UTF-16 as its byte-order mark says, which is left out.
+    """Read a text file that a person wrote: UTF-8, or UTF-16 with a byte-order mark. The mark is left out.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is neither.
+        OSError: The file cannot be read.
+        ValueError: The text is neither UTF-8 nor UTF-16.
     """
     content = path.read_bytes()
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
@@ -233,14 +233,14 @@ def read_text(path: Path) -> str:
 
 
 def unwritable(folder: Path) -> str | None:
-    """Say why nothing can be written into a folder, which need not exist yet; None when it seems possible."""
+    """Return why a folder, which need not exist yet, is not writable; None if it seems writable."""
     above = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not exists(above):
         return f"{above} is a link to nothing"
     if not above.is_dir():
         return f"{above} is a file, not a folder"
     try:
-        # Tried, not asked: mode bits say nothing of root, of read-only mounts, or of /proc.
+        # Try it: mode bits say nothing about root, read-only mounts or /proc.
         with tempfile.TemporaryFile(prefix=".quantsam-", dir=above):
             return None
     except OSError as error:
@@ -249,5 +249,5 @@ def unwritable(folder: Path) -> str | None:
 
 
 def exists(place: Path) -> bool:
-    """Return whether there is something; False where a parent may not be entered, on which `Path.exists` raises."""
+    """Return whether a path exists; False if a parent may not be entered, where `Path.exists` raises an error."""
     return os.path.exists(place)  # noqa: PTH110

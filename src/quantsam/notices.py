@@ -1,4 +1,4 @@
-"""What a user should know although nothing failed: warnings of a class of our own, one line each."""
+"""Notices: what a user should know although nothing failed. Each is a warning of one line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-_SHOWN = 3  # of one kind; the rest is counted
+_SHOWN = 3  # notices of one kind; the others are only counted
 
 
 class Notice(UserWarning):
-    """Something about the data that changes what a figure means, or was left out."""
+    """Something in the data was left out, or changes what a figure means."""
 
 
 class InexactWarning(Notice):
@@ -20,20 +20,20 @@ class InexactWarning(Notice):
 
 
 def notice(text: str) -> None:
-    """Tell the user something: for programs a warning of class `Notice`, on the command line one line.
+    """Tell the user something: programs get a warning of class `Notice`, the command line prints one line.
 
     Args:
-        text: One line that says the thing, what was done with it, and the way out.
+        text: One line that names the thing, says how it was handled, and what the user can do.
     """
     warnings.warn(text, Notice, stacklevel=2)
 
 
 @contextmanager
 def shown_by(show: Callable[[str], object]) -> Iterator[None]:
-    """Hand notices to a function, each once and only a few of one kind, for as long as the block lasts.
+    """Pass notices to a function while the block runs: each notice once, and only a few of one kind.
 
     Args:
-        show: Takes a line; at the end also how many of a kind were not shown.
+        show: Gets each line. At the end it also gets a line for each kind that says how many were not shown.
     """
     seen: dict[tuple[str, int], set[str]] = {}
     more: Counter[tuple[str, int]] = Counter()

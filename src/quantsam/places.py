@@ -1,4 +1,4 @@
-"""Where things go that nobody named a place for, also on machines where hardly anything can be written."""
+"""Default places for files, also on machines where hardly any folder is writable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantsam.files import unwritable
 
 
 def user_data() -> Path | None:
-    """Return the user's data folder, which need not exist; None where the user has no home."""
+    """Return the user's data folder, which need not exist; None if the user has no home folder."""
     try:
         return Path(platformdirs.user_data_dir("quantsam")).absolute()
     except RuntimeError:  # no HOME, and no entry for this user
@@ -21,7 +21,7 @@ def user_data() -> Path | None:
 
 
 def user_cache() -> Path | None:
-    """Return the user's cache folder, which need not exist; None where the user has no home."""
+    """Return the user's cache folder, which need not exist; None if the user has no home folder."""
     try:
         return Path(platformdirs.user_cache_dir("quantsam")).absolute()
     except RuntimeError:
@@ -29,13 +29,13 @@ def user_cache() -> Path | None:
 
 
 def temporary_folder() -> Path | None:
-    """Return a folder for this user alone below the system's temporary folder.
+    """Return this user's own folder inside the system's temporary folder.
 
-    The name is the same in every process, so what is kept here is found again until the machine clears it. Others may
-    write beside it, so a folder that is not this user's own, or that others may write, is not used.
+    The name is the same in every process, so files in the folder are found again until the machine clears them. Other
+    users may write beside it. A folder that belongs to another user, or that others may write to, is not used.
 
     Returns:
-        The folder; None if there is none, or none that is safe.
+        The folder; None if there is none or none that is safe.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"quantsam-{os.getuid()}"
@@ -48,10 +48,13 @@ def temporary_folder() -> Path | None:
 
 
 def cache_folder(name: str) -> Path | None:
-    """Return a folder for what can be made again: the user's own, else a temporary one; None where neither can be.
+    """Return a folder for files that can be made again: in the user's cache, or else a temporary one.
 
     Args:
-        name: Of the folder; it need not exist yet.
+        name: Name of the folder, which need not exist yet.
+
+    Returns:
+        The folder; None if neither is writable.
     """
     usual = user_cache()
     if usual is not None and unwritable(usual / name) is None:

@@ -1,4 +1,4 @@
-"""How progress is shown: something that wraps an iteration."""
+"""The type of a progress display: a function that wraps an iteration."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The lowest versions that quantsam works with, and what to say of older ones."""
+"""The lowest package versions that quantsam works with, and the messages about older ones."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class VersionError(QuantsamError):
 
 
 def check_version(distribution: str) -> None:
-    """Make sure that an installed package is new enough; one that is not installed passes.
+    """Check that an installed package is new enough. A package that is not installed passes.
 
     Raises:
-        VersionError: It is older.
+        VersionError: The package is too old.
     """
     for problem in outdated([distribution]):
         raise VersionError(problem)
 
 
 def outdated(distributions: Iterable[str] = tuple(LOWEST)) -> list[str]:
-    """Return a line for each installed package that is older than what quantsam needs."""
+    """Return a line for each installed package that is too old for quantsam."""
     found = []
     for distribution in distributions:
         try:
@@ -72,7 +72,7 @@ def outdated(distributions: Iterable[str] = tuple(LOWEST)) -> list[str]:
 
 
 def missing(error: ModuleNotFoundError) -> str | None:
-    """Return what to install for a package of the extra `quantize` that is missing; None for any other."""
+    """Return how to install a missing package of the extra `quantize`; None for any other package."""
     package = (error.name or "").partition(".")[0]
     if package not in QUANTIZE:
         return None
@@ -81,7 +81,7 @@ def missing(error: ModuleNotFoundError) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return a version's release; what follows, such as `rc1` or `+cpu`, is left out.
+    """Return the release numbers of a version, without what follows, such as `rc1` or `+cpu`.
 
     >>> _numbers("2.13.0+cpu"), _numbers("1.22rc1")
     ((2, 13), (1, 22))

@@ -1,1 +1,1 @@
-"""A local page to try schemes on pictures of one's own."""
+"""A local page to try schemes on your own images."""

@@ -1,4 +1,4 @@
-"""Answers to a request for masks: FP32's first, then each scheme's beside it."""
+"""Answers to a request for masks: first FP32's masks, then each scheme's for comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MASKS_A_PROMPT = 3
 
 
 class Answers:
-    """Answers requests, one at a time; to be used by one thread."""
+    """Answers requests, one at a time. Only one thread may use it."""
 
     def __init__(self, models: QuantizedModels, limits: Limits) -> None:
         self._models, self._limits = models, limits
@@ -32,12 +32,13 @@ class Answers:
         self._found: Lru[tuple[str, str, str, str, GridSettings], Everything] = Lru(limits.found, limits.found_bytes)
 
     def answer(self, request: MaskRequest, picture: Picture, job: Job) -> None:
-        """Tell the job a panel for FP32 and for each scheme, in order.
+        """Send a panel for FP32 and for each scheme to the job, in order.
 
-        A scheme that cannot run gives a panel with an error; the others go on. Without FP32 there are none.
+        A scheme that cannot run gives a panel with an error, and the others continue. If FP32 cannot run, there are no
+        further panels.
 
         Raises:
-            AbandonedError: Nobody waits any more.
+            AbandonedError: Nobody waits for the job any more.
         """
         reference: Answer | None = None
         for scheme in (FP32.name, *request.schemes):
@@ -54,11 +55,11 @@ class Answers:
             job.tell({"event": "panel", "name": scheme, **answer.panel(picture), **comparison})
 
     def meant(self, request: SaveRequest, picture: Picture, job: Job) -> list[Candidate]:
-        """Return the masks that shall be saved, at the picture's resolution.
+        """Return the masks to save, at the image's resolution.
 
         Raises:
-            AbandonedError: Nobody waits any more.
-            QuantsamError: The scheme cannot run; there is no such object or mask.
+            AbandonedError: Nobody waits for the job any more.
+            QuantsamError: The scheme cannot run, or there is no such object or mask.
         """
         encoded = self._encode(request.masks, picture, request.scheme, job)
         if not request.masks.prompts.everything:
@@ -105,7 +106,7 @@ class Answers:
 
 
 def _meant(request: SaveRequest) -> list[tuple[int, int | None]]:
-    """Return which masks of prompts are meant: the number of each prompt, and of its mask."""
+    """Return which masks a request means: the number of each prompt, and the number of its mask."""
     prompts = request.masks.prompts
     count = 1 if prompts.points_xy else len(prompts.boxes_xyxy)
     numbers = request.numbers or (None,) * count

@@ -1,4 +1,4 @@
-"""What is asked of the server, once it is checked."""
+"""Requests to the server, after they are checked."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from quantsam.runtime.picture import PicturePrompts
 
 @dataclass(frozen=True, slots=True)
 class MaskRequest:
-    """What to segment and who shall do it.
+    """What to segment, and with which models.
 
     Attributes:
-        token: Of the picture.
-        model: Its name.
-        schemes: To compare with FP32.
+        token: Token of the image.
+        model: Name of the model.
+        schemes: Names of schemes to compare with FP32.
         engine: What runs all of them.
-        prompts: What to segment; none means everything.
-        grid: How everything is looked for.
+        prompts: What to segment; no prompts mean everything.
+        grid: Settings for segmenting everything.
     """
 
     token: str
@@ -34,12 +34,12 @@ class SaveRequest:
     """Which masks to save, and how.
 
     Attributes:
-        masks: What was segmented.
-        scheme: Whose masks, perhaps FP32's.
+        masks: The request that the masks answered.
+        scheme: Scheme whose masks to save, or FP32.
         kind: One of `saving.KINDS`.
-        chosen: The number of the one object to save; None: all.
-        numbers: Of each prompt's masks the one that is meant; empty: those of highest predicted IoU.
-        file_name: The picture's, for the annotations.
+        chosen: Number of the one object to save; None for all objects.
+        numbers: For each prompt, the number of the mask to save; empty for the masks of highest predicted IoU.
+        file_name: File name of the image, for the annotations.
     """
 
     masks: MaskRequest

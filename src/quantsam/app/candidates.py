@@ -1,4 +1,4 @@
-"""The masks of a prompt: SAM gives three, and a user may look at each. Packed, as a large picture's are large."""
+"""The masks of a prompt: SAM gives three, and a user may look at each. Masks are packed to save memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Candidate:
 
     Attributes:
         bits: (ceil(H * W / 8),) uint8, eight pixels each, row by row.
-        image_hw: Height and width.
-        area: Pixels of the mask.
-        predicted_iou: The model's own estimate.
+        image_hw: Height and width in pixels.
+        area: Area of the mask in pixels.
+        predicted_iou: The model's own estimate of the IoU.
     """
 
     bits: NDArray[np.uint8]
@@ -35,7 +35,7 @@ class Candidate:
         return pixels.view(np.bool_).reshape(height, width)
 
     def iou(self, other: Candidate) -> float:
-        """Return the IoU with another mask of the same size; two empty ones agree."""
+        """Return the IoU with another mask of the same size; it is 1 for two empty masks."""
         both = int(_ONES[self.bits & other.bits].sum(dtype=np.int64))
         either = self.area + other.area - both
         return both / either if either else 1.0
@@ -43,12 +43,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectMasks:
-    """What there is for one prompt.
+    """The masks of one prompt.
 
     Attributes:
-        candidates: Its masks at the view's resolution, in the order of the model's outputs.
-        best: The number of that of highest predicted IoU.
-        full: The best one at the picture's resolution.
+        candidates: Masks at the view's resolution, in the order of the model's outputs.
+        best: Number of the mask with the highest predicted IoU.
+        full: The best mask at the image's resolution.
     """
 
     candidates: tuple[Candidate, ...]
@@ -67,10 +67,10 @@ def packed(mask: BoolMask, predicted_iou: float) -> Candidate:
 
 
 def iou_table(reference: ObjectMasks, other: ObjectMasks) -> list[list[float]]:
-    """Return the IoU of each of the reference's masks (rows) with each of another's.
+    """Return the IoU of each mask of the reference (rows) with each mask of the other (columns).
 
-    The best ones are compared at the picture's resolution, the others at the view's: of a large picture that takes
-    a fraction of the time.
+    The best masks are compared at the image's resolution, the others at the view's. For a large image, that takes a
+    fraction of the time.
     """
     table = [[mine.iou(theirs) for theirs in other.candidates] for mine in reference.candidates]
     table[reference.best][other.best] = reference.full.iou(other.full)

@@ -1,4 +1,4 @@
-"""What can be chosen: models, schemes, engines."""
+"""The models, schemes and engines that a user can choose."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FP32 = Scheme(FLOAT_NAME, (), "The float model.")
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What can be chosen.
+    """What a user can choose.
 
     Attributes:
-        models: By name, in float.
-        schemes: By name, without FP32, which is always there.
+        models: Float models by name.
+        schemes: Schemes by name, without FP32, which is always available.
         engines: `pytorch`, which simulates, or names of engines.
-        calibration: For each model the pictures that its schemes are calibrated on.
+        calibration: For each model, the calibration images for its schemes.
     """
 
     models: Mapping[str, EfficientViTSam]
@@ -31,10 +31,10 @@ class Catalogue:
     calibration: Mapping[str, ImageSource]
 
     def check(self) -> None:
-        """Make sure that every scheme fits every model.
+        """Check that every scheme fits every model.
 
         Raises:
-            SchemeError: One selects layers that a model has not.
+            SchemeError: A scheme selects layers that a model does not have.
         """
         for model in self.models.values():
             for scheme in self.schemes.values():

@@ -1,4 +1,4 @@
-"""What stands before every request: which host it names, from which site it comes, what the browser may do with it."""
+"""Checks before every request: the host it names and the site it comes from. Limits what the browser may do."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _logger = logging.getLogger(__name__)
 class Guard:
     """Refuses requests that another site may have a browser make, and lets no exception through.
 
-    A page elsewhere can make a browser send requests here: to another name that it lets point here (then
-    `Host` names it), or across sites (then `Origin` or `Sec-Fetch-Site` tells). Programs other than
-    browsers send neither of the latter two and are let in.
+    A page on another site can make a browser send requests here in two ways. It can let another name point here; then
+    `Host` has that name. Or it can send a request across sites; then `Origin` or `Sec-Fetch-Site` shows it. Programs
+    other than browsers send neither of these two headers and are let in.
 
     Args:
-        app: What answers.
+        app: Application that answers.
         hosts: Names by which the server may be called.
-        any_address: Whether any plain IP address will do as well: no one else can make one point here.
+        any_address: Whether any plain IP address is allowed too: nobody else can make one point here.
         debug: Log tracebacks of unexpected errors.
     """
 
@@ -60,7 +60,7 @@ class Guard:
             return
         try:
             await self._app(scope, receive, send_guarded)
-        except Exception as error:  # Starlette has answered it and passes it on
+        except Exception as error:  # Starlette has answered the request and passes the error on
             found = f"{type(error).__name__} in {scope['method']} {scope['path']!r}"
             _logger.error("unexpected %s", found, exc_info=error if self._debug else None)
 
@@ -78,7 +78,7 @@ class Guard:
 
     def _is_ours(self, host: str) -> bool:
         name = None
-        with contextlib.suppress(ValueError):  # brackets that do not match; a port that is no number
+        with contextlib.suppress(ValueError):  # brackets that do not match; a port that is not a number
             parts = urlsplit(f"//{host}")
             _ = parts.port
             name = parts.hostname if parts.netloc == host and "@" not in host else None

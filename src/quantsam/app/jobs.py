@@ -1,4 +1,4 @@
-"""One thread that computes, and the queue before it."""
+"""One thread that computes, and its queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class BusyError(Exception):
-    """There is no place left in a queue."""
+    """A queue is full."""
 
 
 class AbandonedError(Exception):
@@ -23,30 +23,30 @@ class AbandonedError(Exception):
 
 
 class Places:
-    """A number of places, each taken for a while."""
+    """A limited number of places. Each is taken for a while."""
 
     def __init__(self, count: int) -> None:
         self._free = threading.BoundedSemaphore(count)
 
     def take(self) -> None:
-        """Take one.
+        """Take a place.
 
         Raises:
-            BusyError: None is free.
+            BusyError: No place is free.
         """
         if not self._free.acquire(blocking=False):
             raise BusyError
 
     def leave(self) -> None:
-        """Give one back."""
+        """Give a place back."""
         self._free.release()
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Take one for a block.
+        """Take a place while a block runs.
 
         Raises:
-            BusyError: None is free.
+            BusyError: No place is free.
         """
         self.take()
         try:
@@ -60,28 +60,28 @@ class Job:
 
     Attributes:
         tell: Called with each event: a status, a result, an error.
-        abandoned: Set when the one who asked has gone.
-        stopping: Set when the server ends.
+        abandoned: Set when the requester has gone.
+        stopping: Set when the server stops.
     """
 
     def __init__(self, tell: Callable[[Event], None], stopping: threading.Event) -> None:
         self.tell, self.stopping, self.abandoned = tell, stopping, threading.Event()
 
     def check(self) -> None:
-        """Raise `AbandonedError` if nobody waits."""
+        """Raise `AbandonedError` if nobody waits for the job any more."""
         if self.abandoned.is_set() or self.stopping.is_set():
             raise AbandonedError
 
     def status(self, text: str) -> None:
-        """Say what is being done."""
+        """Report what is being done."""
         self.tell({"event": "status", "text": text})
 
     def steps(self, text: str, *, shared: bool = False) -> Progress:
-        """Return a wrapper that says what is being done and how far it is.
+        """Return a wrapper that reports what is being done and its progress.
 
         Args:
             text: What is being done.
-            shared: Others will need the result too: it goes on when the one who asked has gone.
+            shared: Others will need the result too, so the work continues after the requester has gone.
         """
 
         def wrap(items: Iterable[Any], total: int | None) -> Iterator[Any]:
@@ -95,7 +95,7 @@ class Job:
 
 
 class Worker:
-    """Does jobs one after another, in the order in which they came."""
+    """Does jobs one after another, in the order of submission."""
 
     def __init__(self, waiting: int) -> None:
         self._places = Places(waiting)
@@ -103,13 +103,13 @@ class Worker:
         self.stopping = threading.Event()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Queue work; who does not want it any more cancels it, which frees its place at once.
+        """Queue work. Cancelling the returned future frees its place at once.
 
         Raises:
             BusyError: The queue is full.
         """
         self._places.take()
-        held = [work]  # the executor keeps what was cancelled until its turn: it must not keep pictures with it
+        held = [work]  # the executor keeps cancelled work until its turn; this frees its images
         future = self._thread.submit(lambda: held.pop()())
 
         def leave(_: Future[T]) -> None:
@@ -120,6 +120,6 @@ class Worker:
         return future
 
     def stop(self) -> None:
-        """End: what waits is dropped, what runs ends at its next step."""
+        """Stop: waiting jobs are dropped, and a running job ends at its next step."""
         self.stopping.set()
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What the page's server accepts and keeps."""
+"""The limits on what the page's server accepts and keeps."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ VIEW_SIDE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server accepts and keeps.
+    """Limits on what the server accepts and keeps.
 
     Attributes:
-        upload_bytes: Of a picture's file.
-        pixels: Of a picture.
-        json_bytes: Of a request for masks.
-        prompts: Boxes, and points, of one request.
-        mask_bytes: Of one panel's masks, one byte a pixel of the picture: bounds the boxes on a large picture.
-        masks: Of one panel where everything is segmented; the best stay.
-        grid_pixels: Points of the grid times pixels of the view, where everything is segmented: with thresholds of 0
-            every point gives three masks of the view's size. As many as SAM's 32 x 32 points on the largest view.
-        pictures: How many are kept; those used least recently go first.
-        picture_bytes: Of all pictures that are kept.
-        embeddings: How many are kept, one for each picture, model, scheme and engine.
-        embedding_bytes: Of all embeddings that are kept.
-        found: How many answers to "segment everything" are kept, so that they can be saved and compared with others.
-        found_bytes: Of all these answers.
-        encoders: How many are kept, one for each model, scheme and engine.
-        waiting: Requests for masks that are computed or wait.
-        uploads: Pictures that are received or decoded at once.
-        saves: Files of masks, or pictures at full size, that are made at once.
-        upload_seconds: In which a picture must have arrived.
+        upload_bytes: Size of an image file.
+        pixels: Pixels of an image.
+        json_bytes: Size of a request for masks.
+        prompts: Boxes in one request, and likewise points.
+        mask_bytes: Size of one panel's masks, at one byte per pixel of the image. It limits boxes on a large image.
+        masks: Masks of one panel when everything is segmented; the best stay.
+        grid_pixels: Points of the grid times pixels of the view, when everything is segmented: with thresholds of 0,
+            every point gives three masks of the view's size. The default allows SAM's 32 x 32 points on the largest
+            view.
+        pictures: Number of images that are kept; the least recently used go first.
+        picture_bytes: Size of all kept images.
+        embeddings: Number of kept embeddings, one for each image, model, scheme and engine.
+        embedding_bytes: Size of all kept embeddings.
+        found: Number of kept answers to "segment everything", which can be saved and compared with others.
+        found_bytes: Size of all these answers.
+        encoders: Number of kept encoders, one for each model, scheme and engine.
+        waiting: Requests for masks that run or wait.
+        uploads: Images that are received or decoded at the same time.
+        saves: Files of masks, or images at full size, that are made at the same time.
+        upload_seconds: Seconds within which an image must arrive.
     """
 
     upload_bytes: int = 20_000_000

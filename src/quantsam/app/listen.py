@@ -17,10 +17,10 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 takes any free one.
+    """Return a socket that listens; port 0 takes any free port.
 
     Raises:
-        InputError: The host is not of this machine, or the port is taken.
+        InputError: The host is not an address of this machine, or the port is taken.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -39,7 +39,7 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def url(host: str, listener: socket.socket) -> str:
-    """Return the page's address; where all of this machine's are listened on, the one that works on it."""
+    """Return the page's URL. If the socket listens on all addresses, the URL is one that works on this machine."""
     if ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
         host = "localhost"
     shown = f"[{host}]" if ":" in host else host
@@ -47,9 +47,9 @@ def url(host: str, listener: socket.socket) -> str:
 
 
 def allowed_hosts(host: str, listener: socket.socket) -> tuple[frozenset[str], bool]:
-    """Return by which names the page may be called, and whether any IP address will do too.
+    """Return the names by which the page may be called, and whether any IP address is allowed too.
 
-    Whoever listens for others is called by addresses that it cannot know, behind a router for example.
+    A server for other machines may be called by addresses that it cannot know, for example behind a router.
     """
     names = {host.lower(), listener.getsockname()[0], *_LOCAL}
     if is_loopback(listener):
@@ -58,7 +58,7 @@ def allowed_hosts(host: str, listener: socket.socket) -> tuple[frozenset[str], b
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers, and when it begins to end: before it waits for the answers under way."""
+    """Reports when it starts to answer and when it begins to stop, before it waits for unfinished answers."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -84,10 +84,10 @@ def serve(
     """Serve until Ctrl-C, which is raised again as `KeyboardInterrupt`.
 
     Args:
-        app: What answers; it logs its own errors.
-        listener: Where.
-        on_start: Called when it answers; from then on Ctrl-C ends it in good order.
-        on_stop: Called when it begins to end; answers under way should then end soon.
+        app: Application that answers; it logs its own errors.
+        listener: Socket to serve on.
+        on_start: Called when the server starts to answer. From then on, Ctrl-C stops it cleanly.
+        on_stop: Called when the server begins to stop. Unfinished answers should then end soon.
         debug: Log the server's own warnings too.
     """
     config = uvicorn.Config(

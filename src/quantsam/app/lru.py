@@ -1,4 +1,4 @@
-"""A cache that is bounded in count and perhaps in bytes."""
+"""A cache with a limit on its entries and perhaps on its bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """Keeps what was used last; safe to use from several threads.
+    """Keeps the most recently used entries. Several threads may use it.
 
-    The newest entry stays even if it alone is larger than the bound.
+    The newest entry stays even if it alone exceeds the limit.
 
     Args:
-        max_count: How many entries are kept.
-        max_bytes: What they may hold together; None is without a bound.
+        max_count: Number of entries that are kept.
+        max_bytes: Size of all entries together; None for no limit.
 
     >>> kept = Lru(2, 100)
     >>> for name in "abc":
@@ -37,12 +37,12 @@ class Lru(Generic[K, V]):
 
     @property
     def size_bytes(self) -> int:
-        """What the entries hold together, as told to `put`."""
+        """Size of all entries together, as given to `put`."""
         with self._lock:
             return self._sum()
 
     def get(self, key: K) -> V | None:
-        """Return an entry, which is then the newest; None if there is none."""
+        """Return an entry and make it the newest; None if there is none."""
         with self._lock:
             if key not in self._entries:
                 return None
@@ -50,7 +50,7 @@ class Lru(Generic[K, V]):
             return self._entries[key][0]
 
     def put(self, key: K, value: V, size_bytes: int) -> None:
-        """Keep an entry, and drop old ones to stay within the bounds."""
+        """Keep an entry, and drop old ones to stay within the limits."""
         with self._lock:
             self._entries[key] = (value, size_bytes)
             self._entries.move_to_end(key)

@@ -1,4 +1,4 @@
-"""What the page is told of FP32's masks or a scheme's."""
+"""What the server tells the page about the masks of FP32 or of a scheme."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from quantsam.runtime.picture import PictureMask, agreements
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """FP32's masks or a scheme's.
+    """The masks of FP32 or of a scheme.
 
     Attributes:
-        encoded: The picture behind the encoder.
+        encoded: The encoded image.
         segmented: The masks.
-        found: Those of everything, unpacked.
+        found: Masks from segmenting everything, unpacked.
     """
 
     encoded: Encoded
@@ -30,7 +30,7 @@ class Answer:
     found: list[PictureMask]
 
     def panel(self, picture: Picture) -> dict[str, Any]:
-        """Return what the page is told, but for the comparison with FP32."""
+        """Return what the page is told, without the comparison with FP32."""
         segmented = self.segmented
         if isinstance(segmented, Prompted):
             masks = [_prompted(masks) for masks in segmented.objects]
@@ -46,7 +46,7 @@ class Answer:
 
 
 def compared(reference: Answer | None, answer: Answer, scheme: str, job: Job) -> dict[str, Any]:
-    """Return the IoU of FP32's masks with a scheme's: of the best ones, and of all candidates in tables."""
+    """Return the IoU of FP32's masks with a scheme's: for the best masks, and as tables for all candidates."""
     if reference is None:
         return {"ious": None, "iou_tables": None}
     steps = job.steps(f"comparing {scheme} with FP32, mask")
@@ -60,9 +60,9 @@ def compared(reference: Answer | None, answer: Answer, scheme: str, job: Job) ->
 
 
 def _prompted(masks: ObjectMasks) -> dict[str, Any]:
-    """Return the best mask, and under `others` the other ones; `number` is the model's output.
+    """Return the best mask, and the other masks under `others`; `number` is the number of the model's output.
 
-    Areas are pixels of the picture; those of the others come from the view, where it is smaller.
+    Areas are in pixels of the image. Areas of the other masks are estimated from the view if it is smaller.
     """
     pixels = [height * width for height, width in (masks.full.image_hw, masks.candidates[0].image_hw)]
 
@@ -80,7 +80,7 @@ def _mask(mask: BoolMask, area: int, predicted_iou: float) -> dict[str, Any]:
 
 
 def run_lengths(mask: BoolMask) -> list[int]:
-    """Return the lengths of a mask's runs, row by row, the first one of False.
+    """Return the lengths of a mask's runs, row by row; the first run is of False.
 
     >>> run_lengths(np.array([[False, True], [True, False]]))
     [1, 2, 1]

@@ -1,4 +1,4 @@
-"""The pictures that users brought, each under a token that cannot be guessed."""
+"""The images that users uploaded, each under a token that nobody can guess."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from quantsam.data.dataset import BoolMask, UInt8Image
 from quantsam.data.images import decode_turned
 from quantsam.data.scenes import SceneDataset
 
-_SCENES = SceneDataset(24, seed=5, size=512)  # a seed of its own: neither scored nor calibrated on
+_SCENES = SceneDataset(24, seed=5, size=512)  # its own seed: these scenes are neither scored nor calibrated on
 EXAMPLES = (1, 3, 6, 13, 16, 18)
 _THUMBNAIL_SIDE = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A picture and what the browser shows of it.
+    """An image and what the browser shows of it.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
-        view: A JPEG file, upright, its longer side at most `VIEW_SIDE`.
+        view: JPEG file of the upright image, its longer side at most `VIEW_SIDE`.
         view_hw: Height and width of `view`.
-        orientation: The EXIF orientation that was undone, 1 if none.
+        orientation: EXIF orientation that was undone; 1 if none.
     """
 
     pixels: UInt8Image
@@ -45,41 +45,41 @@ class Picture:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in memory."""
+        """Size in memory."""
         return self.pixels.nbytes + len(self.view)
 
     @property
     def view_centres(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows and columns of the picture that lie in the centres of the view's pixels."""
+        """The rows and columns of the image that lie in the centres of the view's pixels."""
         return _centres(self.image_hw, self.view_hw)
 
     def to_view(self, mask: BoolMask) -> BoolMask:
-        """Return a mask of the picture, or of the view, at the view's resolution: each pixel's centre decides."""
+        """Return a mask of the image or the view at the view's resolution; each pixel takes the value at its centre."""
         return _resampled(mask, self.view_hw)
 
     def from_view(self, mask: BoolMask) -> BoolMask:
-        """Return a mask of the picture, or of the view, at the picture's resolution: pixels are repeated."""
+        """Return a mask of the image or the view at the image's resolution, with repeated pixels."""
         return _resampled(mask, self.image_hw)
 
     def full(self) -> bytes:
-        """Return the picture at its own size, a JPEG file."""
+        """Return the image at its own size, a JPEG file."""
         return _encoded(Image.fromarray(self.pixels), "JPEG", quality=92)
 
 
 class PictureStore:
-    """Pictures by token; the one used least recently goes first, but the examples are always there."""
+    """Images by token. The least recently used goes first, but the examples are always there."""
 
     def __init__(self, limits: Limits) -> None:
         self._pictures: Lru[str, Picture] = Lru(limits.pictures, limits.picture_bytes)
 
     def add(self, picture: Picture) -> str:
-        """Keep a picture and return its token."""
+        """Keep an image and return its token."""
         token = secrets.token_urlsafe(16)
         self._pictures.put(token, picture, picture.size_bytes)
         return token
 
     def get(self, token: str) -> Picture | None:
-        """Return a picture, or None if it is not here, or not any more."""
+        """Return an image; None if the store does not have it, or no longer."""
         number = _EXAMPLE_TOKENS.get(token)
         return self._pictures.get(token) if number is None else example(number)
 
@@ -88,13 +88,13 @@ def read_picture(content: bytes, max_pixels: int) -> Picture:
     """Decode a file that a user sent.
 
     Raises:
-        ImageError: It is no picture, is damaged, or has too many pixels.
+        ImageError: The file is not an image, is damaged, or has too many pixels.
     """
     return make_picture(*decode_turned(content, max_pixels=max_pixels))
 
 
 def make_picture(pixels: UInt8Image, orientation: int = 1) -> Picture:
-    """Return pixels (H, W, 3) with their view."""
+    """Return an image from its pixels (H, W, 3), with its view."""
     height, width = pixels.shape[:2]
     scale = min(1.0, VIEW_SIDE / max(height, width))
     view_hw = max(1, round(height * scale)), max(1, round(width * scale))
@@ -103,7 +103,7 @@ def make_picture(pixels: UInt8Image, orientation: int = 1) -> Picture:
 
 
 def example_token(number: int) -> str:
-    """Return the token of one of `EXAMPLES`: the same for all users, who so share what is computed for it."""
+    """Return the token of one of `EXAMPLES`. All users have the same token and so share what is computed for it."""
     return f"example-{number}"
 
 
@@ -124,7 +124,7 @@ def example_thumbnail(number: int) -> bytes:
 
 
 def _resampled(mask: BoolMask, image_hw: tuple[int, int]) -> BoolMask:
-    """Return a mask at another height and width: what lies in each pixel's centre."""
+    """Return a mask at another height and width; each pixel takes the value at its centre."""
     if mask.shape == image_hw:
         return mask
     rows, columns = _centres((mask.shape[0], mask.shape[1]), image_hw)

@@ -1,4 +1,4 @@
-"""Each model under each scheme on each engine, made when first asked for, and once."""
+"""Each model under each scheme on each engine, made once, on the first request."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class QuantizedModel:
     """A model under a scheme on an engine; FP32 is the scheme that quantizes nothing.
 
     Attributes:
-        model: With the encoder that runs the scheme.
-        size_bytes: Of the encoder's weights under the scheme.
+        model: Model with the encoder that runs the scheme.
+        size_bytes: Size of the encoder's weights under the scheme.
     """
 
     model: EfficientViTSam
@@ -35,7 +35,7 @@ class QuantizedModel:
 
 
 class QuantizedModels:
-    """Makes quantized models and keeps those used last; to be used by one thread."""
+    """Makes quantized models and keeps the most recently used. Only one thread may use it."""
 
     def __init__(self, catalogue: Catalogue, limits: Limits) -> None:
         self.catalogue = catalogue
@@ -43,7 +43,7 @@ class QuantizedModels:
         self._made: Lru[tuple[str, str, str], QuantizedModel] = Lru(limits.encoders)
 
     def get(self, model: str, scheme: str, engine: str, job: Job) -> QuantizedModel:
-        """Return a quantized model; says in the job's status what takes time.
+        """Return a quantized model. The job's status says what takes time.
 
         Raises:
             QuantsamError: The scheme does not fit the model or the engine, or calibration gives no ranges.
@@ -60,7 +60,7 @@ class QuantizedModels:
         plan = self._plan(model, scheme, engine, job)
         job.status(f"preparing {scheme} of {model} {where(engine)}")
         quantized = quantized_model(float_model, plan, engine)
-        # The first run compiles and fills caches: it is not the time that a picture takes.
+        # The first run compiles and fills caches, so its time is not the time of an image.
         side = float_model.variant.input_size
         with torch.inference_mode():
             quantized.image_encoder(preprocess(np.zeros((side, side, 3), np.uint8), side).to(float_model.device))
@@ -69,7 +69,7 @@ class QuantizedModels:
         return QuantizedModel(quantized, size_bytes)
 
     def _plan(self, model: str, scheme: str, engine: str, job: Job) -> Plan:
-        """Return a calibrated plan; the first one of a model and placement calibrates all schemes in one pass."""
+        """Return a calibrated plan. The first plan of a model and placement calibrates all schemes in one pass."""
         float_model, placed = self.catalogue.models[model], placement_of(engine)
         if scheme == FP32.name:
             return make_plan(float_model, FP32, placed)

@@ -1,4 +1,4 @@
-"""From what a browser sends to a request for masks; nothing in it is believed."""
+"""Parse what a browser sends into a request for masks. Nothing in it is trusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantsam.prediction.grid import GridSettings, usual_settings
 from quantsam.runtime.picture import PicturePrompts
 
 MAX_POINTS_PER_SIDE = 64
-_POINTS_PER_SIDE = 16  # a quarter of SAM's points: the page shall answer soon
+_POINTS_PER_SIDE = 16  # a quarter of SAM's points, so that the page answers soon
 _MAX_COORDINATE = 1e6
 _KEYS = {"picture", "model", "schemes", "engine", "boxes", "points", "labels", "everything", "grid"}
 _SAVE_KEYS = {"scheme", "kind", "chosen", "numbers", "file_name"}
@@ -29,7 +29,7 @@ _GRID_KEYS = {"points_per_side", "min_iou", "min_stability"}
 
 
 def usual_grid(model: str) -> dict[str, float]:
-    """Return what a request's `grid` is where it does not say, for a model's name."""
+    """Return the default values of a request's `grid` for a model's name."""
     usual = usual_settings(model, points_per_side=_POINTS_PER_SIDE)
     return {
         "points_per_side": usual.points_per_side,
@@ -42,13 +42,13 @@ def parse_request(body: bytes, catalogue: Catalogue, limits: Limits) -> MaskRequ
     """Read a request for masks.
 
     Args:
-        body: JSON: `picture` (a token), `model`, `schemes` (a list), `engine`; `boxes` (x0 y0 x1 y1 each), `points`
-            (x y each) and `labels`, or `everything` and perhaps `grid`, see `usual_grid`.
-        catalogue: What can be chosen.
-        limits: How much may be asked.
+        body: JSON with `picture` (a token), `model`, `schemes` (a list) and `engine`; and either `boxes` (x0 y0 x1 y1
+            each), `points` (x y each) and `labels`, or `everything` and perhaps `grid`, see `usual_grid`.
+        catalogue: What a user can choose.
+        limits: Limits on the request.
 
     Raises:
-        HTTPException: 400 for what is not JSON or names what there is not; 422 for a wrong type or value.
+        HTTPException: 400 if the body is not JSON or names something unknown; 422 for a wrong type or value.
     """
     return _mask_request(_table(_json(body), _KEYS, "the request"), catalogue, limits)
 
@@ -57,13 +57,13 @@ def parse_save(body: bytes, catalogue: Catalogue, limits: Limits) -> SaveRequest
     """Read a request for a file of masks.
 
     Args:
-        body: JSON as for masks, but for `schemes`; and `scheme`, perhaps FP32's, `kind`, perhaps `chosen`, `numbers`
-            and `file_name`: see `SaveRequest`.
-        catalogue: What can be chosen.
-        limits: How much may be asked.
+        body: JSON as for masks, but without `schemes`; and `scheme` (may be FP32's), `kind`, and perhaps `chosen`,
+            `numbers` and `file_name`, see `SaveRequest`.
+        catalogue: What a user can choose.
+        limits: Limits on the request.
 
     Raises:
-        HTTPException: 400 for what is not JSON or names what there is not; 422 for a wrong type or value.
+        HTTPException: 400 if the body is not JSON or names something unknown; 422 for a wrong type or value.
     """
     table = _table(_json(body), (_KEYS - {"schemes"}) | _SAVE_KEYS, "the request")
     chosen = table.get("chosen")
@@ -94,10 +94,10 @@ def _mask_request(table: dict[str, Any], catalogue: Catalogue, limits: Limits) -
 
 
 def check_on_picture(request: MaskRequest, picture: Picture, limits: Limits) -> None:
-    """Make sure that the prompts lie in the picture, their masks fit into memory, and everything is found in time.
+    """Check that prompts lie in the image, that masks fit into memory, and that everything can be found in time.
 
     Raises:
-        HTTPException: They do not.
+        HTTPException: One of these does not hold.
     """
     try:
         request.prompts.check(picture.image_hw)

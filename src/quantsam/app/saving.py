@@ -1,4 +1,4 @@
-"""Files of masks to keep: a mask and a cut-out as PNG, all objects as COCO's annotations."""
+"""Files of masks that a user saves: a mask or a cut-out as PNG, all objects as COCO annotations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {"mask": "image/png", "cutout": "image/png", "coco": "application/json"}
 
 
 def saved_file(request: SaveRequest, picture: Picture, masks: Sequence[Candidate]) -> bytes:
-    """Return the file of the meant masks: a PNG shows them together, annotations have each.
+    """Return a file of masks. A PNG shows all masks together; annotations list each one.
 
     Raises:
         InputError: There is nothing to cut out.
@@ -47,7 +47,7 @@ def saved_file(request: SaveRequest, picture: Picture, masks: Sequence[Candidate
 
 
 def _coco(request: SaveRequest, picture: Picture, masks: Sequence[Candidate]) -> bytes:
-    """Return COCO's annotations: they mean the pixels as the picture's file stores them, before any EXIF rotation."""
+    """Return COCO annotations in the pixels that the image's file stores, before any EXIF rotation."""
     asked = request.masks
     height, width = stored_hw(picture.image_hw, picture.orientation)
     document = {

@@ -1,4 +1,4 @@
-"""Masks of one encoded picture, by prompts or of everything in it, and how long they took."""
+"""Masks of one encoded image, for prompts or for everything in it, and the time they took."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from quantsam.runtime.picture import PictureMask, PicturePrompts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A picture behind an encoder.
+    """An encoded image.
 
     Attributes:
-        model: With this encoder.
+        model: Model with this encoder.
         embedding: (1, C, h, w).
-        encoder_ms: What the encoder took.
-        size_bytes: Of the encoder's weights.
+        encoder_ms: Time of the encoder.
+        size_bytes: Size of the encoder's weights.
     """
 
     model: EfficientViTSam
@@ -37,7 +37,7 @@ class Encoded:
     size_bytes: int
 
     def segmenter(self) -> ModelSegmenter:
-        """Return what answers prompts; it does not look at the picture's pixels again."""
+        """Return a segmenter that answers prompts and does not read the image's pixels again."""
         return ModelSegmenter(self.model.with_encoder(lambda _: self.embedding))
 
 
@@ -46,8 +46,8 @@ class Prompted:
     """Masks of prompts.
 
     Attributes:
-        objects: For each prompt its three masks.
-        decoder_ms: What all but the encoder took, without the masks that are not the best.
+        objects: The three masks of each prompt.
+        decoder_ms: Time of everything except the encoder, for the best masks only.
     """
 
     objects: tuple[ObjectMasks, ...]
@@ -56,12 +56,12 @@ class Prompted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Everything:
-    """What was found without a prompt, at the view's resolution, by descending predicted IoU.
+    """Masks that were found without a prompt, at the view's resolution, by descending predicted IoU.
 
     Attributes:
-        found: The masks, compressed.
-        left_out: How many more there were.
-        decoder_ms: What all but the encoder took.
+        found: Compressed masks.
+        left_out: Number of masks that were left out.
+        decoder_ms: Time of everything except the encoder.
     """
 
     found: tuple[FoundMask, ...]
@@ -70,7 +70,7 @@ class Everything:
 
     @property
     def size_bytes(self) -> int:
-        """About what it takes in memory."""
+        """Approximate size in memory."""
         return sum(500 + len(mask.rle["counts"]) for mask in self.found)
 
     def masks(self) -> list[PictureMask]:
@@ -82,10 +82,10 @@ def segment_prompts(encoded: Encoded, picture: Picture, prompts: PicturePrompts,
     """Return the three masks of each prompt.
 
     Args:
-        encoded: The picture behind an encoder.
-        picture: The same.
-        prompts: Checked, and not empty.
-        check: Called before each prompt's masks; raises if nobody waits any more.
+        encoded: The encoded image.
+        picture: The same image.
+        prompts: Checked prompts; not empty.
+        check: Called before each prompt's masks; raises an error if nobody waits any more.
     """
     start = time.perf_counter()
     full = _decoded(encoded, picture, prompts)
@@ -111,14 +111,14 @@ def full_masks(
     meant: Iterable[tuple[int, int | None]],
     check: Callable[[], None],
 ) -> list[Candidate]:
-    """Return some masks at the picture's resolution.
+    """Return some masks at the image's resolution.
 
     Args:
-        encoded: The picture behind an encoder.
-        picture: The same.
-        prompts: Checked, and not empty.
-        meant: Of each mask the number of the prompt, and its own; None is the best one.
-        check: Called before each mask; raises if nobody waits any more.
+        encoded: The encoded image.
+        picture: The same image.
+        prompts: Checked prompts; not empty.
+        meant: For each mask, the number of the prompt and the number of the mask; None is the best mask.
+        check: Called before each mask; raises an error if nobody waits any more.
     """
     found = _decoded(encoded, picture, prompts)
     masks = []
@@ -133,11 +133,11 @@ def full_masks(
 def segment_everything(
     encoded: Encoded, picture: Picture, grid: GridSettings, most: int, progress: Progress
 ) -> Everything:
-    """Find the masks of a picture without a prompt, and keep at most so many: those of highest predicted IoU.
+    """Find the masks of an image without a prompt, and keep at most `most` masks of highest predicted IoU.
 
-    They are found at the view's resolution: hundreds of masks of a large picture would take seconds each.
+    Masks are found at the view's resolution, because hundreds of masks of a large image would take seconds each.
     """
-    # the picture is encoded already, so only the height and width of this array matter
+    # the image is encoded already, so only the height and width of this array matter
     pixels = np.zeros((*picture.view_hw, 3), np.uint8)
     start = time.perf_counter()
     found = encoded.segmenter().segment_everything(pixels, grid, progress)
@@ -152,7 +152,7 @@ def _decoded(encoded: Encoded, picture: Picture, prompts: PicturePrompts) -> Can
 
 
 def _arrays(prompts: PicturePrompts) -> dict[str, Float32 | None]:
-    """Return prompts as a batch: all points together are one prompt, boxes alone are one each."""
+    """Return prompts as a batch: all points together are one prompt; without points, each box is one prompt."""
     boxes = np.asarray(prompts.boxes_xyxy, np.float32) if prompts.boxes_xyxy else None
     if not prompts.points_xy:
         return {"boxes": boxes}

@@ -49,8 +49,8 @@ class Page:
     """The page's server: its routes and what they share.
 
     Args:
-        catalogue: What can be chosen.
-        limits: What is accepted and kept.
+        catalogue: What a user can choose.
+        limits: Limits on what is accepted and kept.
         debug: Log tracebacks of unexpected errors.
     """
 
@@ -132,11 +132,11 @@ class Page:
         return Response(content, media_type=KINDS[asked.kind])
 
     async def _meant(self, request: Request, asked: SaveRequest, picture: Picture) -> list[Candidate]:
-        """Have the masks made once more in the worker's thread: picture and encoder are usually still there."""
+        """Make the masks again in the worker's thread. Image and encoder are usually still in memory."""
         job = Job(lambda event: None, self.worker.stopping)
         future = self.worker.submit(lambda: self._answers.meant(asked, picture, job))
         waiting: asyncio.Future[list[Candidate]] = asyncio.wrap_future(future)
-        gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # the body is read: it is the end
+        gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # the body is read: this is the end
         both: list[asyncio.Future[Any]] = [waiting, gone]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
@@ -172,7 +172,7 @@ class Page:
 
         def abandon() -> None:
             job.abandoned.set()
-            future.cancel()  # of effect while it waits: others get its place
+            future.cancel()  # works while the job waits: others get its place
 
         return _Events(events, abandon)
 
@@ -183,7 +183,7 @@ class Page:
             tell({"event": "done"})
         except AbandonedError:
             tell({"event": "error", "error": _STOPPING})
-        except Exception as error:  # a defect of ours must not end the stream without a word
+        except Exception as error:  # a defect of quantsam must not end the stream silently
             _logger.error("unexpected %s in a job", type(error).__name__, exc_info=error if self._debug else None)
             tell({"event": "error", "error": _DEFECT})
         finally:
@@ -196,7 +196,7 @@ class Page:
         return picture
 
     async def _body(self, request: Request, most: int, name: str) -> bytes:
-        """Receive a body, and stop as soon as it is too large or too slow."""
+        """Receive a body; stop as soon as it is too large or too slow."""
         too_large = HTTPException(413, f"{name} may have at most {most / 1e6:g} MB: make it smaller")
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
@@ -248,8 +248,8 @@ class _Events(StreamingResponse):
     """Sends events as lines of JSON until there are no more.
 
     Args:
-        events: None is the end.
-        on_end: Called when all is sent or the reader has gone, even before the first line.
+        events: Queue of events; None is the end.
+        on_end: Called when all events are sent or the reader has gone, even before the first line.
     """
 
     def __init__(self, events: asyncio.Queue[Event | None], on_end: Callable[[], None]) -> None:

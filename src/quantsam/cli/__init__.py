@@ -1,1 +1,1 @@
-"""The command line: parse, call, print; one file a command."""
+"""The command line: parse, call, print. Each command has one file."""

@@ -1,4 +1,4 @@
-"""`quantsam activations`: one picture's activations in float beside the quantized ones."""
+"""`quantsam activations`: compare the float and the quantized activations of one image."""
 
 from __future__ import annotations
 
@@ -28,25 +28,29 @@ _HELD = ("scheme", "calibration", "calibration_images", "repair", "placement", "
 @click.argument("picture", type=click.Path(path_type=Path))
 @model_options
 @scheme_option
-@click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead.")
+@click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead of --scheme.")
 @calibration_options
 @placed_options
-@click.option("--site", "pattern", default="*", help="These sites only: a layer or site; * and ? match anything.")
+@click.option("--site", "pattern", default="*", help="Only these sites: a layer or site; * and ? match anything.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many sites to list.")
 @click.option(
     "--drawn",
     type=click.IntRange(1, MOST_DRAWN),
     default=6,
     show_default=True,
-    help="How many sites to draw for the report and --out: those that differ most.",
+    help="How many sites to draw for the report and --out; those that differ most come first.",
 )
 @click.option(
-    "--channels", type=click.IntRange(min=1), default=4, show_default=True, help="How many of each, the worst first."
+    "--channels",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Channels to draw per site, the worst first.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write them to a .npz, whole, or draw those that differ most to a .png.",
+    help="Write all activations to a .npz, or draw those that differ most to a .png.",
 )
 @store_options
 @wide_option
@@ -71,9 +75,9 @@ def command(
 ) -> None:
     """Compare PICTURE's activations in float with those under a scheme, site by site.
 
-    The quantized ones carry all that was rounded before them. The table lists the sites of the lowest SQNR first. The
-    record holds all sites that --site names, and figures of those that differ most, which `quantsam report` shows: 96
-    channels at most.
+    Quantized activations include all rounding in earlier layers. The table lists the sites with the lowest SQNR first.
+    The record holds all sites that --site names, and figures of those that differ most: at most 96 channels.
+    `quantsam report` shows them.
 
     \b
     quantsam activations dog.jpg --site stage3:1:2/input --out dog.npz

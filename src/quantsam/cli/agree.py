@@ -1,4 +1,4 @@
-"""`quantsam agree`: does an engine give what the simulation promised?"""
+"""`quantsam agree`: does an engine give what the simulation predicted?"""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 @data_options
 @click.option("--prompts", multiple=True, default=("box",), help="box, click or clicks:N; may be repeated. [box]")
 @calibration_options
-@click.option("--exact", is_flag=True, help="Simulate in exact integers too; takes twice as long.")
+@click.option("--exact", is_flag=True, help="Also simulate in exact integers; takes twice as long.")
 @click.option(
     "--noise-images",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="On so many images, run simulation and engine on one thread too: the noise floor.",
+    help="Images on which to also run both on one thread, to measure the noise floor.",
 )
-@click.option("--layers", is_flag=True, help="Say of every layer what the engine executed, and where it departs.")
+@click.option("--layers", is_flag=True, help="Show, for each layer, what the engine executed and where it departs.")
 @store_options
 @json_option
 def command(
@@ -65,7 +65,7 @@ def command(
     store: StoreChoice,
     as_json: bool,
 ) -> None:
-    """Score schemes in the simulator and on real engines, on the same objects, and compare mask by mask."""
+    """Score schemes on the same objects in the simulator and on real engines, and compare them mask by mask."""
     from quantsam.diagnostics.agreement import measure_agreement
     from quantsam.evaluation.prompts import parse_prompt
     from quantsam.runs.run import open_run
@@ -107,7 +107,7 @@ def command(
 
 
 def _layer_reports(run: Run, plans: Sequence[tuple[str, Plan]]) -> list[tuple[str, Sequence[LayerReport]]]:
-    """Return, for each plan with a title, how its layers ran on the first picture."""
+    """Return a title for each plan, and how its layers ran on the first image."""
     from quantsam.diagnostics.departures import report_layers
     from quantsam.prediction.transforms import preprocess
     from quantsam.simulation.simulator import simulate
@@ -150,7 +150,7 @@ def _print_records(records: Sequence[AgreementRecord]) -> None:
 
 
 def _noise(record: AgreementRecord) -> str:
-    """Say what the gap is to be measured against."""
+    """Return the noise floor: what the gap should be compared with."""
     figures, floor = record.figures, []
     for key, title in (
         ("threads_simulated_", "simulation with itself on one thread"),

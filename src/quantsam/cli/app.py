@@ -1,4 +1,4 @@
-"""`quantsam app`: a local page to try schemes on pictures of one's own."""
+"""`quantsam app`: a local page to try schemes on your own images."""
 
 from __future__ import annotations
 
@@ -21,36 +21,39 @@ if TYPE_CHECKING:
     default=("nano", "nano-hard"),
     help="l0, l1, l2, xl0, xl1, nano, nano-outlier or nano-hard; may be repeated. [nano, nano-hard]",
 )
-@click.option("--weights", type=click.Path(), help="A .pt or .safetensors file of the one --model.")
+@click.option("--weights", type=click.Path(), help="A .pt or .safetensors file; needs exactly one --model.")
 @click.option(
     "--scheme",
     "schemes",
     multiple=True,
     default=("int8", "mix-dwsc", "mix-mbc-neck"),
-    help="A name, a TOML file, or e.g. int8@stage3:4:2; may be repeated. [int8, mix-dwsc, mix-mbc-neck]",
+    help="A name, a TOML file, or a line like int8@stage3:4:2; may be repeated. [int8, mix-dwsc, mix-mbc-neck]",
 )
 @click.option(
     "--engine",
     "engines",
     multiple=True,
-    help="pytorch, which simulates, onnxruntime, openvino or tensorrt; may be repeated. "
-    "[pytorch, and what is installed of onnxruntime and openvino]",
+    help="pytorch (simulates), onnxruntime, openvino or tensorrt; may be repeated. [first three, if installed]",
 )
-@click.option("--calibration", help="Calibration images of all models. [nano: scenes]")
-@click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes.")
+@click.option("--calibration", help="Calibration images for all models. [nano: scenes]")
+@click.option("--device", default="cpu", show_default=True, help="Device on which PyTorch computes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port to listen on; 0: any free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7860,
+    show_default=True,
+    help="Port to listen on; 0: any free port.",
 )
 @click.option(
     "--max-mb",
     type=click.FloatRange(0, 1000, min_open=True),
     default=20,
     show_default=True,
-    help="Largest picture file, in MB.",
+    help="Largest image file, in MB.",
 )
 @click.option(
-    "--max-pixels", type=click.IntRange(1), default=24_000_000, show_default=True, help="Most pixels of a picture."
+    "--max-pixels", type=click.IntRange(1), default=24_000_000, show_default=True, help="Largest image, in pixels."
 )
 @click.pass_context
 def command(
@@ -66,9 +69,9 @@ def command(
     max_mb: float,
     max_pixels: int,
 ) -> None:
-    """Open a local page: drop a picture, drag a box, and see FP32's masks beside those of quantized models.
+    """Open a local page: drop an image, drag a box, and see FP32's masks beside those of quantized models.
 
-    Everything stays on this machine, and the page needs no network. Ctrl-C ends it.
+    Everything stays on this machine, and the page needs no network. Press Ctrl-C to stop it.
     """
     if weights is not None and len(models) != 1:
         raise click.UsageError(f"--weights are of one --model, got {len(models)}: name it with --model")
@@ -77,7 +80,7 @@ def command(
     from quantsam.app.listen import allowed_hosts, is_loopback, open_socket, serve, url
     from quantsam.app.server import Page
 
-    with open_socket(host, port) as listener:  # before the models: a taken port is the likelier trouble
+    with open_socket(host, port) as listener:  # before the models: a port that is taken is the more likely problem
         catalogue = _catalogue(models, weights, schemes, engines, calibration, device)
         limits = Limits(upload_bytes=int(max_mb * 1e6), pixels=max_pixels)
         debug = bool((ctx.obj or {}).get("debug"))
@@ -131,7 +134,7 @@ def _catalogue(
 
 
 def _schemes(sources: tuple[str, ...]) -> dict[str, Scheme]:
-    """Return schemes by name, but those without rules: they are FP32, which is always shown."""
+    """Return schemes by name, except schemes without rules: they are FP32, which is always shown."""
     from quantsam.schemes.load import load_scheme
 
     found: dict[str, Scheme] = {}

@@ -1,4 +1,4 @@
-"""`quantsam audit`: would float16 overflow, and would integer sums?"""
+"""`quantsam audit`: which tensors would overflow in float16, and which integer sums would saturate?"""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @click.command(name="audit")
 @model_options
-@click.option("--scheme", help="Count too where integer sums of this scheme would saturate without VNNI.")
-@click.option("--plan", type=click.Path(), help="The same of a plan from `quantsam calibrate --placement ENGINE`.")
+@click.option("--scheme", help="Also count where integer sums of this scheme would saturate without VNNI.")
+@click.option("--plan", type=click.Path(), help="The same for a plan from `quantsam calibrate --placement ENGINE`.")
 @deployment_options(
     click.option(
         "--engine",
         type=click.Choice([name for name, engine in ENGINES.items() if engine.saturates]),
         default="onnxruntime",
         show_default=True,
-        help="--scheme: whose kernels.",
+        help="--scheme: the engine whose kernels compute the sums.",
     ),
     PROCESSORS,
     REPAIR,
@@ -53,10 +53,10 @@ def command(
     top: int,
     as_json: bool,
 ) -> None:
-    """Measure every tensor of the float encoder against 65,504, the largest number of float16.
+    """Compare every tensor of the float encoder with 65,504, the largest number in float16.
 
-    With --scheme or --plan, count too, layer by layer, the output channels whose integer sums can saturate on x86
-    processors without VNNI, and those that did on the images.
+    With --scheme or --plan, also count, layer by layer, the output channels whose integer sums can saturate on x86
+    processors without VNNI, and those whose sums did saturate on the images.
     """
     import dataclasses
 
@@ -83,7 +83,7 @@ def command(
         calibration=calibration,
         installed=False,
     )
-    plans = run.loaded_plans or run.plans(deployment, progress("calibrating"))  # first: does the scheme fit?
+    plans = run.loaded_plans or run.plans(deployment, progress("calibrating"))  # first, to check that the scheme fits
     found = audit_half_precision(run.model.float_encoder, images, progress=progress("measuring"))
     counted = [(p, count_saturation(run.model, p, images, progress=progress("counting"))) for p in plans]
     if as_json:

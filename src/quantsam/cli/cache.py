@@ -1,4 +1,4 @@
-"""`quantsam cache`: the calibrated plans that are kept."""
+"""`quantsam cache`: show or remove cached plans."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from quantsam.cli.output import json_option, print_json
 
 
 @click.command(name="cache")
-@click.option("--clear", is_flag=True, help="Remove them all.")
+@click.option("--clear", is_flag=True, help="Remove all cached plans.")
 @json_option
 def command(clear: bool, as_json: bool) -> None:
-    """Show where calibrated plans are kept, how many and how large, or remove them.
+    """Show where calibrated plans are cached, how many there are and how large they are, or remove them.
 
-    A scheme that was calibrated on the same images before is not calibrated again.
+    Calibrating a scheme again on the same images takes the plan from this cache.
     """
     from quantsam.plans.cache import cached_plans, clear_cached_plans
 

@@ -1,4 +1,4 @@
-"""`quantsam calibrate`: from a scheme and images to a saved plan."""
+"""`quantsam calibrate`: calibrate a scheme on images and save the plan."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def command(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Calibrate a scheme on images and save the plan: every scale and zero point, used by `evaluate --plan`."""
+    """Calibrate a scheme on images and save the plan: every scale and zero point. `evaluate --plan` uses it."""
     from quantsam.plans.storage import check_plan_folder, save_plan
     from quantsam.runs.run import open_run
 

@@ -11,7 +11,7 @@ from quantsam.errors import nearest
 
 
 class _Group(click.Group):
-    """Names the nearest command, which Click's older versions do not."""
+    """Suggests the nearest command, which older versions of Click do not do."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -28,12 +28,12 @@ def command() -> None:
 
 @command.command(name="scenes")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", default=300, show_default=True, help="How many scenes.")
-@click.option("--seed", default=0, show_default=True, help="Which scenes; other seeds share none.")
-@click.option("--size", default=256, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--count", default=300, show_default=True, help="Number of scenes.")
+@click.option("--seed", default=0, show_default=True, help="Seed that chooses the scenes; two seeds share no scene.")
+@click.option("--size", default=256, show_default=True, help="Side of each image in pixels.")
 @click.option("--split", default="val2017", show_default=True, help="Name of the split.")
 def scenes(folder: Path, count: int, seed: int, size: int, split: str) -> None:
-    """Write procedural scenes with exact masks to FOLDER, laid out as COCO is."""
+    """Write procedural scenes with exact masks to FOLDER, in COCO's layout."""
     from quantsam.data.scenes import SceneDataset, write_coco_folder
 
     dataset = SceneDataset(count, seed=seed, size=size)

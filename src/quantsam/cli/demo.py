@@ -1,4 +1,4 @@
-"""`quantsam demo`: the whole job on the shipped models."""
+"""`quantsam demo`: the complete workflow on the shipped models."""
 
 from __future__ import annotations
 
@@ -26,22 +26,27 @@ if TYPE_CHECKING:
 PLAIN, HARD = "nano", "nano-hard"
 CALIBRATION = str(VARIANTS[PLAIN].calibration)
 SCHEMES = ("fp32", "int8", "mix-dwsc", "mix-mbc-neck")
-_FEW = 12  # scenes for what takes longer
+_FEW = 12  # scenes for the slower steps
 _NOISE_IMAGES = 5
 _REPAIRS = ("reflect", "streams", "migrate", "ranges")
 
 
 @click.command(name="demo")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("quantsam-demo"), show_default=True, help="Folder."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("quantsam-demo"),
+    show_default=True,
+    help="Folder for the results.",
 )
-@click.option("--scenes", default=60, show_default=True, type=click.IntRange(min=1), help="Scenes to score.")
+@click.option("--scenes", default=60, show_default=True, type=click.IntRange(min=1), help="Number of scenes to score.")
 @json_option
 def command(out: Path, scenes: int, as_json: bool) -> None:
-    """Quantize two of the small models that come along; score them, simulated and on real engines, and show it all.
+    """Quantize two of the small shipped models, score them in simulation and on real engines, and report the results.
 
-    Calibrates on toy scenes and scores on others; of the model that is hard to quantize it finds the layers that hurt,
-    repairs them and shows what changed. Prints tables and writes a report for a browser. Nothing is downloaded.
+    The demo calibrates on toy scenes and scores on others. For the model that is hard to quantize, it finds the layers
+    that hurt, repairs them and shows what changed. It prints tables and writes a report for a browser. It downloads
+    nothing.
     """
     from quantsam.data.open import open_dataset, open_images
     from quantsam.errors import OutputError
@@ -92,10 +97,10 @@ def command(out: Path, scenes: int, as_json: bool) -> None:
 
 
 class _Steps:
-    """Says on standard error what is under way: all of it takes minutes."""
+    """Prints the current step to standard error, because the demo takes minutes."""
 
     def __init__(self) -> None:
-        self._done, self._all = 0, 6  # two of the first model, three of the other, the report
+        self._done, self._all = 0, 6  # two for the first model, three for the other, the report
 
     def __call__(self, what: str) -> None:
         self._done += 1
@@ -103,7 +108,7 @@ class _Steps:
 
 
 def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, store: ResultStore) -> list[Record]:
-    """Score the schemes, and keep pictures of some objects."""
+    """Score the schemes, and keep images of some objects."""
     from quantsam.evaluation.experiment import score_plans
     from quantsam.repair.calibrated import calibrated_plans
 
@@ -112,7 +117,7 @@ def _simulated(model: EfficientViTSam, images: ImageSource, dataset: Dataset, st
 
 
 def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: ResultStore) -> None:
-    """Find the layers that hurt, and how values are distributed, before and after repair."""
+    """Find the layers that hurt and the distributions of values, before and after repair."""
     from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.repair.calibrated import calibrated_plans
     from quantsam.sensitivity.study import StudySettings, measure_sensitivity
@@ -127,7 +132,7 @@ def _study(model: EfficientViTSam, images: ImageSource, few: Dataset, store: Res
 def _on_engines(
     model: EfficientViTSam, images: ImageSource, dataset: Dataset, few: Dataset, store: ResultStore
 ) -> Sequence[AgreementRecord]:
-    """Run FP32 and INT8 on the engines that are installed; return how INT8 agrees with its simulation."""
+    """Run FP32 and INT8 on the installed engines; return how INT8 agrees with its simulation."""
     from quantsam.diagnostics.agreement import measure_agreement
     from quantsam.evaluation.experiment import score_plans
     from quantsam.repair.calibrated import calibrated_plans
@@ -147,7 +152,7 @@ def _on_engines(
 
 
 def _repaired(model: EfficientViTSam, images: ImageSource, dataset: Dataset, store: ResultStore) -> list[Record]:
-    """Score FP32 and INT8 before and after repairs: on an engine, if one is installed."""
+    """Score FP32 and INT8 before and after repairs, on an engine if one is installed."""
     from quantsam.evaluation.experiment import score_plans
     from quantsam.repair.calibrated import calibrated_plans
 
@@ -158,13 +163,13 @@ def _repaired(model: EfficientViTSam, images: ImageSource, dataset: Dataset, sto
 
 
 def _placement() -> str:
-    """Return what is repaired: the placement of the first engine that is installed."""
+    """Return the placement to repair: that of the first installed engine, or else OpenVINO's."""
     engine = next(iter(installed_engines()), None)
     return "openvino" if engine is None else placement_of(engine)
 
 
 def _write_page(out: Path, store: ResultStore, as_json: bool) -> None:
-    """Write the report, where what draws it is installed."""
+    """Write the report if the packages that draw it are installed."""
     if missing_package(*DRAWING) is not None:
         click.echo(f"results: {command_line('quantsam results', store)}", err=as_json)
         click.echo("for a report of them: pip install 'quantsam[report]'", err=as_json)

@@ -43,7 +43,7 @@ _HELD = ("scheme", "calibration", "calibration_images", "repair", "placement", "
 
 
 class _Count(click.ParamType):  # type: ignore[type-arg]  # generic only in the type checker's eyes
-    """How many; other text is kept, for --images once named pictures."""
+    """A count. Other text is kept, because --images once named the images themselves."""
 
     name = "integer"
 
@@ -56,7 +56,7 @@ class _Count(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
 
 @dataclass(frozen=True, slots=True)
 class _Pictures:
-    """What is looked at: other pictures than the calibration images, and how many."""
+    """Which images to look at instead of the calibration images, and how many."""
 
     data: str | None
     images: int | None
@@ -64,7 +64,7 @@ class _Pictures:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """Which sites are listed."""
+    """Which sites to list."""
 
     pattern: str
     sort: str
@@ -76,7 +76,7 @@ class _Listing:
 
 
 def _pictures(given: Mapping[str, Any]) -> _Pictures:
-    """Return --data and --images, which were --images and --images-limit."""
+    """Return the values of --data and --images, which were called --images and --images-limit before."""
     data, images, limit = (given[name] for name in ("data", "images", "images_limit"))
     if isinstance(images, int) and limit is not None:
         raise click.UsageError("--images-limit and --images are one option: leave --images-limit out")
@@ -95,8 +95,8 @@ def _pictures(given: Mapping[str, Any]) -> _Pictures:
 pictures_options = option_group(
     "pictures",
     _pictures,
-    click.option("--data", help="Look at other pictures, named as for --calibration [the calibration images]."),
-    click.option("--images", type=_Count(), help="Look at no more than this many of them."),
+    click.option("--data", help="Images to look at, as for --calibration. [the calibration images]"),
+    click.option("--images", type=_Count(), help="Look at no more than this many of these images."),
     click.option("--images-limit", type=click.IntRange(min=1), hidden=True),
 )
 """Add --data, --images: `pictures`."""
@@ -105,10 +105,10 @@ listing_options = option_group(
     "listing",
     lambda given: _Listing(given["pattern"], given["sort"], given["top"]),
     click.option(
-        "--site", "pattern", default="*", help="List these sites only: a layer or site; * and ? match anything."
+        "--site", "pattern", default="*", help="List only these sites: a layer or site; * and ? match anything."
     ),
     click.option(
-        "--sort", type=click.Choice(list(_ORDERS)), default="outliers", show_default=True, help="What comes first."
+        "--sort", type=click.Choice(list(_ORDERS)), default="outliers", show_default=True, help="Order of the sites."
     ),
     click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many sites to list."),
 )
@@ -118,7 +118,7 @@ listing_options = option_group(
 @click.command(name="distributions")
 @model_options
 @scheme_option
-@click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead.")
+@click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead of --scheme.")
 @calibration_options
 @placed_options
 @pictures_options
@@ -142,10 +142,10 @@ def command(
 ) -> None:
     """Show how weights and activations are distributed, what is clipped, and which channels stand out.
 
-    All sites of the float model are looked at, also those that the scheme leaves in float: each channel's range and
-    histogram, what the calibrated grid covers of it, and what rounding to it costs. A value is clipped if it lies more
-    than half a step beyond the grid. The record and --out hold all sites; the table and --json those that --site,
-    --sort and --top choose.
+    The command measures all sites of the float model, including those that the scheme leaves in float: each channel's
+    range and histogram, how much of it the calibrated grid covers, and what rounding to the grid costs. A value is
+    clipped if it lies more than half a step beyond the grid. The record and --out hold all sites. The table and --json
+    hold those that --site, --sort and --top choose.
     """
     from quantsam.diagnostics.distributions import measure_distributions
     from quantsam.files import atomic_write
@@ -158,7 +158,7 @@ def command(
         check_not_read("--out", out, [model.weights, scheme])
     source = open_calibration(_looked_at(model.name, calibration, pictures, plan_folder), model.name)
     results = store.open()
-    with atomic_write(out) if out is not None else nullcontext() as aside:  # first: can it be written?
+    with atomic_write(out) if out is not None else nullcontext() as aside:  # first, to check that it can be written
         plans = [] if plan_folder is None else [plan_folder]
         run = open_run(model, schemes=[scheme], plans=plans, deployments=[deployment], calibration=calibration)
         check_site(listing.pattern, run.model, run.loaded_plans[0].placement if plans else deployment.placed)
@@ -186,7 +186,7 @@ def command(
 def _looked_at(
     model: str, calibration: CalibrationSource, pictures: _Pictures, plan_folder: str | None
 ) -> CalibrationSource:
-    """Return which pictures are looked at: the calibration images unless others were named."""
+    """Return the images to look at: the calibration images unless others were named."""
     from quantsam.models.variants import get_variant
 
     if pictures.data is not None:

@@ -36,7 +36,9 @@ _HELD = (
 @click.command(name="evaluate")
 @model_options
 @schemes_option("fp32")
-@click.option("--plan", "plans", multiple=True, type=click.Path(), help="A plan from `quantsam calibrate`, instead.")
+@click.option(
+    "--plan", "plans", multiple=True, type=click.Path(), help="A plan from `quantsam calibrate`, instead of --scheme."
+)
 @detector_data_options
 @prompts_option
 @calibration_options
@@ -46,7 +48,7 @@ _HELD = (
     type=click.IntRange(min=0, max=100),
     default=3,
     show_default=True,
-    help="Keep pictures of so many of the worst, median and best objects, for `quantsam report`; 0: none.",
+    help="Keep images of this many worst, median and best objects for `quantsam report`; 0: none.",
 )
 @again_option
 @threads_option
@@ -70,9 +72,9 @@ def command(
 ) -> None:
     """Score a model under one or more schemes on a dataset.
 
-    Prompts are made from the ground truth, and the figure is the mean IoU; or they are a detector's boxes,
-    and the figures are COCO's or LVIS's average precision. Run the same command again to resume an interrupted run;
-    what is finished is shown from the store, and FP32 is found there to compare with.
+    Prompts are made from the ground truth, and the score is the mean IoU. With --detections, prompts are a detector's
+    boxes, and the scores are COCO's or LVIS's average precision. Run the same command again to resume an interrupted
+    run: finished results come from the store, and so does the FP32 baseline.
 
     The thesis' experiment: quantsam evaluate --model l0 --weights l0.pt --scheme mix-dwsc --data coco
     --calibration sa-1b --calibration-images 4500

@@ -32,10 +32,10 @@ def report(records: Sequence[Record], as_json: bool, baseline: Record | None = N
     """Print records of one model and dataset, compared with FP32: a table, or JSON.
 
     Args:
-        records: With the scores of their objects.
-        as_json: Print JSON, of these records alone.
-        baseline: FP32's record, to compare with where it is none of these; it is then shown first. Without one the
-            others are compared with the first.
+        records: Records with the scores of their objects.
+        as_json: Print JSON, of these records only.
+        baseline: FP32's record, if it is not one of `records`; it is then shown first. If there is no FP32 record at
+            all, the others are compared with the first.
     """
     from quantsam.results.kept import is_float
 
@@ -72,7 +72,7 @@ def report(records: Sequence[Record], as_json: bool, baseline: Record | None = N
 
 
 def _report_precision(records: Sequence[Record], shown: Sequence[Record], first: Record, as_json: bool) -> None:
-    """Print average precision with a detector's boxes; LVIS's records have other columns than COCO's."""
+    """Print average precision with a detector's boxes. LVIS's records have other columns than COCO's."""
     if as_json:
         print_json([record.to_json_dict() for record in records])
         return

@@ -34,34 +34,36 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 @click.command(name="export")
 @model_options
 @scheme_option
-@click.option("--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead.")
+@click.option(
+    "--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead of --scheme."
+)
 @deployment_options(engine_option("onnxruntime, openvino, tensorrt or web.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @click.option(
     "--precision",
-    "floats",  # of the graph: an engine's own choice, which other commands call so, is another matter
+    "floats",  # of the graph; in other commands, --precision is the engine's own choice
     type=click.Choice(["f32", "f16"]),
     default="f32",
     show_default=True,
-    help="What the scheme leaves in float is stored so; f16 keeps in float32 what overflows on the calibration images.",
+    help="Precision of what stays in float; f16 keeps float32 where calibration images overflow.",
 )
 @click.option(
     "--decoder",
     type=click.Choice(["f32", "f16", "int8"]),
     default="f32",
     show_default=True,
-    help="How the decoder's weights are stored; it computes in float32.",
+    help="Stored precision of the decoder's weights; the decoder computes in float32.",
 )
 @click.option(
     "--onnxruntime-web",
     type=click.Path(path_type=Path),
-    help="--engine web: the file of npm's package, where there is no network. [downloaded once]",
+    help="--engine web: file of the npm package, if there is no network. [downloaded once]",
 )
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
-    help="Store with evaluations of this plan; the bundle's model card lists them.",
+    help="Store with evaluations of this plan, which the bundle's model card lists.",
 )
 @json_option
 @click.pass_context
@@ -82,8 +84,8 @@ def command(
     """Export a quantized model for an engine: encoder and decoder as ONNX, a README, and a program that runs them.
 
     The bundle's `run.py`, `quantsam segment --bundle DIR` and `quantsam.load_bundle` need numpy, Pillow and the engine,
-    no PyTorch. `quantsam verify DIR` checks it on the machine where it is to run. With --engine web it is a page: a
-    static folder that segments in the browser of whoever opens it.
+    but not PyTorch. `quantsam verify DIR` checks the bundle on the machine where it will run. With --engine web, the
+    bundle is a web page: a static folder that segments images in the user's browser.
     """
     from quantsam.bundles.export import check_bundle_folder, export_bundle
     from quantsam.runs.run import open_calibration, open_run
@@ -138,7 +140,7 @@ def command(
 
 
 def _check_half(engine: Engine, scheme: str | None) -> None:
-    """Make sure, before long work, that float16 makes sense beside a scheme, and that what looks for overflow is there.
+    """Check, before long work, that float16 makes sense for a scheme, and that ONNX Runtime is there to find overflow.
 
     Raises:
         click.UsageError: The engine would run the scheme's convolutions in float.
@@ -155,7 +157,7 @@ def _check_half(engine: Engine, scheme: str | None) -> None:
 
 
 def _runtime(engine: str, archive: Path | None) -> dict[str, bytes] | None:
-    """Return what a page needs of onnxruntime-web, before long work; None for other engines."""
+    """Return the files of onnxruntime-web that a page needs, before long work; None for other engines."""
     from quantsam.runtime.web.package import runtime_files
 
     if engine == WEB_ENGINE.name:
@@ -166,7 +168,7 @@ def _runtime(engine: str, archive: Path | None) -> dict[str, bytes] | None:
 
 
 def _records(store: Path | None, model: str) -> list[Record]:
-    """Return what the store holds of a model; nothing of a store that cannot be read, unless it was named."""
+    """Return the store's evaluations of a model; none if an unnamed store cannot be read."""
     from quantsam.errors import StoreError
     from quantsam.results.store import ResultStore
 
@@ -179,7 +181,7 @@ def _records(store: Path | None, model: str) -> list[Record]:
 
 
 def _checked(bundle: Path, engine: str) -> str:
-    """Load a bundle as its user will, and say whether this machine computes what it should."""
+    """Load a bundle as its user will, and say whether this machine computes the right results."""
     from quantsam.errors import BundleError, EngineError
     from quantsam.runtime.bundle import load_bundle
     from quantsam.runtime.engines import get_engine

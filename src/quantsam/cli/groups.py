@@ -1,4 +1,4 @@
-"""How several options of a command become one value, and how an option keeps an old spelling for a version."""
+"""Make one value of several options of a command, and keep an option's old spelling for one version."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from quantsam.notices import notice
 def option_group(
     parameter: str, make: Callable[[Mapping[str, Any]], Any], *options: Callable[[Any], Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds options to a command, which gets one value made of theirs.
+    """Return a decorator that adds options to a command. The command gets one value made from them.
 
     Args:
-        parameter: The command's parameter for the value.
-        make: Makes it of the values of all options of the command, by name; a `seed` may so be of several groups.
-        options: As `click.option` gives them, in the order in which help lists them.
+        parameter: Name of the command's parameter for the value.
+        make: Makes the value from the values of all options of the command, by name. So several groups may use `seed`.
+        options: Decorators that `click.option` returns, in the order in which help lists them.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,20 +38,20 @@ def option_group(
 
 
 class RenamedOption(click.Option):
-    """An option that also takes an old spelling, which help does not show and a line warns of."""
+    """An option that also takes an old spelling. Help does not show it, and a notice warns about it."""
 
     def __init__(self, *args: Any, old: str, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.old = old
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Let the parser know both spellings."""
+        """Register both spellings with the parser."""
         super().add_to_parser(parser, ctx)
         hidden = click.Option([self.old, self._old_name], expose_value=False)
         hidden.add_to_parser(parser, ctx)
 
     def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
-        """Take the value of the old spelling.
+        """Take the value, also from the old spelling.
 
         Raises:
             click.UsageError: Both were given.

@@ -1,4 +1,4 @@
-"""`quantsam latency`: how long it takes, by engine and scheme."""
+"""`quantsam latency`: how long a model takes, by engine and scheme."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @click.command(name="latency")
 @model_options
-@click.option("--random-weights", is_flag=True, help="Random weights instead: time does not depend on them.")
+@click.option("--random-weights", is_flag=True, help="Use random weights; they do not change the time.")
 @deployments_options(
     click.option(
         "--engine",
         "engines",
         multiple=True,
         default=(PYTORCH, "onnxruntime", "openvino"),
-        help="pytorch, onnxruntime, openvino, web; may be repeated. [the first three]",
+        help="pytorch, onnxruntime, openvino or web; may be repeated. [pytorch, onnxruntime, openvino]",
     )
 )
 @schemes_option("fp32", "int8")
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 @PRECISION
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--warm-up", type=click.IntRange(min=0), default=3, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one call [all processors].")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a call.")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of threads per call. [all processors]")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Number of images per call.")
 @store_options
 @json_option
 def command(
@@ -62,7 +62,7 @@ def command(
     store: StoreChoice,
     as_json: bool,
 ) -> None:
-    """Time the encoder by engine and scheme, side by side, and the decoder: median and 95th percentile."""
+    """Time the encoder by engine and scheme, side by side, and time the decoder: median and 95th percentile."""
     from quantsam.evaluation.latency import latency_records, measure_latency
     from quantsam.runs.run import open_run
     from quantsam.runtime.engines import surroundings
@@ -71,7 +71,7 @@ def command(
     if model.device != "cpu":
         raise click.UsageError(f"latency is measured on the processor, got --device {model.device}")
     if random_weights:
-        run, results = _random_run(model.name, schemes, deployments), None  # of no accuracy that it could stand beside
+        run, results = _random_run(model.name, schemes, deployments), None  # not stored: no accuracy belongs to it
     else:
         results = store.open()
         run = open_run(model, schemes=schemes, deployments=deployments, calibration=calibration)

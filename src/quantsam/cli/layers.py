@@ -11,11 +11,11 @@ from quantsam.cli.output import json_option, print_json, print_table
 
 @click.command(name="layers")
 @click.argument("model")
-@click.option("--scheme", help="Show each layer's formats under a scheme (name, TOML file, or e.g. int8@stage3:4:2).")
+@click.option("--scheme", help="Show formats under a scheme: a name, a TOML file, or a line like int8@stage3:4:2.")
 @click.option("--placement", default="thesis", show_default=True, help="Where tensors are quantized.")
 @json_option
 def command(model: str, scheme: str | None, placement: str, as_json: bool) -> None:
-    """List the quantizable layers of MODEL: address, kind, shape, parameters, MACs. Needs no weights."""
+    """List the quantizable layers of MODEL: address, kind, shape, parameters, MACs. No weights are needed."""
     import torch
 
     from quantsam.models.encoder import ImageEncoder

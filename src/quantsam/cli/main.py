@@ -1,4 +1,4 @@
-"""The command `quantsam`: a group whose commands are imported when they are called."""
+"""The command `quantsam`: a group that imports a command only when it is called."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from quantsam.notices import shown_by
 from quantsam.versions import missing, outdated
 
 COMMANDS = {
-    "demo": "Quantize, score and picture the shipped models on toy scenes: the whole job in five minutes.",
+    "demo": "Quantize, score and repair shipped models on toy scenes: everything in five minutes.",
     "evaluate": "Score a model under one or more schemes on a dataset.",
-    "agree": "Score schemes in the simulator and on real engines, and compare mask by mask.",
+    "agree": "Score schemes in the simulator and on real engines, and compare them mask by mask.",
     "export": "Export a model for an engine: a bundle that runs without PyTorch.",
     "verify": "Check a bundle on this machine: files, integers, masks, kernels, speed.",
-    "sensitivity": "Find the layers that hurt: one quantized at a time, exactly or estimated.",
+    "sensitivity": "Find the layers that hurt: quantize one at a time, exactly or by estimate.",
     "repair": "Find the repairs that bring INT8 back to the float model's masks, and save the plan.",
     "search": "Find a format for each layer: most accurate within a budget, or smallest within a loss.",
-    "sweep": "Do sets of runs from a file; skips what is done, goes on where it was stopped.",
-    "app": "Open a local page to try schemes on pictures of your own.",
-    "distributions": "Show how weights and activations are distributed, what is clipped, which channels stand out.",
-    "activations": "Compare a picture's activations in float with the quantized ones, site by site.",
-    "report": "Write all results as one page to open in a browser: tables, charts, masks.",
-    "segment": "Segment a picture of your own by boxes, points, or all of it.",
-    "calibrate": "Calibrate a plan and save it.",
-    "latency": "Time encoder and decoder, by engine and scheme.",
-    "audit": "Say which tensors would overflow in float16.",
+    "sweep": "Do sets of runs from a file; skip finished runs and resume an interrupted sweep.",
+    "app": "Open a local page to try schemes on your own images.",
+    "distributions": "Show distributions of weights and activations: what is clipped, which channels stand out.",
+    "activations": "Compare float and quantized activations of one image, site by site.",
+    "report": "Write all results as one HTML page for a browser: tables, charts, masks.",
+    "segment": "Segment your own image: by boxes, by points, or everything in it.",
+    "calibrate": "Calibrate a scheme on images and save the plan.",
+    "latency": "Time the encoder and the decoder, by engine and scheme.",
+    "audit": "Find tensors that would overflow in float16, and integer sums that would saturate.",
     "layers": "List a model's quantizable layers, with formats and sizes under a scheme.",
-    "schemes": "List the quantization schemes that come along, or show one.",
-    "results": "List, filter, compare and export the results so far.",
-    "data": "Make data: scenes as a COCO folder.",
-    "cache": "Show or remove the calibrated plans that are kept.",
+    "schemes": "List the shipped quantization schemes, or show one.",
+    "results": "List, filter, compare and export stored results.",
+    "data": "Make data: procedural scenes as a COCO folder.",
+    "cache": "Show or remove cached plans.",
 }
 
 
@@ -55,7 +55,7 @@ _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQ
 
 
 class _Interrupted(click.ClickException):
-    """Ctrl-C; caught before click, which would print an empty line first."""
+    """Ctrl-C, caught before click, which would print an empty line first."""
 
     exit_code = 130
 
@@ -96,24 +96,24 @@ class _LazyGroup(click.Group):
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="quantsam")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error; also after a command.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; may also stand after the command.")
 def cli(debug: bool) -> None:
     """INT8 quantization of EfficientViT-SAM that can be trusted: calibrate, simulate, score."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; errors of the user become one line each."""
-    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text, or letters a console lacks
+    """Run the command line and return its exit code. Each error of the user becomes one line."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes, not text, or letters a console lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="quantsam.shown")
     _need_no_temporary_folder()
     known: dict[str, Any] = {}
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given  # wherever it stands
+    debug = "--debug" in given  # at any position
     try:
         given = [_at_home(argument) for argument in given if argument != "--debug"]
         with shown_by(lambda text: click.echo(f"quantsam: note: {text}", err=True)):
-            # Numba's, four lines long, where /dev/shm cannot be written; nothing here forks while kernels start.
+            # Numba warns in four lines if /dev/shm is not writable; nothing here forks while kernels start.
             warnings.filterwarnings("ignore", "Could not obtain multiprocessing lock")
             known |= {"debug": debug, "arguments": given}
             code = cli.main(args=given, prog_name="quantsam", standalone_mode=False, obj=known)
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(f"{where}: set TMPDIR to a folder that can be written", 1, debug)
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
-        # Standard output: what is still in its buffer must not be tried again on leaving.
+        # Standard output is full: Python must not try to write the rest of its buffer on exit.
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return _complain(f"cannot print: {error.strerror}", 1, debug)
     except Exception as error:
@@ -139,14 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(line, 2, debug)
         problems = outdated()
         if not problems:
-            raise  # a defect of ours
+            raise  # a defect of quantsam
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return _complain(f"{what}; it may be that a package is too old: {problems[0]}; --debug shows more", 1, debug)
     return code if isinstance(code, int) else 0
 
 
 def _shown(error: UnicodeError) -> tuple[str, int]:
-    r"""Write bytes of a name that are no text as `\xff`, and letters that the encoding lacks as `\u2265`."""
+    r"""Write bytes of a name that are not text as `\xff`, and letters that the encoding lacks as `\u2265`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = shown(error.object[error.start : error.end])
@@ -157,11 +157,11 @@ codecs.register_error("quantsam.shown", _shown)
 
 
 def _need_no_temporary_folder() -> None:
-    """Let a machine without a temporary folder fail where one is used, not where a package asks for its name."""
+    """Without a temporary folder, fail where one is used, not where a package asks for its name."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
-        tempfile.tempdir = "/tmp"  # PyTorch wants to know it when it is imported
+        tempfile.tempdir = "/tmp"  # PyTorch asks for it on import
 
 
 def _is_temporary(name: str | bytes) -> bool:
@@ -169,7 +169,7 @@ def _is_temporary(name: str | bytes) -> bool:
 
 
 def _at_home(argument: str) -> str:
-    """Replace a leading `~` also where no shell does: behind `--option=`, within quotes, from another program."""
+    """Replace a leading `~` also where no shell does: after `--option=`, in quotes, from another program."""
     option, home, path = re.fullmatch(r"(--[a-z-]+=)?(~)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
     return (option or "") + str(expanded(home + path)) if home else argument
 

@@ -1,4 +1,4 @@
-"""Tables of a record's objects, and of means over some of them."""
+"""Tables of a record's objects and of their means by group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def summary_line(record: Record, other: Record | None, whole: GroupRow) -> str:
-    """Return what a record comes to, and how it differs from another one, over all objects."""
+    """Return a record's mIoU over all objects, and its difference from another record."""
     from quantsam.results.objects import TIE
 
     where = f"{record.model} {record.label} on {record.dataset}, {record.prompt} prompts"
@@ -29,7 +29,7 @@ def summary_line(record: Record, other: Record | None, whole: GroupRow) -> str:
 
 
 def _unlike(record: Record, other: Record) -> str:
-    """Return what else differs between two records that are compared: prompts, weights, calibration, placement."""
+    """Return what else differs between two compared records: prompts, weights, calibration, placement."""
     pairs = {
         "prompts": (other.prompt, record.prompt),
         "weights": (other.weights_digest[:8], record.weights_digest[:8]),

@@ -1,4 +1,4 @@
-"""Options that several commands share, in groups that become one value each."""
+"""Options that several commands share, in groups. Each group becomes one value."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _COUNT = click.IntRange(min=1)
 _weights = click.option(
     "--weights",
     type=click.Path(),
-    help="A .pt or .safetensors file. Left out: nano's come along, others are fetched once from the hub.",
+    help="A .pt or .safetensors file. [nano: shipped; others: downloaded once from the hub]",
 )
-_device = click.option("--device", default="cpu", show_default=True, help="Where to compute.")
+_device = click.option("--device", default="cpu", show_default=True, help="Device on which to compute.")
 
 
 def _model_source(given: Mapping[str, Any]) -> ModelSource:
@@ -64,7 +64,7 @@ calibration_options = option_group(
         "--seed",
         default=0,
         show_default=True,
-        help="Which images are taken where a number is given; in a study or search also their order.",
+        help="Seed that chooses images where a number is given; in a study or search also their order.",
     ),
 )
 """Add --calibration, --calibration-images, --seed: `calibration`, a `CalibrationSource`."""
@@ -89,15 +89,15 @@ _DATA = (
         "--data",
         default="scenes:300",
         show_default=True,
-        help="A folder of COCO, LVIS or an annotation tool; coco, lvis; scenes:COUNT:SEED.",
+        help="A folder of COCO, LVIS or an annotation tool; coco; lvis; or scenes:COUNT:SEED.",
     ),
-    click.option("--annotations", type=click.Path(), help="An annotation file of COCO's or LVIS's form."),
+    click.option("--annotations", type=click.Path(), help="An annotation file in COCO's or LVIS's format."),
     click.option(
         "--image-root",
         type=click.Path(),
-        help="The folder of the images, if not in the data's folder; LVIS: the one that holds val2017 and train2017.",
+        help="Folder of the images, if not the data's folder; LVIS: it holds val2017 and train2017.",
     ),
-    click.option("--no-crowds", is_flag=True, help="Leave out crowds (iscrowd), which the authors' evaluation scores."),
+    click.option("--no-crowds", is_flag=True, help="Leave out crowds (iscrowd); the authors' evaluation scores them."),
     click.option(
         "--strict",
         is_flag=True,
@@ -128,7 +128,7 @@ whole_data_options = option_group("data", lambda given: _data_source({**given, "
 """Add those of `data_options` without --images: `data`, a `DataSource` of all images."""
 
 scheme_option = click.option(
-    "--scheme", default="int8", show_default=True, help="A name, a TOML file, or e.g. int8@stage3:4:2."
+    "--scheme", default="int8", show_default=True, help="A name, a TOML file, or a line like int8@stage3:4:2."
 )
 
 
@@ -139,35 +139,34 @@ def schemes_option(*default: str) -> Callable[[Callable[..., Any]], Callable[...
         "schemes",
         multiple=True,
         default=default,
-        help=f"A name, a TOML file, or e.g. int8@stage3:4:2; may be repeated. [{', '.join(default)}]",
+        help=f"A name, a TOML file, or a line like int8@stage3:4:2; may be repeated. [{', '.join(default)}]",
     )
 
 
 prompts_option = click.option("--prompts", default="box", show_default=True, help="box, click, or clicks:N.")
 
-threads_option = click.option("--threads", type=_COUNT, help="Threads to compute with. [as many as PyTorch takes]")
+threads_option = click.option("--threads", type=_COUNT, help="Number of threads. [PyTorch's own choice]")
 
 PLACEMENT = click.option(
-    "--placement", help="Where tensors are quantized. [thesis, or where there is an --engine, its own]"
+    "--placement", help="Where tensors are quantized. [thesis; with an --engine, its own placement]"
 )
 PRECISION = click.option(
     "--precision",
     type=click.Choice(["f32", "bf16"]),
     default="f32",
     show_default=True,
-    help="--engine openvino: of what is not quantized.",
+    help="--engine openvino: precision of what is not quantized.",
 )
 PROCESSORS = click.option(
     "--processors",
     type=click.Choice(["any", "vnni"]),
     default="any",
     show_default=True,
-    help="On which processors an engine's integers are exact: vnni keeps all of 8-bit weights, but on x86 without "
-    "VNNI sums of such products saturate.",
+    help="any: exact everywhere; vnni: whole 8-bit weights, but sums saturate on x86 without VNNI.",
 )
 REPAIR = click.option(
     "--repair",
-    help="Repair the plan: some of reflect,streams,shift,migrate,ranges,rounding,bias, or none. [what the scheme says]",
+    help="Repairs: some of reflect,streams,shift,migrate,ranges,rounding,bias, or none. [the scheme's]",
 )
 _ROLES = (
     click.option("--no-weights", is_flag=True, help="Leave weights in float."),
@@ -176,7 +175,7 @@ _ROLES = (
 
 
 def engine_option(about: str, default: str | None = PYTORCH) -> Callable[[Any], Any]:
-    """Return --engine: what computes."""
+    """Return the option --engine: what computes."""
     return click.option("--engine", default=default, show_default=default is not None, help=about)
 
 
@@ -211,7 +210,7 @@ def _deployments(given: Mapping[str, Any]) -> tuple[Deployment, ...]:
 
 
 def deployment_options(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add options of what computes: `deployment`, a `Deployment`; what has no option is as usual."""
+    """Add options for what computes: `deployment`, a `Deployment`. Fields without an option keep their defaults."""
     return option_group("deployment", _deployment, *options)
 
 
@@ -237,7 +236,7 @@ all_deployment_options = deployment_options(
 
 
 def record_filters(function: F) -> F:
-    """Add --model, --scheme, --dataset, --prompt, --placement, --engine, --kind: which records of a store."""
+    """Add --model, --scheme, --dataset, --prompt, --placement, --engine, --kind: filters for a store's records."""
     for option in reversed(
         (
             click.option("--model", help="Only this model; * and ? match anything."),
@@ -257,15 +256,15 @@ def record_filters(function: F) -> F:
 
 
 def _refuse_idle_processors(processors: str, engines: Collection[str], placement: str | None = None) -> None:
-    """Refuse --processors vnni where nothing would become of it.
+    """Refuse --processors vnni where it would have no effect.
 
     Args:
-        processors: As given.
-        engines: What computes.
-        placement: A placement that was asked for by name.
+        processors: Value of --processors.
+        engines: Names of what computes.
+        placement: Value of --placement; None without.
 
     Raises:
-        click.UsageError: No engine is one of ONNX Runtime and OpenVINO, or the placement says it already.
+        click.UsageError: No engine is ONNX Runtime or OpenVINO, or a placement is given, which says it already.
     """
     if processors != "vnni":
         return
@@ -281,16 +280,16 @@ def _refuse_idle_processors(processors: str, engines: Collection[str], placement
 
 
 def refuse_beside(ctx: click.Context, option: str, held: Collection[str], holder: str) -> None:
-    """Refuse options that would be ignored because something that was given holds what they say.
+    """Refuse options that another option would override.
 
     Args:
-        ctx: Of the command.
-        option: What was given: `--plan`.
+        ctx: Context of the command.
+        option: The option that was given, such as `--plan`.
         held: Names of the options that it replaces.
-        holder: What it is: `a plan`.
+        holder: What the option names, such as `a plan`.
 
     Raises:
-        click.UsageError: One was given.
+        click.UsageError: One of the replaced options was given.
     """
     for other in ctx.command.params:
         if other.name in held and was_given(ctx, str(other.name)):
@@ -300,15 +299,15 @@ def refuse_beside(ctx: click.Context, option: str, held: Collection[str], holder
 
 
 def was_given(ctx: click.Context, name: str) -> bool:
-    """Return whether an option was given, by its name in Python."""
+    """Return whether an option was given. `name` is its name in Python."""
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 def need_extra(extra: str, *packages: str) -> None:
-    """Make sure that the packages of an extra are installed.
+    """Check that the packages of an extra are installed.
 
     Raises:
-        click.UsageError: One is not; the message says how to get it.
+        click.UsageError: A package is missing; the message says how to install it.
     """
     missing = missing_package(*packages)
     if missing is not None:
@@ -318,12 +317,12 @@ def need_extra(extra: str, *packages: str) -> None:
 
 
 def missing_package(*packages: str) -> str | None:
-    """Return the first of some packages that is not installed, None if all are."""
+    """Return the first package that is not installed; None if all are."""
     return next((package for package in packages if importlib.util.find_spec(package) is None), None)
 
 
 def use_threads(threads: int | None) -> None:
-    """Let PyTorch, and the engines that follow it, use so many threads until the command ends."""
+    """Set the number of threads of PyTorch, and of the engines that follow it, until the command ends."""
     if threads is None:
         return
     import torch

@@ -27,7 +27,7 @@ LINE_EVERY_S = 30.0
 _NARROWEST = 40
 _WIDEST = 10_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-wide_option = click.option("--wide", is_flag=True, help="Leave out no column, however wide the table gets.")
+wide_option = click.option("--wide", is_flag=True, help="Show all columns, however wide the table gets.")
 
 
 def print_json(value: Any) -> None:
@@ -43,16 +43,16 @@ def print_table(
     spare: Sequence[str] = (),
     wide: bool = False,
 ) -> None:
-    """Print a table on standard output; columns whose title starts with `>` are set to the right.
+    """Print a table on standard output. Columns whose title starts with `>` are aligned to the right.
 
-    Where it is wider than the terminal, it is set closer, columns that can be spared are left out, and then names are
-    wrapped, but never numbers.
+    If the table is wider than the terminal, first its columns move closer together, then `spare` columns are left out,
+    and then names are wrapped. Numbers are never wrapped.
 
     Args:
-        title: Stands above it.
-        columns: Titles.
-        rows: Cells, as many as columns.
-        spare: Titles of columns to leave out first, in this order.
+        title: Title above the table.
+        columns: Titles of the columns.
+        rows: Rows of cells, one cell for each column.
+        spare: Titles of columns that may be left out, in this order.
         wide: Leave out and wrap nothing, however wide the table gets.
     """
     console = _console(_WIDEST if wide else None)
@@ -75,7 +75,7 @@ def print_table(
 
 
 def _console(width: int | None = None) -> Console:
-    """Return what prints to standard output: as wide as the terminal, or wide where there is none."""
+    """Return a console for standard output: as wide as the terminal, or wide if there is no terminal."""
     if width is not None:
         return Console(width=width, highlight=False)
     console = Console(highlight=False)
@@ -89,7 +89,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence
         title = columns[number].removeprefix(">")
         is_number = columns[number].startswith(">")
         justify: JustifyMethod = "right" if is_number else "left"
-        # Text everywhere: a plain string is searched for markup, and a folder may well be called [old].
+        # Text everywhere: Rich searches plain strings for markup, and a folder may be called [old].
         head = Text(title.replace(" ", "\n") if is_close and is_number else title)
         table.add_column(head, justify=justify, no_wrap=is_number, overflow="fold")
     for row in rows:
@@ -102,7 +102,7 @@ def _width(console: Console, table: Table) -> int:
 
 
 class _Rate(ProgressColumn):
-    """Steps a second, or seconds a step where that reads better."""
+    """Steps per second, or seconds per step where that reads better."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -112,7 +112,7 @@ class _Rate(ProgressColumn):
 
 
 def progress(label: str) -> Callable[[Iterable[Any], int | None], Iterable[Any]]:
-    """Return a wrapper that shows a bar with rate and time left; where there is no terminal, a line now and then."""
+    """Return a wrapper that shows a bar with rate and time left, or a line now and then without a terminal."""
 
     def wrap(items: Iterable[Any], total: int | None) -> Iterator[Any]:
         console = Console(stderr=True)
@@ -133,7 +133,7 @@ def progress(label: str) -> Callable[[Iterable[Any], int | None], Iterable[Any]]
 
 
 def _told(items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
-    """Yield the items, and say every half minute on standard error how far they are: for logs."""
+    """Yield the items, and report progress on standard error every half minute, for logs."""
     started = told = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""`quantsam report`: all results as one page."""
+"""`quantsam report`: write all results as one page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from quantsam.cli.written import check_not_read, check_suffix
 
 @click.command(name="report")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("quantsam-report.html"), show_default=True, help="The page."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("quantsam-report.html"),
+    show_default=True,
+    help="File of the page.",
 )
-@click.option("--figures", type=click.Path(path_type=Path), help="Also write each chart as SVG, PNG and PDF in here.")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), help="Folder in which to also write each chart as SVG, PNG and PDF."
+)
 @click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @record_filters
 @json_option
 def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, **filters: str | None) -> None:
-    """Write the results so far as one HTML page, to be opened in a browser, offline too.
+    """Write the results so far as one HTML page for a browser. The page works offline.
 
-    Schemes compared by accuracy, size and latency; masks before and after; which layers hurt; simulation against
-    engines; distributions; activations of a picture. Of repeated measurements the newest is shown.
+    The page compares schemes by accuracy, size and latency, and simulations with engines. It shows masks before and
+    after, the layers that hurt, distributions, and the activations of an image. For repeated measurements, it shows the
+    newest.
     """
     need_extra("report", *DRAWING)
     from quantsam.files import check_file

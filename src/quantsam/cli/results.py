@@ -1,4 +1,4 @@
-"""`quantsam results`: what was measured so far."""
+"""`quantsam results`: list what was measured so far."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _MOST_ROWS = 20
 @click.command(name="results")
 @click.argument("id", required=False)
 @record_filters
-@click.option("--objects", is_flag=True, help="Of ID, or of two compared: every object, the worst first.")
-@click.option("--images", is_flag=True, help="Every image, the worst first.")
-@click.option("--by", type=click.Choice(["category", "size", "image"]), help="Means by category, size or image.")
-@click.option("--best", is_flag=True, help="With --objects, --images, --by: the best first.")
+@click.option("--objects", is_flag=True, help="For ID or --compare: list every object, the worst first.")
+@click.option("--images", is_flag=True, help="List every image, the worst first.")
+@click.option("--by", type=click.Choice(["category", "size", "image"]), help="List means by category, size or image.")
+@click.option("--best", is_flag=True, help="--objects, --images, --by: list the best first.")
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
     default=_MOST_ROWS,
     show_default=True,
-    help="Print so many objects or groups; --export and --json have all.",
+    help="Most objects or groups to print; --export and --json have all.",
 )
 @click.option("--compare", nargs=2, metavar="ID ID", help="Compare two results object by object (second minus first).")
 @click.option(
     "--export",
     "target",
     type=click.Path(path_type=Path),
-    help="Write it to a .csv, .parquet, .md or .json: the list, what ID lists, objects or groups.",
+    help="Write the rows (results, objects or groups) to a .csv, .parquet, .md or .json file.",
 )
 @click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
 @wide_option
@@ -61,9 +61,9 @@ def command(
     as_json: bool,
     **filters: str | None,
 ) -> None:
-    """List the results so far, newest last; print one again with its ID, look at its objects, or compare two.
+    """List the results so far, newest last. With an ID, print one result again or list its objects.
 
-    A quantized result's objects are shown beside FP32's, where the store holds those of the same data and prompts.
+    Objects of a quantized result are shown beside FP32's, if the store holds FP32's for the same data and prompts.
 
     \b
     quantsam results 3f2a                       a study, search, ... printed again
@@ -93,12 +93,12 @@ def command(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Output:
-    """Where something goes: to a file, or to standard output as JSON or as a table.
+    """Where output goes: to a file, or to standard output as JSON or as a table.
 
     Attributes:
-        target: The file.
-        rows: Rows of a table at most.
-        wide: Leave out no column.
+        target: File to write; None for standard output.
+        rows: Most rows of a table.
+        wide: Show all columns.
         as_json: Print JSON.
     """
 
@@ -122,10 +122,10 @@ def _check(
     asks_objects: bool,
     groups: tuple[bool, bool, str | None],
 ) -> None:
-    """Refuse what makes no sense together.
+    """Refuse options that make no sense together.
 
     Raises:
-        click.UsageError: Something does not.
+        click.UsageError: Two options exclude each other, or one needs another.
     """
     if record_id is not None and compare is not None:
         raise click.UsageError(f"--compare has both ids itself, got {record_id} besides: leave it out")
@@ -146,7 +146,7 @@ def _objects(
     best: bool,
     out: _Output,
 ) -> None:
-    """Print a record's objects, or means over some of them, beside those of another record or of FP32."""
+    """Print a record's objects, or their means by group, beside those of another record or of FP32."""
     from quantsam.results.kept import find_baseline
     from quantsam.results.objects import group_rows, object_rows, whole, worst_first
 
@@ -184,7 +184,7 @@ def _with_scores(results: ResultStore, wanted: str) -> Record:
 
 
 def _again(record: Record, out: _Output) -> None:
-    """Print one record: what it is of, and what it lists."""
+    """Print one record: its description and its rows."""
     rows = record.table()
     if out.target is not None:
         if out.target.suffix.lower() == ".json":

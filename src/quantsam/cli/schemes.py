@@ -1,4 +1,4 @@
-"""`quantsam schemes`: what comes along."""
+"""`quantsam schemes`: the shipped schemes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _described(spec: Target | None) -> str:
-    """Return what a scheme says of a tensor, and what it leaves to the placement."""
+    """Return what a scheme says about a tensor, and what it leaves to the placement."""
     if spec is None:
         return "float"
     said, left = [spec.format], []
@@ -34,7 +34,7 @@ def _described(spec: Target | None) -> str:
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
-    """List the schemes that come along; with NAME (or a TOML file, or a line), show its rules."""
+    """List the shipped schemes. With NAME (or a TOML file, or a line), show the rules of a scheme."""
     from quantsam.schemes.load import load_scheme, scheme_names
 
     if name is None:

@@ -1,4 +1,4 @@
-"""`quantsam search`: a format for each layer."""
+"""`quantsam search`: find a format for each layer."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ settings_options = option_group(
     "settings",
     _settings,
     click.option(
-        "--cost", default="size", show_default=True, help="What is to be small: size, bit-operations or latency."
+        "--cost", default="size", show_default=True, help="Cost to keep small: size, bit-operations or latency."
     ),
-    click.option("--budget", help="The most that it may cost: 40% of float, 1.5MB, 12ms, 90G. [the whole front]"),
-    click.option("--max-drop", type=float, help="Instead: points of mIoU that may be lost; finds the cheapest scheme."),
+    click.option("--budget", help="Highest cost: 40% (of float), 1.5MB, 12ms or 90G. [the whole front]"),
+    click.option("--max-drop", type=float, help="Instead of --budget: largest loss in points of mIoU."),
     prompts_option,
-    click.option("--first", default=8, show_default=True, help="Pictures on which each layer is measured alone."),
-    click.option("--images", default=32, show_default=True, help="Pictures on which schemes are measured."),
-    click.option("--held-out", default=64, show_default=True, help="Further pictures, to confirm."),
-    click.option("--points", default=10, show_default=True, help="Schemes to keep of the front."),
+    click.option("--first", default=8, show_default=True, help="Images for measuring each layer alone."),
+    click.option("--images", default=32, show_default=True, help="Images for measuring schemes."),
+    click.option("--held-out", default=64, show_default=True, help="Further images for confirming the results."),
+    click.option("--points", default=10, show_default=True, help="Number of schemes to keep from the front."),
     click.option(
-        "--trials", type=click.IntRange(min=0), help="Schemes that Optuna may try. [48 where it is installed]"
+        "--trials", type=click.IntRange(min=0), help="Number of schemes that Optuna may try. [48 if installed]"
     ),
 )
 """Add --cost to --trials: `settings`, a `SearchSettings`. Needs --engine, --seed."""
@@ -65,7 +65,7 @@ settings_options = option_group(
 
 @click.command(name="search")
 @model_argument
-@click.option("--formats", help="What each layer may have. [float,w8a16,int8,w4a8; with --engine float,int8]")
+@click.option("--formats", help="Formats to choose from. [float,w8a16,int8,w4a8; with --engine: float,int8]")
 @settings_options
 @deployment_options(
     engine_option("Place tensors as this engine does, and confirm on it; --cost latency needs one.", None),
@@ -152,7 +152,7 @@ def command(
 
 
 def _check_out(out: Path) -> None:
-    """Make sure that a search may write a folder, and that replacing an older one deletes nothing of the user's."""
+    """Check that a search may write a folder, and that replacing an older one deletes none of the user's files."""
     from quantsam.files import check_holds_only, check_replaceable
     from quantsam.results.kinds import in_current_form
 
@@ -181,7 +181,7 @@ def _write(out: Path, record: SearchRecord, palette: Palette) -> None:
 
 
 def _an_entry(record: SearchRecord) -> str:
-    """Return the file's name of the chosen scheme if it was found by this search, else of any that was."""
+    """Return the file name of the chosen scheme if this search found it, or else of any scheme that it found."""
     from quantsam.results.search_record import FOUND
 
     names = [entry.name for entry in record.entries if entry.origin == FOUND]
@@ -218,7 +218,7 @@ def _report(record: SearchRecord) -> None:
 
 
 def _slower_than_float(entries: Sequence[SearchEntry]) -> list[str]:
-    """Return the schemes that were timed on an engine and take no less time than its FP32."""
+    """Return the schemes that an engine runs no faster than its FP32."""
     whole = next((entry.measured_ms for entry in entries if entry.name == "fp32"), None)
     timed = [entry for entry in entries if entry.measured_ms is not None and entry.name != "fp32"]
     return [] if whole is None else [entry.name for entry in timed if (entry.measured_ms or 0.0) >= whole]

@@ -1,4 +1,4 @@
-"""`quantsam sensitivity`: which layers hurt."""
+"""`quantsam sensitivity`: find the layers that hurt."""
 
 from __future__ import annotations
 
@@ -44,21 +44,25 @@ def _settings(given: Mapping[str, Any]) -> StudySettings:
 settings_options = option_group(
     "settings",
     _settings,
-    click.option("--by", default="layer", show_default=True, help="What a row is about: layer, block, stage or kind."),
     click.option(
-        "--mode", default="in", show_default=True, help="in: quantize the row's layers alone; out: all but them."
+        "--by", default="layer", show_default=True, help="What each row covers: a layer, block, stage or kind."
     ),
     click.option(
-        "--part", default="both", show_default=True, help="both, weights, activations, or each in its own row."
+        "--mode", default="in", show_default=True, help="in: quantize only the row's layers; out: quantize all others."
+    ),
+    click.option(
+        "--part",
+        default="both",
+        show_default=True,
+        help="What to quantize: both, weights, activations, or each (a row for either).",
     ),
     click.option(
         "--method",
         default="race",
         show_default=True,
-        help="race: pictures where the ranking is undecided; exact: all pictures; gradient: one backward pass a "
-        "picture.",
+        help="race: images while the ranking is open; exact: all; gradient: a backward pass per image.",
     ),
-    click.option("--first", default=8, show_default=True, help="race, gradient: pictures for every row."),
+    click.option("--first", default=8, show_default=True, help="race, gradient: number of images for every row."),
     prompts_option,
 )
 """Add --by, --mode, --part, --method, --first, --prompts: `settings`, a `StudySettings`. Needs --engine, --seed."""
@@ -85,7 +89,7 @@ def command(
     store: StoreChoice,
     as_json: bool,
 ) -> None:
-    """Quantize MODEL one layer at a time, and say which layers hurt.
+    """Quantize MODEL one layer at a time, and show which layers hurt.
 
     The thesis' study: quantsam sensitivity l0 --weights l0.pt --method exact --data coco --calibration sa-1b
     --calibration-images 4500
@@ -138,7 +142,7 @@ def _report(record: SensitivityRecord) -> None:
 def _remedies(
     model: ModelSource, deployment: Deployment, calibration: CalibrationSource, data: DataSource, format_name: str
 ) -> str:
-    """Return what may help a layer that hurts, as commands on the same model, images and engine."""
+    """Return commands that may help a layer that hurts, for the same model, images and engine."""
     weights = "" if model.weights is None else f" --weights {quoted(model.weights)}"
     engine = "" if deployment.engine == PYTORCH else f" --engine {deployment.engine}"
     images = "" if calibration.spec is None else f" --calibration {quoted(str(calibration.spec))}"
@@ -166,7 +170,7 @@ def _cells(row: RowScore) -> Sequence[object]:
 
 
 def _compare(record: SensitivityRecord, store: ResultStore) -> None:
-    """Where the store holds an exact study of the same rows, say how well this one ranks."""
+    """If the store holds an exact study of the same rows, print how well this study ranks them."""
     from quantsam.results.sensitivity_record import KIND, SensitivityRecord, compare_ranks
 
     same = ("by", "mode", "part")

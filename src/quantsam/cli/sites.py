@@ -1,4 +1,4 @@
-"""Sites by their names, as --site takes them."""
+"""Match sites by name, for the option --site."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def check_site(pattern: str, model: EfficientViTSam, placement: str) -> None:
-    """Make sure, before long work, that a pattern matches a site.
+    """Check, before long work, that a pattern matches a site.
 
     Raises:
-        click.UsageError: It does not; the message has the nearest name.
+        click.UsageError: It matches none; the message has the nearest name.
     """
     from quantsam.diagnostics.observed import site_names
     from quantsam.errors import nearest
@@ -33,5 +33,5 @@ def check_site(pattern: str, model: EfficientViTSam, placement: str) -> None:
 
 
 def matches_site(site: str, pattern: str) -> bool:
-    """Return whether a pattern matches a site, or its layer."""
+    """Return whether a pattern matches a site or its layer."""
     return fnmatchcase(site, pattern) or fnmatchcase(site.partition("/")[0], pattern)

@@ -1,4 +1,4 @@
-"""Where commands keep their results, and how they say so."""
+"""Where commands store their results, and the lines that say so."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STORE_HELP = "Where results are kept [$QUANTSAM_STORE, or a file in the user's d
 
 @dataclass(frozen=True, slots=True)
 class StoreChoice:
-    """What --store and --no-store say.
+    """The values of --store and --no-store.
 
     Attributes:
-        path: The file; the usual one if None.
+        path: File of the store; the usual one if None.
         none: Keep nothing.
     """
 
@@ -34,13 +34,13 @@ class StoreChoice:
     none: bool = False
 
     def open(self) -> ResultStore | None:
-        """Return the store, which was made sure to be writable; None if nothing is kept.
+        """Return a writable store; None if nothing is kept.
 
-        Where the user named no place and the usual one cannot be written, it is a temporary one, or none; a line says
-        so.
+        If the user named no store and the usual one is not writable, the result is a temporary store or None. A notice
+        says so.
 
         Raises:
-            StoreError: The place that was named cannot be written.
+            StoreError: The store that the user named is not writable.
         """
         from quantsam.errors import StoreError
         from quantsam.results.store import STORE_VARIABLE, ResultStore, spare_store_path
@@ -74,16 +74,16 @@ store_options = option_group(
     "store",
     lambda given: StoreChoice(given["store"], given["no_store"]),
     click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP),
-    click.option("--no-store", is_flag=True, help="Do not keep the results."),
+    click.option("--no-store", is_flag=True, help="Do not store the results."),
 )
 """Add --store, --no-store: `store`, a `StoreChoice`."""
 
 
-again_option = click.option("--again", is_flag=True, help="Measure anew what the store holds already.")
+again_option = click.option("--again", is_flag=True, help="Measure again what the store already holds.")
 
 
 def tell_found(records: Sequence[Record]) -> None:
-    """Print which results were in the store already; nothing if none was."""
+    """Print which results were already in the store; nothing if none were."""
     if records:
         when = max(record.created_utc for record in records)[:16].replace("T", " ")
         labels = ", ".join(record.label for record in records)
@@ -91,10 +91,10 @@ def tell_found(records: Sequence[Record]) -> None:
 
 
 def tell_kept(results: ResultStore | None, *uses: tuple[str, str]) -> None:
-    """Print where results are kept, and what to do with them; nothing if they are not.
+    """Print where results are stored and what to do with them; nothing without a store.
 
     Args:
-        results: The store.
+        results: The store, or None.
         uses: Commands, each with what it does: `("quantsam results", "lists them")`.
     """
     if results is not None:
@@ -103,11 +103,11 @@ def tell_kept(results: ResultStore | None, *uses: tuple[str, str]) -> None:
 
 
 def command_line(text: str, results: ResultStore | None = None) -> str:
-    """Return a command to be pasted into a shell, in backquotes; with `--store` where another one would be used.
+    """Return a command to paste into a shell, in backquotes. It has `--store` if it would use another store without it.
 
     Args:
-        text: The command without it, paths in it quoted.
-        results: The store that it is to use.
+        text: The command without `--store`. Its paths are quoted.
+        results: The store that the command should use.
     """
     from quantsam.results.store import default_store_path
 
@@ -116,5 +116,5 @@ def command_line(text: str, results: ResultStore | None = None) -> str:
 
 
 def quoted(path: Path | str) -> str:
-    """Return a path as a word of a shell's line."""
+    """Return a path quoted as one word of a shell command."""
     return shlex.quote(str(path))

@@ -1,4 +1,4 @@
-"""`quantsam sweep`: sets of runs, resumable."""
+"""`quantsam sweep`: do sets of runs, resumable."""
 
 from __future__ import annotations
 
@@ -26,16 +26,24 @@ if TYPE_CHECKING:
     "--set",
     "settings",
     multiple=True,
-    help="key=value,value; may be repeated: a sweep without a file, or in place of the file's values.",
+    help="key=value,value; may be repeated. Defines a sweep without FILE, or overrides FILE's values.",
 )
-@click.option("--repeats", type=click.IntRange(min=1), help="Each run on so many choices of calibration images.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), help="Repeat each run on this many choices of calibration images."
+)
 @click.option("--store", type=click.Path(path_type=Path), help=STORE_HELP)
-@click.option("--retry", is_flag=True, help="Try again what failed before.")
-@click.option("--dry-run", is_flag=True, help="Check every run and list them; start none.")
-@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
-@click.option("--address", help="--runner ray: the cluster, host:port or auto. [one on this machine]")
-@click.option("--workers", type=click.IntRange(min=1), help="How many. [as many as there is room for]")
-@click.option("--threads", type=click.IntRange(min=1), help="--set: of each worker. [1]")
+@click.option("--retry", is_flag=True, help="Retry runs that failed before.")
+@click.option("--dry-run", is_flag=True, help="Check and list every run; start none.")
+@click.option(
+    "--runner",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where runs are done: this machine or a Ray cluster.",
+)
+@click.option("--address", help="--runner ray: address of the cluster, host:port or auto. [a new one on this machine]")
+@click.option("--workers", type=click.IntRange(min=1), help="Number of workers. [as many as there is room for]")
+@click.option("--threads", type=click.IntRange(min=1), help="--set: number of threads per worker. [1]")
 @json_option
 def command(
     file: Path | None,
@@ -50,7 +58,7 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Do all runs of FILE (TOML) that the store does not hold yet; a sweep that was stopped goes on.
+    """Do all runs of FILE (TOML) that the store does not hold yet. Repeat the command to resume an interrupted sweep.
 
     \b
     quantsam sweep --set model=nano,nano-outlier --set scheme=fp32,int8,mix-dwsc --set prompts=box,click
@@ -92,10 +100,10 @@ def command(
 
 
 def _try(sweep: Sweep, results: ResultStore, as_json: bool) -> None:
-    """List all runs, and why those that cannot start cannot.
+    """List all runs, with the reason for each run that cannot start.
 
     Raises:
-        click.ClickException: Some cannot.
+        click.ClickException: Some runs cannot start.
     """
     from quantsam.sweeps.opened import try_points
     from quantsam.sweeps.worker import Shelf
@@ -118,7 +126,7 @@ def _try(sweep: Sweep, results: ResultStore, as_json: bool) -> None:
 
 
 def _tell_same(ids: Sequence[str]) -> None:
-    """Say how many runs are the same as others: FP32 under several settings, or the same images drawn twice."""
+    """Print how many runs are the same as others: FP32 under several settings, or the same images drawn twice."""
     same = len(ids) - len(set(ids))
     if same:
         click.echo(f"\n{same} of these runs compute what others do, and are done once: they have the same id")
@@ -141,7 +149,7 @@ def _sweep(file: Path | None, settings: tuple[str, ...], threads: int | None, re
 
 @contextlib.contextmanager
 def _shown() -> Iterator[Callable[[SweepProgress], None]]:
-    """Show how far a sweep is on standard error: a bar on a terminal, else a line a finished run."""
+    """Show a sweep's progress on standard error: a bar on a terminal, or else a line per finished run."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`quantsam verify`: a bundle on the machine where it is to run."""
+"""`quantsam verify`: check a bundle on the machine where it will run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from quantsam.cli.output import json_option, print_json
 
 @click.command(name="verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--engine", help="What runs it [the engine it was exported for].")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one inference [the engine's choice].")
-@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Of the timing.")
+@click.option("--engine", help="Engine that runs the bundle. [the one it was exported for]")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of threads per inference. [the engine's choice]")
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Rounds of the timing.")
 @json_option
 def command(bundle: Path, engine: str | None, threads: int | None, rounds: int, as_json: bool) -> None:
     """Check BUNDLE on this machine: its files, its integers, its masks, which kernels ran, and how fast.
 
-    The exit code is 0 if all is as the exporter computed it. Needs no PyTorch.
+    The exit code is 0 if all results are as the exporter computed them. PyTorch is not needed.
     """
     from quantsam.runtime.checkup import check_up
 

@@ -1,4 +1,4 @@
-"""Errors of the library in the words of the command line: options where it says parameters of Python."""
+"""Translate errors of the library for the command line: name options instead of Python parameters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ELSEWHERE = {"iou_threshold": "--min-iou", "stability_threshold": "--min-stabil
 
 
 def in_options(message: str, command: click.Command | None) -> str:
-    """Return a message with the names of parameters replaced by those of a command's options.
+    """Return a message with names of parameters replaced by those of a command's options.
 
-    Only names with an underscore are taken for such: others are words of English too.
+    Only names with an underscore are replaced, because other names are also English words.
 
     >>> option = click.Option(["--max-drop"])
     >>> in_options("max_drop must be at least 0", click.Command("search", params=[option]))

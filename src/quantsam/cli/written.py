@@ -1,4 +1,4 @@
-"""What commands write: never over what they read, and in the format that a name's suffix says."""
+"""Files that commands write: never over an input, and in the format of the name's suffix."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ PICTURES = {
 
 
 def check_suffix(option: str, path: Path, suffixes: Collection[str]) -> None:
-    """Make sure that a file's name says a format that can be written.
+    """Check that a file's suffix names a format that can be written.
 
     Raises:
-        click.UsageError: It does not.
+        click.UsageError: The suffix names no such format.
     """
     if path.suffix.lower() not in suffixes:
         raise click.UsageError(f"{option} must end in {', '.join(suffixes)}, got {str(path)!r}")
 
 
 def check_not_read(option: str, path: Path, inputs: Iterable[Path | str | None]) -> None:
-    """Make sure that a file to be written is none of those that the command reads, by whatever name.
+    """Check that an output file is none of the command's inputs, under any name.
 
     Raises:
-        click.UsageError: It is one.
+        click.UsageError: The file is an input.
     """
     for given in inputs:
         if given is not None and _is_same(path, Path(given)):
@@ -46,7 +46,7 @@ def check_not_read(option: str, path: Path, inputs: Iterable[Path | str | None])
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Whether two names are of one file: links are followed, and letters' case is the file system's matter."""
+    """Whether two names mean one file. Links are followed, and the file system decides about upper and lower case."""
     try:
         return path.exists() and other.exists() and path.samefile(other)
     except (OSError, ValueError, RuntimeError):
@@ -54,10 +54,10 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def save_picture(picture: Image, path: Path) -> None:
-    """Write a picture in the format that its name's suffix says.
+    """Write an image in the format of the name's suffix.
 
     Raises:
-        OutputError: It cannot be written, or is too large for the format.
+        OutputError: The file cannot be written, or the image is too large for the format.
     """
     from quantsam.files import atomic_write
 
@@ -65,10 +65,10 @@ def save_picture(picture: Image, path: Path) -> None:
     with atomic_write(path) as aside:
         try:
             picture.save(aside, format=form, **({"quality": 95} if form in ("JPEG", "WEBP") else {}))
-        except (ValueError, SystemError) as error:  # Pillow's, where a side is too long
+        except (ValueError, SystemError) as error:  # Pillow raises these if a side is too long
             raise _too_large(picture, path, form) from error
         except OSError as error:
-            if error.errno is None:  # not of the disk
+            if error.errno is None:  # not an error of the disk
                 raise _too_large(picture, path, form) from error
             raise
 

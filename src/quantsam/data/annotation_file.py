@@ -1,4 +1,4 @@
-"""Read an annotation file of COCO or LVIS and its fields, trusting nothing in it."""
+"""Read a COCO or LVIS annotation file and its fields, without trusting its content."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _EXPECTED = {
     "COCO": "expected FOLDER/annotations/instances_SPLIT.json beside the images in FOLDER/SPLIT/",
     "LVIS": "check the path",
 }
-_EXACT = 2.0**53  # beyond it, floating-point numbers leave out whole numbers
+_EXACT = 2.0**53  # beyond it, a float cannot represent every integer
 _ARTICLE = {"COCO": "a", "LVIS": "an"}
 _FILES = {"COCO": "instances_*.json", "LVIS": "lvis_*.json"}
 
 
 def read_document(path: Path, kind: Kind) -> dict[str, Any]:
-    """Read the file and make sure that it is of the expected kind.
+    """Read the file and make sure that it has the expected format.
 
     Args:
         path: COCO's `instances_*.json` or LVIS's `lvis_*.json`.
-        kind: Which of them it must be.
+        kind: The expected format.
 
     Returns:
-        The parsed object; `images` and `annotations` are lists, all else is unchecked.
+        The parsed object; `images` and `annotations` are lists; nothing else is checked.
 
     Raises:
-        DatasetError: It is missing, unreadable, no JSON, or another format, which is named if known.
+        DatasetError: The file is missing, unreadable, not JSON, or in another format, which the message names if known.
     """
     document = read_json(path, "the annotation file", _EXPECTED[kind])
     _check_lists(document, path, kind)
@@ -43,12 +43,12 @@ def read_document(path: Path, kind: Kind) -> dict[str, Any]:
 
 
 def is_lvis_file(path: Path) -> bool:
-    """Return whether a file is LVIS's rather than COCO's, without parsing it: it may be of many hundred megabytes.
+    """Return whether a file is LVIS's rather than COCO's, without parsing it: it may have hundreds of megabytes.
 
     Args:
-        path: Any file; one that cannot be read is not LVIS's, and whoever reads it says why.
+        path: Any file. A file that cannot be read counts as not LVIS's; the later read reports why.
     """
-    if not _is_regular(path):  # looking into a pipe would take from it what is read later
+    if not _is_regular(path):  # reading from a pipe here would consume data that is needed later
         return False
     if is_packed(start_of(path)):
         with suppress(OSError, DatasetError):
@@ -98,7 +98,7 @@ def _check_lists(document: Any, path: Path, kind: Kind) -> None:
 
 
 def _tool_of(document: Any) -> str | None:
-    """Return what wrote a JSON file of another form, as far as it is known."""
+    """Return which tool wrote a JSON file of another format; None if unknown."""
     if isinstance(document, list):
         first = document[0] if document and isinstance(document[0], dict) else {}
         if "data" in first and ("annotations" in first or "completions" in first):
@@ -120,7 +120,7 @@ def _has_regions(document: dict[str, Any]) -> bool:
 
 
 def _check_kind(document: dict[str, Any], path: Path, kind: Kind) -> None:
-    """Refuse LVIS's format where COCO's is expected, and the other way round."""
+    """Refuse LVIS's format where COCO's is expected, and vice versa."""
     image = document["images"][0]
     annotation = document["annotations"][0] if document["annotations"] else None
     is_lvis = isinstance(image, dict) and (
@@ -139,15 +139,15 @@ def _check_kind(document: dict[str, Any], path: Path, kind: Kind) -> None:
 
 
 def field(entry: Any, key: str, where: str) -> Any:
-    """Return what an entry has under a key.
+    """Return the value of a field of an entry.
 
     Args:
-        entry: An element of one of the document's lists; anything that JSON can hold.
-        key: The field.
-        where: Which file and entry it is, to begin the message with; so in all functions here.
+        entry: An element of one of the document's lists; any JSON value.
+        key: Name of the field.
+        where: File and entry, as the start of the error message; the same in all functions here.
 
     Raises:
-        DatasetError: The entry is no object, or lacks the field.
+        DatasetError: The entry is not an object, or lacks the field.
     """
     if not isinstance(entry, dict):
         raise DatasetError(f"{where} must be an object, got {reprlib.repr(entry)}")
@@ -157,10 +157,10 @@ def field(entry: Any, key: str, where: str) -> Any:
 
 
 def whole_number(entry: Any, key: str, where: str) -> int:
-    """Return a field that must be a whole number, of any size; `30.0`, as some tools write it, is one.
+    """Return a field that must be a whole number of any size; `30.0`, which some tools write, counts as one.
 
     Raises:
-        DatasetError: It is missing or anything else.
+        DatasetError: The field is missing or has another type or value.
     """
     value = field(entry, key, where)
     if type(value) is float and value.is_integer() and abs(value) <= _EXACT:
@@ -171,10 +171,10 @@ def whole_number(entry: Any, key: str, where: str) -> int:
 
 
 def text(entry: Any, key: str, where: str) -> str:
-    """Return a field that must be a text, not empty.
+    """Return a field that must be a non-empty string.
 
     Raises:
-        DatasetError: It is missing or anything else.
+        DatasetError: The field is missing or has another type or value.
     """
     value = field(entry, key, where)
     if not isinstance(value, str) or not value:
@@ -183,16 +183,16 @@ def text(entry: Any, key: str, where: str) -> str:
 
 
 def inside(path: PurePosixPath, name: str, key: str, where: str) -> PurePosixPath:
-    """Return a path; one that leaves the image folder, or that no file can have, is refused.
+    """Return a path; refuse one that leaves the image folder or that no file can have.
 
     Args:
         path: The path.
-        name: What the file says.
-        key: The field that says it.
-        where: Which file and entry it is.
+        name: The path as the file gives it.
+        key: The field that holds the path.
+        where: File and entry, as the start of the error message.
 
     Raises:
-        DatasetError: The path has `..` or a NUL in it, with `/` or Windows' backslash between its folders.
+        DatasetError: The path contains `..` (between `/` or Windows backslashes) or a NUL.
     """
     if ".." in path.parts or ".." in name.replace("\\", "/").split("/") or "\0" in name:
         raise DatasetError(f"{where}: `{key}` must stay in the image folder, got {reprlib.repr(name)}")

@@ -1,4 +1,4 @@
-"""Do the annotated boxes fit the annotated masks? Boxes in another order or unit would be scored without a word."""
+"""Do the annotated boxes fit the annotated masks? Boxes in another order or unit would be scored silently."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from quantsam.data.dataset import Annotation
 from quantsam.metrics.segmentations import check_rle
 
-SHARE = 0.1  # of the samples of COCO, LVIS and SA-1B that the tests read, every box fits
+SHARE = 0.1  # in the COCO, LVIS and SA-1B samples that the tests read, every box fits
 _LEAST_IOU = 0.5
 _SLACK_PX = 3.0
 _EXPLAINS = 0.8
 _Boxes = NDArray[np.float64]
 
-# What x, y, width, height may mean instead: given those and the images' width, height, width, height, the box.
+# Other meanings of the four numbers: (the numbers, the images' width, height, width, height) -> the box.
 _READINGS: dict[str, Callable[[_Boxes, _Boxes], _Boxes]] = {
     "left, top, right, bottom": lambda b, s: b,
     "centre x, centre y, width, height": lambda b, s: _from_centre(b),
@@ -31,13 +31,13 @@ _READINGS: dict[str, Callable[[_Boxes, _Boxes], _Boxes]] = {
 
 
 def wrong_boxes(annotations: Mapping[int, Sequence[Annotation]], image_hw: Mapping[int, tuple[int, int]]) -> str | None:
-    """Say how many boxes do not fit their own masks, and what they look like; None if they do, but for a few.
+    """Say how many boxes do not fit their own masks, and what they look like; None if almost all fit.
 
-    A box fits whose IoU with its mask's bounds is at least a half, or whose edges are within 3 pixels of them.
+    A box fits if its IoU with its mask's bounds is at least 0.5, or if its edges are within 3 pixels of them.
 
     Args:
-        annotations: By image id, their segmentations already checked.
-        image_hw: Height and width of the images.
+        annotations: Annotations by image id; their segmentations are already checked.
+        image_hw: Height and width of each image, by image id.
     """
     scored = [a for objects in annotations.values() for a in objects if a.area >= 1]
     if not scored:
@@ -67,7 +67,7 @@ def _outside(boxes: _Boxes, sizes: _Boxes) -> str:
 
 
 def _fits(boxes: _Boxes, masks: _Boxes) -> NDArray[np.bool_]:
-    """Return which boxes fit, both left, top, right, bottom."""
+    """Return which boxes fit; boxes and masks' bounds are left, top, right, bottom."""
     shared = np.minimum(boxes[:, 2:], masks[:, 2:]) - np.maximum(boxes[:, :2], masks[:, :2])
     overlap = np.prod(np.maximum(shared, 0), axis=1)
     union = _area(boxes) + _area(masks) - overlap

@@ -11,7 +11,7 @@ from quantsam.data.layouts import coco_file, image_folders
 
 
 class CocoDataset(IndexedDataset):
-    """The images and objects of one split of COCO, or of anything in its format.
+    """The images and objects of one split of COCO, or of another dataset in its format.
 
     The official layout is `FOLDER/val2017/*.jpg` with `FOLDER/annotations/instances_val2017.json`.
 
@@ -37,15 +37,15 @@ class CocoDataset(IndexedDataset):
 
         Args:
             folder: The dataset's folder.
-            split: Which part of it.
-            annotations: The annotation file; `FOLDER/annotations/instances_SPLIT.json`, packed or not, if left out.
-            image_root: The folder of the images; if left out, `FOLDER/SPLIT`, or where annotation tools put them.
-            limit: How many images to evaluate; `None` takes all.
-            seed: Which images a limit takes; see `stable_subset`.
-            strict: Refuse what is never scored or looks wrong, instead of a notice.
+            split: Name of the split.
+            annotations: The annotation file; by default `FOLDER/annotations/instances_SPLIT.json`, compressed or not.
+            image_root: The folder of the images; by default `FOLDER/SPLIT`, or where annotation tools put them.
+            limit: Number of images to evaluate; `None` takes all.
+            seed: Decides which images `limit` takes; see `stable_subset`.
+            strict: Refuse entries that are never scored or look wrong, instead of giving a notice.
 
         Raises:
-            DatasetError: Something is missing, or the annotation file is not what its format says.
+            DatasetError: A file or folder is missing, or the annotation file violates its format.
             InputError: `limit` is below 1 or above the number of images.
         """
         folder = existing_folder(folder, "COCO")

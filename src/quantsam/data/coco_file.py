@@ -1,4 +1,4 @@
-"""Parse what COCO's annotation files and LVIS's have in common, trusting nothing in them."""
+"""Parse what COCO's and LVIS's annotation files have in common, without trusting their content."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from quantsam.data.dataset import Annotation
 from quantsam.data.images import MAX_PIXELS
 from quantsam.errors import DatasetError
 
-_LEAST_NUMBERS = 6  # of a polygon: x and y of 3 points
-_MAX_NUMBER = 1e12  # for finite numbers: compares safely with any integer or float that JSON can hold
+_LEAST_NUMBERS = 6  # in a polygon: x and y of 3 points
+_MAX_NUMBER = 1e12  # limit of a finite number: any JSON integer or float can be compared with it safely
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class CocoImage:
 
     Attributes:
         id: The image's id.
-        file_name: Its path relative to the image folder, with `/` between folders once `layouts.place` found it.
+        file_name: The image's path relative to the image folder, with `/` between folders once `layouts.place` found
+            it.
         image_hw: Height and width in pixels of the stored grid, before any EXIF rotation.
     """
 
@@ -34,17 +35,17 @@ class CocoImage:
 
 
 def file_name(entry: Any, where: str) -> str:
-    """Return the path of an image as COCO gives it: relative to the image folder, as far as the file tells.
+    """Return an image's path as COCO gives it: relative to the image folder, as far as the file tells.
 
     Args:
         entry: One of the document's `images`.
-        where: Which file and entry it is, to begin the message with.
+        where: File and entry, as the start of the error message.
 
     Raises:
-        DatasetError: `file_name` is missing, no text, or has `..` in it.
+        DatasetError: `file_name` is missing, is not a string, or contains `..`.
     """
     name = text(entry, "file_name", where)
-    return str(inside(PurePosixPath(name), name, "file_name", where))  # a NUL or `..` is nobody's picture
+    return str(inside(PurePosixPath(name), name, "file_name", where))  # no image has a NUL or `..` in its path
 
 
 def parse_images(
@@ -54,8 +55,8 @@ def parse_images(
 
     Args:
         document: What `read_document` returned.
-        path: Its file, for messages.
-        find_name: Gives an entry's path relative to the image folder, as `file_name` does.
+        path: The file, for error messages.
+        find_name: Returns an entry's path relative to the image folder, as `file_name` does.
 
     Returns:
         Every image of the file.
@@ -78,11 +79,11 @@ def parse_images(
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a file says of the evaluated images' objects.
+    """What a file says about the evaluated images' objects.
 
     Attributes:
-        annotations: By image id, for each evaluated image; within an image by ascending id.
-        left_out: What is never scored and was left out, in words with its count; empty where nothing was.
+        annotations: Annotations of each evaluated image by image id; within an image by ascending id.
+        left_out: Entries that are never scored and were left out, as texts with their count; empty if there were none.
     """
 
     annotations: dict[int, tuple[Annotation, ...]]
@@ -99,19 +100,19 @@ def parse_annotations(
 ) -> Parsed:
     """Index the annotations of the evaluated images by image id; within an image by ascending id.
 
-    What is never scored is no reason to refuse a file: annotations of images that it does not list, and those of an
-    area below 1 that are otherwise malformed, are left out, as the COCO API and the official evaluation do.
+    Entries that are never scored are no reason to refuse a file. As in the COCO API and the official evaluation,
+    annotations of images that the file does not list are left out, and so are malformed ones with an area below 1.
 
     Args:
         document: What `read_document` returned.
-        path: Its file, for messages.
-        images: All of its images.
-        evaluated: The ids of the images wanted; annotations of others are only checked for their ids.
-        strict: Refuse what would be left out.
+        path: The file, for error messages.
+        images: All images of the file.
+        evaluated: Ids of the wanted images; in annotations of other images only the ids are checked.
+        strict: Refuse entries that would be left out.
 
     Raises:
-        DatasetError: An entry lacks a field, has a value out of range or repeats an id; in strict mode also where it
-            would be left out.
+        DatasetError: An entry lacks a field, has a value out of range or repeats an id; in strict mode also an entry
+            that would be left out.
     """
     found: dict[int, list[Annotation]] = {image_id: [] for image_id in evaluated}
     seen: set[int] = set()
@@ -151,7 +152,7 @@ def parse_annotations(
 
 
 class _LeftOut:
-    """Counts what is left out, by reason; in strict mode refuses it."""
+    """Counts entries that are left out, by reason; in strict mode refuses them."""
 
     def __init__(self, strict: bool) -> None:
         self._strict = strict
@@ -176,7 +177,7 @@ def _is_never_scored(entry: dict[str, Any]) -> bool:
 
 
 def parse_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
-    """Return the categories' names by id, ascending; empty where the file has no `categories`.
+    """Return the categories' names by id, ascending; empty if the file has no `categories`.
 
     Raises:
         DatasetError: An entry lacks its id or name, or repeats an id.
@@ -200,7 +201,7 @@ def _annotation(entry: Any, annotation_id: int, image: CocoImage, where: str) ->
         segmentation = [polygon for polygon in segmentation if len(polygon) >= _LEAST_NUMBERS]
     check_segmentation(segmentation, image.image_hw, where)
     is_crowd = entry.get("iscrowd")
-    is_crowd = 0 if is_crowd is None else is_crowd  # as the COCO API, which takes none for no crowd
+    is_crowd = 0 if is_crowd is None else is_crowd  # like the COCO API, which treats null as no crowd
     if is_crowd not in (0, 1):
         raise DatasetError(f"{where}: `iscrowd` must be 0 or 1, got {reprlib.repr(is_crowd)}")
     area = field(entry, "area", where)
@@ -218,7 +219,7 @@ def _annotation(entry: Any, annotation_id: int, image: CocoImage, where: str) ->
 
 
 def _has_lines(segmentation: Any) -> bool:
-    """Return whether polygons have points or lines among them, which cover no pixel; not if there is nothing else."""
+    """Return whether some polygons, but not all, are mere points or lines, which cover no pixel."""
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         return False
     lengths = [len(polygon) for polygon in segmentation]

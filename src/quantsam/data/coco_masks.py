@@ -1,4 +1,4 @@
-"""COCO's segmentations to masks: exactly the COCO API's pixels, but nothing unchecked reaches its C code."""
+"""Turn COCO's segmentations into masks: exactly the COCO API's pixels, but its C code sees only checked values."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from quantsam.metrics.segmentations import check_polygons, check_rle
 
 
 class Rle(TypedDict):
-    """COCO's compressed run-length encoding: `size` is [height, width], `counts` its string."""
+    """COCO's compressed run-length encoding: `size` is [height, width], `counts` the compressed string."""
 
     size: list[int]
     counts: str
 
 
 def check_segmentation(segmentation: Any, image_hw: tuple[int, int], where: str) -> None:
-    """Check a segmentation's form and values, so that it will decode: 30 microseconds for an object of COCO.
+    """Check a segmentation's form and values, so that it will decode; takes 30 microseconds per COCO object.
 
     Args:
-        segmentation: What the annotation file says.
+        segmentation: The segmentation from the annotation file.
         image_hw: The image's height and width.
-        where: Which annotation it is, to begin the message with.
+        where: Name of the annotation, as the start of the error message.
 
     Raises:
-        DatasetError: It is neither polygons of at least 3 points nor an RLE of the image's size.
+        DatasetError: The segmentation is neither polygons of at least 3 points nor an RLE of the image's size.
     """
     _check_form(segmentation, where)
     if isinstance(segmentation, list):
@@ -66,10 +66,10 @@ def decode_mask(segmentation: Any, image_hw: tuple[int, int], where: str) -> Boo
     """Decode a segmentation as the COCO API's `annToMask` does.
 
     Args:
-        segmentation: Polygons in pixels of the image (parts outside of it are cut off), or an RLE
-            whose counts are a list or COCO's compressed string.
+        segmentation: Polygons in pixels of the image (parts outside the image are cut off), or an RLE with counts as a
+            list or as COCO's compressed string.
         image_hw: The image's height and width.
-        where: Which annotation it is, to begin a message with.
+        where: Name of the annotation, as the start of the error message.
 
     Returns:
         (height, width) bool, contiguous.
@@ -87,7 +87,7 @@ def decode_mask(segmentation: Any, image_hw: tuple[int, int], where: str) -> Boo
 
 
 def encode_mask(mask: BoolMask) -> Rle:
-    """Return a mask as a compressed RLE in JSON's own types, as results files hold it.
+    """Return a mask as a compressed RLE in JSON types, as in results files.
 
     Args:
         mask: (height, width) bool.

@@ -1,4 +1,4 @@
-"""What every dataset gives to calibration and evaluation, whatever it is stored as."""
+"""The interface of every dataset for calibration and evaluation, however it is stored."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Annotation:
         category_id: The id of its category.
         box_xyxy: Left, top, right, bottom in pixels of the image; right and bottom exclusive.
         area: Area in square pixels *as annotated* (COCO's `area`, which decides small, medium, large).
-        is_crowd: Whether it stands for a group. Prompts from the ground truth count it like any object; average
-            precision has COCO's rule for it.
-        segmentation: What `Dataset.mask` decodes: polygons or an RLE of either form.
+        is_crowd: Whether the annotation stands for a group. Prompts from the ground truth treat it like any object;
+            average precision follows COCO's rule for crowds.
+        segmentation: The mask for `Dataset.mask` to decode: polygons, or an RLE in either form.
     """
 
     id: int
@@ -65,19 +65,19 @@ class Dataset(Protocol):
         ...
 
     def mask(self, annotation: Annotation) -> BoolMask:
-        """Return the annotation's mask, bool, (height, width) of its image."""
+        """Return the annotation's mask, bool, of the image's (height, width)."""
         ...
 
 
 @runtime_checkable
 class NamedDataset(Protocol):
-    """What a dataset may tell beyond `Dataset`, for tables of its objects: names of categories and files."""
+    """Optional additions to `Dataset`, for tables of objects: names of categories and files."""
 
     @property
     def category_names(self) -> Mapping[int, str]:
-        """Names by category id; empty where there are none."""
+        """Names by category id; empty if there are none."""
         ...
 
     def file_name(self, image_id: int) -> str | None:
-        """Return the image's path relative to the image folder; None where it is no file."""
+        """Return the image's path relative to the image folder; None if the image is not a file."""
         ...

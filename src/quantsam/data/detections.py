@@ -19,7 +19,7 @@ from quantsam.errors import DatasetError, InputError
 from quantsam.files import expanded, shown
 from quantsam.notices import notice
 
-_MAX_NUMBER = 1e12  # pixels or score: more is as good as infinite, and sums of it stay exact enough
+_MAX_NUMBER = 1e12  # limit of pixels or score: more counts as infinite; sums below it stay exact enough
 _ODD_SHARE, _ODD_LEAST, _SLACK_PX = 0.4, 9, 3.0
 _ENTRY = struct.Struct("<qq5d")  # without padding, so that NumPy reads the same bytes
 _NUMBERS = ("x", "y", "width", "height", "score")
@@ -31,13 +31,13 @@ _Refuse = Callable[[NDArray[np.bool_], str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One box of a detector.
+    """One box from a detector.
 
     Attributes:
         image_id: The id of its image.
-        category_id: The id of the category that the detector names.
-        box_xyxy: Left, top, right, bottom in pixels of the image; right and bottom exclusive. Part of
-            it may lie outside the image.
+        category_id: The id of the category that the detector assigned.
+        box_xyxy: Left, top, right, bottom in pixels of the image; right and bottom exclusive. Part of the box may lie
+            outside the image.
         score: The detector's confidence; higher is surer, usually 0..1.
     """
 
@@ -52,20 +52,20 @@ class DetectionFile:
 
     Attributes:
         path: The file.
-        digest: Hex digest (SHA-256) of the detections kept. The order of the images in the file, white space
-            and keys that are not used make no difference.
+        digest: Hex digest (SHA-256) of the detections kept. The order of images in the file, white space and unused
+            keys make no difference.
     """
 
     def __init__(
         self, path: Path, rows: _Rows, known_image_ids: Collection[int], category_ids: Collection[int]
     ) -> None:
-        """Index checked detections; `load_detections` is what reads and checks them.
+        """Index checked detections; `load_detections` reads and checks them.
 
         Args:
-            path: The file they are from.
+            path: The file that the detections come from.
             rows: (detections,) records of `image_id`, `category_id`, `x`, `y`, `width`, `height` and `score`.
-            known_image_ids: The ids of every image that may be asked for.
-            category_ids: The ids of every category.
+            known_image_ids: Ids of all images that callers may ask for.
+            category_ids: Ids of all categories.
         """
         self.path = path
         self._rows = rows[np.argsort(rows["image_id"], kind="stable")]
@@ -85,17 +85,17 @@ class DetectionFile:
         return shown(self.path.name)
 
     def __len__(self) -> int:
-        """Return the number of detections of all images."""
+        """Return the number of detections in all images."""
         return len(self._rows)
 
     def detections(self, image_id: int) -> tuple[Detection, ...]:
-        """Return an image's detections in the file's order; empty where the detector found nothing.
+        """Return an image's detections in the file's order; empty if the detector found nothing.
 
         Args:
             image_id: One of the annotation file's images.
 
         Raises:
-            InputError: It is not one of them.
+            InputError: The annotation file has no image with this id.
         """
         if image_id not in self._known_image_ids:
             raise InputError(
@@ -117,24 +117,24 @@ def load_detections(
     per_image: int | None = None,
     skip_unknown_images: bool = False,
 ) -> DetectionFile:
-    """Read a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` and check all of it.
+    """Read a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` and check it.
 
     Args:
         path: The JSON file. Other keys of its entries, such as `segmentation`, are ignored.
-        image_hw: Height and width in pixels by image id, of *every* image of the annotation file: a detector's
-            file is for a whole split, also where only a part of it is evaluated.
-        category_ids: The annotation file's categories.
-        per_image: Keep the so many highest scores of each image; the earlier one where scores are equal.
-            `None` keeps all.
-        skip_unknown_images: Leave out detections of images that `image_hw` lacks, instead of refusing them.
+        image_hw: Height and width in pixels by image id, for *every* image of the annotation file: a detector's file
+            covers a whole split, even if only a part is evaluated.
+        category_ids: Ids of the annotation file's categories.
+        per_image: Number of detections to keep per image, by highest score; of equal scores the earlier one. `None`
+            keeps all.
+        skip_unknown_images: Skip detections of images that `image_hw` lacks, instead of refusing them.
 
     Returns:
-        The detections. Boxes are as in the file: none is cut off at the image's border.
+        The detections. Boxes are as in the file, not clipped at the image's border.
 
     Raises:
-        DatasetError: The file cannot be read, is no such list, is empty, or one entry lacks a key, refers to an
-            image or a category that does not exist, has a number that is not finite, or a box without
-            area or wholly outside its image.
+        DatasetError: The file cannot be read, is not such a list, or is empty; or an entry lacks a key, refers to an
+            unknown image or category, has a number that is not finite, or has a box without area or entirely outside
+            its image.
         InputError: `per_image` is below 1.
     """
     if per_image is not None and per_image < 1:
@@ -158,16 +158,16 @@ def load_detections(
 
 
 def _narrow(key: int) -> int:
-    """Return an id, or for one beyond 64 bits a number that stands for it: 63 bits of a digest."""
+    """Return an id; for an id beyond 64 bits, 63 bits of its digest as a substitute."""
     if -(2**63) <= key < 2**63:
         return key
     return int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:8], "big") >> 1
 
 
 def _pack(entry: dict[str, Any], wide: dict[int, int]) -> bytes | dict[str, Any]:
-    """Turn an entry into a row as soon as it is parsed: millions of dictionaries would take gigabytes.
+    """Turn an entry into a row when it is parsed: millions of dictionaries would take gigabytes.
 
-    Ids beyond 64 bits are noted in `wide`, by what stands for them.
+    Ids beyond 64 bits are noted in `wide`, by their substitutes.
     """
     try:
         image_id, category_id = entry["image_id"], entry["category_id"]
@@ -179,11 +179,11 @@ def _pack(entry: dict[str, Any], wide: dict[int, int]) -> bytes | dict[str, Any]
             wide.update({_narrow(key): key for key in ids})
             return packed
     except (KeyError, TypeError, OverflowError, struct.error, DatasetError):
-        return entry  # another object, or a malformed entry: what is wrong with it is found out later
+        return entry  # another object, or a malformed entry, which is reported later
 
 
 def _read_list(path: Path, wide: dict[int, int]) -> list[Any]:
-    """Return the file's list, its detections already packed."""
+    """Return the file's list, with its detections already packed."""
     document = read_json(path, "the detections", "check the path", object_hook=lambda entry: _pack(entry, wide))
     if isinstance(document, dict) and "annotations" in document:
         raise DatasetError(
@@ -225,7 +225,7 @@ def _check_values(
     category_ids: Collection[int],
     wide: Mapping[int, int],
 ) -> None:
-    """Check every row, column by column; the first bad row of a rule is reported."""
+    """Check every row, column by column; report the first row that breaks a rule."""
 
     def refuse(bad: NDArray[np.bool_], problem: str, way_out: str) -> None:
         if bad.any():
@@ -254,7 +254,7 @@ def _check_ids(rows: _Rows, image_ids: Collection[int], category_ids: Collection
 
 
 def _check_boxes(rows: _Rows, image_hw: Mapping[int, tuple[int, int]], refuse: _Refuse) -> None:
-    """Check the numbers; the ids are known to be good."""
+    """Check the numbers; the ids are already checked."""
     x, y, width, height, score = (rows[name] for name in _NUMBERS)
     box = "[{x}, {y}, {width}, {height}]"
     refuse(
@@ -268,7 +268,7 @@ def _check_boxes(rows: _Rows, image_hw: Mapping[int, tuple[int, int]], refuse: _
         "remove it, or run the detector again",
     )
     refuse(
-        (x + width <= x) | (y + height <= y),  # also a width that is lost in rounding
+        (x + width <= x) | (y + height <= y),  # also refuses a width that rounding loses
         f"must have a `bbox` with width and height > 0, got {box}",
         "remove it; a box is x, y, width, height in pixels",
     )
@@ -281,7 +281,7 @@ def _check_boxes(rows: _Rows, image_hw: Mapping[int, tuple[int, int]], refuse: _
 
 
 def _tell_of_odd_boxes(rows: _Rows, path: Path, image_hw: Mapping[int, tuple[int, int]]) -> None:
-    """Tell of boxes that seem to be in another unit or order; each for itself is legal."""
+    """Give a notice if boxes seem to be in another unit or order, although each one is legal."""
     x, y, width, height = (rows[name] for name in _NUMBERS[:4])
     image_heights, image_widths = _image_sides(rows, image_hw)
     tiny = int(np.count_nonzero((np.column_stack((x, y, width, height)) <= 1).all(axis=1)))
@@ -301,7 +301,7 @@ def _tell_of_odd_boxes(rows: _Rows, path: Path, image_hw: Mapping[int, tuple[int
 
 
 def _image_sides(rows: _Rows, image_hw: Mapping[int, tuple[int, int]]) -> tuple[NDArray[np.float64], ...]:
-    """Return height and width of each row's image, (rows,) each; the ids are known to be good."""
+    """Return height and width of each row's image, (rows,) each; the ids are already checked."""
     by_row = {_narrow(image_id): hw for image_id, hw in image_hw.items()}
     known = _sorted_ids(image_hw)
     sizes = np.array([by_row[image_id] for image_id in known.tolist()], np.float64)
@@ -310,7 +310,7 @@ def _image_sides(rows: _Rows, image_hw: Mapping[int, tuple[int, int]]) -> tuple[
 
 
 def _sorted_ids(ids: Collection[int]) -> NDArray[np.int64]:
-    """Return the ids as rows hold them, ascending."""
+    """Return the ids as they are stored in rows, ascending."""
     return np.array(sorted(_narrow(key) for key in ids), np.int64)
 
 

@@ -1,4 +1,4 @@
-"""A folder of pictures, for calibration."""
+"""A folder of images, for calibration."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 
 
 class ImageFolder:
-    """The pictures of a folder and of the folders directly in it (SA-1B's `sa_000020/`), or a stable part.
+    """The images in a folder and in its direct subfolders (SA-1B's `sa_000020/`), or a stable subset of them.
 
-    Which pictures a limit and a seed choose depends on their names only, not on the file system. Hidden
-    files and folders are passed over.
+    The choice by `limit` and `seed` depends only on the images' names, not on the file system. Hidden files and folders
+    are skipped.
     """
 
     def __init__(
@@ -34,19 +34,19 @@ class ImageFolder:
         pattern: str = "*",
         name: str | None = None,
     ) -> None:
-        """Find the pictures; none is opened yet.
+        """Find the images, without opening them.
 
         Args:
             path: The folder.
-            limit: How many pictures to take; `None` takes all.
-            seed: Which pictures a limit takes; see `stable_subset`.
-            pattern: What the name relative to the folder must match, with `*`, `?` and `[...]`;
-                `*` also crosses a `/`, so `sa_000020/*` takes one nested folder.
-            name: What to call it in tables; the folder's name if left out.
+            limit: Number of images to take; `None` takes all.
+            seed: Decides which images `limit` takes; see `stable_subset`.
+            pattern: Pattern for the path relative to the folder, with `*`, `?` and `[...]`; `*` also crosses a `/`, so
+                `sa_000020/*` takes one nested folder.
+            name: Name in tables; by default the folder's name.
 
         Raises:
-            DatasetError: The folder is missing, unreadable or has no matching picture.
-            InputError: `limit` is below 1 or above the number of pictures.
+            DatasetError: The folder is missing, unreadable or has no matching image.
+            InputError: `limit` is below 1 or above the number of images.
         """
         self.folder = Path(path)
         found = [n for n in _picture_names(self.folder) if fnmatch.fnmatchcase(n, pattern)]
@@ -62,20 +62,20 @@ class ImageFolder:
 
     @property
     def name(self) -> str:
-        """The folder's name, followed by `[LIMIT:SEED]` for a part."""
+        """The folder's name, followed by `[LIMIT:SEED]` for a subset."""
         return self._name
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The pictures' paths, in ascending order of name."""
+        """The images' paths, in ascending order of name."""
         return tuple(self.folder / name for name in self.names)
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hex digest of the chosen pictures' relative names and sizes in bytes.
+        """Hex digest of the chosen images' relative names and sizes in bytes.
 
         Raises:
-            DatasetError: A picture vanished since the folder was read.
+            DatasetError: An image disappeared after the folder was read.
         """
         state = hashlib.sha256()
         for name in self.names:
@@ -84,10 +84,10 @@ class ImageFolder:
 
     @functools.cached_property
     def stamp(self) -> str:
-        """Hex digest of the chosen pictures' full paths, sizes and times of last change.
+        """Hex digest of the chosen images' full paths, sizes and modification times.
 
         Raises:
-            DatasetError: A picture vanished since the folder was read.
+            DatasetError: An image disappeared after the folder was read.
         """
         state = hashlib.sha256(self.digest.encode())
         for path in self.paths:
@@ -105,23 +105,23 @@ class ImageFolder:
         return load_image(self.folder / self.names[index])
 
     def __iter__(self) -> Iterator[UInt8Image]:
-        """Read the pictures one by one as (height, width, 3) uint8 RGB, as stored (no EXIF rotation).
+        """Read the images one by one as (height, width, 3) uint8 RGB, as stored (no EXIF rotation).
 
         Yields:
-            One picture at a time, in ascending order of name.
+            One image at a time, in ascending order of name.
 
         Raises:
-            ImageError: A picture cannot be read.
+            ImageError: An image cannot be read.
         """
         for path in self.paths:
             yield load_image(path)
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether `path` is a folder that can be looked at; any trouble means no."""
+    """Return whether `path` is an accessible folder; False on any error."""
     try:
         return path.is_dir()
-    except OSError:  # a name too long, a parent that may not be entered
+    except OSError:  # the name is too long, or a parent folder denies access
         return False
 
 
@@ -129,7 +129,7 @@ def file_size(path: Path) -> int:
     """Return a file's size in bytes.
 
     Raises:
-        DatasetError: It is not there any more.
+        DatasetError: The file no longer exists.
     """
     try:
         return path.stat().st_size
@@ -138,7 +138,7 @@ def file_size(path: Path) -> int:
 
 
 def _picture_names(folder: Path) -> list[str]:
-    """Return the names relative to the folder, with `/`, of the pictures up to one folder below it."""
+    """Return the paths, relative to the folder and with `/`, of the images in it and in its direct subfolders."""
     names = []
     for entry in list_folder(folder):
         if entry.is_dir():
@@ -152,7 +152,7 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
     """Return the visible entries of a folder.
 
     Raises:
-        DatasetError: It is missing, is a file, or may not be read.
+        DatasetError: The folder is missing, is a file, or may not be read.
     """
     try:
         with os.scandir(folder) as entries:

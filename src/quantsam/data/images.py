@@ -1,4 +1,4 @@
-"""Read any common picture as RGB bytes, or say in one line why not."""
+"""Read images in common formats as RGB bytes, with one-line errors."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ MAX_PIXELS = 512_000_000
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _pillow_lock = threading.Lock()
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Pillow prints lines of its own beside our errors
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise Pillow prints its own lines beside our errors
 
 
 def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
-    """Read a picture as 8-bit RGB.
+    """Read an image as 8-bit RGB.
 
-    Whatever the file holds becomes RGB: grey is repeated, a palette is looked up, CMYK is converted
-    without a colour profile, 1 bit becomes 0 and 255. Transparency is dropped, not composited: a
-    pixel keeps the colour stored for it, as Pillow's `convert("RGB")` gives it. Samples of 16 bits
-    keep their upper 8 (`>> 8`), they are not clipped; where the picture uses but 8, 10, 12 or 14 of the 16 bits, as
-    cameras and microscopes write them, the upper 8 of those, with a notice. Of several frames the first is taken.
+    All content becomes RGB: grey is repeated, a palette is looked up, CMYK is converted without a colour profile, 1 bit
+    becomes 0 and 255. Transparency is dropped, not composited: a pixel keeps its stored colour, as with Pillow's
+    `convert("RGB")`. Samples of 16 bits keep their upper 8 (`>> 8`) and are not clipped. If the image uses only 8, 10,
+    12 or 14 of the 16 bits, as cameras and microscopes write them, it keeps the upper 8 of those, with a notice. If
+    there are several frames, the first is taken.
 
     Args:
-        path: A JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file of at most 512 million pixels; AVIF and HEIC where
-            Pillow or its plug-ins `pillow-avif-plugin` and `pillow-heif` read them.
-        apply_exif: Whether to turn the picture upright as its EXIF orientation says. Leave it off for
-            datasets: COCO's annotations mean the stored pixel grid. TIFF is the exception: its
-            orientation belongs to the format and Pillow always applies it.
+        path: A JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file with at most 512 million pixels; AVIF and HEIC if Pillow or
+            its plug-ins `pillow-avif-plugin` and `pillow-heif` can read them.
+        apply_exif: Whether to turn the image upright according to its EXIF orientation. Leave it off for datasets:
+            COCO's annotations refer to the stored pixel grid. TIFF is the exception: its orientation belongs to the
+            format and Pillow always applies it.
 
     Returns:
         (height, width, 3) uint8 RGB, contiguous and writeable.
 
     Raises:
-        ImageError: The file is missing, unreadable, empty, no picture, damaged, or too large.
+        ImageError: The file is missing, unreadable, empty, not an image, damaged, or too large.
     """
     path = Path(path)
     _check_file(path)
@@ -61,27 +61,27 @@ def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
 def decode_image(
     content: bytes, name: str = "the picture", *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS
 ) -> UInt8Image:
-    """Read a picture from memory, as `load_image` does from a file; see `decode_turned` for the arguments."""
+    """Read an image from memory, as `load_image` does from a file; see `decode_turned` for the arguments."""
     return decode_turned(content, name, apply_exif=apply_exif, max_pixels=max_pixels)[0]
 
 
 def decode_turned(
     content: bytes, name: str = "the picture", *, apply_exif: bool = True, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8Image, int]:
-    """Read a picture from memory, and tell how it was turned.
+    """Read an image from memory, and report how it was turned.
 
     Args:
-        content: What is in the file.
-        name: What to call it in messages.
+        content: The file's content.
+        name: The image's name in messages.
         apply_exif: See `load_image`.
-        max_pixels: A picture whose header says more is not decoded.
+        max_pixels: Images whose header states more pixels are not decoded.
 
     Returns:
-        (height, width, 3) uint8 RGB, contiguous and writeable; and the EXIF orientation that was undone, 1 if
-        none: `as_stored` brings it back.
+        (height, width, 3) uint8 RGB, contiguous and writeable; and the EXIF orientation that was undone, 1 if none;
+        `as_stored` restores it.
 
     Raises:
-        ImageError: It is empty, no picture, damaged, or too large.
+        ImageError: The content is empty, not an image, damaged, or too large.
     """
     if not content:
         raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
@@ -89,16 +89,16 @@ def decode_turned(
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return the height and width that a picture's header says, without decoding it.
+    """Return the height and width from an image's header, without decoding the image.
 
     Raises:
-        ImageError: As `load_image`, but for damage behind the header.
+        ImageError: As for `load_image`, except damage after the header.
     """
     path = Path(path)
     _check_file(path)
     with _opened(path, str(path), MAX_PIXELS) as image:
         if image.format == "TIFF":
-            image.load()  # turns it as its orientation says, some versions only now
+            image.load()  # applies the orientation; some versions do so only now
         width, height = image.size
     return height, width
 
@@ -114,7 +114,7 @@ def _read(source: Path | io.BytesIO, name: str, apply_exif: bool, max_pixels: in
 
 @contextmanager
 def _opened(source: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
-    """Open a picture, and turn whatever Pillow raises within the block into one line."""
+    """Open an image, and turn any exception from Pillow within the block into a one-line error."""
     with _guarded_pillow():
         try:
             with Image.open(source, formats=_formats(source)) as image:
@@ -126,7 +126,7 @@ def _opened(source: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[I
             raise ImageError(_unknown(source, name)) from None
         except PermissionError:
             raise ImageError(_unreadable(name)) from None
-        except Exception as error:  # hostile files make Pillow's readers raise nearly anything
+        except Exception as error:  # with hostile files, Pillow's readers raise almost any exception
             problem = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(
                 f"{name} is damaged and does not decode completely ({problem}): copy or download it again, or remove it"
@@ -134,7 +134,7 @@ def _opened(source: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[I
 
 
 def _formats(source: Path | io.BytesIO) -> tuple[str, ...]:
-    """Return the formats to try; AVIF and HEIF only for such a file, and where a plug-in reads it."""
+    """Return the formats to try; AVIF and HEIF only for such a file, and only if a plug-in reads it."""
     with _stream(source) as file:
         kind = brand(file.read(64))
     if kind == "AVIF" and (features.check("avif") or _plug_in("pillow_avif")):
@@ -148,7 +148,7 @@ def _formats(source: Path | io.BytesIO) -> tuple[str, ...]:
 
 
 def _plug_in(name: str) -> Any:
-    """Return a plug-in of Pillow's, None if it is not installed."""
+    """Return a Pillow plug-in; None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -157,7 +157,7 @@ def _plug_in(name: str) -> Any:
 
 @contextmanager
 def _stream(source: Path | io.BytesIO) -> Iterator[IO[bytes]]:
-    """Give the source as a file, and leave one in memory at its beginning."""
+    """Yield the source as a file; rewind an in-memory one afterwards."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             yield file
@@ -176,14 +176,14 @@ def _unknown(source: Path | io.BytesIO, name: str) -> str:
 
 
 def check_image_array(array: Any, name: str = "image") -> UInt8Image:
-    """Return `array` unchanged if it is a picture as every function here takes it.
+    """Return `array` unchanged if it is an image in the form that all functions here accept.
 
     Args:
-        array: What the user gave; must be (height, width, 3) uint8, RGB, not empty.
-        name: What to call it in the message.
+        array: The user's input; must be (height, width, 3) uint8, RGB, not empty.
+        name: The array's name in the message.
 
     Raises:
-        InputError: It is anything else; the message says how to mend it.
+        InputError: The array is anything else; the message says how to fix it.
     """
     rule = f"{name} must be an array of shape (height, width, 3) and dtype uint8 in RGB order"
     if not isinstance(array, np.ndarray):
@@ -230,10 +230,10 @@ def _mend_dtype(dtype: np.dtype[Any], name: str) -> str:
 
 @contextmanager
 def _guarded_pillow() -> Iterator[None]:
-    """Hold Pillow's global switches at what reading here relies on, then put them back.
+    """Set Pillow's global switches as reading here needs them, then restore them.
 
-    Its own limit on pixels warns where we refuse; other libraries ask for damaged files to be filled
-    with grey; and readers warn about damaged metadata of pictures that decode well.
+    Pillow's own pixel limit warns where we refuse. Other libraries tell Pillow to fill damaged files with grey. Readers
+    warn about damaged metadata even if the image decodes well.
     """
     with _pillow_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")

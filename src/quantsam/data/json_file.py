@@ -1,4 +1,4 @@
-"""Read a JSON file of somebody else."""
+"""Read a JSON file from another program."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from quantsam.errors import DatasetError
 def read_json(
     path: Path, what: str, way_out: str, object_hook: Callable[[dict[str, Any]], object] | None = None
 ) -> object:
-    """Parse a file, which may be packed with gzip, bzip2, xz or zip.
+    """Parse a JSON file, which may be compressed with gzip, bzip2, xz or zip.
 
     Args:
         path: The file.
-        what: What it is, for messages: `the annotation file`.
-        way_out: What to do when it is missing.
-        object_hook: Makes something else of each object, as `json.loads` does.
+        what: Description of the file for messages, such as `the annotation file`.
+        way_out: Advice if the file is missing.
+        object_hook: Converts each object, as in `json.loads`.
 
     Raises:
-        DatasetError: It is missing, unreadable, something else that is named, or no JSON.
+        DatasetError: The file is missing, unreadable, in another known format (which the message names), or not JSON.
     """
     content = _content(path, what, way_out)
     other = foreign(content)
@@ -39,7 +39,7 @@ def read_json(
         problem += "" if kind is None else f", {kind}"
     except UnicodeDecodeError as error:
         problem, remedy = f"it is no text at byte {error.start}", "save it as UTF-8, or download it again"
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, or endless nesting
         problem, remedy = str(error), "download it again"
     raise DatasetError(f"{path} is not valid JSON: {problem}: {remedy}")
 

@@ -31,7 +31,7 @@ class Found:
 
     Attributes:
         path: Where it is.
-        split: What part of the data it is of, as its name or its folder tells.
+        split: The split that the file belongs to, according to its name or folder.
     """
 
     path: Path
@@ -39,19 +39,19 @@ class Found:
 
 
 def coco_file(folder: Path, split: str) -> Path:
-    """Return the official place of a split's annotations, packed or not; as it should be if it is not there."""
+    """Return the official path of a split's annotations, compressed or not; the expected path if there is no file."""
     plain = folder / "annotations" / f"instances_{split}.json"
     places = (plain.with_name(plain.name + packing) for packing in PACKINGS)
     return next((place for place in places if place.is_file()), plain)
 
 
 def find_annotations(folder: Path) -> Found:
-    """Return the annotation file of a folder that a tool exported: COCO, CVAT, Roboflow, Label Studio and their like.
+    """Return the annotation file in a folder that a tool exported: COCO, CVAT, Roboflow, Label Studio and others.
 
-    Of several it is that of a validation split, if there is just one.
+    If there are several, it is the file of the likeliest validation split, if that split has only one file.
 
     Raises:
-        DatasetError: There is none, or which one is meant is not clear; the message lists what is there.
+        DatasetError: There is no annotation file, or the choice is ambiguous; the message lists what is there.
     """
     candidates = _candidates(folder)
     ranked = [found for name in _PREFERRED for found in candidates if found.split == name]
@@ -71,7 +71,7 @@ def find_annotations(folder: Path) -> Found:
 
 
 def _candidates(folder: Path) -> list[Found]:
-    """Return the annotation files in a folder, those with a usual name if there are any."""
+    """Return the annotation files in a folder; only those with a usual name, if there are any."""
     places = [folder / "annotations", folder]
     places += sorted(Path(e.path) for e in list_folder(folder) if e.is_dir() and e.name != "annotations")
     usual: list[Found] = []
@@ -110,7 +110,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _other_kind(folder: Path) -> str:
-    """Say which other kind of annotations a folder seems to hold."""
+    """Say which other annotation format a folder seems to hold."""
     below = {e.name: e for e in list_folder(folder)}
     if "Annotations" in below and any(e.name.endswith(".xml") for e in list_folder(folder / "Annotations")):
         return " (Pascal VOC, which must be converted to COCO's format)"
@@ -122,7 +122,7 @@ def _other_kind(folder: Path) -> str:
 
 
 def image_folders(folder: Path, annotation_file: Path, split: str) -> list[Path]:
-    """Return where a data set's images may lie, likeliest first; only folders that are there."""
+    """Return the folders that may hold a dataset's images, likeliest first; only existing ones."""
     beside = annotation_file.parent
     stem = annotation_file.name.split(".")[0]
     places = [folder / split, folder / "images" / split, folder / split / "images", folder / stem]
@@ -134,7 +134,7 @@ def image_folders(folder: Path, annotation_file: Path, split: str) -> list[Path]
 
 
 def picture_folder(folder: Path) -> Path | None:
-    """Return where an exported data set keeps the pictures to learn from; None if it is laid out in no known way."""
+    """Return the training images' folder in an exported dataset; None if the layout is unknown."""
     roboflow = any((folder / split / "_annotations.coco.json").is_file() for split in _SPLITS)
     if not roboflow and not is_folder(folder / "annotations"):
         return None
@@ -145,17 +145,18 @@ def picture_folder(folder: Path) -> Path | None:
 
 
 def place(images: Mapping[int, CocoImage], folders: Iterable[Path]) -> tuple[Path, dict[int, CocoImage]]:
-    """Find the images' files: in the first folder that holds all of them, else in that which holds the most.
+    """Find the images' files: in the first folder that holds all of them, else in the one that holds the most.
 
-    A name that is not there as written is also looked for with `/` for Windows' backslash, and without the folders in
-    front of it (`images/1.jpg`, `C:/data/1.jpg`), where none is there as written and no two come to one file.
+    A name that does not exist as written is also tried with `/` for Windows' backslash. It is also tried without its
+    leading folders (`images/1.jpg`, `C:/data/1.jpg`), provided that no name exists as written and that no two names
+    lead to the same file.
 
     Args:
         images: The evaluated images by id.
-        folders: Where they may be, at least one.
+        folders: Folders where the images may be, at least one.
 
     Returns:
-        The folder, and the images with the names of their files in it; what was not found keeps its name.
+        The folder, and the images with their file names in it; an image that was not found keeps its name.
 
     Raises:
         DatasetError: A folder is missing or may not be read.
@@ -172,7 +173,7 @@ def place(images: Mapping[int, CocoImage], folders: Iterable[Path]) -> tuple[Pat
 
 
 def _placed(images: Mapping[int, CocoImage], folder: Path) -> dict[int, CocoImage]:
-    """Return those of the images whose files are in a folder, with the names that they have there."""
+    """Return the images whose files are in a folder, with their names there."""
     wanted = {image_id: list(_readings(image.file_name)) for image_id, image in images.items()}
     there = _Names(folder, {str(PurePosixPath(name).parent) for names in wanted.values() for name, _ in names})
     found: dict[int, str] = {}
@@ -188,7 +189,7 @@ def _placed(images: Mapping[int, CocoImage], folder: Path) -> dict[int, CocoImag
 
 
 def _readings(name: str) -> Iterator[tuple[str, bool]]:
-    """Yield what a file may be called in the folder, and whether folders in front were left out."""
+    """Yield possible names of a file in the folder, and whether leading folders were left out."""
     if not name.startswith("/"):
         yield name, False
     parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -201,14 +202,14 @@ def _readings(name: str) -> Iterator[tuple[str, bool]]:
 
 
 class _Names:
-    """The files of a folder and of some below it, found by name."""
+    """The files in a folder and in some of its subfolders, found by name."""
 
     def __init__(self, root: Path, folders: set[str]) -> None:
         self._names = names_in(root, folders)
         self._similar: dict[str, str | None] | None = None
 
     def find(self, name: str) -> str | None:
-        """Return a file's own spelling: letters composed in another way, or of another case, are the same name."""
+        """Return the file's actual name; Unicode composition and letter case make no difference."""
         if name in self._names:
             return name
         if self._similar is None:
@@ -224,11 +225,11 @@ def _folded(name: str) -> str:
 
 
 def names_in(root: Path, folders: set[str]) -> set[str]:
-    """Return the names, relative to `root`, of all that lies in it and in those of its folders that are there.
+    """Return the paths, relative to `root`, of everything in the given folders that exist.
 
     Args:
         root: The folder of the images.
-        folders: Paths relative to it, with `/`; `.` is itself.
+        folders: Paths relative to `root`, with `/`; `.` is `root` itself.
 
     Raises:
         DatasetError: `root` is missing, or a folder may not be read.

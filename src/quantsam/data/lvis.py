@@ -15,15 +15,15 @@ from quantsam.data.layouts import names_in
 from quantsam.data.lvis_file import IMAGE_FOLDERS, image_path, parse_category_ids, parse_frequencies
 from quantsam.errors import DatasetError, nearest
 
-_SPLIT = re.compile(r"lvis_v(?:1|0\.5)_(.+)(?<!_cat_info)\.json")  # cat_info: lists of categories alone
+_SPLIT = re.compile(r"lvis_v(?:1|0\.5)_(.+)(?<!_cat_info)\.json")  # cat_info files list only categories
 
 
 class LvisDataset(IndexedDataset):
-    """The images and objects of one annotation file of LVIS v1 or v0.5.
+    """The images and objects of one LVIS v1 or v0.5 annotation file.
 
-    The official files lie in `FOLDER/annotations/`, `lvis_v1_val.json` for example. The images are COCO's: one
-    file may name some of `val2017/` and some of `train2017/` (LVIS v1 val does), so the folder that holds
-    both is wanted. No annotation is a crowd.
+    The official files are in `FOLDER/annotations/`, for example `lvis_v1_val.json`. The images are COCO's. One file may
+    name images in both `val2017/` and `train2017/` (LVIS v1 val does), so give the folder that holds both. No
+    annotation is a crowd.
 
     Attributes:
         folder: The dataset's folder.
@@ -48,17 +48,17 @@ class LvisDataset(IndexedDataset):
 
         Args:
             folder: The dataset's folder.
-            split: Which part of it, `val` or `train`; not looked at if `annotations` is given.
-            annotations: The annotation file; if left out, `FOLDER/annotations/lvis_v1_SPLIT.json` or, where
-                that is not there, `lvis_v0.5_SPLIT.json`.
-            image_root: The folder that holds `val2017/` and `train2017/`, a COCO folder for example; `FOLDER` if
-                left out.
-            limit: How many images to evaluate; `None` takes all.
-            seed: Which images a limit takes; see `stable_subset`.
-            strict: Refuse what is never scored or looks wrong, instead of a notice.
+            split: Name of the split, `val` or `train`; ignored if `annotations` is given.
+            annotations: The annotation file; by default `FOLDER/annotations/lvis_v1_SPLIT.json`, or
+                `lvis_v0.5_SPLIT.json` if that does not exist.
+            image_root: The folder that holds `val2017/` and `train2017/`, for example a COCO folder; by default
+                `FOLDER`.
+            limit: Number of images to evaluate; `None` takes all.
+            seed: Decides which images `limit` takes; see `stable_subset`.
+            strict: Refuse entries that are never scored or look wrong, instead of giving a notice.
 
         Raises:
-            DatasetError: Something is missing, or the annotation file is not what its format says.
+            DatasetError: A file or folder is missing, or the annotation file violates its format.
             InputError: `limit` is below 1 or above the number of images.
         """
         folder = existing_folder(folder, "LVIS")
@@ -89,7 +89,7 @@ class LvisDataset(IndexedDataset):
         )
 
     def negative_category_ids(self, image_id: int) -> tuple[int, ...]:
-        """Return the categories that were looked for in an image and are not there.
+        """Return the categories that annotators looked for in an image and did not find.
 
         Args:
             image_id: One of `image_ids`.
@@ -100,7 +100,7 @@ class LvisDataset(IndexedDataset):
         return self._negative[self._described(image_id).id]
 
     def not_exhaustive_category_ids(self, image_id: int) -> tuple[int, ...]:
-        """Return the categories of which not every object in an image is annotated.
+        """Return the categories whose objects in an image are not all annotated.
 
         Args:
             image_id: One of `image_ids`.
@@ -140,7 +140,7 @@ def _find_file(folder: Path, split: str) -> Path:
 
 
 def _placed(images: dict[int, CocoImage], root: Path) -> dict[int, CocoImage]:
-    """Return the images, each that the file names without a folder in the first folder that holds it."""
+    """Return the images; if the file gives no folder for an image, use the first folder that holds it."""
     if all("/" in image.file_name for image in images.values()):
         return images
     there = names_in(root, set(IMAGE_FOLDERS))

@@ -1,9 +1,9 @@
-"""Parse what LVIS's annotation files have beyond COCO's, trusting nothing in it.
+"""Parse what LVIS's annotation files add to COCO's, without trusting their content.
 
-Format: Gupta, Dollár, Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019,
-and https://www.lvisdataset.org/dataset. Not every category is annotated in every image. An image's positive
-categories are those of its annotations; its negative ones (`neg_category_ids`) are known to be absent; of those
-in `not_exhaustive_category_ids` some objects are annotated but not all; of any other nothing is known.
+Format: Gupta, Dollár, Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, and
+https://www.lvisdataset.org/dataset. Not every category is annotated in every image. An image's positive categories are
+those of its annotations; its negative ones (`neg_category_ids`) are known to be absent; those in
+`not_exhaustive_category_ids` are annotated only in part; about any other category nothing is known.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _WAY_OUT = "correct it, or download the file again"
 
 
 def image_path(entry: Any, where: str) -> str:
-    """Return the path of an image relative to the folder that holds `val2017/` and `train2017/`.
+    """Return an image's path relative to the folder that holds `val2017/` and `train2017/`.
 
-    Of v1's `coco_url` the last folder and the file name count. v0.5 files have it too, but also a `file_name`
-    from the splits of 2014 (`COCO_val2014_000000123456.jpg`), which tells nothing of those of 2017 that LVIS uses.
+    In v1's `coco_url`, the last folder and the file name count. v0.5 files have this field too, and also a `file_name`
+    from the 2014 splits (`COCO_val2014_000000123456.jpg`), which says nothing about the 2017 splits that LVIS uses.
 
     Args:
         entry: One of the document's `images`.
-        where: Which file and entry it is, to begin the message with.
+        where: File and entry, as the start of the error message.
 
     Returns:
-        `val2017/000000123456.jpg`, or only the name if the entry does not tell the folder.
+        A path such as `val2017/000000123456.jpg`, or only the name if the entry does not give the folder.
 
     Raises:
-        DatasetError: Neither field is there, or the one used is no text, has no file name or leaves the folder.
+        DatasetError: Both fields are missing, or the one used is not a string, has no file name or leaves the folder.
     """
     if "coco_url" in entry:
         path = _url_path(entry, where)
@@ -55,7 +55,7 @@ def _url_path(entry: Any, where: str) -> PurePosixPath:
     url = text(entry, "coco_url", where)
     try:
         path = PurePosixPath(urlsplit(url).path.lstrip("/"))
-    except ValueError:  # no address at all: an open bracket in the host's place
+    except ValueError:  # not a URL: an open bracket in place of the host
         path = PurePosixPath()
     inside(path, url, "coco_url", where)
     if not path.suffix:
@@ -73,20 +73,20 @@ def _name_of_2017(path: PurePosixPath) -> str:
 def parse_category_ids(
     document: dict[str, Any], path: Path, key: str, categories: Iterable[int], evaluated: Iterable[int]
 ) -> dict[int, tuple[int, ...]]:
-    """Return one of the lists of categories that each image has.
+    """Return one of the category lists that each image has.
 
     Args:
-        document: What `read_document` returned, its `images` already parsed.
-        path: Its file, for messages.
+        document: What `read_document` returned; its `images` are already parsed.
+        path: The file, for error messages.
         key: `neg_category_ids` or `not_exhaustive_category_ids`.
         categories: The ids of all categories.
-        evaluated: The ids of the images wanted; the lists of others are only checked.
+        evaluated: Ids of the wanted images; the lists of other images are only checked.
 
     Returns:
         Category ids by image id, in the file's order.
 
     Raises:
-        DatasetError: An image lacks the list, or it holds anything but ids of categories.
+        DatasetError: An image lacks the list, or the list holds anything but category ids.
     """
     known, wanted = frozenset(categories), frozenset(evaluated)
     found: dict[int, tuple[int, ...]] = {}
@@ -112,14 +112,14 @@ def parse_frequencies(document: dict[str, Any], path: Path) -> dict[int, str]:
     """Return how frequent each category is, by id, ascending.
 
     Args:
-        document: What `read_document` returned, its `categories` already parsed.
-        path: Its file, for messages.
+        document: What `read_document` returned; its `categories` are already parsed.
+        path: The file, for error messages.
 
     Returns:
-        `frequency` as the file says it; where it says none, what follows from `image_count`.
+        The file's `frequency`; if a category has none, the frequency that follows from `image_count`.
 
     Raises:
-        DatasetError: A category has neither, or one that is no frequency or no count.
+        DatasetError: A category has neither field, or an invalid frequency or count.
     """
     found: dict[int, str] = {}
     for index, entry in enumerate(document.get("categories", [])):
@@ -147,10 +147,10 @@ def _checked_frequency(entry: Any, where: str) -> str:
 
 
 def frequency_of(image_count: int) -> str:
-    """Return the frequency of a category that is in so many images of the training set.
+    """Return the frequency of a category that appears in `image_count` training images.
 
-    Source: https://www.lvisdataset.org/dataset: rare up to 10 images, common up to 100, else frequent. A file whose
-    counts are of anything but the training set gives other frequencies than the official ones.
+    Source: https://www.lvisdataset.org/dataset: rare up to 10 images, common up to 100, else frequent. Counts from
+    another set than the training set give other frequencies than the official ones.
 
     Args:
         image_count: Number of images, >= 0.

@@ -1,4 +1,4 @@
-"""From what a user writes (`scenes:300`, `coco`, a path) to a dataset or a source of pictures."""
+"""Turn the user's words (`scenes:300`, `coco`, a path) into a dataset or an image source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WAY_OUT = "scenes:300 needs no download and works everywhere"
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Pictures without annotations, as calibration takes them."""
+    """Images without annotations, for calibration."""
 
     @property
     def name(self) -> str:
@@ -39,24 +39,24 @@ class ImageSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """Hex digest that changes whenever the pictures change."""
+        """Hex digest that changes whenever the images change."""
         ...
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         ...
 
     def __iter__(self) -> Iterator[UInt8Image]:
-        """Give the pictures in stable order, each (height, width, 3) uint8 RGB."""
+        """Yield the images in stable order, each (height, width, 3) uint8 RGB."""
         ...
 
     def __getitem__(self, index: int, /) -> UInt8Image:
-        """Return one of them."""
+        """Return one image."""
         ...
 
 
 class DatasetImages:
-    """The pictures of a dataset, without what is in them."""
+    """The images of a dataset, without their annotations."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -73,7 +73,7 @@ class DatasetImages:
 
     @property
     def stamp(self) -> str | None:
-        """What changes with the pictures' contents; None where nothing tells but reading them all."""
+        """A text that changes with the images' contents; None if only reading them all would tell."""
         return getattr(self._dataset, "stamp", None)
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class DatasetImages:
         return self._dataset.image(self._dataset.image_ids[index])
 
     def __iter__(self) -> Iterator[UInt8Image]:
-        """Read the pictures one by one, in the dataset's order.
+        """Read the images one by one, in the dataset's order.
 
         Yields:
             (height, width, 3) uint8 RGB.
@@ -93,15 +93,15 @@ class DatasetImages:
 
 
 class SomeImages:
-    """Some of a source's pictures, themselves a source."""
+    """A part of an image source, itself a source."""
 
     def __init__(self, images: ImageSource, numbers: Sequence[int], what: str) -> None:
-        """Choose.
+        """Choose the images.
 
         Args:
-            images: What to choose from.
-            numbers: Which ones, in order.
-            what: Says so in a few words; part of the name.
+            images: The source to choose from.
+            numbers: Indices of the chosen images, in order.
+            what: A short description of the choice; part of the name.
         """
         self._images, self._numbers, self._what = images, tuple(numbers), what
 
@@ -117,7 +117,7 @@ class SomeImages:
 
     @property
     def stamp(self) -> str | None:
-        """What changes with the pictures' contents; None where the whole source has none."""
+        """A text that changes with the images' contents; None if the whole source has none."""
         stamp = getattr(self._images, "stamp", None)
         return None if stamp is None else f"{stamp}:{self._numbers}"
 
@@ -128,7 +128,7 @@ class SomeImages:
         return self._images[self._numbers[index]]
 
     def __iter__(self) -> Iterator[UInt8Image]:
-        """Read the pictures one by one.
+        """Read the images one by one.
 
         Yields:
             (height, width, 3) uint8 RGB.
@@ -147,31 +147,30 @@ def open_dataset(
     crowds: bool = True,
     strict: bool = False,
 ) -> Dataset:
-    """Open what a user named as a dataset to evaluate on.
+    """Open the dataset that a user named, for evaluation.
 
     Args:
-        spec: `scenes`, `scenes:COUNT` or `scenes:COUNT:SEED` (300 scenes of seed 0 if left out); `coco` or
-            `lvis`, looked for in `$QUANTSAM_DATA` or else in `.` and `./data`; or the path of a folder with
-            `annotations/instances_val2017.json` and `val2017/`, or with `annotations/lvis_v1_val.json`
-            (or `lvis_v0.5_val.json`) and no `instances_*.json`, which is LVIS. Of a folder with both, `lvis`
-            means LVIS and any other name COCO.
-        annotations: Another annotation file than these; whether it is of COCO or of LVIS is seen from its content.
-        image_root: The folder of the images. COCO's: the pictures themselves; if left out `FOLDER/SPLIT`, of
-            `instances_SPLIT.json`, or `FOLDER/val2017`. LVIS's: what holds `val2017/` and `train2017/`, a
-            COCO folder for example; `FOLDER` if left out.
-        limit: How many images to evaluate; `None` takes all.
-        seed: Which images a limit takes; it does not change what is chosen from.
-        crowds: Whether annotations of groups, COCO's `iscrowd`, are among what prompts are made from, as in the
-            authors' evaluation.
-        strict: Refuse what is never scored or looks wrong, instead of a notice.
+        spec: `scenes`, `scenes:COUNT` or `scenes:COUNT:SEED` (by default 300 scenes of seed 0); `coco` or `lvis`,
+            searched in `$QUANTSAM_DATA`, or else in `.` and `./data`; or the path of a folder with
+            `annotations/instances_val2017.json` and `val2017/`, or with `annotations/lvis_v1_val.json` (or
+            `lvis_v0.5_val.json`) and no `instances_*.json`, which is LVIS. For a folder with both, `lvis` means LVIS
+            and any other name means COCO.
+        annotations: Another annotation file; its content tells whether it is COCO or LVIS.
+        image_root: The folder of the images. For COCO, the folder that holds the images themselves; by default
+            `FOLDER/SPLIT`, with SPLIT from `instances_SPLIT.json`, or `FOLDER/val2017`. For LVIS, the folder that holds
+            `val2017/` and `train2017/`, for example a COCO folder; by default `FOLDER`.
+        limit: Number of images to evaluate; `None` takes all.
+        seed: Decides which images `limit` takes; it does not change the set to choose from.
+        crowds: Whether annotations of groups (COCO's `iscrowd`) also give prompts, as in the authors' evaluation.
+        strict: Refuse entries that are never scored or look wrong, instead of giving a notice.
 
     Returns:
-        The dataset. Of a folder without these files, what annotation tools export is found: CVAT, Roboflow, Label
+        The dataset. In a folder without these files, exports of annotation tools are found: CVAT, Roboflow, Label
         Studio, FiftyOne.
 
     Raises:
-        DatasetError: Nothing is known or found by that name, or the dataset is damaged.
-        InputError: A number is out of range, `scenes:...` is malformed, or scenes are given files.
+        DatasetError: No dataset is known or found by that name, or the dataset is damaged.
+        InputError: A number is out of range, `scenes:...` is malformed, or files are given for scenes.
     """
     scenes = _scenes(spec, default_seed=0)
     if scenes is not None:
@@ -180,7 +179,7 @@ def open_dataset(
                 f"{spec!r} takes neither --annotations nor --image-root, as scenes have no files: leave them out, "
                 "or name the folder that they belong to"
             )
-        return scenes if limit is None else DatasetSubset(scenes, limit, seed)  # without crowds anyway
+        return scenes if limit is None else DatasetSubset(scenes, limit, seed)  # scenes have no crowds
     folder = _find_folder(spec)
     file = None if annotations is None else expanded(annotations)
     pictures = None if image_root is None else expanded(image_root)
@@ -200,7 +199,7 @@ def open_dataset(
 
 
 def _is_lvis(spec: str | Path, folder: Path, file: Path | None) -> bool:
-    """Return whether it is LVIS that a user asks for, rather than COCO."""
+    """Return whether the user asks for LVIS rather than COCO."""
     if file is not None:
         return is_lvis_file(file)
     if not is_folder(folder / "annotations"):
@@ -211,21 +210,20 @@ def _is_lvis(spec: str | Path, folder: Path, file: Path | None) -> bool:
 
 
 def open_images(spec: str | Path, *, limit: int | None = None, seed: int = 0) -> ImageSource:
-    """Open what a user named as pictures to calibrate on.
+    """Open the images that a user named, for calibration.
 
     Args:
-        spec: `scenes[:COUNT[:SEED]]` (300 scenes of seed 1 if left out: not those that `open_dataset`
-            evaluates); `coco`, `sa-1b` or `lvis`, looked for in `$QUANTSAM_DATA` or else in `.` and
-            `./data`; or the path of a folder of pictures, or of a COCO folder, whose `train2017` is
-            taken, or `val2017` where there is none.
-        limit: How many pictures to take; `None` takes all.
-        seed: Which pictures a limit takes; it does not change what is chosen from.
+        spec: `scenes[:COUNT[:SEED]]` (by default 300 scenes of seed 1, which differ from those that `open_dataset`
+            evaluates); `coco`, `sa-1b` or `lvis`, searched in `$QUANTSAM_DATA`, or else in `.` and `./data`; or the
+            path of a folder of images, or of a COCO folder, where `train2017` is taken, or else `val2017`.
+        limit: Number of images to take; `None` takes all.
+        seed: Decides which images `limit` takes; it does not change the set to choose from.
 
     Returns:
-        The pictures; those of files are read when iterated over.
+        The images; image files are read during the iteration.
 
     Raises:
-        DatasetError: Nothing is known or found by that name, or there are no pictures.
+        DatasetError: No source is known or found by that name, or there are no images.
         InputError: A number is out of range, or `scenes:...` is malformed.
     """
     scenes = _scenes(spec, default_seed=1)
@@ -254,13 +252,13 @@ def _scenes(spec: str | Path, *, default_seed: int) -> Dataset | None:
             f"scenes are written scenes, scenes:COUNT or scenes:COUNT:SEED with whole numbers, got {spec!r}: "
             "write e.g. scenes:300"
         )
-    from quantsam.data.scenes import SceneDataset  # only who asks for scenes loads their renderer
+    from quantsam.data.scenes import SceneDataset  # loads the renderer only when needed
 
     return SceneDataset(int(match["count"] or DEFAULT_SCENES), seed=int(match["seed"] or default_seed))
 
 
 def _find_folder(spec: str | Path) -> Path:
-    """Return the folder that a bare name or a path means."""
+    """Return the folder for a bare name or a path."""
     if isinstance(spec, str) and spec in BARE_NAMES:
         root = os.environ.get(DATA_VARIABLE)
         places = [expanded(root) / spec] if root else [Path(spec), Path("data") / spec]
@@ -272,7 +270,7 @@ def _find_folder(spec: str | Path) -> Path:
             f"dataset {spec!r} was not found, looked at {looked_at}: set {DATA_VARIABLE} to the folder that "
             f"holds {spec}/, or give its path; {_WAY_OUT}"
         )
-    with contextlib.suppress(RuntimeError, OSError):  # the home of an unknown user; a name too long
+    with contextlib.suppress(RuntimeError, OSError):  # an unknown user's home, or a name that is too long
         folder = expanded(spec)
         if spec != "" and is_folder(folder):
             return folder

@@ -1,4 +1,4 @@
-"""EXIF orientations: from the pixel grid that a file stores to the upright picture, and back."""
+"""EXIF orientations: between the pixel grid that a file stores and the upright image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def upright(array: NDArray[T], orientation: int) -> NDArray[T]:
 
 
 def as_stored(array: NDArray[T], orientation: int) -> NDArray[T]:
-    """Turn an upright picture or mask (H, W, ...) back to the pixel grid that its file stores.
+    """Turn an upright image or mask (H, W, ...) back to the pixel grid of its file.
 
     >>> as_stored(np.array([[1, 2, 3]]), 6).tolist()
     [[3], [2], [1]]
@@ -42,6 +42,6 @@ def as_stored(array: NDArray[T], orientation: int) -> NDArray[T]:
 
 
 def stored_hw(upright_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return height and width of the pixel grid that a file stores, from those of the upright picture."""
+    """Return height and width of a file's pixel grid, given those of the upright image."""
     height, width = upright_hw
     return (width, height) if orientation >= 5 else (height, width)

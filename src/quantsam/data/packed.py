@@ -1,4 +1,4 @@
-"""Content of a file that may be packed, and the name of what is plainly something else."""
+"""Read files that may be compressed, and name files that are plainly something else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from quantsam.errors import DatasetError
 
-MAX_BYTES = 4 << 30  # unpacked: LVIS's largest file is a quarter of it
+MAX_BYTES = 4 << 30  # after decompression; LVIS's largest file has a quarter of this
 _DEPTH = 2  # a .json.gz in a .zip
 _OPENERS: tuple[tuple[bytes, Callable[[io.BytesIO], Any]], ...] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
@@ -43,20 +43,20 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def is_packed(start: bytes) -> bool:
-    """Return whether a file that starts so is one that `unpacked` unpacks."""
+    """Return whether `unpacked` can decompress a file that starts with these bytes."""
     return start.startswith((_ZIP, _EMPTY_ZIP, *(magic for magic, _ in _OPENERS)))
 
 
 def unpacked(content: bytes, name: str, depth: int = _DEPTH) -> bytes:
-    """Return what a gzip, bzip2, xz or zip file holds, or the content itself if it is none.
+    """Return the content of a gzip, bzip2, xz or zip file; any other content is returned as it is.
 
     Args:
         content: The file's bytes.
-        name: The file, to begin messages with.
-        depth: How many times packed it may be.
+        name: The file's name, as the start of error messages.
+        depth: Largest number of nested compressions.
 
     Raises:
-        DatasetError: It is damaged, too large, or an archive of none or several JSON files.
+        DatasetError: The file is damaged, too large, or an archive that does not hold exactly one JSON file.
     """
     if not is_packed(content[:8]):
         return content
@@ -107,7 +107,7 @@ def _bounded(file: IO[bytes], name: str) -> bytes:
 
 
 def foreign(content: bytes) -> tuple[str, str] | None:
-    """Say what a file is that is no JSON at all, and the way out; None if nothing is known of it.
+    """Say what a file that is not JSON is, and what to do; None if its format is unknown.
 
     >>> foreign(b"<annotation><folder>VOC2007</folder>")
     ('XML (an annotation of Pascal VOC)', "export it in COCO's format (JSON)")
@@ -130,7 +130,7 @@ def foreign(content: bytes) -> tuple[str, str] | None:
 
 
 def start_of(path: Path, count: int = 64) -> bytes:
-    """Return a file's first bytes; none if it cannot be read."""
+    """Return a file's first bytes; empty if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(count)
@@ -139,7 +139,7 @@ def start_of(path: Path, count: int = 64) -> bytes:
 
 
 def text_kind(content: bytes, error: Any) -> str | None:
-    """Say what a text is that is no JSON, as far as its first line tells; None for JSON that is cut off."""
+    """Say what a text that is not JSON is, judged by its first line; None for truncated JSON."""
     start = content[:200].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] in (b"{", b"["):
         lines = getattr(error, "msg", "") == "Extra data"

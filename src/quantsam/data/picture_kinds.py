@@ -1,4 +1,4 @@
-"""Name pictures that are not read, by their first bytes: what they are, and the way out."""
+"""Name unsupported image formats by their first bytes, and say what to do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _READ = (
 
 
 def brand(start: bytes) -> str | None:
-    """Return `AVIF` or `HEIF` for a file of these kinds that starts so, else None."""
+    """Return `AVIF` or `HEIF` if a file that starts with these bytes has that format, else None."""
     if start[4:8] != b"ftyp":
         return None
     names = {start[8:12], *(start[i : i + 4] for i in range(16, min(len(start), 64), 4))}
@@ -54,7 +54,7 @@ def brand(start: bytes) -> str | None:
 
 
 def unread_kind(file: IO[bytes]) -> tuple[str, str] | None:
-    """Return what a file is that Pillow did not know, and the way out; None if nothing is known of it."""
+    """Return the format of a file that Pillow did not recognize, and what to do; None if unknown."""
     file.seek(0)
     start = file.read(512)
     for place, magic, what, remedy in _KINDS:
@@ -83,7 +83,7 @@ def _damaged(name: str) -> tuple[str, str]:
 
 
 def _jpeg_kind(file: IO[bytes]) -> tuple[str, str] | None:
-    """Return what a JPEG's frame is, where Pillow does not read such frames."""
+    """Return the type of a JPEG's frame if Pillow cannot read it."""
     file.seek(2)
     for _ in range(_MOST_ENTRIES):
         head = file.read(5)
@@ -99,7 +99,7 @@ def _jpeg_kind(file: IO[bytes]) -> tuple[str, str] | None:
 
 
 def _tiff_kind(file: IO[bytes]) -> tuple[str, str] | None:
-    """Return how many bands a TIFF has, and of what."""
+    """Return the number of bands in a TIFF, and their type."""
     try:
         tags = tiff_tags(file)
     except (struct.error, ValueError, OverflowError, OSError):
@@ -116,10 +116,10 @@ def _tiff_kind(file: IO[bytes]) -> tuple[str, str] | None:
 
 
 def tiff_tags(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
-    """Return the short and long tags of a TIFF's first picture; none if it is no TIFF.
+    """Return the short and long tags of a TIFF's first image; empty if the file is not a TIFF.
 
     Raises:
-        struct.error: It ends too early.
+        struct.error: The file ends too early.
     """
     file.seek(0)
     head = file.read(16)

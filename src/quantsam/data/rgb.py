@@ -1,4 +1,4 @@
-"""From what Pillow decoded to 8-bit RGB: samples of 16 bits by as many bits as the picture uses."""
+"""Convert what Pillow decoded to 8-bit RGB; 16-bit samples are reduced by the bits that the image uses."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from PIL import Image
 from quantsam.data.dataset import UInt8Image
 from quantsam.errors import ImageError
 
-_DEPTHS = (8, 10, 12, 14, 16)  # of the sensors whose samples are kept in 16 bits
-_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of sensors whose samples are stored in 16 bits
+_BITS_PER_SAMPLE = 258  # a TIFF tag
 
 
 def read_rgb(image: Image.Image, name: str, reopen: Callable[[], Image.Image]) -> tuple[UInt8Image, str | None]:
-    """Decode a picture and convert it to (height, width, 3) uint8.
+    """Decode an image and convert it to (height, width, 3) uint8.
 
     Args:
-        image: Opened, not yet decoded.
-        name: What to call it in messages.
-        reopen: Opens the same picture again.
+        image: An opened image, not yet decoded.
+        name: The image's name in messages.
+        reopen: Opens the same image again.
 
     Returns:
-        The picture, and what is to be told of it, if anything.
+        The image, and a notice about it, if any.
 
     Raises:
-        ImageError: Its samples are floating-point numbers, or have more than 16 bits.
+        ImageError: The image's samples are floating-point numbers, or have more than 16 bits.
     """
     deep = _low_bytes_mode(image) is not None or _is_deep_ppm(image)
     image.load()
@@ -69,7 +69,7 @@ def _upper_8(samples: NDArray[np.uint16], name: str, declared: int | None) -> tu
 
 
 def _declared_bits(image: Image.Image) -> int | None:
-    """Return the bits of a sample where a TIFF says that they are fewer than 16."""
+    """Return the bits per sample if a TIFF states fewer than 16."""
     tags = getattr(image, "tag_v2", None)
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0] if tags is not None else 16
     return bits if bits in _DEPTHS[1:-1] else None
@@ -81,9 +81,9 @@ def _is_deep_ppm(image: Image.Image) -> bool:
 
 
 def _low_bytes_mode(image: Image.Image) -> str | None:
-    """Return the raw mode that reads the lower byte of 16-bit colour samples, None where they have not 16 bits.
+    """Return the raw mode that reads the lower byte of 16-bit colour samples, None if samples do not have 16 bits.
 
-    Pillow keeps the upper byte only; taken for the other byte order, the lower byte is what it keeps.
+    Pillow keeps only the upper byte. Read in the other byte order, it keeps the lower byte instead.
     """
     for tile in getattr(image, "tile", ()):
         arguments = tile[3]
@@ -94,7 +94,7 @@ def _low_bytes_mode(image: Image.Image) -> str | None:
 
 
 def _low_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
-    """Return the lower bytes of 16-bit colour samples, (height, width, 3); None where Pillow cannot read them."""
+    """Return the lower bytes of 16-bit colour samples, (height, width, 3); None if Pillow cannot read them."""
     raw = _low_bytes_mode(image)
     if raw is None:
         return None

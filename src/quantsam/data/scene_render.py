@@ -43,7 +43,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """A picture with the exact masks of its objects.
+    """An image with the exact masks of its objects.
 
     Attributes:
         image: RGB, uint8, (size, size, 3).
@@ -60,7 +60,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Light:
-    """What one scene's objects share: where their shadows fall (pixels), how soft and dark they are."""
+    """The light that one scene's objects share: shadow offset (pixels), softness and darkness."""
 
     shadow_xy: tuple[int, int]
     softness_px: float
@@ -70,12 +70,12 @@ class _Light:
 def make_scene(seed: int, size: int = 256) -> Scene:
     """Make the toy scene of a seed.
 
-    The hard-edged masks say which object is on top at each pixel; the picture's own edges are smooth
-    over about one pixel. Nothing but `seed` and `size` decides the bytes.
+    The hard-edged masks say which object is on top at each pixel; the image's own edges are smooth over about one
+    pixel. Only `seed` and `size` decide the bytes.
 
     Args:
         seed: Any non-negative integer.
-        size: Side of the square picture, in pixels, at least 32; object sizes scale with it.
+        size: Side of the square image, in pixels, at least 32; object sizes scale with it.
 
     Returns:
         The scene, with 2 to 8 objects.
@@ -113,7 +113,7 @@ def _place_until_enough(rng: np.random.Generator, size: int) -> tuple[list[Raste
 
 
 def _place(rng: np.random.Generator, size: int) -> list[Raster]:
-    """Draw 2 to 8 shapes back to front, about half of them close to an earlier one."""
+    """Draw 2 to 8 shapes from back to front, about half of them close to an earlier one."""
     rasters: list[Raster] = []
     centres: list[tuple[float, float, float]] = []
     for _ in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
@@ -135,13 +135,13 @@ def _extent(rng: np.random.Generator, kind: str, size: int) -> float:
     shortest, longest = max(8.0, _SHORTEST_PX * scale), max(24.0, _LONGEST_PX * scale)
     if kind in THIN_KINDS:
         shortest = min(2.0 * shortest, longest)
-    # Log-uniform, leaning to the large end: a thin or half hidden shape has little area anyway.
+    # Log-uniform, with a bias to large sizes: a thin or half-hidden shape has little area anyway.
     position = math.pow(float(rng.random()), 0.6)
     return round(shortest * math.pow(longest / shortest, position), 3)
 
 
 def _windows(raster: Raster, size: int, shift_xy: tuple[int, int] = (0, 0)) -> tuple[Window, Window]:
-    """Return where the raster lies in the image, and which part of the raster that is."""
+    """Return the window of the image that the raster covers, and the matching window of the raster."""
     height, width = raster.coverage.shape
     left, top = raster.left + shift_xy[0], raster.top + shift_xy[1]
     rows = slice(min(max(top, 0), size), min(max(top + height, 0), size))
@@ -151,7 +151,7 @@ def _windows(raster: Raster, size: int, shift_xy: tuple[int, int] = (0, 0)) -> t
 
 
 def _label(rasters: Sequence[Raster], size: int) -> NDArray[np.uint8]:
-    """Return 0 for the background, else 1 plus the position of the topmost shape."""
+    """Return a label per pixel: 0 for the background, else 1 plus the position of the topmost shape."""
     labels = np.zeros((size, size), dtype=np.uint8)
     for position, raster in enumerate(rasters):
         outer, inner = _windows(raster, size)
@@ -161,7 +161,7 @@ def _label(rasters: Sequence[Raster], size: int) -> NDArray[np.uint8]:
 
 def _background(rng: np.random.Generator, size: int) -> Planes:
     planes = _surface(rng, size)
-    if rng.random() < 0.3:  # a table against a wall, a field against the sky: a border that is no object
+    if rng.random() < 0.3:  # like a table against a wall or a field against the sky: a border that is not an object
         field = ramp(rng, size, size) + np.float32(0.25 * rng.random()) * noise(rng, size, size)
         edge = np.clip((field - np.float32(0.35 + 0.4 * rng.random())) * np.float32(size * 0.7), 0.0, 1.0)
         planes += (_surface(rng, size) - planes) * edge[None]
@@ -172,7 +172,7 @@ def _surface(rng: np.random.Generator, size: int) -> Planes:
     kind = ("noise", "noise", "noise", "gradient", "stripes", "checks", "flat")[int(rng.integers(7))]
     contrast = 12.0 + 100.0 * float(rng.random()) ** 1.5
     planes = fill(rng, kind, random_colour(rng), size, size, contrast)
-    if rng.random() < 0.5:  # a slow change of colour over all of it
+    if rng.random() < 0.5:  # a slow change of colour over the whole background
         low = np.zeros(3, dtype=np.float32)
         planes += blend(ramp(rng, size, size), low, (40.0 * (rng.random(3) - 0.5)).astype(np.float32))
     return planes
@@ -233,7 +233,7 @@ def _surface_of_object(
 
 
 def _shading(rng: np.random.Generator, coverage: NDArray[np.uint8]) -> FloatPlane:
-    """Return a factor per pixel: light from one side and, for some, edges that turn away from it."""
+    """Return a factor per pixel: light from one side, and for some shapes darker edges."""
     height, width = coverage.shape
     shade = np.ones((height, width), dtype=np.float32)
     if rng.random() < 0.5:

@@ -1,8 +1,7 @@
-"""Outlines of the toy scenes' objects, and their exact rasters.
+"""Outlines of toy-scene objects, and their exact rasters.
 
-Every outline is a closed polygon in its own unit frame, with a second polygon for a hole where the
-kind has one. Vertices are rounded to a quarter pixel before they are drawn, so the last bits of a
-machine's sine never reach a mask.
+Every outline is a closed polygon in its own unit frame, with a second polygon for a hole if the kind has one. Vertices
+are rounded to a quarter pixel before they are drawn, so the last bits of a machine's sine never reach a mask.
 """
 
 from __future__ import annotations
@@ -159,7 +158,7 @@ THIN_KINDS = frozenset({"ring", "arc", "bar"})
 
 
 def make_raster(rng: np.random.Generator, kind: str, extent_px: float, centre_xy: tuple[float, float]) -> Raster:
-    """Draw a random shape of a kind, turned at random.
+    """Draw a random shape of a kind, rotated at random.
 
     Args:
         rng: Source of every random choice.

@@ -1,4 +1,4 @@
-"""Colours and textures of the toy scenes: noise like that of photographs, stripes, checks, gradients.
+"""Colours and textures of the toy scenes: photo-like noise, stripes, checks, gradients.
 
 Only additions, multiplications and Pillow's integer resampling make a texture, so that a seed gives
 the same bytes on every machine. Noise is cut from a bank drawn once at first use.
@@ -28,7 +28,7 @@ _BANK_SIZE = 512
 
 
 def random_colour(rng: np.random.Generator) -> Colour:
-    """Return a colour of any lightness, seldom strongly coloured."""
+    """Return a colour of any lightness, rarely with high saturation."""
     lightness = 25.0 + 205.0 * rng.random()
     saturation = 12.0 + 78.0 * rng.random() ** 2
     return _clipped(lightness + saturation * (2.0 * rng.random(3) - 1.0))
@@ -55,7 +55,7 @@ def _resized(plane: NDArray[np.uint8], width: int, height: int, method: Image.Re
 
 
 def _octaves(rng: np.random.Generator, first: int, falloff: float, stretch: int = 1) -> NDArray[np.uint8]:
-    """Sum random grids of doubling resolution, each `falloff` times the weight of the one before."""
+    """Sum random grids of doubling resolution, each with `falloff` times the weight of the previous one."""
     total = np.zeros((_BANK_SIZE, _BANK_SIZE))
     cells, weight = first, 1.0
     while cells <= _BANK_SIZE:
@@ -98,7 +98,7 @@ def _bank() -> tuple[NDArray[np.uint8], ...]:
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> FloatPlane:
-    """Cut a piece of the noise bank at a random place, zoom and turn; values in 0..1."""
+    """Cut a piece of the noise bank at a random place, zoom and rotation; values in 0..1."""
     plane = _bank()[int(rng.integers(len(_bank())))]
     zoom = 1.0 if rng.random() < 0.5 else 0.6 + 1.4 * float(rng.random())
     rows = min(_BANK_SIZE, max(2, int(height / zoom)))

@@ -1,7 +1,7 @@
-"""Toy scenes as a dataset: made on demand from a seed, or written as a COCO folder.
+"""Toy scenes as a dataset: made on demand from a seed, or saved as a COCO folder.
 
-The objects are plane shapes with exact masks, so a small Segment-Anything model can be trained and
-scored without a download. Images are decided by their seed alone; see `make_scene`.
+The objects are plane shapes with exact masks, so a small Segment Anything model can be trained and scored without a
+download. The seed alone determines an image; see `make_scene`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def _recent_scene(seed: int, size: int) -> Scene:
 
 
 class SceneDataset:
-    """Toy scenes with ids 1 to `count`, made when asked for.
+    """Toy scenes with ids 1 to `count`, made on demand.
 
-    Datasets of different `seed` share no scene, so one seed can train and another can test.
+    Datasets with different `seed` share no scene, so one seed can train and another can test.
 
     Args:
-        count: How many scenes, 1 to 1,000,000.
-        seed: Which of the sets of scenes, >= 0.
+        count: Number of scenes, 1 to 1,000,000.
+        seed: Number of the set of scenes, >= 0.
         size: Side of the square images in pixels, a multiple of 8, at least 32.
 
     Raises:
@@ -74,7 +74,7 @@ class SceneDataset:
 
     @property
     def name(self) -> str:
-        """Such as `scenes-300-seed7`; the size is added when it is not 256."""
+        """A name such as `scenes-300-seed7`; includes the size if it is not 256."""
         name = f"scenes-{self._count}-seed{self._seed}"
         return name if self._size == 256 else f"{name}-{self._size}px"
 
@@ -86,7 +86,7 @@ class SceneDataset:
 
     @property
     def stamp(self) -> str:
-        """The digest: scenes are made anew each time, by it alone."""
+        """The digest, because it alone determines the scenes."""
         return self.digest
 
     @property
@@ -100,14 +100,14 @@ class SceneDataset:
         return dict(enumerate(CATEGORY_NAMES, start=1))
 
     def file_name(self, image_id: int) -> str | None:
-        """Return None: a scene is no file."""
+        """Return None: a scene is not a file."""
         return None
 
     def scene(self, image_id: int) -> Scene:
-        """Return the whole scene of an image; shared with other callers, so read it only.
+        """Return the whole scene of an image; other callers share it, so do not change it.
 
         Raises:
-            InputError: There is no such image.
+            InputError: There is no image with this id.
         """
         if not 1 <= image_id <= self._count:
             raise InputError(
@@ -160,17 +160,17 @@ def write_coco_folder(
 
     Args:
         dataset: The scenes to write.
-        folder: Where to; must be absent or an empty folder. Gets `{split}/000000000001.png`, ... and
+        folder: Target folder; must be missing or empty. It receives `{split}/000000000001.png`, ... and
             `annotations/instances_{split}.json` with compressed RLE segmentations.
         split: Name of the split: letters, digits, `_` and `-`.
-        progress: Wraps the loop over image ids, to show how far it is.
+        progress: Wraps the loop over image ids, to show progress.
 
     Returns:
         `folder`.
 
     Raises:
         InputError: `split` is not a plain name.
-        OutputError: `folder` holds something already, or cannot be written.
+        OutputError: `folder` is not empty, or cannot be written.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
         raise InputError(f"`split` must be letters, digits, '_' or '-', got {split!r}: for example 'val2017'")

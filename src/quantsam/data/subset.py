@@ -1,4 +1,4 @@
-"""Choose part of a dataset so that every machine chooses the same part."""
+"""Choose a part of a dataset, the same on every machine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Key = TypeVar("Key", int, str)
 
 
 def stable_subset(keys: Sequence[Key], limit: int | None, seed: int, what: str) -> list[Key]:
-    """Choose `limit` of the keys, depending on nothing but the keys and the seed.
+    """Choose `limit` of the keys; the choice depends only on the keys and the seed.
 
     The keys with the smallest sha256 of `"{seed}:{key}"` are chosen, so a smaller limit gives a
     subset of a larger one, and neither the order of the keys nor the machine matters.
 
     Args:
         keys: Unique ids or names.
-        limit: How many to choose; `None` takes all.
-        seed: Which choice.
+        limit: Number of keys to choose; `None` takes all.
+        seed: Number of the choice.
         what: What the keys are, for the message: "images of coco".
 
     Returns:
@@ -49,21 +49,21 @@ def stable_subset(keys: Sequence[Key], limit: int | None, seed: int, what: str) 
 
 
 def _rank(key: int | str, *, seed: int) -> bytes:
-    # File systems differ in how they compose accented letters, and allow bytes that are no text.
+    # File systems differ in how they compose accented letters, and allow bytes that are not valid text.
     text = unicodedata.normalize("NFC", f"{seed}:{key}")
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 class DatasetSubset:
-    """A stable part of a dataset, itself a dataset."""
+    """A stable subset of a dataset, itself a dataset."""
 
     def __init__(self, dataset: Dataset, limit: int, seed: int = 0) -> None:
         """Choose the images; see `stable_subset`.
 
         Args:
-            dataset: What to choose from.
-            limit: How many images.
-            seed: Which choice.
+            dataset: The dataset to choose from.
+            limit: Number of images to choose.
+            seed: Number of the choice.
 
         Raises:
             InputError: `limit` is below 1 or above the number of images.
@@ -111,13 +111,13 @@ class DatasetSubset:
 
 
 def without_crowds(dataset: Dataset) -> Dataset:
-    """Return a dataset less the annotations of groups, COCO's crowds; itself where it has none."""
+    """Return a dataset without annotations of groups (COCO's crowds); the dataset itself if it has none."""
     ids = dataset.image_ids
     return WithoutCrowds(dataset) if any(a.is_crowd for i in ids for a in dataset.annotations(i)) else dataset
 
 
 class WithoutCrowds:
-    """A dataset less its crowds, itself a dataset; its name and digest say so."""
+    """A dataset without its crowds, itself a dataset; its name and digest say so."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -151,7 +151,7 @@ class WithoutCrowds:
         return self._dataset.image(image_id)
 
     def annotations(self, image_id: int) -> Sequence[Annotation]:
-        """Return the annotations of an image that are no crowds."""
+        """Return an image's annotations that are not crowds."""
         return [a for a in self._dataset.annotations(image_id) if not a.is_crowd]
 
     def mask(self, annotation: Annotation) -> BoolMask:

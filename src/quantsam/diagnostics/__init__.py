@@ -1,1 +1,1 @@
-"""Look closer: does an engine agree, where does it depart, what overflows, saturates or is clipped."""
+"""Look closer: whether an engine agrees, where it deviates, and what overflows, saturates or is clipped."""

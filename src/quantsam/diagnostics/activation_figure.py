@@ -1,4 +1,4 @@
-"""Activations as a picture: channels in rows; float, quantized, their difference and both histograms in columns."""
+"""Draw activations: channels in rows; float, quantized, their difference and both histograms in columns."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _INK, _PAPER, _FP32, _QUANTIZED = (31, 35, 40), (255, 255, 255), (0, 114, 178), 
 def draw_activations(found: Sequence[SiteActivations], *, channels: int = 6) -> Image.Image:
     """Draw the channels that quantization changes most.
 
-    Float and quantized maps share one scale of grey, from a channel's least value in float to its largest; differences
-    are red above zero and blue below, at full colour for the largest of the channel.
+    Float and quantized maps share one grey scale, from a channel's smallest float value to its largest. Differences are
+    red above zero and blue below, with full colour for the channel's largest difference.
 
     Args:
         found: At least one site.
-        channels: How many of each.
+        channels: Number of channels to draw per site.
 
     Returns:
-        RGB.
+        The figure, RGB.
     """
     rows = [(site, channel) for site in found for channel in site.worst_channels[:channels]]
     width = _GAP + len(_COLUMNS) * (_CELL + _GAP)
@@ -61,7 +61,7 @@ def _grey(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.ui
 
 
 def _diverging(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return values in white for zero, red above and blue below, (h, w, 3)."""
+    """Return values as colours, (h, w, 3): white for zero, red above and blue below."""
     shares = values / (float(np.abs(values).max()) or 1.0)
     colours = np.full((*values.shape, 3), 255.0)
     for sign, colour in ((1, _QUANTIZED), (-1, _FP32)):
@@ -71,7 +71,7 @@ def _diverging(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _histogram(draw: ImageDraw.ImageDraw, bins: PairedBins, corner: tuple[int, int]) -> None:
-    """Draw how often values occur, on a logarithmic scale: float as bars, quantized as a line."""
+    """Draw the counts of values on a logarithmic scale: float as bars, quantized as a line."""
     counts = [np.log1p(np.array(count)) for count in (bins.fp32, bins.quantized)]
     most = max(float(count.max()) for count in counts) or 1.0
     left, top = corner

@@ -1,4 +1,4 @@
-"""Activations as small maps and histograms: what a drawing and a record have in common."""
+"""Make small maps and histograms of activations, for both drawings and records."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _BINS = 40
 
 
 def plane(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a channel as a plane, whatever its shape."""
+    """Return a channel of any shape as a plane."""
     return values if values.ndim == 2 else values.reshape(1, -1)
 
 
 def paired_bins(fp32: NDArray[np.float32], quantized: NDArray[np.float32]) -> PairedBins:
-    """Count values of any shape in bins that both share, from the smallest value of either to the largest."""
+    """Count values of any shape in shared bins, from the smallest value of both to the largest."""
     low = min(float(fp32.min()), float(quantized.min()))
     high = max(float(fp32.max()), float(quantized.max()))
-    if high - low < 1e-6 * max(abs(low), abs(high), 1e-30):  # no room for bins between them
+    if high - low < 1e-6 * max(abs(low), abs(high), 1e-30):  # no room for bins between low and high
         middle, half = (low + high) / 2, max(abs(low), abs(high), 1.0) / 2
         low, high = middle - half, middle + half
     counts = [np.histogram(x.astype(np.float64), _BINS, (low, high))[0].tolist() for x in (fp32, quantized)]
@@ -35,13 +35,13 @@ def paired_bins(fp32: NDArray[np.float32], quantized: NDArray[np.float32]) -> Pa
 
 
 def draw_channel(site: SiteActivations, channel: int, sqnr_db: float | None, longest: int = LONGEST) -> DrawnChannel:
-    """Return a channel as small figures.
+    """Return a channel drawn as small figures.
 
     Args:
-        site: What holds it.
-        channel: Which one.
-        sqnr_db: Its own SQNR, finite.
-        longest: Pixels that a map has at most, a side.
+        site: The site that holds the channel.
+        channel: Index of the channel.
+        sqnr_db: SQNR of the channel, finite; or None.
+        longest: Largest number of pixels per side of a map.
     """
     fp32, quantized = (plane(x[channel].numpy()) for x in (site.fp32, site.quantized))
     difference = quantized.astype(np.float64) - fp32
@@ -60,15 +60,15 @@ def draw_channel(site: SiteActivations, channel: int, sqnr_db: float | None, lon
 def thinned(
     values: NDArray[np.float64], difference: NDArray[np.float64], longest: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Make two planes smaller alike: of each block both keep the place of the largest difference, either way.
+    """Shrink two planes in the same way: for each block, both keep the place of the largest absolute difference.
 
     Args:
-        values: (h, w).
-        difference: (h, w).
-        longest: Blocks that there may be, a side.
+        values: The values, (h, w).
+        difference: The differences, (h, w).
+        longest: Largest number of blocks per side.
 
     Returns:
-        Both, (ceil(h / block height), ceil(w / block width)); as they were where they are small enough.
+        Both planes, (ceil(h / block height), ceil(w / block width)); unchanged if they are small enough.
     """
     rows, columns = (-(-side // longest) for side in values.shape)
     if rows == columns == 1:

@@ -1,4 +1,4 @@
-"""One image's activations at the sites of an encoder: in float beside those of a quantized simulation."""
+"""Compare one image's activations at an encoder's sites: float and quantized simulation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from quantsam.simulation.simulator import simulate
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteActivations:
-    """What passed one site for one image.
+    """The activations of one image at one site.
 
     Attributes:
-        site: `stage3:4:2/input`.
+        site: Name of the site, such as `stage3:4:2/input`.
         kind: Kind of the layer.
-        format: How the plan quantizes it; None in float.
-        fp32: (C, ...) float32, of the float encoder; repairs have scaled it as they scale the quantized one.
-        quantized: The same of the simulation: rounded here, and behind all that was rounded before.
+        format: The plan's format for the site; None in float.
+        fp32: (C, ...) float32, from the float encoder; scaled by repairs in the same way as the quantized activations.
+        quantized: The same from the simulation: rounded here and at all earlier sites.
     """
 
     site: str
@@ -44,19 +44,19 @@ class SiteActivations:
 
     @property
     def channel_sqnr_db(self) -> list[float]:
-        """Of each channel the power in float over that of the difference, in dB; infinite where there is none."""
+        """SQNR per channel: power in float over power of the difference, in dB; infinite without a difference."""
         power, noise = (_power(x) for x in (self.fp32, self.quantized - self.fp32))
         return [_decibels(p, n) for p, n in zip(power, noise, strict=True)]
 
     @property
     def sqnr_db(self) -> float:
-        """The same over all channels."""
+        """SQNR over all channels, in dB."""
         power, noise = (sum(_power(x)) for x in (self.fp32, self.quantized - self.fp32))
         return _decibels(power, noise)
 
     @property
     def worst_channels(self) -> list[int]:
-        """Channels by the power of what quantization changes, the largest first."""
+        """Channels by the power of the quantization error, largest first."""
         noise = _power(self.quantized - self.fp32)
         return sorted(range(len(noise)), key=lambda channel: -noise[channel])
 
@@ -64,20 +64,20 @@ class SiteActivations:
 def compare_activations(
     model: EfficientViTSam, plan: Plan, image: CalibrationImage, wanted: Callable[[str], bool] = lambda site: True
 ) -> list[SiteActivations]:
-    """Return what passes sites for one image, in float and under a plan.
+    """Return one image's activations at sites, in float and under a plan.
 
     Args:
-        model: In float.
-        plan: Calibrated, for this model.
-        image: One picture, as for calibration.
-        wanted: Given a site's name, says whether it is kept; all of them take hundreds of MiB in large models.
+        model: The float model.
+        plan: A calibrated plan for this model.
+        image: An image, as for calibration.
+        wanted: Takes a site's name and returns whether to keep it; all sites take hundreds of MiB in large models.
 
     Returns:
-        One entry a site, in the order of the forward pass; none where no site is wanted.
+        One entry per site, in the order of the forward pass; empty if no site is wanted.
 
     Raises:
         PlanError: The plan is not calibrated, or was made for another model.
-        InputError: The image is not one.
+        InputError: The image is not a valid image.
         ImageError: A file cannot be read.
     """
     plan.check_calibrated()
@@ -106,11 +106,12 @@ def compare_activations(
 def worst_sites(found: Sequence[SiteActivations], most: int) -> list[SiteActivations]:
     """Return the sites that quantization changes most, the lowest SQNR first.
 
-    What one layer gives is what another takes in: of sites with the same values, in whatever shape, the last is taken.
+    One layer's output is another layer's input. If several sites have the same values, in any shape, the last one is
+    taken.
 
     Args:
-        found: In the order of the forward pass.
-        most: How many at most.
+        found: Activations in the order of the forward pass.
+        most: Largest number of sites.
     """
     kept: list[int] = []
     sqnr = [site.sqnr_db for site in found]
@@ -124,19 +125,19 @@ def worst_sites(found: Sequence[SiteActivations], most: int) -> list[SiteActivat
 
 
 def save_activations(found: Sequence[SiteActivations], path: str | os.PathLike[str]) -> None:
-    """Write activations to a `.npz` file for NumPy: of each site `SITE.fp32` and `SITE.quantized`, (C, ...) float32.
+    """Write activations to a NumPy `.npz` file: `SITE.fp32` and `SITE.quantized` for each site, (C, ...) float32.
 
-    The file is written in place; one that must be whole or not at all is given by `files.atomic_write`.
+    The file is written in place; for an atomic write, pass a path from `files.atomic_write`.
     """
     arrays: dict[str, Any] = {}
     for site in found:
         arrays |= {f"{site.site}.fp32": site.fp32.numpy(), f"{site.site}.quantized": site.quantized.numpy()}
-    with Path(path).open("wb") as file:  # NumPy would add a suffix of its own to a name
+    with Path(path).open("wb") as file:  # given a name, NumPy would add its own suffix
         np.savez_compressed(file, **arrays)
 
 
 def _seen(encoder: ImageEncoder, paths: Mapping[str, str], x: Tensor) -> dict[str, Tensor]:
-    """Run an encoder and return what left each site, without the batch dimension."""
+    """Run an encoder and return each site's output, without the batch dimension."""
     seen: dict[str, Tensor] = {}
 
     def keep(key: str) -> Callable[[nn.Module, object, Tensor], None]:

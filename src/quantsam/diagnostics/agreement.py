@@ -1,4 +1,4 @@
-"""Does an engine give the accuracy that the simulation promised? Both on the same objects, mask by mask."""
+"""Does an engine give the accuracy that the simulation predicted? Compare both on the same objects, mask by mask."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ def measure_agreement(
     """Score plans in the simulator and on their engines, in one pass over a dataset.
 
     Args:
-        model: In float.
-        plans: Calibrated; each pair of scheme and engine once.
-        dataset: What to score on.
-        engines: What runs each plan; the engine that the plan's placement names if None.
-        prompts: One kind of prompts, or several.
-        exact: Simulate in exact integers too.
-        noise_images: On so many images, compute the noise floor: simulation and engine on one thread too, and the
+        model: The float model.
+        plans: Calibrated plans; each pair of scheme and engine once.
+        dataset: The dataset to score on.
+        engines: The engine for each plan; by default the engine of the plan's placement.
+        prompts: One or several kinds of prompts.
+        exact: Whether to simulate in exact integers too.
+        noise_images: Number of images for the noise floor, which also runs simulation and engine on one thread, and the
             simulation in exact integers.
-        store: Where the records are appended.
+        store: The store that receives the records.
         progress: Wraps the iteration over the images.
         settings: Added to each record's settings.
 
     Returns:
-        A record for each plan and prompt, with a `verdict`. Figures: `miou_fp32`, `miou_simulated`, `miou` (of the
-        engine), `gap` (engine less simulation, in points) with `gap_standard_error` and the bounds of its 95 %
-        interval `gap_low`, `gap_high`, `mask_iou` (mean IoU of the two masks) and `identical` (masks equal in
-        every pixel, in percent); of exact integers the same with `exact_` before them, and where sums saturate on this
-        processor, of their simulation `saturating_...`; the noise floor `threads_simulated_...`, `threads_engine_...`
-        and, of the simulation in floats and in integers, `rounding_...`; of another engine with the same scheme
-        `between_ENGINE_...`; `..._objects` of what was computed on the first images alone; and `convolutions`,
+        A record for each plan and prompt, with a `verdict`. Figures: `miou_fp32`, `miou_simulated`, `miou` (engine),
+        `gap` (engine minus simulation, in points) with `gap_standard_error` and the bounds of its 95 % interval
+        `gap_low`, `gap_high`, `mask_iou` (mean IoU of the two masks) and `identical` (masks equal in every pixel, in
+        percent). Prefixes mark other comparisons: `exact_` with exact integers; `saturating_` with simulated
+        saturation, if sums saturate on this processor; `threads_simulated_`, `threads_engine_` and `rounding_`
+        (simulation in floats against integers) for the noise floor; `between_ENGINE_` with another engine for the same
+        scheme. `..._objects` counts the objects of comparisons on the first images only. Also `convolutions`,
         `convolutions_quantized`, `convolutions_integer`, counted in the graph that ran.
 
     Raises:
-        InputError: There is no such prompt, or a scheme is given twice for an engine.
-        PlanError: A plan is not one for its engine.
+        InputError: A prompt is unknown, or a scheme is given twice for an engine.
+        PlanError: A plan does not fit its engine.
         EngineError: An engine is not installed.
-        DatasetError: There is no object to score.
+        DatasetError: The dataset has no object to score.
     """
     kinds = [parse_prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     targets: Sequence[str | None] = engines or [None] * len(plans)

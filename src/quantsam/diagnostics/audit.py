@@ -1,4 +1,4 @@
-"""FP16 audit: what an encoder's tensors come to, against the largest number of float16."""
+"""FP16 audit: compare an encoder's tensors with the largest float16 number."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class TensorRange:
     """The largest magnitude of one tensor over all images.
 
     Attributes:
-        name: A site, `stage3:4:2/act`; a weight, `stage3:4:2/weight`; or what is not a layer's: a residual sum or an
-            up-sampling, by the path of its module; the squares that a LayerNorm takes of what it normalizes, by the
-            path of its module and `/layernorm_squares`.
+        name: A site, `stage3:4:2/act`; a weight, `stage3:4:2/weight`; or a tensor outside the layers: the module path
+            for a residual sum or an up-sampling; the module path with `/layernorm_squares` for the squares inside a
+            LayerNorm.
         kind: `activation` or `weight`.
         largest: Largest magnitude.
     """
@@ -38,31 +38,31 @@ class TensorRange:
 
     @property
     def overflows(self) -> bool:
-        """Whether float16 would make it infinite."""
+        """Whether the tensor becomes infinite in float16."""
         return not self.largest <= LARGEST_FP16
 
     @property
     def headroom(self) -> float:
-        """How many times larger it could be; infinite for a tensor of zeros."""
+        """The factor by which the tensor could grow; infinite for a tensor of zeros."""
         return LARGEST_FP16 / self.largest if self.largest else float("inf")
 
 
 def audit_half_precision(
     encoder: ImageEncoder, images: Iterable[CalibrationImage], *, progress: Progress | None = None
 ) -> tuple[TensorRange, ...]:
-    """Measure every tensor of a float encoder, the largest first.
+    """Measure every tensor of a float encoder; the result lists the largest first.
 
-    The squares inside a LayerNorm are looked at too: a float16 graph computes them in float16, which ends at the square
-    of 255.9, unless the LayerNorm is kept in float32, as the EfficientViT-SAM authors had to do.
+    The squares inside a LayerNorm are measured too. A float16 graph computes them in float16, whose largest number is
+    the square of 255.9, unless the LayerNorm stays in float32, as the EfficientViT-SAM authors had to do.
 
     Args:
-        encoder: In float.
-        images: As for calibration.
+        encoder: The float encoder.
+        images: Images, as for calibration.
         progress: Wraps the iteration over the images.
 
     Raises:
         CalibrationError: There are no images.
-        InputError: An image is not one.
+        InputError: An image is not a valid image.
     """
     watched = copy_encoder(encoder).eval()
     largest: dict[str, Tensor] = {}
@@ -88,7 +88,7 @@ def audit_half_precision(
 
 
 def conclusion(found: Iterable[TensorRange]) -> str:
-    """Say in one sentence whether the encoder may run in float16."""
+    """Say in one sentence whether the encoder can run in float16."""
     entries = list(found)
     over = [entry for entry in entries if entry.overflows]
     if not over:
@@ -100,7 +100,7 @@ def conclusion(found: Iterable[TensorRange]) -> str:
 
 
 def _tensors(encoder: ImageEncoder) -> dict[str, str]:
-    """Return names of tensors with the module whose output they are."""
+    """Return the tensors' names with the module that outputs each."""
     names = {
         f"{layer.address}/{site.name}": site.path
         for layer in discover_layers(encoder)

@@ -1,4 +1,4 @@
-"""Several ways of computing the same embeddings, in one pass over a dataset, their masks compared object by object."""
+"""Compute the same embeddings in several ways in one pass over a dataset, and compare the masks per object."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Deployed:
 
     @classmethod
     def of(cls, plan: Plan, engine: str | None = None) -> Deployed:
-        """Return a plan on an engine, the one of its placement if None."""
+        """Return a plan on an engine; by default the engine of the plan's placement."""
         return cls(plan, engine or get_placement(plan.placement).engine)
 
     @property
     def place(self) -> str:
-        """The placement's name; the engine's where that has the placement of another one."""
+        """The placement's name; or the engine's name if the engine uses another engine's placement."""
         return self.plan.placement if get_placement(self.plan.placement).engine == self.engine else self.engine
 
     @property
     def name(self) -> str:
-        """What its columns are called by."""
+        """The name that the columns use."""
         return f"{self.plan.scheme}/{self.place}"
 
 
@@ -60,10 +60,10 @@ class Comparison:
     """Two ways of computing the same masks, on the same objects.
 
     Attributes:
-        gap: Points of mIoU, second less first, paired.
-        count: Objects.
-        mask_iou_percent: Mean IoU of the masks of the two, 0..100, over objects.
-        identical_percent: Of the masks, those equal in every pixel.
+        gap: Points of mIoU, second minus first, paired.
+        count: Number of objects.
+        mask_iou_percent: Mean IoU between the two ways' masks, 0..100, over objects.
+        identical_percent: Percentage of masks that are equal in every pixel.
     """
 
     gap: PairedDifference
@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass(slots=True)
 class Column:
-    """One way of computing embeddings, and what came of it, by prompt."""
+    """One way of computing embeddings, and its scores by prompt."""
 
     encoder: Encoder
     threads: int | None = None
@@ -84,7 +84,7 @@ class Column:
 
 @dataclass(slots=True)
 class Meeting:
-    """The masks of two columns compared, by prompt: their IoU, object by object."""
+    """A comparison of two columns' masks, by prompt: their IoU per object."""
 
     first: str
     second: str
@@ -133,7 +133,7 @@ class Table:
         self._meet(f"{name}/threads_{way}_", f"{name}/{way}", f"{name}/{way} on one thread")
 
     def fill(self, dataset: Dataset, prompts: Sequence[Prompt], progress: Progress | None) -> None:
-        """Compute every column on every picture that has objects, and compare."""
+        """Compute every column on every image that has objects, and compare the masks."""
         objects = {image_id: scored_annotations(dataset, image_id) for image_id in dataset.image_ids}
         ids = [image_id for image_id, annotations in objects.items() if annotations]
         if not ids:
@@ -177,7 +177,7 @@ class Table:
                 found += [_same(a, b) for a, b in zip(first, second, strict=True)]
 
     def comparison(self, key: str, prompt: str) -> Comparison:
-        """Return what a meeting came to."""
+        """Return the result of a meeting."""
         meeting = self.meetings[key]
         ious = np.asarray(meeting.ious[prompt])
         first, second = (self.columns[name].scores[prompt][: len(ious)] for name in (meeting.first, meeting.second))
@@ -187,13 +187,13 @@ class Table:
 
 
 def _same(a: BoolMask, b: BoolMask) -> float:
-    """Return the IoU of two answers; two empty ones agree."""
+    """Return the IoU of two answers; two empty masks agree."""
     return mask_iou(a, b) if a.any() or b.any() else 1.0
 
 
 @contextlib.contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch use so many threads for a while."""
+    """Set PyTorch's number of threads within the block."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""One picture's activations, float beside quantized, as a record: every site, and figures of those that differ most."""
+"""Record one image's activations, float beside quantized: every site, and figures of those that differ most."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from quantsam.results.machine import environment
 from quantsam.results.record import JsonValue, identity
 from quantsam.results.store import ResultStore
 
-_MOST_CHANNELS = 96  # drawn, of all sites together
-_MOST_BYTES = 300_000  # of a record's sites
+_MOST_CHANNELS = 96  # drawn channels, over all sites
+_MOST_BYTES = 300_000  # for a record's sites
 _SIDES = (LONGEST, LONGEST // 2, LONGEST // 4)
 _WORST = 3
 
@@ -43,28 +43,28 @@ def measure_activations(
     use: Callable[[Sequence[SiteActivations]], None] | None = None,
     notes: dict[str, JsonValue] | None = None,
 ) -> ActivationRecord:
-    """Compare what passes sites for one picture, in float and under a plan.
+    """Compare one image's activations at sites, in float and under a plan.
 
     Args:
-        model: In float.
-        plan: Calibrated, for this model.
+        model: The float model.
+        plan: A calibrated plan for this model.
         picture: (height, width, 3) uint8 RGB.
-        name: What to call it: its file's name.
-        wanted: Given a site's name, says whether it is compared; all of them take hundreds of MiB in large models.
-        drawn: Of how many sites the record has figures, 0 to `MOST_DRAWN`: those of the lowest SQNR, and each tensor
+        name: Name of the image, such as its file name.
+        wanted: Takes a site's name and returns whether to compare it; all sites take hundreds of MiB in large models.
+        drawn: Number of sites with figures in the record, 0 to `MOST_DRAWN`: those with the lowest SQNR, each tensor
             once. Sites where nothing differs are not drawn.
-        channels: Of how many channels of each, those that differ most; fewer where the record would have more than 96.
-        store: Where the record is appended; if it holds this very measurement already, that is returned.
-        use: Given the activations themselves. A store does not keep these, so where it is given they are computed in
-            any case.
+        channels: Number of channels with figures per site, those that differ most; fewer if the record would exceed 96.
+        store: The store that receives the record; if it already holds the same measurement, that record is returned.
+        use: Receives the activations themselves. A store does not keep them, so they are always computed if `use` is
+            given.
         notes: Added to the record's settings.
 
     Returns:
-        A record whose `sites` are what was found, of at most 300 kB: where figures would take more, maps are smaller.
+        A record with the results in `sites`, at most 300 kB: if figures would take more, maps are smaller.
 
     Raises:
         PlanError: The plan is not calibrated, or was made for another model.
-        InputError: The picture is not one, no site is wanted, or a number is not allowed.
+        InputError: The image is not a valid image, no site is wanted, or a number is out of range.
         CalibrationError: A value is not finite.
         StoreError: The store cannot be read or written.
     """
@@ -133,7 +133,7 @@ def _check_finite(site: SiteActivations) -> None:
 
 
 def _entries(found: Sequence[SiteActivations], drawn: int, channels: int) -> list[ComparedSite]:
-    """Return what a record keeps of sites: of maps as much as it has room for."""
+    """Return the sites' entries of a record, with as many maps as fit."""
     worst = [site for site in worst_sites(found, drawn) if site.sqnr_db < math.inf]
     entries = [_entry(site) for site in found]
     for side in _SIDES:
@@ -169,5 +169,5 @@ def _finite(value: float) -> float | None:
 
 
 def _short(value: float) -> float:
-    """Six significant digits."""
+    """Round to six significant digits."""
     return float(f"{value:.6g}")

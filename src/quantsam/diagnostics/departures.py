@@ -1,4 +1,4 @@
-"""Where an engine's tensors depart from the simulation's, layer by layer, in steps of the grid (LSB)."""
+"""Find where an engine's tensors deviate from the simulation's, layer by layer, in steps of the grid (LSB)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from quantsam.runtime.sessions import SessionOptions
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far two tensors on one grid are apart.
+    """The distance between two tensors on one grid.
 
     Attributes:
-        most_lsb: The largest difference, in steps of the grid.
+        most_lsb: Largest difference, in steps of the grid.
         differing: Share of the values that differ, 0..1.
     """
 
@@ -36,17 +36,17 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """One convolution: what the engine ran, and how far its rounded tensors are from the simulation's.
+    """One convolution: how the engine ran it, and how far its rounded tensors are from the simulation's.
 
     Attributes:
-        layer: `stage3:4:2`; `stage4:1:0/depthwise0` for the convolutions of the multi-scale branch.
-        operator: The engine's own word for what it ran.
-        precision: Of its input.
-        fused: Names of the graph's nodes that run inside of it.
-        quantized: Whether the plan quantizes its weight and input.
+        layer: Label of the layer: `stage3:4:2`, or `stage4:1:0/depthwise0` for convolutions of the multi-scale branch.
+        operator: The engine's own name for the operator that it ran.
+        precision: Precision of the convolution's input.
+        fused: Names of the graph's nodes that run inside this operator.
+        quantized: Whether the plan quantizes the weight and the input.
         is_integer: Whether the engine multiplied integers.
-        simulated: Distance of its quantized tensors, the largest of them; None if it has none.
-        exact: The same of the simulation in exact integers.
+        simulated: Largest distance of the convolution's quantized tensors from the simulation's; None if it has none.
+        exact: The same for the simulation in exact integers.
     """
 
     layer: str
@@ -69,20 +69,20 @@ Simulate = Callable[..., nn.Module]
 def report_layers(
     model: EfficientViTSam, plan: Plan, image: Tensor, simulate: Simulate, engine_name: str | None = None
 ) -> tuple[LayerReport, ...]:
-    """Run one image in the simulation and in the optimized engine, both showing every rounded tensor.
+    """Run one image in the simulation and in the optimized engine, and compare every rounded tensor.
 
-    Showing a tensor may keep an engine from fusing what stands behind it; so what was executed is read from the graph
-    without.
+    Making a tensor an output can prevent the engine from fusing the operations after it. So the executed operators are
+    read from the graph without these outputs.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated, with the engine's placement.
+        plan: A calibrated plan with the engine's placement.
         image: (1, 3, S, S), normalized.
-        simulate: `quantsam.simulate`.
-        engine_name: What runs it; the engine that the plan's placement names if None.
+        simulate: The function `quantsam.simulate`.
+        engine_name: The engine; by default that of the plan's placement.
 
     Raises:
-        PlanError: The plan is not one for its engine.
+        PlanError: The plan does not fit its engine.
         EngineError: The engine is not installed or refuses the graph.
     """
     engine_name = engine_name or get_placement(plan.placement).engine
@@ -117,7 +117,7 @@ def report_layers(
 
 
 def _rounded(simulated: nn.Module, sites: Sequence[PlanSite], image: Tensor) -> dict[str, Tensor]:
-    """Return what passed each site."""
+    """Return the tensor at each site."""
     seen: dict[str, Tensor] = {}
 
     def keep(key: str) -> Callable[[nn.Module, object, Tensor], None]:

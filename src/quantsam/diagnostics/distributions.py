@@ -1,4 +1,4 @@
-"""How all weights and activations are distributed under a plan, as a record."""
+"""Record how all weights and activations are distributed under a plan."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def measure_distributions(
     progress: Progress | None = None,
     notes: dict[str, JsonValue] | None = None,
 ) -> DistributionRecord:
-    """Measure how the values of every site are distributed: each weight, and each activation over all images.
+    """Measure the distribution of every site's values: each weight, and each activation over all images.
 
     Args:
-        model: In float.
-        plan: Calibrated, for this model.
-        images: What to look at.
-        store: Where the record is appended; if it holds this very measurement already, that is returned.
-        histograms: A file for every channel's histogram, see `save_histograms`. A store
-            does not keep these, so where a file is given the sites are measured in any case.
+        model: The float model.
+        plan: A calibrated plan for this model.
+        images: The images to measure on.
+        store: The store that receives the record; if it already holds the same measurement, that record is returned.
+        histograms: A file for every channel's histogram; see `save_histograms`. A store does not keep the histograms,
+            so the sites are always measured if a file is given.
         progress: Wraps the iteration over the images.
         notes: Added to the record's settings.
 
     Returns:
-        A record whose `sites` are what was found.
+        A record with the results in `sites`.
 
     Raises:
         PlanError: The plan is not calibrated, or was made for another model.
@@ -80,7 +80,7 @@ def measure_distributions(
 
 
 def _figures(sites: Sequence[SiteDistribution]) -> dict[str, float | int | None]:
-    """Percent of all quantized activations' values that are clipped, and the largest outlier ratio of any site."""
+    """Return the percentage of clipped values in all quantized activations, and the largest outlier ratio."""
     rounded = [(s.clipped, s.values) for s in sites if s.role == "activation" and s.clipped is not None]
     values = sum(count for _, count in rounded)
     return {
@@ -90,7 +90,7 @@ def _figures(sites: Sequence[SiteDistribution]) -> dict[str, float | int | None]
 
 
 def _depends_on(model: EfficientViTSam, plan: Plan, images: ImageSource) -> dict[str, JsonValue]:
-    """Return all that the record depends on."""
+    """Return everything that the record depends on."""
     return {
         "distributions": [plan.scheme, plan.scheme_digest],
         "weights_digest": model.weights_digest(),

@@ -1,4 +1,4 @@
-"""How the values of all weights and activations are distributed, and what a plan's grids cover of them."""
+"""Observe how all weights and activations are distributed, and how much of them a plan's grids cover."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from quantsam.results.distribution_record import SiteDistribution
 
 @dataclass(slots=True, eq=False)
 class Distributions:
-    """What was seen of a stream of images.
+    """The distributions observed over a stream of images.
 
     Attributes:
-        meters: One a site, in the order of the forward pass.
-        images: How many were seen.
+        meters: One meter per site, in the order of the forward pass.
+        images: Number of images seen.
     """
 
     meters: tuple[SiteMeter, ...]
     images: int = 0
 
     def state_bytes(self) -> int:
-        """Return the memory that it takes: the same for one image and for thousands."""
+        """Return the memory in use, in bytes; it is the same for one image and for thousands."""
         return sum(meter.state_bytes() for meter in self.meters)
 
     def summaries(self) -> list[SiteDistribution]:
-        """Return what a record keeps of each site."""
+        """Return each site's entry in a record."""
         return [meter.summary() for meter in self.meters]
 
 
 class _MeterSite(nn.Module):
-    """A site that shows what passes it to a meter."""
+    """A site that passes its values to a meter."""
 
     def __init__(self, meter: SiteMeter) -> None:
         super().__init__()
@@ -64,23 +64,23 @@ class _MeterSite(nn.Module):
 def observe_distributions(
     model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], *, progress: Progress | None = None
 ) -> Distributions:
-    """Look at the values of every site, each weight and each activation over all images, channel by channel.
+    """Observe the values of every site per channel: each weight, and each activation over all images.
 
-    The encoder runs in float, as for calibration; sites only look. Sites that the plan does not quantize are seen too.
-    What is kept takes 198 MiB for L0 and 563 MiB for XL1.
+    The encoder runs in float, as for calibration; sites only observe. Sites that the plan does not quantize are
+    observed too. The histograms take 198 MiB for L0 and 563 MiB for XL1.
 
     Args:
-        model: In float.
-        plan: Calibrated, for this model.
-        images: As for calibration; any number, memory does not grow with it.
-        progress: Wraps the iteration over the images, given their number where it is known.
+        model: The float model.
+        plan: A calibrated plan for this model.
+        images: Images, as for calibration; memory does not grow with their number.
+        progress: Wraps the iteration over the images, and receives their number if known.
 
     Returns:
-        Every channel's histogram; `summaries()` has one entry a site, in the order of the forward pass.
+        Every channel's histogram; `summaries()` has one entry per site, in the order of the forward pass.
 
     Raises:
         PlanError: The plan is not calibrated, or was made for another model.
-        InputError: An image is not one.
+        InputError: An image is not a valid image.
         CalibrationError: There are no images, or a value is not finite.
     """
     if isinstance(images, (str, bytes, os.PathLike)):
@@ -94,7 +94,7 @@ def observe_distributions(
     meters = _meters(encoder, plan, device)
     seen = Distributions(tuple(meters.values()))
     found = {f"{layer.address}/{site.name}": site for layer, site in _sites(encoder)}
-    for key, site in found.items():  # first: what is wrong with weights is known at once
+    for key, site in found.items():  # first, because errors in weights show at once
         if site.role == "weight":
             meters[key].observe(encoder.get_submodule(site.path).get_parameter("weight").unsqueeze(0))
     watched = with_modules(
@@ -112,28 +112,29 @@ def observe_distributions(
 
 
 def site_names(model: EfficientViTSam, placement: str) -> list[str]:
-    """Return the names of all sites that are measured, in the order of the forward pass.
+    """Return the names of all measured sites, in the order of the forward pass.
 
     Raises:
-        InputError: There is no such placement.
+        InputError: The placement is unknown.
     """
     encoder = transformed(model.float_encoder, get_placement(placement).transforms)
     return [f"{layer.address}/{site.name}" for layer, site in _sites(encoder)]
 
 
 def activation_names(model: EfficientViTSam, placement: str) -> list[str]:
-    """Return the names of the sites that are activations, see `site_names`."""
+    """Return the names of the measured sites that are activations; see `site_names`."""
     encoder = transformed(model.float_encoder, get_placement(placement).transforms)
     return [f"{layer.address}/{site.name}" for layer, site in _sites(encoder) if site.role == "activation"]
 
 
 def save_histograms(seen: Distributions, path: str | os.PathLike[str]) -> None:
-    """Write every channel's histogram to a `.npz` file for NumPy.
+    """Write every channel's histogram to a NumPy `.npz` file.
 
-    Of each site, by its name: `stage3:4:2/input.counts` (C, bins) int64, `.exponents` (C,) int64, `.lows` and `.highs`
-    (C,) float32, the exact extremes. The bins of a channel of exponent k are of equal width and cover [-2^k, 2^k).
+    Each site has arrays under its name: `stage3:4:2/input.counts` (C, bins) int64, `.exponents` (C,) int64, and the
+    exact extremes `.lows` and `.highs` (C,) float32. The bins of a channel with exponent k have equal width and cover
+    [-2^k, 2^k).
 
-    The file is written in place; one that must be whole or not at all is given by `files.atomic_write`.
+    The file is written in place; for an atomic write, pass a path from `files.atomic_write`.
     """
     arrays: dict[str, Any] = {}
     for meter in seen.meters:
@@ -143,8 +144,8 @@ def save_histograms(seen: Distributions, path: str | os.PathLike[str]) -> None:
         low, high = histogram.range()
         parts = {"counts": meter.counts, "exponents": histogram.exponents, "lows": low, "highs": high}
         arrays |= {f"{meter.site}.{name}": part.cpu().numpy() for name, part in parts.items()}
-    with Path(path).open("wb") as file:  # NumPy would add a suffix of its own to a name
-        np.savez_compressed(file, **arrays)  # mostly zeros: a twentieth of its size
+    with Path(path).open("wb") as file:  # given a name, NumPy would add its own suffix
+        np.savez_compressed(file, **arrays)  # mostly zeros: compresses to a twentieth
 
 
 def _sites(encoder: ImageEncoder) -> list[tuple[Layer, LayerSite]]:

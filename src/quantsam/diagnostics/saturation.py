@@ -1,4 +1,4 @@
-"""How many channels of a plan lose something on processors whose kernels add pairs of products in 16 bits."""
+"""Count the channels of a plan that lose accuracy on processors whose kernels add product pairs in 16 bits."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LayerSaturation:
     """Saturation of one quantized convolution.
 
     Attributes:
-        layer: Its label: `stage3:4:2`, or `stage4:1:0/depthwise0` within a branch.
-        kind: Kind of its layer.
-        channels: Output channels.
-        can_saturate: Channels with a pair of weights whose products can overflow 16 bits.
-        did_saturate: Channels of which a sum did, on the images.
-        worst: The most that a sum lost, relative to the largest exact sum of the layer on the images.
+        layer: Label of the layer: `stage3:4:2`, or `stage4:1:0/depthwise0` within a branch.
+        kind: Kind of the layer.
+        channels: Number of output channels.
+        can_saturate: Number of channels with a pair of weights whose products can overflow 16 bits.
+        did_saturate: Number of channels where a sum did saturate on the images.
+        worst: Largest loss of a sum, relative to the layer's largest exact sum on the images.
     """
 
     layer: str
@@ -42,20 +42,20 @@ class LayerSaturation:
 def count_saturation(
     model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], *, progress: Progress | None = None
 ) -> tuple[LayerSaturation, ...]:
-    """Count, layer by layer, what x86 kernels without VNNI would lose.
+    """Count, layer by layer, what x86 kernels without VNNI lose.
 
-    Each layer is given what exact integers make of the images, so its loss is its own.
+    Each layer receives inputs computed in exact integers, so its loss does not include earlier layers' losses.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated, with the placement of ONNX Runtime or OpenVINO.
-        images: As for calibration.
+        plan: A calibrated plan with the placement of ONNX Runtime or OpenVINO.
+        images: Images, as for calibration.
         progress: Wraps the iteration over the images.
 
     Raises:
-        PlanError: The plan has no sums that could saturate: see `simulate`.
+        PlanError: The plan has no sums that could saturate; see `simulate`.
         CalibrationError: There are no images.
-        InputError: An image is not one.
+        InputError: An image is not a valid image.
     """
     encoder = simulate(model, plan, saturate=True).encoder
     meters = {}
@@ -75,7 +75,7 @@ def count_saturation(
 
 
 class _Meter:
-    """Watches a convolution; takes its saturation out of what the next layers see."""
+    """Watches a convolution, and removes its saturation from the inputs of later layers."""
 
     def __init__(self, kind: str, layer: IntegerConv2d) -> None:
         self.kind, self._channels = kind, len(layer.get_buffer("codes"))

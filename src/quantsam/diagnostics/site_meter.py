@@ -1,4 +1,4 @@
-"""What is kept of one site's values, however many pass: histograms by channel, what was clipped, rounding's noise."""
+"""Statistics of one site's values, in fixed memory: histograms per channel, clipped values, rounding noise."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BINS, _FEWEST, _MOST = 1 << 16, 64, 256
 
 
 def bins_for(channels: int) -> int:
-    """Return how many bins each channel of a tensor gets: 256, but fewer from 512 channels on.
+    """Return the number of bins per channel of a tensor: 256, but fewer from 512 channels on.
 
-    That bounds what all sites of XL1, 980,000 channels, take to 0.55 GiB, where 256 each would be 1.9 GiB.
+    This bounds the memory for all sites of XL1 (980,000 channels) to 0.55 GiB; 256 bins each would take 1.9 GiB.
 
     >>> [bins_for(channels) for channels in (3, 256, 384, 512, 6144)]
     [256, 256, 128, 128, 64]
@@ -31,20 +31,20 @@ def bins_for(channels: int) -> int:
 
 
 class SiteMeter:
-    """Takes in the values of one site.
+    """Collects statistics of one site's values.
 
-    Its state is of one size from the first value on. What it says depends only on the values: counts to the last one,
-    sums of squares but for float64's rounding, wherever the stream is cut.
+    The state has a fixed size from the first value on. The results depend only on the values, not on how the stream is
+    split: counts exactly, sums of squares up to float64 rounding.
 
     Attributes:
-        site: `stage3:4:2/input`.
+        site: Name of the site, such as `stage3:4:2/input`.
         kind: Kind of the layer.
         role: `weight` or `activation`.
-        spec: How the plan quantizes it; None in float.
-        histogram: A row a channel.
-        clipped: (C,) int64, values outside of their `clipping_range`.
-        power: Sum of the squares of all values, () float64; kept of quantized sites alone.
-        noise: Sum of the squares of what rounding to the grid changes, () float64.
+        spec: How the plan quantizes the site; None in float.
+        histogram: Histogram with one row per channel.
+        clipped: (C,) int64, number of values outside their `clipping_range`.
+        power: Sum of the squares of all values, () float64; only for quantized sites.
+        noise: Sum of the squared rounding errors, () float64.
         position_ratio: See `SiteDistribution`; None until a position was seen.
     """
 
@@ -57,12 +57,12 @@ class SiteMeter:
         self.power = self.noise = torch.zeros((), dtype=torch.float64)
         self.position_ratio: float | None = None
         self._grid: QParams | None = None
-        if spec is not None and params is not None:  # below, a channel is a row, whatever the grid's own axis is
+        if spec is not None and params is not None:  # below, each channel is a row, whatever the grid's own axis
             self._grid = QParams(params.scale, params.zero_point, None if params.axis is None else 0)
             self._bounds = [bound.reshape(-1) for bound in clipping_range(spec, params)]  # (1,) or (C,)
 
     def observe(self, x: Tensor) -> None:
-        """Take a batch, (N, C, ...) float32; of a weight (1, C, ...). In attention C counts heads.
+        """Add a batch, (N, C, ...) float32; for a weight (1, C, ...). In attention, C counts heads.
 
         Raises:
             CalibrationError: A value is not finite.
@@ -80,7 +80,7 @@ class SiteMeter:
 
     @property
     def channels(self) -> int:
-        """How many channels it has."""
+        """Number of channels."""
         return len(self.counts)
 
     @property
@@ -92,20 +92,20 @@ class SiteMeter:
 
     @property
     def values(self) -> int:
-        """How many values were seen."""
+        """Number of values seen."""
         return int(self.counts.sum())
 
     def state_bytes(self) -> int:
-        """Return the memory that what was seen takes."""
+        """Return the memory used by the statistics, in bytes."""
         held = [self.clipped, self.power, self.noise]
         if self.histogram is not None:
             held += [self.histogram.counts, self.histogram.exponents, self.histogram.low, self.histogram.high]
         return sum(t.nbytes for t in held if t is not None)
 
     def summary(self) -> SiteDistribution:
-        """Return what a record keeps: at most 128 bins, four channels' histograms.
+        """Return the site's entry in a record: at most 128 bins, histograms of at most four channels.
 
-        Numbers have six digits, the extremes of the many channels three.
+        Numbers have six digits; the extremes of the channels have three.
         """
         assert self.histogram is not None, "values were seen"
         lows, highs = (bound.cpu() for bound in self.histogram.range())
@@ -136,14 +136,14 @@ class SiteMeter:
         )
 
     def _look_at_positions(self, rows: Tensor) -> None:
-        """Take the positions of an image, (C, n)."""
+        """Measure the positions of an image, (C, n)."""
         reach = rows.abs().amax(0)
         median = float(reach.median())
         if median > 0:
             self.position_ratio = max(self.position_ratio or 0.0, float(reach.max()) / median)
 
     def _compare(self, rows: Tensor, spec: TensorSpec, grid: QParams) -> None:
-        """Count what is clipped of (C, n), and add up what rounding changes."""
+        """Count the clipped values of (C, n), and add up the rounding errors."""
         sums, clipped = compare(rows, fake_quantize(rows, spec, grid), *self._bounds)
         power, noise = sums.sum(0)
         self.power, self.noise = self.power + power, self.noise + noise
@@ -176,11 +176,11 @@ class SiteMeter:
 
 
 def shown_bins(counts: Tensor, width: float) -> Bins:
-    """Return a histogram from its first to its last filled bin; pairs are added up while there are more than 128.
+    """Return a histogram from its first to its last filled bin; adjacent bins are merged while there are more than 128.
 
     Args:
         counts: (bins,) int64, not all zero; the middle edge is at zero.
-        width: Of a bin.
+        width: Width of a bin.
     """
     while True:
         filled = counts.nonzero()[:, 0]
@@ -192,15 +192,15 @@ def shown_bins(counts: Tensor, width: float) -> Bins:
 
 
 def _ratios(largest: Tensor) -> Tensor | None:
-    """Each channel's largest magnitude over the median of all; None where that is zero."""
+    """Return each channel's largest magnitude divided by the median over channels; None if that is zero."""
     median = largest.double().quantile(0.5) if len(largest) else torch.zeros(())
     return largest.double() / median if float(median) > 0 else None
 
 
 def compare(rows: Tensor, rounded: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """See `quant.kernels.compare`; on other devices PyTorch's operations give the same."""
+    """See `quant.kernels.compare`; on other devices, PyTorch operations give the same result."""
     if rows.device.type == "cpu":
-        from quantsam.quant import kernels  # compiles on first use: not at import
+        from quantsam.quant import kernels  # imported here, because it compiles on first use
 
         if kernels.supports(rows):
             return kernels.compare(rows, rounded, low, high)
@@ -210,5 +210,5 @@ def compare(rows: Tensor, rounded: Tensor, low: Tensor, high: Tensor) -> tuple[T
 
 
 def _short(value: float, digits: int = 6) -> float:
-    """A few significant digits: a record lists hundreds of thousands of numbers."""
+    """Round to a few significant digits, because a record lists hundreds of thousands of numbers."""
     return float(f"{value:.{digits}g}") + 0.0  # no negative zero

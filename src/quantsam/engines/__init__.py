@@ -1,1 +1,1 @@
-"""Plans on real integer engines: ONNX with explicit quantization, and what runs it."""
+"""Run plans on real integer engines: ONNX with explicit quantization, and the engines that run it."""

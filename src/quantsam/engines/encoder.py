@@ -26,12 +26,12 @@ class EngineEncoder:
     """An `Encoder` that runs a plan in an engine, one image at a time.
 
     Attributes:
-        plan: What it runs.
+        plan: The plan that the encoder runs.
         engine: The engine's name.
-        session: What the engine made of it.
+        session: The engine's session.
         graph: The ONNX file that the engine was given.
-        precision: Of what is not quantized.
-        exact: Whether this processor's integer kernels compute what the plan says.
+        precision: Precision of the parts that are not quantized.
+        exact: Whether this processor's integer kernels compute exactly what the plan says.
     """
 
     def __init__(
@@ -47,11 +47,12 @@ class EngineEncoder:
 
 
 def check_runs(plan: Plan, engine: str) -> None:
-    """Make sure that an engine has what a plan asks for.
+    """Make sure that an engine supports a plan.
 
     Raises:
-        InputError: There is no such engine.
-        PlanError: The plan was placed for another engine, is not calibrated, or has formats that the engine lacks.
+        InputError: The engine is unknown.
+        PlanError: The plan was placed for another engine, is not calibrated, or has formats that the engine does not
+            support.
     """
     placements = [placement_of(get_engine(engine).name, vnni=vnni) for vnni in (False, True)]
     plan.check_calibrated()
@@ -65,10 +66,10 @@ def check_runs(plan: Plan, engine: str) -> None:
 
 
 def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
-    """Make sure that an engine has the formats of a plan's sites, calibrated or not.
+    """Make sure that an engine supports the formats of a plan's sites, calibrated or not.
 
     Raises:
-        PlanError: It lacks one.
+        PlanError: The engine does not support a format.
     """
     described = get_engine(engine)
     for site in sites:
@@ -86,7 +87,7 @@ def check_formats(sites: Iterable[PlanSite], engine: str) -> None:
 
 
 def _others(engine: str) -> str:
-    """Return the engines that take a scale a channel."""
+    """Return the engines that support per-channel scales."""
     return " or ".join(name for name, other in ENGINES.items() if other.channel_activations and name != engine)
 
 
@@ -102,14 +103,14 @@ def make_engine_encoder(
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated, with the engine's placement; or without sites, for the float model.
-        engine: Its name: `onnxruntime`, `openvino`, `tensorrt`.
-        threads: Of one inference; PyTorch's number if None.
-        precision: Of what is not quantized: `f32`, or on OpenVINO `bf16`, which is faster where the processor has it.
-            TensorRT runs it in float16 but for what would overflow.
+        plan: A calibrated plan with the engine's placement; or a plan without sites, for the float model.
+        engine: Name of the engine: `onnxruntime`, `openvino`, `tensorrt`.
+        threads: Number of threads per inference; PyTorch's number if None.
+        precision: Precision of the parts that are not quantized: `f32`, or on OpenVINO `bf16`, which is faster if the
+            processor supports it. TensorRT runs these parts in float16, except what would overflow.
 
     Raises:
-        InputError: There is no such engine or precision.
+        InputError: The engine or the precision is unknown.
         PlanError: See `check_runs`.
         EngineError: The engine is not installed or refuses the graph.
     """
@@ -123,18 +124,19 @@ def make_engine_encoder(
 
 
 def open_plan(plan: Plan, engine: str, graph: bytes, options: SessionOptions) -> tuple[Session, bool]:
-    """Give the graph of a plan to an engine, so that it is computed exactly on this processor if it can be.
+    """Open a plan's graph in an engine, so that it computes exactly on this processor if possible.
 
-    An engine that can be told to add in 32 bits is told so where it must.
+    If needed, the engine is set to add in 32 bits, if it has this setting.
 
     Args:
         plan: The plan.
-        engine: Its name.
-        graph: Of `encoder_to_onnx`, or made from one.
-        options: How to run it.
+        engine: Name of the engine.
+        graph: A graph from `encoder_to_onnx`, or one made from it.
+        options: How to run the graph.
 
     Returns:
-        The session, and whether the engine computes what the plan says. If not, an `InexactWarning` was given.
+        The session, and whether the engine computes exactly what the plan says. If not, the function gives an
+        `InexactWarning`.
     """
     described = get_engine(engine)
     saturates = plan.processors == "vnni" and described.saturates and not adds_in_32_bits(engine)

@@ -1,4 +1,4 @@
-"""What an engine really executed: read from the graph that it made, not from the one it was given."""
+"""Find what an engine really executed: read from the engine's own graph, not from the exported one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from quantsam.runtime.engines import ENGINES
 from quantsam.runtime.sessions import Executed, Session
 
 CONVOLUTION = "convolution"
-MERGED = "(merged)"  # the engine made it part of something else, such as a matrix product behind a transposition
+MERGED = "(merged)"  # the engine merged it into another operation, such as a matrix product after a transposition
 
 
 def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
-    """Return every convolution of a graph as a session runs it, in the order of the graph; nothing if it does not tell.
+    """Return every convolution of a graph as a session runs it, in graph order; empty if the engine does not tell.
 
     Args:
-        graph: The ONNX model that the session was made from, of `encoder_to_onnx`.
-        session: What an engine made of it.
+        graph: The ONNX model, from `encoder_to_onnx`, that the session was made from.
+        session: The engine's session.
     """
     found = ENGINES[session.engine].read(graph, session)
     if found is None:
@@ -34,11 +34,11 @@ def executed(graph: bytes, session: Session) -> tuple[Executed, ...]:
 
 
 def quantized_but_float(plan: Plan, ran: Iterable[Executed]) -> tuple[str, ...]:
-    """Return the convolutions that the plan quantizes, weight and input, and the engine ran in float."""
+    """Return the convolutions whose weight and input the plan quantizes, but that the engine ran in float."""
     quantized = {weight.label for weight, _ in plan.quantized_convolutions()}
     return tuple(e.label for e in ran if e.label in quantized and not e.is_integer)
 
 
 def _is_named(found: str, name: str) -> bool:
-    """Whether an engine's name for a node was made from ours: it may append, never change."""
+    """Return whether an engine's node name derives from ours: an engine may append to it, never change it."""
     return found.startswith(name) and found[len(name) : len(name) + 1] in ("", "/", "_")

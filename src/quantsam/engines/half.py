@@ -1,9 +1,9 @@
-"""Float parts in float16, in a graph whose types say so; what would overflow stays in float32.
+"""Convert a graph's float parts to explicit float16; values that would overflow stay in float32.
 
-LayerNormalization and the core of linear attention sum thousands of values: in float16, whose largest number is 65,504,
-such sums become infinite. They are pinned to float32 by explicit casts, and so is what makes or reads a value that
-`find_overflows` saw come near that number. Everything else follows the type of its inputs: a convolution whose weights
-or scales float16 cannot hold (scales below its smallest normal number, 6.1e-5) stays in float32 too.
+LayerNormalization and the core of linear attention sum thousands of values. In float16, whose largest number is 65,504,
+such sums become infinite. Explicit casts pin these nodes to float32, and also the nodes that make or read a value that
+`find_overflows` found near that number. Everything else follows the type of its inputs: a convolution whose weights or
+scales float16 cannot hold (scales below its smallest normal number, 6.1e-5) stays in float32 too.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from quantsam.runtime.engines import open_session
 from quantsam.runtime.sessions import SessionOptions
 
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
-_SMALLEST, _LARGEST = 2.0**-14, 65504.0  # of float16, the smallest with full precision
+_SMALLEST, _LARGEST = 2.0**-14, 65504.0  # float16's limits; the smallest number with full precision
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 HEADROOM = 4.0
 """How many times larger than on the images a value may get before float16 overflows."""
 
 
 def with_half_precision(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
-    """Return an encoder of `encoder_to_onnx` whose float parts are typed float16; input and output stay float32.
+    """Return an encoder whose float parts are typed float16; input and output stay float32.
 
-    Scales are rounded to float16 (relative error at most 2^-11): TensorRT wants them in the type of the tensor.
+    Scales are rounded to float16 (relative error at most 2^-11): TensorRT requires scales in the type of the tensor.
 
     Args:
-        model: The encoder.
-        kept: Names of values that stay in float32, see `find_overflows`; and so does what makes and what reads them.
+        model: The encoder, from `encoder_to_onnx`.
+        kept: Names of values that stay in float32, as do the nodes that make and read them; see `find_overflows`.
 
     Raises:
         EngineError: A scale that a tensor shares with others is larger than float16 can hold.
@@ -44,14 +44,14 @@ def with_half_precision(model: onnx.ModelProto, kept: Collection[str] = ()) -> o
 def find_overflows(
     model: onnx.ModelProto, images: Iterable[NDArray[np.float32]], *, headroom: float = HEADROOM
 ) -> frozenset[str]:
-    """Return the values of a float graph that come too near the largest number of float16 on some images.
+    """Return the values of a float graph that come too close to float16's largest number on some images.
 
-    ONNX Runtime runs the graph as it is written, every value an output.
+    ONNX Runtime runs the graph as written, with every value as an output.
 
     Args:
-        model: Of `encoder_to_onnx`, in float32.
-        images: Inputs of the encoder, (1, 3, S, S) each.
-        headroom: A value is found if it times this is beyond 65,504.
+        model: A float32 model from `encoder_to_onnx`.
+        images: Encoder inputs, (1, 3, S, S) each.
+        headroom: A value is returned if its magnitude times `headroom` exceeds 65,504.
 
     Raises:
         CalibrationError: There are no images.
@@ -110,7 +110,7 @@ class _Converter:
             if node.op_type != "Conv":
                 continue
             around = [makers[name] for name in node.input if name in makers and makers[name].op_type in _QUANTIZERS]
-            around += [makers[n.input[0]] for n in around if n.input[0] in makers]  # what makes the codes
+            around += [makers[n.input[0]] for n in around if n.input[0] in makers]  # the nodes that make the codes
             if any(not self._fits(n.input[1]) for n in around if n.op_type in _QUANTIZERS):
                 pinned |= {node.name, *(n.name for n in around if n.op_type in _QUANTIZERS)}
         return pinned
@@ -120,13 +120,13 @@ class _Converter:
         return bool((values >= _SMALLEST).all() and (values <= _LARGEST).all())
 
     def _holds(self, name: str) -> bool:
-        """Return whether float16 holds a constant's values; of anything else, that nothing is known against it."""
+        """Return whether float16 can hold a constant's values; True for anything but a constant."""
         if name not in self._constants or self._constants[name].data_type != SINGLE:
             return True
         return bool(np.abs(numpy_helper.to_array(self._constants[name])).max(initial=0.0) <= _LARGEST)
 
     def _add(self, node: onnx.NodeProto, wanted: int) -> None:
-        """Append a node, with its float inputs in the wanted type."""
+        """Append a node with its float inputs in the wanted type."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):

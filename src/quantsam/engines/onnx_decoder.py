@@ -1,4 +1,4 @@
-"""Prompt encoder and mask decoder as one ONNX graph in float: any number of prompts, of any number of points."""
+"""Export prompt encoder and mask decoder as one float ONNX graph, for any number of prompts and points."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _KINDS = 5  # padding, off, on, top left, bottom right
 def decoder_to_onnx(model: EfficientViTSam) -> onnx.ModelProto:
     """Return prompt encoder and mask decoder as an ONNX model.
 
-    Inputs: `embedding`, float32 (1, C, H, W), of one image; `points`, float32 (B, N, 2), x y in pixels of the prompt
-    frame; `labels`, int64 (B, N): 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 padding. A prompt
-    without a box ends with a padding point, as SAM's prompt encoder has it.
+    Inputs: `embedding`, float32 (1, C, H, W), for one image; `points`, float32 (B, N, 2), x y in pixels of the prompt
+    frame; `labels`, int64 (B, N): 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 padding. A prompt without
+    a box ends with a padding point, as in SAM's prompt encoder.
 
-    Outputs: `masks`, float32 logits (B, 4, 4 H, 4 W), of which the first is for unambiguous prompts, and
+    Outputs: `masks`, float32 logits (B, 4, 4 H, 4 W), where the first mask is for unambiguous prompts, and
     `predicted_iou`, float32 (B, 4).
     """
     writer = _Writer(model)
@@ -76,7 +76,7 @@ class _Writer:
         self._masks(decoder, tokens, image)
 
     def _tokens(self) -> str:
-        """Embed prompts, behind the decoder's own tokens."""
+        """Embed prompts, and put them after the decoder's own tokens."""
         prompts, decoder, dim = self._model.prompt_encoder, self._model.mask_decoder, self._model.variant.embed_dim
         matrix = prompts.get_buffer("pe_layer.positional_encoding_gaussian_matrix")
         unit = self._op("Div", self._op("Add", POINTS, self._number(0.5)), self._number(prompts.prompt_size))
@@ -127,7 +127,7 @@ class _Writer:
         return self._linear(module.out_proj, self._op("Reshape", joined, self.graph.shared([0, -1, inner])))
 
     def _masks(self, decoder: MaskDecoder, tokens: str, image: str) -> None:
-        """Up-scale the image's tokens by two products each, and read the masks off them."""
+        """Up-scale the image's tokens with two products each, and compute the masks from them."""
         up: Any = decoder.output_upscaling
         side, masks = self._model.variant.embed_size, MaskDecoder.NUM_MASKS
         x = self._transposed_convolution(up[0], image)
@@ -156,7 +156,7 @@ class _Writer:
         self.graph.add("Identity", [self._linear(layers[2], first)], IOU)
 
     def _transposed_convolution(self, conv: Any, x: str) -> str:
-        """Apply one of kernel and stride 2 to tokens (..., in): (..., 4 out), row, column, channel."""
+        """Apply a convolution with kernel and stride 2 to tokens (..., in): (..., 4 out), row, column, channel."""
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
         return self._op("Add", self._op("MatMul", x, self._constant(weight)), self._constant(conv.bias.repeat(4)))
 

@@ -1,6 +1,6 @@
-"""A plan as an ONNX graph: its own scales and zero points, weights as integers.
+"""Export a plan as an ONNX graph, with the plan's scales and zero points, and weights as integers.
 
-Every value at a site is named after it, `stage3:4:2/input`; its codes are `stage3:4:2/input:codes`.
+Every value at a site has the site's name, `stage3:4:2/input`; its codes are named `stage3:4:2/input:codes`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ INPUT, OUTPUT = "image", "embedding"
 def encoder_to_onnx(model: EfficientViTSam, plan: Plan) -> onnx.ModelProto:
     """Return a calibrated plan as an ONNX model.
 
-    Its input is `image`, float32 (N, 3, S, S), normalized; its output `embedding`, float32
-    (N, embed_dim, embed_size, embed_size). Run without optimizations it computes what `simulate` does.
+    The input is `image`, float32 (N, 3, S, S), normalized. The output is `embedding`, float32 (N, embed_dim,
+    embed_size, embed_size). Without optimizations, the graph computes the same as `simulate`.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated; without sites for the float model.
+        plan: A calibrated plan; or a plan without sites, for the float model.
 
     Raises:
-        PlanError: The plan is not calibrated, was made for another model, or has a format that ONNX lacks.
+        PlanError: The plan is not calibrated, was made for another model, or has a format that ONNX does not support.
     """
     plan.check_calibrated()
     encoder = prepare(model, plan)
@@ -69,10 +69,10 @@ def encoder_to_onnx(model: EfficientViTSam, plan: Plan) -> onnx.ModelProto:
 
 
 def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> Path:
-    """Write a model, whole or not at all.
+    """Write a model to a file, completely or not at all.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     content = io.BytesIO()
     onnx.save_model(model, content)
@@ -95,7 +95,7 @@ class EncoderWriter:
         self._grids: dict[tuple[object, ...], tuple[str, str]] = {}
 
     def label(self, path: str) -> str:
-        """Return what the names of a convolution's values begin with."""
+        """Return the prefix of a convolution's value names."""
         return self._labels[path]
 
     def write(self, encoder: ImageEncoder) -> None:
@@ -129,7 +129,7 @@ class EncoderWriter:
         return x
 
     def _convolution(self, conv: Convolution, x: str) -> str:
-        """Write a convolution with what follows it."""
+        """Write a convolution and the operations that follow it."""
         x = self.conv(conv.conv, x)
         if conv.norm is not None:
             x = self._site(conv.norm_site, self._batch_norm(conv.norm, x))
@@ -142,9 +142,9 @@ class EncoderWriter:
         """Write a `Conv2d` between its two sites and return the name of its output.
 
         Args:
-            path: Of the convolution.
-            x: Its input.
-            scales_output: Multiply the output by what a repair puts behind its site.
+            path: Path of the convolution.
+            x: Name of the input.
+            scales_output: Whether to multiply the output by a repair's factors after its site.
         """
         conv, label = self._encoder.get_submodule(path), self._labels[path]
         assert isinstance(conv, Conv2d)
@@ -178,20 +178,19 @@ class EncoderWriter:
         kind = storage_type(site)
         name = self.graph.tensor(codes_tensor(f"{site.key}:codes", _codes(codes), kind))
         scale, zero_point = self._grid(site)
-        if kind in WIDENED:  # 4 bits in the file, 8 in the kernel
+        if kind in WIDENED:  # stored with 4 bits, computed with 8
             name = self.graph.add("Cast", [name], f"{site.key}:codes8", to=WIDENED[kind])
             zero_point = self.graph.add("Cast", [zero_point], f"{site.key}:zero_point8", to=WIDENED[kind])
         return self.graph.add("DequantizeLinear", [name, scale, zero_point], site.key, **_axis(params))
 
     def _site(self, path: str, x: str, *, before: Tensor | None = None, after: Tensor | None = None) -> str:
-        """Return `x`, rounded where the plan says so.
+        """Return `x`, rounded if the plan quantizes the site.
 
         Args:
-            path: Of the site.
-            x: The value.
-            before: (C,) powers of two that multiply the channels before they are rounded: part of the quantization's
-                scale.
-            after: (C,) powers of two that multiply them afterwards: part of the dequantization's scale.
+            path: Path of the site.
+            x: Name of the value.
+            before: (C,) powers of two that multiply the channels before rounding: part of the quantization scale.
+            after: (C,) powers of two that multiply the channels after rounding: part of the dequantization scale.
         """
         site = self._sites.get(path)
         is_scaled = before is not None or after is not None
@@ -210,9 +209,9 @@ class EncoderWriter:
         return self.graph.add("Mul", [x, constant], f"{path}.scaled")
 
     def _grid_of(self, x: str, site: PlanSite) -> tuple[str, str]:
-        """Return the names of a site's scale and zero point, the same for all sites of a value that have one grid.
+        """Return the names of a site's scale and zero point, shared by all sites of a value with the same grid.
 
-        Engines merge roundings that are the same by name, and add in integers where a sum is rounded once.
+        Engines merge roundings with the same names, and add in integers if a sum is rounded once.
         """
         grid = site.grid.to("cpu")
         content = (x, storage_type(site), grid.axis, grid.scale.numpy().tobytes(), grid.zero_point.numpy().tobytes())
@@ -221,7 +220,7 @@ class EncoderWriter:
         return self._grids[content]
 
     def _grid(self, site: PlanSite, name: str = "", factors: Tensor | None = None) -> tuple[str, str]:
-        """Return the names of a site's scale and zero point; with factors, of the scale times these, one a channel."""
+        """Return the names of a site's scale and zero point; with factors, the scale is multiplied per channel."""
         params, kind = site.grid.to("cpu"), storage_type(site)
         scale, zero_point = params.scale, params.zero_point
         if factors is not None:
@@ -276,7 +275,7 @@ class EncoderWriter:
         return self._convolution(part.proj, self._core(core, part.core, joined, heads))
 
     def _core(self, core: LinearAttentionCore, path: str, qkv: str, heads: int) -> str:
-        """Linear attention as `LinearAttentionCore` computes it; (N, heads, dim, H*W) between the reshapes."""
+        """Write linear attention as in `LinearAttentionCore`; (N, heads, dim, H*W) between the reshapes."""
         graph, dim, side = self.graph, core.dim, self._sides[path]
 
         def site(name: str, x: str) -> str:
@@ -298,7 +297,7 @@ class EncoderWriter:
 
 
 def _labels(encoder: ImageEncoder) -> Iterator[tuple[str, str]]:
-    """Yield of every convolution its path and what its values' names begin with."""
+    """Yield the path of every convolution and the prefix of its value names."""
     for layer in discover_layers(encoder):
         for site in layer.sites:
             if site.role == "weight":

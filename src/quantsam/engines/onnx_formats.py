@@ -1,4 +1,4 @@
-"""The number formats that QuantizeLinear and DequantizeLinear of ONNX have."""
+"""The number formats of ONNX's QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Without, ONNX Runtime and OpenVINO would compute such convolutions in float."""
 def storage_type(site: PlanSite) -> int:
     """Return ONNX's type for a site's codes.
 
-    Weights of a width that ONNX lacks are kept in the next wider type; activations are not, because their codes
-    would saturate elsewhere.
+    Weights with a bit width that ONNX lacks are stored in the next wider type. Activations are not, because their codes
+    would saturate at other values.
 
     Raises:
         PlanError: ONNX cannot express the site.
@@ -66,7 +66,7 @@ def zero_point_tensor(name: str, zero_point: NDArray[np.int32], onnx_type: int) 
 
 
 def codes_tensor(name: str, codes: NDArray[np.generic], onnx_type: int) -> onnx.TensorProto:
-    """Return integer codes as a constant; 4-bit ones are packed two a byte."""
+    """Return integer codes as a constant; 4-bit codes are packed two per byte."""
     if onnx_type in (TensorProto.INT4, TensorProto.UINT4):
         nibbles = codes.reshape(-1).astype(np.int64).astype(np.uint8) & 0xF
         nibbles = np.pad(nibbles, (0, nibbles.size % 2))

@@ -10,17 +10,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 21  # the first with 4- and 16-bit QuantizeLinear
+OPSET = 21  # the first opset with 4- and 16-bit QuantizeLinear
 IR_VERSION = 10
 
 Array = NDArray[Any]
 
 
 class Graph:
-    """Nodes and constants of a graph that grows; a value is called by its name.
+    """Nodes and constants of a growing graph; values are referred to by name.
 
     Attributes:
-        types: ONNX element type of each value that is known not to be float32.
+        types: ONNX element type of each value that is not float32.
     """
 
     def __init__(self) -> None:
@@ -30,14 +30,14 @@ class Graph:
         self._names: set[str] = set()
 
     def add(self, op: str, inputs: Sequence[str], name: str, outputs: int = 1, **attributes: Any) -> str:
-        """Append a node and return the name of its first output, which is the node's.
+        """Append a node and return the name of its first output, which is also the node's name.
 
         Args:
-            op: Operator of ONNX's own domain.
-            inputs: Names of values.
-            name: Of the node and its output; further outputs get `:1`, `:2`, ... behind it.
-            outputs: How many.
-            attributes: The operator's.
+            op: Operator in ONNX's default domain.
+            inputs: Names of the input values.
+            name: Name of the node and its output; further outputs get the suffix `:1`, `:2`, ...
+            outputs: Number of outputs.
+            attributes: Attributes of the operator.
         """
         assert name not in self._names, f"value {name} exists"
         self._names.add(name)
@@ -53,14 +53,14 @@ class Graph:
         return self.tensor(numpy_helper.from_array(np.asarray(value, order="C"), name))
 
     def shared(self, value: float | Sequence[int] | Sequence[float]) -> str:
-        """Return a constant that is kept once, however often it is asked for."""
+        """Return a constant that is stored once, however often it is requested."""
         key = (type(value).__name__, *value) if isinstance(value, Sequence) else (type(value).__name__, value)
         if key not in self._shared:
             self._shared[key] = self.constant(f"constant{len(self._shared)}", value)
         return self._shared[key]
 
     def tensor(self, tensor: onnx.TensorProto) -> str:
-        """Add a constant in ONNX's own form."""
+        """Add a constant given as an ONNX tensor."""
         assert tensor.name not in self._names, f"value {tensor.name} exists"
         self._names.add(tensor.name)
         self._constants[tensor.name] = tensor
@@ -76,10 +76,10 @@ class Graph:
         """Return the finished model.
 
         Args:
-            name: Of the graph.
-            inputs: Element type and shape of each; a string is a dimension that may vary.
-            outputs: The same.
-            metadata: Kept in the file.
+            name: Name of the graph.
+            inputs: Element type and shape of each input by name; a string marks a variable dimension.
+            outputs: The same for the outputs.
+            metadata: Metadata to store in the file.
         """
         graph = helper.make_graph(
             self._nodes,

@@ -1,4 +1,4 @@
-"""Single convolutions of a plan as an ONNX graph, to see what an engine's kernels compute."""
+"""Export single convolutions of a plan as an ONNX graph, to check what an engine's kernels compute."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ GIVEN, FOUND = "given", "found"
 
 
 def layers_to_onnx(model: EfficientViTSam, plan: Plan, sides: Mapping[str, tuple[int, int]]) -> onnx.ModelProto:
-    """Return some convolutions of a plan, each with an input and an output of its own.
+    """Return some convolutions of a plan, each with its own input and output.
 
-    Of the layer that is called `stage3:4:2/` the input is `stage3:4:2/given`, float32 (1, in, H, W), and the output
-    `stage3:4:2/found`, float32 (1, out, H', W'), both as wide as the plan rounds them; the output
-    without what a repair multiplies it by behind its site, so that a step is as large in all channels.
+    For the layer `stage3:4:2/`, the input is `stage3:4:2/given`, float32 (1, in, H, W), and the output is
+    `stage3:4:2/found`, float32 (1, out, H', W'). Both are rounded as the plan says. The output leaves out a repair's
+    factors after its site, so that a step has the same size in all channels.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated.
+        plan: A calibrated plan.
         sides: Height and width of the input, by path of the convolution in the encoder.
 
     Raises:

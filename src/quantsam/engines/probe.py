@@ -1,4 +1,4 @@
-"""The graph by which `runtime.processor` finds out how an engine's integer kernels add."""
+"""The graph with which `runtime.processor` tests how an engine's integer kernels add."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantsam.runtime.processor import PROBE_SHAPE
 def probe_graph() -> bytes:
     """Return one quantized 1x1 convolution whose weights are all 127; an input of ones has the code 255.
 
-    It is kept as `runtime/probe.onnx`, so that the runtime needs no library to write graphs.
+    The graph is stored as `runtime/probe.onnx`, so that the runtime needs no library for writing graphs.
     """
     _, channels, height, width = PROBE_SHAPE
     graph = Graph()

@@ -1,4 +1,4 @@
-"""Where an engine spends its time: milliseconds a layer, from the engine's own profiler."""
+"""Measure where an engine spends its time: milliseconds per layer, from the engine's own profiler."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ADDRESS = re.compile(r"(?:stage\d+|neck):\d+:\d+")
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """What an engine's profiler tells of one encoder.
+    """The times of one encoder from an engine's profiler.
 
     Attributes:
-        layers: Milliseconds by address, medians; what an engine runs behind a layer and names after none (activations,
-            additions, attention, up-sampling) counts to that layer.
-        before: Milliseconds of what comes before the first layer.
+        layers: Median milliseconds by address. A node without a layer's name (activation, addition, attention,
+            up-sampling) counts toward the layer before it.
+        before: Milliseconds before the first layer.
     """
 
     layers: dict[str, float]
@@ -34,7 +34,7 @@ class LayerTimes:
 
     @property
     def total(self) -> float:
-        """Milliseconds of everything."""
+        """Total time in milliseconds."""
         return self.before + sum(self.layers.values())
 
 
@@ -45,11 +45,11 @@ def layer_times(
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated, with the engine's placement; or without sites.
-        engine: `onnxruntime` or `openvino`.
-        rounds: Inferences that count.
-        warm_up: Inferences before.
-        threads: Of each.
+        plan: A calibrated plan with the engine's placement; or a plan without sites.
+        engine: Name of the engine, `onnxruntime` or `openvino`.
+        rounds: Number of measured inferences.
+        warm_up: Number of inferences before measuring.
+        threads: Number of threads per inference.
 
     Raises:
         PlanError: See `check_runs`.
@@ -67,7 +67,7 @@ def layer_times(
 
 
 def attribute(nodes: Iterable[tuple[str, float]]) -> tuple[dict[str, float], float]:
-    """Add up the times of nodes, given in the order in which they ran, by the layer that they belong to.
+    """Add up the times of nodes, given in the order in which they ran, by layer; and the time before the first layer.
 
     >>> attribute([("cast", 1.0), ("stage0:0:0/convolution", 2.0), ("act", 0.5)])
     ({'stage0:0:0': 2.5}, 1.0)

@@ -1,4 +1,4 @@
-"""Weights stored in fewer bits and widened where they are used: a smaller file, the same arithmetic in float32."""
+"""Store weights in fewer bits and widen them for use: a smaller file with the same float32 arithmetic."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Stored = Literal["f32", "f16", "int8"]
-_FEWEST = 256  # values; smaller tensors are left as they are
+_FEWEST = 256  # values; smaller tensors stay unchanged
 _LARGEST_HALF = 65504.0
 
 
 def with_stored_weights(model: onnx.ModelProto, stored: Stored) -> onnx.ModelProto:
-    """Return a model whose weights are stored in another format, and turned into float32 by a node in front.
+    """Return a model whose weights are stored in another format, and converted to float32 by a node before each use.
 
     Args:
-        model: In float32, such as `decoder_to_onnx` gives.
-        stored: `f16`: all weights that float16 can hold, rounded to it. `int8`: matrices, with a scale an output
-            channel, codes -127..127; other weights as `f16`.
+        model: A float32 model, for example from `decoder_to_onnx`.
+        stored: `f16` rounds all weights that float16 can hold. `int8` stores matrices with a scale per output channel
+            and codes -127..127; other weights as with `f16`. `f32` changes nothing.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -51,7 +51,7 @@ def with_stored_weights(model: onnx.ModelProto, stored: Stored) -> onnx.ModelPro
 
 
 def _as_int8(name: str, values: np.ndarray) -> tuple[list[onnx.TensorProto], onnx.NodeProto]:
-    """Return codes and scales of (..., in, out) weights, and the node that makes them float32 again."""
+    """Return codes and scales of (..., in, out) weights, and the node that converts them back to float32."""
     scale = np.abs(values).max(axis=tuple(range(values.ndim - 1))) / 127
     scale = np.where(scale == 0, 1, scale).astype(np.float32)
     codes = np.clip(np.round(values / scale), -127, 127).astype(np.int8)

@@ -1,6 +1,6 @@
-"""TensorRT: explicit quantization in a strongly typed network.
+"""Run plans in TensorRT: explicit quantization in a strongly typed network.
 
-Written against the documented API of TensorRT 10. It was never run on a GPU by us, for want of one: the tests run the
+Written against the documented API of TensorRT 10. We have never run it on a GPU, because we had none. The tests run the
 converted graph in other engines and check the calls against a stand-in.
 """
 
@@ -28,21 +28,21 @@ ENCODER = "encoder.onnx"
 
 
 def trtexec_command(graph: Path, *, engine_path: Path | None = None) -> str:
-    """Return the shell line that builds the same engine with TensorRT's own tool.
+    """Return the shell command that builds the same engine with TensorRT's own tool.
 
     Args:
         graph: The exported encoder.
-        engine_path: Where the engine is to be written; beside the graph if None.
+        engine_path: Output path of the engine; beside the graph if None.
     """
     target = engine_path or graph.with_suffix(".engine")
     return shlex.join(["trtexec", f"--onnx={graph}", f"--saveEngine={target}", "--stronglyTyped"])
 
 
 def check_tensorrt() -> Any:
-    """Return the package, if it and a GPU are there.
+    """Return the TensorRT package, if it is installed and a GPU is available.
 
     Raises:
-        EngineError: One is missing; the message gives the `trtexec` line for another machine.
+        EngineError: The package or the GPU is missing; the message gives the `trtexec` command for another machine.
     """
     elsewhere = (
         f"export with `quantsam export --engine tensorrt` and build where it is: {trtexec_command(Path(ENCODER))}"
@@ -57,17 +57,17 @@ def check_tensorrt() -> Any:
 
 
 def open_graph(model: bytes | Path, options: SessionOptions) -> TensorRtSession:
-    """Build or load an engine of an ONNX file or what is in it; see `open_tensorrt`."""
+    """Build or load an engine from an ONNX file or its content; see `open_tensorrt`."""
     graph = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
     return open_tensorrt(graph)
 
 
 def open_tensorrt(model: onnx.ModelProto, *, half: bool = True, cache: Path | None = None) -> TensorRtSession:
-    """Build an engine, or load the one that was built of the same graph before.
+    """Build an engine, or load one that was built earlier from the same graph.
 
     Args:
-        model: Of `encoder_to_onnx`, placement `tensorrt`.
-        half: What is not quantized runs in float16, but for what would overflow; see `engines.half`.
+        model: A model from `encoder_to_onnx`, with the placement `tensorrt`.
+        half: Whether parts that are not quantized run in float16, except what would overflow; see `engines.half`.
         cache: Folder for built engines; the user's cache folder if None.
 
     Raises:
@@ -92,7 +92,7 @@ def open_tensorrt(model: onnx.ModelProto, *, half: bool = True, cache: Path | No
                 raise OutputError("no folder can be written")
             _keep(path, plan)
         except (OutputError, OSError) as error:
-            if cache is not None:  # of the user's own choice
+            if cache is not None:  # the user's own choice
                 raise
             notice(
                 f"the built engine is not kept ({error}), each process builds it anew: set XDG_CACHE_HOME to a folder "

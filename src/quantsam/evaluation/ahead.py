@@ -1,4 +1,4 @@
-"""Pictures decoded ahead of their use."""
+"""Decode images ahead of their use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from quantsam.data.dataset import Dataset, UInt8Image
 
 WORKERS = 2
-AHEAD = 4  # pictures in memory besides the one in use
+AHEAD = 4  # images kept in memory besides the one in use
 
 
 def images_ahead(dataset: Dataset, image_ids: Iterable[int]) -> Generator[tuple[int, UInt8Image]]:
-    """Yield ids and pictures in order, while threads decode the next few.
+    """Yield ids and images in order, while threads decode the next few.
 
     Raises:
-        ImageError: A file cannot be read as a picture; raised in its turn, as by `dataset.image`.
+        ImageError: A file cannot be read as an image; raised when its turn comes, as by `dataset.image`.
     """
     waiting: deque[tuple[int, Future[UInt8Image]]] = deque()
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="quantsam-images")

@@ -18,7 +18,7 @@ class Click:
     Attributes:
         x: Column.
         y: Row.
-        positive: On the object; else off it.
+        positive: Whether the click is on the object; else it is off the object.
     """
 
     x: int
@@ -27,20 +27,20 @@ class Click:
 
 
 def next_click(answer: BoolMask, truth: BoolMask, earlier: list[Click]) -> Click | None:
-    """Return the click that mends the deepest error, as interactive segmentation is evaluated.
+    """Return the click that corrects the deepest error, as usual in evaluating interactive segmentation.
 
-    It is the pixel deepest inside what the answer misses (then the click is positive) or what it has
-    too much (then negative), whichever is deeper; among equals the negative one, then the first in reading order.
-    Depth is the exact Euclidean distance to the nearest pixel outside that region; beyond the picture is
-    outside. A pixel is never clicked twice. (Sofiiuk et al., 2021, arXiv:2102.06583, section 4.)
+    The click is the deepest pixel of the missed region (then it is positive) or of the surplus region (then it is
+    negative), whichever is deeper. If both are equal, it is the negative one; then the first in reading order. Depth is
+    the exact Euclidean distance to the nearest pixel outside the region; everything beyond the image is outside. A
+    pixel is never clicked twice. (Sofiiuk et al., 2021, arXiv:2102.06583, section 4.)
 
     Args:
         answer: (H, W) bool, the mask so far.
-        truth: (H, W) bool.
+        truth: (H, W) bool, the ground-truth mask.
         earlier: The clicks so far.
 
     Returns:
-        The click; None where nothing is wrong that was not clicked before.
+        The click; None if every wrong pixel was clicked before.
 
     >>> truth = np.zeros((5, 9), bool)
     >>> truth[:, 2:7] = True
@@ -55,11 +55,11 @@ def next_click(answer: BoolMask, truth: BoolMask, earlier: list[Click]) -> Click
 
 
 def _deepest(region: BoolMask, earlier: list[Click]) -> tuple[float, int, int]:
-    """Return depth, x and y of a region's deepest pixel that was not clicked; depth 0 where there is none."""
+    """Return depth, x and y of a region's deepest unclicked pixel; depth 0 if there is none."""
     columns, rows = np.flatnonzero(region.any(axis=0)), np.flatnonzero(region.any(axis=1))
     if not len(rows):
         return 0.0, 0, 0
-    # Every pixel's nearest outside pixel lies at most one beyond the region's bounds, so the rest may be cut off.
+    # Each pixel's nearest outside pixel is at most one beyond the region's bounds, so the rest can be cut off.
     left, top = int(columns[0]), int(rows[0])
     inside = region[top : rows[-1] + 1, left : columns[-1] + 1]
     depth: NDArray[np.float64] = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]

@@ -1,4 +1,4 @@
-"""A detector's boxes as prompts: each becomes a mask, and the masks are scored as COCO or LVIS does."""
+"""Use a detector's boxes as prompts: each box becomes a mask, and the masks are scored as in COCO or LVIS."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from quantsam.versions import check_version
 
 
 def open_detections(path: str | Path, dataset: Dataset, *, skip_unknown_images: bool = False) -> DetectionFile:
-    """Read a detector's results file for a dataset; of LVIS, the 300 highest scores an image, which is all that counts.
+    """Read a detector's results file for a dataset; for LVIS, only the 300 highest scores per image count.
 
     Args:
-        path: The JSON file, see `load_detections`.
-        dataset: COCO or LVIS.
-        skip_unknown_images: Leave out detections of images that the dataset's annotation file does not list.
+        path: The JSON file; see `load_detections`.
+        dataset: A COCO or LVIS dataset.
+        skip_unknown_images: Skip detections of images that the dataset's annotation file does not list.
 
     Raises:
         DatasetError: The dataset has no categories to score, or the file does not fit it.
         InputError: The dataset leaves crowds out.
-        VersionError: What scores them is too old.
+        VersionError: The scoring package is too old.
     """
     check_version("faster-coco-eval")
     known = _indexed(dataset)

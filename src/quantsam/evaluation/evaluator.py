@@ -1,4 +1,4 @@
-"""Score a model on a dataset: a prompt for each object, the IoU of the answer with the annotation."""
+"""Score a model on a dataset: prompt it for each object, and compare the answer with the annotation by IoU."""
 
 from __future__ import annotations
 
@@ -44,34 +44,34 @@ def evaluate(
 ) -> Record:
     """Score a model with prompts made from the ground truth, or with a detector's boxes.
 
-    From the ground truth: for each object that has an annotated area of at least one square pixel, crowds
-    included, the model gives three masks; the one of highest predicted IoU is compared with the annotation, at
-    the picture's resolution (the protocol of the EfficientViT-SAM authors). The record holds the mean IoU and
-    the score of every object. `data.subset.without_crowds` leaves crowds out; the record's dataset then says so.
+    With ground-truth prompts, the model gives three masks for each object with an annotated area of at least one square
+    pixel, crowds included. The mask with the highest predicted IoU is compared with the annotation at the image's
+    resolution (the protocol of the EfficientViT-SAM authors). The record holds the mean IoU and the score of every
+    object. `data.subset.without_crowds` excludes crowds; the record's dataset name then says so.
 
-    With detections: each box becomes a mask of the box's category and score, and the record holds the average
-    precision as COCO or LVIS defines it.
+    With detections, each box becomes a mask with the box's category and score. The record holds the average precision
+    as COCO or LVIS defines it.
 
     Args:
-        model: In float, or with the encoder that `simulate` or `make_engine_encoder` gave.
-        dataset: What to score on.
-        prompts: `box`, the annotated box; `click`, one click at the object's centre; or `clicks:N`, each
-            click after the first where the answer is most wrong. Of no effect with `detections`.
+        model: The float model, or a model with an encoder from `simulate` or `make_engine_encoder`.
+        dataset: The dataset to score on.
+        prompts: `box`, the annotated box; `click`, one click at the object's centre; or `clicks:N`, each click after
+            the first where the answer is most wrong. Ignored if `detections` is given.
         detections: A detector's boxes for the dataset's images.
-        store: Where the record is appended; if it holds this very evaluation already, that is returned. Until it is
-            done, what came of each image is kept beside the store, so that the same call goes on where a killed one
-            stopped, to the same figures.
+        store: The store that receives the record. If it already holds the same evaluation, that record is returned.
+            During the evaluation, each image's outcome is kept beside the store: repeat the call to resume an
+            interrupted evaluation, with the same figures.
         progress: Wraps the iteration over the images.
         settings: Added to the record's settings.
-        again: Do it anew although the store holds it.
+        again: Evaluate again even if the store holds the record.
 
     Returns:
-        The record. The same call gives the same figures.
+        The record. Repeating the call gives the same figures.
 
     Raises:
-        InputError: There is no such kind of prompt.
+        InputError: The kind of prompt is unknown.
         DatasetError: The dataset has no object to score.
-        StoreError: The store cannot be written, or another process is at the same evaluation.
+        StoreError: The store cannot be written, or another process runs the same evaluation.
     """
     evaluation = Evaluation(model, dataset, prompts=prompts, detections=detections)
     known = store is not None and not again and is_described(model)
@@ -92,16 +92,16 @@ def evaluate(
 
 
 class Evaluation:
-    """An evaluation in parts: pictures may be scored in any order, by whomever, and make one record in the end.
+    """An evaluation in parts: images may be scored in any order and by any process, and give one record in the end.
 
     Attributes:
-        depends_on: All that the outcomes depend on.
+        depends_on: Everything that the outcomes depend on.
     """
 
     def __init__(
         self, model: EfficientViTSam, dataset: Dataset, *, prompts: str = "box", detections: DetectionFile | None = None
     ) -> None:
-        """Make ready; see `evaluate`."""
+        """Prepare the evaluation; see `evaluate` for the arguments."""
         prompt = parse_prompt(prompts)
         self._model, self._dataset, self._detections = model, dataset, detections
         self._predictor = Predictor(model)
@@ -128,17 +128,17 @@ class Evaluation:
         self.depends_on: dict[str, JsonValue] = self._fields | self._more | self._environment
 
     def run(self, image_ids: Sequence[int], progress: Progress | None = None) -> Iterator[Outcome]:
-        """Score some pictures, one after the other."""
+        """Score some images, one by one."""
         return run(self._predictor, self._dataset, self._interview, image_ids, progress)
 
     def record(
         self, outcomes: Outcomes, *, record_id: str | None = None, settings: dict[str, JsonValue] | None = None
     ) -> Record:
-        """Return the record, once all pictures of the dataset have an outcome; their order does not matter.
+        """Return the record, after all images of the dataset have an outcome; the order does not matter.
 
         Args:
-            outcomes: Of all pictures.
-            record_id: The record's id; a fresh one if None.
+            outcomes: Outcomes of all images.
+            record_id: The record's id; a new one if None.
             settings: Added to the record's settings.
 
         Raises:
@@ -168,7 +168,7 @@ def journals_of(store: ResultStore) -> Path:
 
 
 def keep_names(store: ResultStore, dataset: Dataset) -> None:
-    """Keep in a store what a dataset calls its objects and images, if the store does not know yet.
+    """Keep a dataset's names of objects and images in a store, if the store does not have them yet.
 
     Raises:
         StoreError: The store cannot be written.
@@ -183,15 +183,15 @@ def keep_names(store: ResultStore, dataset: Dataset) -> None:
 
 
 def scored_annotations(dataset: Dataset, image_id: int) -> list[Annotation]:
-    """Return the objects of an image that are scored: annotated area at least 1, crowds too.
+    """Return the objects of an image that are scored: those with an annotated area of at least 1, including crowds.
 
-    That is the rule of the authors' `eval_efficientvit_sam_model.py`, which never reads `iscrowd`.
+    This is the rule in the authors' `eval_efficientvit_sam_model.py`, which never reads `iscrowd`.
     """
     return [a for a in dataset.annotations(image_id) if a.area >= 1]
 
 
 class _PromptInterview:
-    """Prompts made from the ground truth; a row is annotation id, area, IoU, predicted IoU, the filled box's IoU."""
+    """Prompts from the ground truth; a row is annotation id, area, IoU, predicted IoU, the filled box's IoU."""
 
     def __init__(self, dataset: Dataset, prompt: Prompt) -> None:
         self._dataset, self._prompt = dataset, prompt
@@ -214,7 +214,7 @@ class _PromptInterview:
 def _figures(
     outcomes: Iterable[Outcome], dataset: Dataset
 ) -> tuple[dict[str, float | int | None], tuple[ObjectScore, ...]]:
-    """Mean IoU, count and standard error by size, beside the baseline that answers with the filled box."""
+    """Return mean IoU, count and standard error by size, and the baseline that answers with the filled box."""
     scores: list[ObjectScore] = []
     filled: list[ObjectScore] = []
     for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""Several plans on one dataset, scored one after the other."""
+"""Score several plans on one dataset, one by one."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def score_plans(
     """Score the model under each plan; a plan without sites is the float model.
 
     Args:
-        model: In float.
+        model: The float model.
         plans: Calibrated plans.
-        dataset: What to score on.
+        dataset: The dataset to score on.
         prompts: Kind of prompt.
-        detections: A detector's boxes, instead.
-        engine: What computes the embeddings: `pytorch`, where plans are simulated, or an engine, whose placement the
-            plans must have.
-        precision: Of what an engine does not quantize.
-        store: Where each record is appended, or found if it is there already; see `evaluate`.
+        detections: A detector's boxes, instead of `prompts`.
+        engine: What computes the embeddings: `pytorch` simulates the plans; an engine runs them, and the plans must
+            have its placement.
+        precision: Precision of the parts that the plan leaves in float, on an engine.
+        store: The store that receives each record, or already holds it; see `evaluate`.
         settings: Added to each record's settings.
-        progress: Given a label, returns what wraps the iteration over the images.
-        gallery: Keep in the store pictures of so many of the worst, median and best objects of each quantized record;
-            a detector's boxes have none.
-        again: Score anew what the store holds.
+        progress: Takes a label and returns a wrapper for the iteration over the images.
+        gallery: Number of worst, median and best objects of each quantized record whose images are kept in the store;
+            ignored for a detector's boxes.
+        again: Score again even if the store holds the record.
 
     Yields:
-        One record a plan, in order.
+        One record per plan, in order.
     """
     for plan in plans:
         quantized = quantized_model(model, plan, engine, precision)

@@ -1,4 +1,4 @@
-"""Pictures of the objects that a scheme changed most, least and in between, to be looked at."""
+"""Make images of the objects that a scheme changed most, least and in between."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def make_gallery(
     each: int = 3,
     beside: Sequence[GalleryEntry] = (),
 ) -> list[GalleryEntry]:
-    """Ask a model again about some objects of its record, and FP32 too, and keep what both say.
+    """Ask a model and FP32 again about some objects of the model's record, and keep both answers.
 
     Args:
-        model: What was scored: a quantized model.
-        record: Its record, with the scores of its objects.
-        dataset: What it was scored on.
-        reference: FP32's scores of the same objects: objects are ranked by what was lost against them; without,
-            by their IoU.
-        each: How many of the worst, of those around the median, and of the best.
-        beside: Another record's gallery whose objects are taken too, so that the two can stand side by side.
+        model: The quantized model that was scored.
+        record: The model's record, with the scores of its objects.
+        dataset: The dataset that the model was scored on.
+        reference: FP32's scores of the same objects. Objects are ranked by their loss against these scores; without
+            them, by their IoU.
+        each: Number of objects from each group: the worst, those around the median, and the best.
+        beside: Another record's gallery whose objects are included, so that the two can be shown side by side.
 
     Returns:
         The objects, worst first, then those of `beside`; each at most once, however few there are.
@@ -76,7 +76,7 @@ def keep_gallery(
     """Make the gallery of a record and keep it in the record's store.
 
     Objects are ranked against the newest FP32 record of the same weights, data and prompt in the store, if it has one.
-    A repaired plan has the objects of the unrepaired one's gallery too, if there is one.
+    A repaired plan's gallery also includes the objects of the unrepaired plan's gallery, if there is one.
 
     Raises:
         StoreError: The store cannot be written.
@@ -90,7 +90,7 @@ def keep_gallery(
 
 
 def _chosen(scores: Sequence[ObjectScore], reference: Mapping[int, float], each: int) -> list[tuple[ObjectScore, Rank]]:
-    """Return the objects to show with the rank that each was chosen for."""
+    """Return the objects to show, each with the rank that it was chosen for."""
     ranked = sorted(scores, key=lambda s: (s.iou - reference.get(s.annotation_id, 0.0), s.annotation_id))
     middle = max(0, (len(ranked) - each) // 2)
     parts = (ranked[:each], ranked[middle : middle + each], ranked[-each:])
@@ -129,7 +129,7 @@ def _entry(
 
 
 def _jpeg(picture: UInt8Image) -> bytes:
-    """Return a picture of at most `_LONGEST` pixels a side."""
+    """Return an image as JPEG with at most `_LONGEST` pixels per side."""
     image = Image.fromarray(picture)
     image.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
     data = io.BytesIO()

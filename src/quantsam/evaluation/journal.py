@@ -1,4 +1,4 @@
-"""The outcomes of a long evaluation on disk, image by image, so that a stopped one can go on."""
+"""Keep the outcomes of a long evaluation on disk, image by image, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, BinaryIO
 from quantsam.errors import StoreError
 from quantsam.results.record import JsonValue
 
-_TRIES = 100  # at opening; each time another process must have removed the file just then
+_TRIES = 100  # attempts to open; an attempt fails only if another process removed the file at that moment
 
 Outcome = dict[str, Any]
 """What came of one image, in JSON values; `image_id` is its image."""
 
 
 class Outcomes:
-    """Outcomes in memory, in the order in which they came."""
+    """Outcomes in memory, in order of arrival."""
 
     def __init__(self) -> None:
         self.done: set[int] = set()
@@ -33,21 +33,21 @@ class Outcomes:
         self.done.add(outcome["image_id"])
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Give all outcomes, one at a time."""
+        """Yield all outcomes, one at a time."""
         return iter(self._kept)
 
     def in_order(self, image_ids: Iterable[int]) -> Iterator[Outcome]:
-        """Give the outcome of each of some images, one at a time; the last one where an image has several."""
+        """Yield the outcome of each given image, one at a time; the last one if an image has several."""
         found = {outcome["image_id"]: outcome for outcome in self._kept}
         return (found[image_id] for image_id in image_ids)
 
 
 class Journal(Outcomes):
-    """Outcomes on disk, in the order in which they came.
+    """Outcomes on disk, in order of arrival.
 
-    The file holds one line of JSON an image, under a line that says what was evaluated. Lines are given to the
-    operating system one by one: a process killed at any place leaves whole lines and at most one torn, which the
-    next one cuts off. The file's name is made from what is evaluated, so another evaluation never reads it.
+    The file holds one line of JSON per image, after a line that says what was evaluated. Each line goes to the
+    operating system by itself: a process killed at any point leaves complete lines and at most one partial line, which
+    the next process removes. The file's name is derived from what is evaluated, so another evaluation never reads it.
     """
 
     def __init__(self, file: BinaryIO, path: Path, head: bytes) -> None:
@@ -82,7 +82,7 @@ class Journal(Outcomes):
                 yield json.loads(line)
 
     def in_order(self, image_ids: Iterable[int]) -> Iterator[Outcome]:
-        """Read the outcome of each of some images, one at a time; the last one where an image has several."""
+        """Read the outcome of each given image, one at a time; the last one if an image has several."""
         with self.path.open("rb") as lines:
             for image_id in image_ids:
                 lines.seek(self._places[image_id])
@@ -94,14 +94,14 @@ def open_journal(folder: Path, depends_on: Mapping[str, JsonValue]) -> Iterator[
     """Open the journal of an evaluation; it is removed when the block ends without an exception.
 
     Args:
-        folder: Where journals are kept; made if missing.
+        folder: The folder of journals; created if missing.
         depends_on: Everything that the outcomes depend on.
 
     Yields:
-        The journal; `done` names the images that it holds already.
+        The journal; its `done` lists the images that it already holds.
 
     Raises:
-        StoreError: It cannot be written, or another process writes it.
+        StoreError: The journal cannot be written, or another process is writing it.
     """
     path = journal_path(folder, depends_on)
     head = _head(depends_on)
@@ -113,15 +113,15 @@ def open_journal(folder: Path, depends_on: Mapping[str, JsonValue]) -> Iterator[
             raise StoreError(f"the journal {path} cannot be written: {error.strerror}; choose another store") from error
         yield journal
         path.unlink(missing_ok=True)
-        with suppress(OSError):  # another evaluation's journal is in it
+        with suppress(OSError):  # the folder holds another evaluation's journal
             folder.rmdir()
     finally:
-        with suppress(OSError):  # a full disk was told of when it was met
+        with suppress(OSError):  # a full disk was already reported when it occurred
             file.close()
 
 
 def journal_path(folder: Path, depends_on: Mapping[str, JsonValue]) -> Path:
-    """Return where the journal of an evaluation is."""
+    """Return the path of an evaluation's journal."""
     return folder / f"{hashlib.sha256(_head(depends_on)).hexdigest()[:32]}.jsonl"
 
 
@@ -147,22 +147,22 @@ def _open_locked(folder: Path, path: Path) -> BinaryIO:
         with suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
-        file.close()  # whoever held it has just finished and removed it
+        file.close()  # the process that held the file has just finished and removed it
     raise StoreError(
         f"the journal {path} vanished {_TRIES} times while it was opened: choose a store on another file system"
     )
 
 
 def lock(file: BinaryIO, path: Path, what: str) -> None:
-    """Lock a file for this process; close it and say why where that cannot be.
+    """Lock a file for this process; if that fails, close it and say why.
 
     Args:
-        file: It.
-        path: Its name.
-        what: What a process that holds it does, for the message.
+        file: The open file.
+        path: The file's path.
+        what: What a process that holds the lock does, for the message.
 
     Raises:
-        StoreError: Another process holds it, or its file system has no locks.
+        StoreError: Another process holds the lock, or the file system has no locks.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,7 +179,7 @@ def lock(file: BinaryIO, path: Path, what: str) -> None:
 
 
 def _recover(file: BinaryIO, head: bytes) -> dict[int, int]:
-    """Return the images of whole lines and where they begin, cut off the rest, and leave the file at its end."""
+    """Return the images of complete lines and their offsets, remove the rest, and leave the file at its end."""
     done: dict[int, int] = {}
     end = 0
     if file.readline() == head:

@@ -1,4 +1,4 @@
-"""How long an encoder and the decoder take, by engine and scheme, measured side by side."""
+"""Measure how long encoders and the decoder take, by engine and scheme, side by side."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from quantsam.runtime.sessions import Precision, SessionOptions
 from quantsam.simulation.simulator import simulate
 
 DECODED_BOXES = (1, 16)
-_PAUSE_S = 0.15  # the threads of the one before spin for a while, and would take the processor from the next
+_PAUSE_S = 0.15  # threads of the previous call spin for a while, and would take processor time from the next call
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What was measured of one way to compute.
+    """The measured latency of one configuration.
 
     Attributes:
-        what: `encoder`, or `decoder, 16 boxes`.
-        engine: `pytorch`, `onnxruntime`, ...
+        what: The timed part: `encoder`, or `decoder, 16 boxes`.
+        engine: Name of the engine: `pytorch`, `onnxruntime`, ...
         scheme: Name of the scheme.
-        precision: Of what is not quantized.
-        median_ms: Of one call.
-        p95_ms: 95th percentile.
-        size_bytes: Of the ONNX file, or of PyTorch's parameters; None for the decoder.
-        versus_fp32: The same engine's FP32 time over this one's; None if FP32 was not measured.
-        exact: Whether the engine computed what the plan says on this processor.
+        precision: Precision of the parts that are not quantized.
+        median_ms: Median time of one call.
+        p95_ms: 95th percentile of the time of one call.
+        size_bytes: Size of the ONNX file, or of PyTorch's parameters; None for the decoder.
+        versus_fp32: Speed-up: the same engine's FP32 time divided by this time; None if FP32 was not measured.
+        exact: Whether the engine computed exactly what the plan says on this processor.
     """
 
     what: str
@@ -63,7 +63,7 @@ class _Timed:
     size_bytes: int | None
     call: Callable[[], object]
     exact: bool = True
-    own_ms: Callable[[], float] | None = None  # what an engine in another process says of the last call
+    own_ms: Callable[[], float] | None = None  # time of the last call, as reported by an engine in another process
 
 
 def measure_latency(
@@ -77,20 +77,21 @@ def measure_latency(
     precision: Precision = "f32",
     progress: Callable[[Iterable[int], int | None], Iterable[int]] | None = None,
 ) -> list[Latency]:
-    """Time encoders and the decoder in turn, A B C A B C ..., so that what slows the machine slows all of them.
+    """Time encoders and the decoder in turn, A B C A B C ..., so that a slowdown of the machine affects all of them.
 
     Args:
-        model: In float.
+        model: The float model.
         plans: Engine and plan of each encoder; a plan without sites is FP32.
-        rounds: Calls of each that count.
-        warm_up: Calls of each before.
-        threads: Of everything.
-        batch: Images a call of the encoder.
-        precision: Of what is not quantized, on engines that have it; the others take their own.
+        rounds: Number of timed calls of each.
+        warm_up: Number of untimed calls of each before.
+        threads: Number of threads for all encoders and the decoder.
+        batch: Number of images per encoder call.
+        precision: Precision of the parts that are not quantized, on engines that support it; other engines use their
+            own.
         progress: Wraps the iteration over the rounds.
 
     Returns:
-        One entry an encoder, in order, then the decoder's (PyTorch): one box and 16, preparation included.
+        One entry per encoder, in order; then the decoder's (PyTorch): one box and 16 boxes, including preparation.
     """
     if min(rounds, warm_up + 1, threads, batch) < 1:
         raise InputError("rounds, threads and batch must be at least 1, warm_up at least 0")
@@ -123,12 +124,12 @@ def measure_latency(
 def latency_records(
     model: EfficientViTSam, plans: Sequence[tuple[str, Plan]], found: Sequence[Latency], settings: dict[str, JsonValue]
 ) -> list[Record]:
-    """Return a record of kind `latency` for each encoder that was timed, to stand beside its accuracy.
+    """Return a record of kind `latency` for each timed encoder, to compare with its accuracy.
 
     Args:
         model: As given to `measure_latency`.
-        plans: Likewise.
-        found: What it returned.
+        plans: As given to `measure_latency`.
+        found: What `measure_latency` returned.
         settings: Threads, batch, rounds and the like.
     """
     encoders = [entry for entry in found if entry.what == "encoder"]

@@ -1,4 +1,4 @@
-"""Prompts made from the ground truth, and what a model answers to them."""
+"""Prompts from the ground truth, and a model's answers to them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BoxXyxy = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A kind of prompt made from the ground truth.
+    """A kind of prompt from the ground truth.
 
     Attributes:
-        clicks: How many clicks; 0 for the annotated box.
+        clicks: Number of clicks; 0 for the annotated box.
     """
 
     clicks: int
@@ -37,11 +37,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What the model gives to one prompt: of its three masks the one of highest predicted IoU.
+    """The model's answer to one prompt: the mask with the highest predicted IoU of three.
 
     Attributes:
-        mask: (H, W) bool, at the picture's resolution.
-        predicted_iou: The model's own estimate.
+        mask: (H, W) bool, at the image's resolution.
+        predicted_iou: The model's own estimate of the IoU.
     """
 
     mask: BoolMask
@@ -52,7 +52,7 @@ def parse_prompt(text: str) -> Prompt:
     """Read `box`, `click` or `clicks:N`.
 
     Raises:
-        InputError: It is none of these, or N is out of range.
+        InputError: The text is none of these, or N is out of range.
 
     >>> parse_prompt("clicks:3")
     Prompt(clicks=3)
@@ -71,13 +71,13 @@ def parse_prompt(text: str) -> Prompt:
 def answers(
     predictor: Predictor, prompt: Prompt, annotations: Sequence[Annotation], truths: Sequence[BoolMask]
 ) -> Iterator[Answer]:
-    """Yield the answer to the prompt of each object of the picture that `predictor` holds.
+    """Yield the answer to each object's prompt, in the image that `predictor` holds.
 
     Args:
-        predictor: With its picture set.
-        prompt: Which kind; the answer to several clicks is that after the last one.
+        predictor: A predictor with its image set.
+        prompt: The kind of prompt; with several clicks, the answer is the one after the last click.
         annotations: The objects.
-        truths: Their masks, (H, W) bool each.
+        truths: The objects' masks, (H, W) bool each.
     """
     if prompt.clicks == 0:
         yield from answer_boxes(predictor, [a.box_xyxy for a in annotations])
@@ -87,16 +87,16 @@ def answers(
 
 
 def answer_boxes(predictor: Predictor, boxes_xyxy: Sequence[BoxXyxy]) -> Iterator[Answer]:
-    """Yield the answer to each box, in pixels of the picture that `predictor` holds."""
+    """Yield the answer to each box, in pixels of the image that `predictor` holds."""
     for start in range(0, len(boxes_xyxy), PROMPTS_A_BATCH):
         boxes = torch.tensor(boxes_xyxy[start : start + PROMPTS_A_BATCH], dtype=torch.float32)
         yield from _unbatched(predictor.best_masks(boxes=boxes))
 
 
 def _answer_clicks(predictor: Predictor, truths: Sequence[BoolMask], count: int) -> list[Answer]:
-    """Click on all objects at the same time, each where its own answer is wrong.
+    """Click on all objects at the same time, each where the object's own answer is wrong.
 
-    An object whose answer has no error left that was not clicked before keeps that answer.
+    An object keeps its answer if every wrong pixel was clicked before.
     """
     clicks: list[list[Click]] = [[] for _ in truths]
     found = [Answer(np.zeros_like(truth), 0.0) for truth in truths]

@@ -1,4 +1,4 @@
-"""From a plan to a model that runs it: simulated, or in an engine."""
+"""Make a model that runs a plan: simulated, or in an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a record says of the model that was evaluated."""
+"""The fields of a record that describe the evaluated model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _plan_of(model: EfficientViTSam) -> Plan | None:
 
 
 def is_described(model: EfficientViTSam) -> bool:
-    """Return whether a record says all of what computed: not so of an encoder of somebody's own."""
+    """Return whether a record describes the model completely; False for a user's own encoder."""
     return isinstance(model.image_encoder, (ImageEncoder, SimulatedEncoder, EngineEncoder))
 
 
@@ -31,7 +31,7 @@ def engine_of(model: EfficientViTSam) -> str:
 
 
 def sizes(model: EfficientViTSam) -> dict[str, float | int | None]:
-    """Return the figures of size: all encoder weights under the plan, and what the thesis calls saved."""
+    """Return the size figures: all encoder weights under the plan, and the saving as the thesis defines it."""
     plan, encoder = _plan_of(model), model.float_encoder
     size = account(encoder, plan.sites if plan else ())
     return {
@@ -43,7 +43,7 @@ def sizes(model: EfficientViTSam) -> dict[str, float | int | None]:
 
 
 def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
-    """Return whether weights and activations are quantized, and an engine's precision for the rest if not float32."""
+    """Return whether weights and activations are quantized, and an engine's precision of the rest if not float32."""
     plan = _plan_of(model)
     roles = {site.role for site in plan.sites} if plan else set()
     found: dict[str, JsonValue] = {}
@@ -61,7 +61,7 @@ def switches(model: EfficientViTSam) -> dict[str, JsonValue]:
 
 
 def formats_by_layer(model: EfficientViTSam) -> dict[str, JsonValue]:
-    """Return the formats that every layer has under the model's plan, as a record's results keep them; none in FP32."""
+    """Return every layer's formats under the model's plan, as in a record's results; empty for FP32."""
     plan = _plan_of(model)
     if plan is None:
         return {}
@@ -79,15 +79,15 @@ def formats_by_layer(model: EfficientViTSam) -> dict[str, JsonValue]:
 
 
 def exactness(plan: Plan, exact: bool) -> dict[str, JsonValue]:
-    """Return what a record says of a plan that was repaired, or whose integers are not exact on every processor.
+    """Return a record's settings for a plan that was repaired, or whose integers are not exact on every processor.
 
     Args:
-        plan: What was computed.
-        exact: Whether the processor that computed it adds products in 32 bits, or nothing ran in integers.
+        plan: The plan that was computed.
+        exact: Whether the processor adds products in 32 bits, or nothing ran in integers.
 
     Returns:
-        `repairs`, if there are any; of a plan that is not exact everywhere `processors`, which is `vnni`, and `exact`
-        if it is false.
+        `repairs`, if there are any. For a plan that is not exact everywhere also `processors`, which is `vnni`, and
+        `exact` if it is false.
     """
     repairs: dict[str, JsonValue] = {"repairs": list(plan.repairs)} if plan.repairs else {}
     if plan.processors == "any":
@@ -96,7 +96,7 @@ def exactness(plan: Plan, exact: bool) -> dict[str, JsonValue]:
 
 
 def plan_fields(model: EfficientViTSam) -> dict[str, Any]:
-    """Return the record's fields of engine, scheme, plan, placement and calibration."""
+    """Return the record's fields for engine, scheme, plan, placement and calibration."""
     plan = _plan_of(model)
     if plan is None:
         scheme = "fp32" if isinstance(model.image_encoder, ImageEncoder) else type(model.image_encoder).__name__
@@ -105,7 +105,7 @@ def plan_fields(model: EfficientViTSam) -> dict[str, Any]:
 
 
 def fields_of_plan(plan: Plan) -> dict[str, Any]:
-    """Return the record's fields of scheme, plan, placement and calibration."""
+    """Return the record's fields for scheme, plan, placement and calibration."""
     fields: dict[str, Any] = {
         "scheme": plan.scheme,
         "scheme_digest": plan.scheme_digest,

@@ -1,4 +1,4 @@
-"""Ask a model something about every picture of a dataset, and keep what came of it."""
+"""Ask a model about every image of a dataset, and keep the outcomes."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Question = TypeVar("Question")
 
 
 class Interview(Protocol[Question]):
-    """What to ask about a picture, and what to keep of the answers."""
+    """The questions about an image, and the part of the answers to keep."""
 
     def asks(self, image_id: int) -> bool:
-        """Return whether there is anything to ask about a picture; one without questions is not even read."""
+        """Return whether there are questions about an image; an image without questions is not read."""
         ...
 
     def questions(self, image_id: int) -> Sequence[Question]:
-        """Return what to ask about a picture."""
+        """Return the questions about an image."""
         ...
 
     def answers(self, predictor: Predictor, questions: Sequence[Question]) -> Iterable[Answer]:
-        """Answer all questions about the picture that `predictor` holds, in order."""
+        """Answer all questions about the image that `predictor` holds, in order."""
         ...
 
     def row(self, question: Question, answer: Answer) -> list[JsonValue]:
-        """Return what is kept of an answer."""
+        """Return the part of an answer that is kept."""
         ...
 
 
@@ -46,18 +46,18 @@ def run(
     image_ids: Sequence[int],
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
-    """Ask about some pictures.
+    """Ask about some images.
 
     Args:
-        predictor: Encodes and answers.
-        dataset: The pictures.
-        interview: What to ask.
-        image_ids: Which of them.
-        progress: Wraps the iteration over the pictures.
+        predictor: Encodes the images and answers the questions.
+        dataset: The dataset that holds the images.
+        interview: The questions.
+        image_ids: Ids of the images to ask about.
+        progress: Wraps the iteration over the images.
 
     Yields:
-        `image_id`, `rows` and `wall_s`; where there were questions also `encoder_ms` of the picture and `prompt_ms` of
-        a question.
+        `image_id`, `rows` and `wall_s`; if there were questions, also `encoder_ms` per image and `prompt_ms` per
+        question.
     """
     pictures: Iterable[Any] = _pictures(dataset, interview, image_ids)
     last = time.perf_counter()
@@ -80,14 +80,14 @@ def run(
 def _pictures(
     dataset: Dataset, interview: Interview[Any], image_ids: Sequence[int]
 ) -> Iterator[tuple[int, UInt8Image | None]]:
-    """Yield the ids in order, with the picture of those that are asked about."""
+    """Yield the ids in order, with the image if there are questions about it."""
     with closing(images_ahead(dataset, [image_id for image_id in image_ids if interview.asks(image_id)])) as ahead:
         for image_id in image_ids:
             yield image_id, next(ahead)[1] if interview.asks(image_id) else None
 
 
 def times(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """Return `encoder_ms_median`, `prompt_ms_median` and `wall_s`, which leaves out the time between two starts."""
+    """Return `encoder_ms_median`, `prompt_ms_median` and `wall_s`, without the pauses of an interrupted evaluation."""
     samples: dict[str, list[float]] = {"encoder_ms": [], "prompt_ms": [], "wall_s": []}
     for outcome in outcomes:
         for name, values in samples.items():
@@ -98,7 +98,7 @@ def times(outcomes: Iterable[Outcome]) -> dict[str, float]:
 
 
 def _timed(items: Iterable[Answer], spent: list[float]) -> Iterator[Answer]:
-    """Yield the items, and note the seconds that each took to come."""
+    """Yield the items, and note the seconds that each one took."""
     iterator = iter(items)
     while True:
         started = time.perf_counter()

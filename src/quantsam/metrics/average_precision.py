@@ -22,17 +22,17 @@ from quantsam.metrics.instances import (
 )
 
 SIZES = ("all", "small", "medium", "large")
-IOU_50, IOU_75 = 0, 5  # of the ten thresholds 0.50, 0.55, ..., 0.95
+IOU_50, IOU_75 = 0, 5  # indices into the ten thresholds 0.50, 0.55, ..., 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class CategoryScores:
-    """Precision and recall of each category that has an object; NaN where it has none of the size.
+    """Precision and recall of each category that has an object; NaN if it has none of a size.
 
     Attributes:
-        category_ids: Ascending.
-        precision: (categories, 10 IoU thresholds, 4 sizes), 0..1: the mean over 101 recalls, with the most
-            detections allowed.
+        category_ids: Category ids, ascending.
+        precision: (categories, 10 IoU thresholds, 4 sizes), 0..1: mean precision over 101 recalls, with the largest
+            number of detections allowed.
         recall: (categories, 10 IoU thresholds, 4 sizes, numbers of detections allowed), 0..1.
     """
 
@@ -47,8 +47,8 @@ class CategoryScores:
 
         Args:
             size: One of `all`, `small`, `medium`, `large`.
-            iou: The number of the one IoU threshold; `None` averages over all.
-            categories: Bool, (categories,): which to average over; `None` takes all.
+            iou: Index of one IoU threshold; `None` averages over all.
+            categories: Bool, (categories,): the categories to average over; `None` takes all.
         """
         values = self.precision[:, :, SIZES.index(size)]
         values = values if iou is None else values[:, iou]
@@ -59,7 +59,7 @@ class CategoryScores:
 
         Args:
             size: One of `all`, `small`, `medium`, `large`.
-            limit: The index of the number of detections allowed.
+            limit: Index into the numbers of detections allowed.
         """
         return _mean_percent(self.recall[:, :, SIZES.index(size), limit])
 
@@ -69,26 +69,26 @@ def coco_precision(
 ) -> dict[str, float | None]:
     """Score results as the COCO API does (Lin et al., "Microsoft COCO", ECCV 2014, and its `cocoeval.py`).
 
-    A category's average precision is the mean, over 101 recalls from 0 to 1, of the highest precision at that
-    recall or beyond; numbers are means of it over categories and over ten IoU thresholds, 0.50 to 0.95.
+    A category's average precision is the mean, over 101 recalls from 0 to 1, of the highest precision at that recall or
+    beyond; the reported numbers are means over categories and over ten IoU thresholds, 0.50 to 0.95.
 
     Args:
         ground_truth: Lists `images` (`id`, for masks also `height` and `width` in pixels), `categories` (`id`) and
-            `annotations` (`image_id`, `category_id`, `area` in square pixels, `iscrowd`, and `bbox` or
-            `segmentation`) as in an annotation file. For a part of a dataset, the lists of that part. Not changed.
-        results: `image_id`, `category_id`, `score`, and `bbox` (x, y, width, height in pixels) or
-            `segmentation` (an RLE of the image's size, `counts` a list or COCO's string). Not changed.
+            `annotations` (`image_id`, `category_id`, `area` in square pixels, `iscrowd`, and `bbox` or `segmentation`)
+            as in an annotation file. For a part of a dataset, give the lists of that part. Not modified.
+        results: `image_id`, `category_id`, `score`, and `bbox` (x, y, width, height in pixels) or `segmentation` (an
+            RLE of the image's size, `counts` a list or COCO's string). Not modified.
         kind: `bbox` compares boxes, `segm` masks.
 
     Returns:
-        In percent, 0..100: `ap`, at one IoU threshold `ap50` and `ap75`, by the annotated area (up to 32², up
-        to 96², above) `ap_small`, `ap_medium`, `ap_large`; the average recall with 1, 10 and 100 detections of
-        a category in an image, `ar1`, `ar10`, `ar100`, and with 100 `ar_small`, `ar_medium`, `ar_large`.
-        `None` where the ground truth has no such object (the COCO API says -1).
+        In percent, 0..100: average precision `ap`; `ap50` and `ap75` at one IoU threshold; `ap_small`, `ap_medium`,
+        `ap_large` by annotated area (up to 32², up to 96², above); average recall `ar1`, `ar10`, `ar100` with 1, 10 and
+        100 detections per category and image; and `ar_small`, `ar_medium`, `ar_large` with 100. `None` if the ground
+        truth has no such object (the COCO API gives -1).
 
     Raises:
         DatasetError: An image or category id is unknown, or a field is missing or out of range.
-        InputError: `kind` is neither.
+        InputError: `kind` is neither `bbox` nor `segm`.
 
     >>> images, categories = [{"id": 1}], [{"id": 5}]
     >>> box = {"image_id": 1, "category_id": 5, "bbox": [10, 10, 40, 50]}
@@ -125,16 +125,16 @@ def score_categories(
 ) -> CategoryScores:
     """Match results to objects, category by category.
 
-    All categories at once would take memory for every pair of an image and a category: of LVIS's 24 million,
-    far fewer than one in a hundred has anything in it.
+    All categories at once would take memory for every pair of an image and a category. LVIS has 24 million pairs, and
+    far fewer than one in a hundred holds anything.
 
     Args:
-        truth: The objects.
+        truth: The ground-truth objects.
         entries: The results by category id, as `result_entries` gives them.
         kind: `bbox` or `segm`.
-        max_detections: Ascending; how many of the highest scores of a category in an image count.
-        lvis_style: Whether a result that matches nothing is left out where the image's
-            `not_exhaustive_category_ids` has its category.
+        max_detections: Numbers of detections allowed per category and image (those with the highest scores), ascending.
+        lvis_style: Whether to ignore a result that matches nothing if its category is in the image's
+            `not_exhaustive_category_ids`.
     """
     category_ids = tuple(truth.objects)
     precision = np.full((len(category_ids), 10, len(SIZES)), np.nan)
@@ -156,7 +156,7 @@ def _evaluate(
     max_detections: Sequence[int],
     lvis_style: bool,
 ) -> dict[str, NDArray[np.float64]]:
-    """Run the evaluator on one category and the images that have anything of it."""
+    """Run the evaluator on one category and the images that contain it."""
     objects = truth.objects[category_id]
     images = [truth.images[index] for index in sorted({entry["image_id"] for entry in (*objects, *entries)})]
     common = {"images": images, "categories": [truth.categories[category_id]]}
@@ -175,7 +175,7 @@ def _evaluate(
 
 
 def _silent(*_: object) -> None:
-    """Print nothing; what the evaluator logs by default is of no use to ours."""
+    """Print nothing; our users do not need the evaluator's default log."""
 
 
 def _mean_percent(values: NDArray[np.float64]) -> float | None:

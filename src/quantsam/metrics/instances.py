@@ -1,4 +1,4 @@
-"""Ground truth and results in COCO's form, checked and turned into what the evaluator takes."""
+"""Check ground truth and results in COCO's form, and convert them for the evaluator."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from quantsam.metrics.segmentations import check_polygons, check_rle
 Kind = Literal["bbox", "segm"]
 Entry = dict[str, Any]
 
-_MAX_ID = 2**53  # the evaluator holds ids of categories as floating-point numbers
-_CATEGORY_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")  # of an image of LVIS
-_MAX_NUMBER = 1e12  # for finite numbers: compares safely with any integer or float
+_MAX_ID = 2**53  # the evaluator stores category ids as floating-point numbers
+_CATEGORY_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")  # fields of an LVIS image
+_MAX_NUMBER = 1e12  # limit of a finite number: any integer or float can be compared with it safely
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """The objects to find, with ids that the evaluator can rely on.
+    """The objects to find, with ids that are safe for the evaluator.
 
-    It takes an annotation's id 0 for "not matched" and only the last of two annotations with one id; so annotations
-    are numbered from 1, and images from 0 in the order of their ids.
+    The evaluator reads an annotation id of 0 as "not matched", and of two annotations with the same id it keeps only
+    the last. So annotations are numbered from 1, and images from 0 in the order of their ids.
 
     Attributes:
-        image_index: The number of each image by its id.
-        images: The images by number: what `ground_truth` says of them, with the number as `id`.
+        image_index: The number of each image, by image id.
+        images: The images by number: their entries in `ground_truth`, with the number as `id`.
         categories: The categories by id, ascending.
-        objects: The objects by category id; only categories that have any.
+        objects: The objects by category id; categories without objects are missing.
     """
 
     image_index: dict[int, int]
@@ -45,12 +45,12 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True)
 class ResultColumns:
-    """What decides which results count; all of the same length, in the order of the results.
+    """The columns that decide which results count; all of the same length, in the order of the results.
 
     Attributes:
-        image_index: (results,) the number of the image in `GroundTruth`.
-        category_id: (results,).
-        score: (results,) finite.
+        image_index: (results,) the image's number in `GroundTruth`.
+        category_id: (results,) category ids.
+        score: (results,) finite scores.
     """
 
     image_index: NDArray[np.int64]
@@ -62,7 +62,7 @@ def check_kind(kind: str) -> None:
     """Make sure that `kind` is one of `bbox` and `segm`.
 
     Raises:
-        InputError: It is not.
+        InputError: `kind` is neither.
     """
     if kind not in ("bbox", "segm"):
         raise InputError(f"kind must be 'bbox' for boxes or 'segm' for masks, got {kind!r}")
@@ -71,14 +71,14 @@ def check_kind(kind: str) -> None:
 def with_small_category_ids(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
 ) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
-    """Number the categories from 1 where the ids of some are too large for the evaluator; else change nothing.
+    """Number the categories from 1 if some ids are too large for the evaluator; else change nothing.
 
     Args:
         ground_truth: As for `parse_ground_truth`.
-        results: With a `category_id` each.
+        results: Results, each with a `category_id`.
 
     Returns:
-        Both, with the same categories in the same order. What names an unknown category keeps its id, as a text.
+        Both, with the same categories in the same order. An entry with an unknown category keeps its id, as text.
     """
     categories = ground_truth.get("categories")
     ids: list[Any] = [entry.get("id") if isinstance(entry, Mapping) else None for entry in categories or ()]
@@ -109,8 +109,8 @@ def parse_ground_truth(ground_truth: Mapping[str, Any], kind: Kind) -> GroundTru
     """Check images, categories and annotations.
 
     Args:
-        ground_truth: Lists `images`, `annotations` and `categories` in COCO's form; not changed.
-        kind: What of an annotation is used: its `bbox` or its `segmentation`.
+        ground_truth: Lists `images`, `annotations` and `categories` in COCO's form; not modified.
+        kind: Which field of an annotation is used: `bbox` or `segmentation`.
 
     Raises:
         DatasetError: A list is missing, an id is repeated or unknown, a field is missing or out of range.
@@ -143,7 +143,7 @@ def parse_results(results: Sequence[Mapping[str, Any]], truth: GroundTruth) -> R
 
     Args:
         results: `image_id`, `category_id`, `score`, and `bbox` or `segmentation`.
-        truth: What they are to be compared with.
+        truth: The ground truth to compare with.
 
     Raises:
         DatasetError: An image or a category is unknown, or a score is not a finite number.
@@ -166,23 +166,23 @@ def result_entries(
     truth: GroundTruth,
     kind: Kind,
 ) -> dict[int, list[Entry]]:
-    """Turn some of the results into what the evaluator takes.
+    """Convert some of the results for the evaluator.
 
-    The area, which decides small, medium or large, is that of the box for `bbox` and that of the mask for `segm`;
-    the COCO API would take the box's for a mask that comes with one, which is why evaluations remove it first.
+    The area, which decides small, medium or large, is the box's for `bbox` and the mask's for `segm`. If a mask comes
+    with a box, the COCO API would use the box's area, which is why evaluations remove the box first.
 
     Args:
         results: All results.
         columns: What `parse_results` returned for them.
-        selected: Indices of those wanted.
-        truth: What they are to be compared with.
-        kind: What of a result is used: its `bbox` or its `segmentation`.
+        selected: Indices of the wanted results.
+        truth: The ground truth to compare with.
+        kind: Which field of a result is used: `bbox` or `segmentation`.
 
     Returns:
         The entries by category id, each in the order of `selected`.
 
     Raises:
-        DatasetError: A box or a mask is missing or malformed, or the mask is not of its image's size.
+        DatasetError: A box or a mask is missing or malformed, or a mask does not have its image's size.
     """
     entries: defaultdict[int, list[Entry]] = defaultdict(list)
     for index in selected:
@@ -217,7 +217,7 @@ def _by_id(entries: Sequence[Any], name: str) -> dict[int, Entry]:
 
 
 def _located(entry: Any, image_index: Mapping[int, int], categories: Mapping[int, Entry], where: str) -> Entry:
-    """Return the image's number and the category of an annotation or a result."""
+    """Return the image number and the category of an annotation or a result."""
     image_id, category_id = _field(entry, "image_id", where), _field(entry, "category_id", where)
     try:
         number = image_index[image_id]

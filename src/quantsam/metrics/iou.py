@@ -13,12 +13,12 @@ from quantsam.errors import InputError
 def mask_iou(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
     """Return the intersection over union of two masks.
 
-    Two empty masks score 0.0, as in EfficientViT's own evaluation (which divides by the union plus
-    1e-7): an object whose polygon covers no pixel then never raises a mean.
+    Two empty masks score 0.0, as in EfficientViT's own evaluation (which divides by the union plus 1e-7). An object
+    whose polygon covers no pixel therefore never raises a mean.
 
     Args:
         prediction: Bool, (height, width).
-        target: Bool, of the same shape.
+        target: Bool, same shape as `prediction`.
 
     Returns:
         A value in 0..1.
@@ -44,15 +44,15 @@ def mask_iou(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
 def box_mask(box_xyxy: tuple[float, float, float, float], image_hw: tuple[int, int]) -> NDArray[np.bool_]:
     """Return the filled box as a mask: the baseline that answers a box prompt with the box itself.
 
-    A pixel belongs to the box when its centre does, `left <= x + 0.5 < right`, so boxes that share an
-    edge share no pixel. What lies outside the image is cut off.
+    A pixel belongs to the box when its centre does, `left <= x + 0.5 < right`, so boxes that share an edge share no
+    pixel. The part outside the image is cut off.
 
     Args:
         box_xyxy: Left, top, right, bottom in pixels of the image.
         image_hw: Height and width of the image in pixels.
 
     Returns:
-        Bool, (height, width); empty where right <= left or bottom <= top.
+        Bool, (height, width); empty if right <= left or bottom <= top.
 
     Raises:
         InputError: A coordinate is not finite.

@@ -1,4 +1,4 @@
-"""LVIS's average precision and average recall: of categories that each image is annotated for."""
+"""LVIS's average precision and recall: each image counts only for the categories it is annotated for."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ def lvis_precision(
 ) -> dict[str, float | None]:
     """Score results as the `lvis` package does (Gupta et al., "LVIS", CVPR 2019, section 3).
 
-    As `coco_precision`, but LVIS is a federation of one small dataset for each category: a result counts only where
-    its category was looked for, which is where the image has an object of it or names it in
-    `neg_category_ids`; and where `not_exhaustive_category_ids` names it, a result that matches nothing is no
-    false positive. Of an image, the 300 highest scores count. Objects and results of area 0 do not.
+    This works like `coco_precision`, but LVIS is a federation of small datasets, one per category. A result counts only
+    if annotators looked for its category: if the image has an object of the category or lists it in `neg_category_ids`.
+    If `not_exhaustive_category_ids` lists the category, a result that matches nothing is not a false positive. In each
+    image the 300 highest scores count. Objects and results of area 0 do not count.
 
     Args:
         ground_truth: As for `coco_precision`, without crowds; images also have `neg_category_ids` and
-            `not_exhaustive_category_ids`, categories `frequency`: `r`, `c` or `f`. Not changed.
-        results: As for `coco_precision`. Not changed.
+            `not_exhaustive_category_ids`, categories have `frequency`: `r`, `c` or `f`. Not modified.
+        results: As for `coco_precision`. Not modified.
         kind: `bbox` compares boxes, `segm` masks.
 
     Returns:
-        In percent, 0..100: `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`; of the categories that are in
-        fewer than 10, fewer than 100 and more training images `ap_rare`, `ap_common`, `ap_frequent`; and
-        `ar300`, `ar300_small`, `ar300_medium`, `ar300_large`. `None` where there is no such object.
+        In percent, 0..100: `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`; `ap_rare`, `ap_common`,
+        `ap_frequent` for categories with the `frequency` `r`, `c` and `f` (up to 10, up to 100, and more training
+        images); and `ar300`, `ar300_small`, `ar300_medium`, `ar300_large`. `None` if there is no such object.
 
     Raises:
         DatasetError: An image or category id is unknown, or a field is missing or out of range.
-        InputError: `kind` is neither.
+        InputError: `kind` is neither `bbox` nor `segm`.
     """
     check_kind(kind)
     ground_truth, results = with_small_category_ids(ground_truth, results)
     truth = _without_empty(parse_ground_truth(ground_truth, kind))
     groups = _frequency_groups(truth)
     columns = parse_results(results, truth)
-    # The order matters: what is not looked for still takes one of an image's 300 places.
+    # The order matters: a result of a category that was not looked for still takes one of the image's 300 places.
     counts = _highest_scores(columns) & _is_looked_for(columns, truth)
     entries = result_entries(results, columns, np.flatnonzero(counts).tolist(), truth, kind)
     entries = {key: [entry for entry in found if entry["area"] > 0] for key, found in entries.items()}
@@ -76,7 +76,7 @@ def lvis_precision(
 
 
 def _without_empty(truth: GroundTruth) -> GroundTruth:
-    """Return the objects that have an area; LVIS has no crowds, so what `iscrowd` says is left out."""
+    """Return the objects that have an area; LVIS has no crowds, so `iscrowd` is ignored."""
     kept: dict[int, list[Entry]] = {}
     for category_id, objects in truth.objects.items():
         present = [{**entry, "iscrowd": 0} for entry in objects if entry["area"] > 0]
@@ -88,7 +88,7 @@ def _without_empty(truth: GroundTruth) -> GroundTruth:
 def _frequency_groups(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
     """Return which of the categories with objects are rare, common and frequent."""
     for category_id, category in truth.categories.items():
-        if category.get("frequency") not in tuple(_FREQUENCIES):  # a list cannot be looked up in the dictionary
+        if category.get("frequency") not in tuple(_FREQUENCIES):  # a tuple, since a list is not hashable
             raise DatasetError(
                 f"category {category_id} of the ground truth: `frequency` must be 'r', 'c' or 'f', got "
                 f"{reprlib.repr(category.get('frequency'))}: give LVIS's annotations, or score as COCO"
@@ -98,7 +98,7 @@ def _frequency_groups(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
 
 
 def _highest_scores(columns: ResultColumns) -> NDArray[np.bool_]:
-    """Return which results are among the highest scores of their image; of equal ones the earlier."""
+    """Return which results are among the highest scores of their image; of equal scores the earlier one."""
     order = np.lexsort((-columns.score, columns.image_index))  # by image, then score; stable
     images = columns.image_index[order]
     rank = np.arange(len(order)) - np.searchsorted(images, images)  # within its image
@@ -108,7 +108,7 @@ def _highest_scores(columns: ResultColumns) -> NDArray[np.bool_]:
 
 
 def _is_looked_for(columns: ResultColumns, truth: GroundTruth) -> NDArray[np.bool_]:
-    """Return which results are of a category that their image is annotated for."""
+    """Return which results have a category that their image is annotated for."""
     annotated = [set(ids) for ids in _category_lists(truth, "neg_category_ids")]
     _category_lists(truth, "not_exhaustive_category_ids")  # the evaluator reads them
     for category_id, objects in truth.objects.items():

@@ -1,4 +1,4 @@
-"""Check polygons and RLEs before the evaluator's C code sees them: a damaged string makes it run for ever."""
+"""Check polygons and RLEs before the evaluator's C code sees them: a damaged string makes it loop forever."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 
 from quantsam.errors import DatasetError
 
-# The rasterizer takes 40 bytes for each pixel of outline and multiplies coordinates by 5 in 32-bit integers.
+# The rasterizer takes 40 bytes per outline pixel and multiplies coordinates by 5 in 32-bit integers.
 _MAX_OUTLINE_PX = 5_000_000
 _MAX_COORDINATE = 1e7
 
 
 def check_rle(rle: Any, image_hw: tuple[int, int], where: str) -> dict[str, Any]:
-    """Return an RLE in the compressed form, once its runs are known to fill the image.
+    """Return an RLE in compressed form, after checking that its runs fill the image.
 
     Args:
         rle: `size` and `counts`: a list, or COCO's compressed string as text or bytes.
-        image_hw: Height and width of its image in pixels.
-        where: Which result or annotation it is, to begin the message with.
+        image_hw: Height and width of the image in pixels.
+        where: Name of the result or annotation, as the start of the error message.
 
     Raises:
-        DatasetError: It is no RLE, is damaged, or is of another size.
+        DatasetError: The value is not an RLE, is damaged, or has another size.
 
     >>> check_rle({"size": [2, 3], "counts": [1, 2, 3]}, (2, 3), "results[0]")["counts"]
     b'123'
@@ -55,14 +55,14 @@ def check_rle(rle: Any, image_hw: tuple[int, int], where: str) -> dict[str, Any]
 
 
 def check_polygons(polygons: Any, where: str) -> list[list[float]]:
-    """Return an object's polygons, once they are known to be safe to rasterize.
+    """Return an object's polygons, after checking that they are safe to rasterize.
 
     Args:
         polygons: Lists of x, y, x, y, ... in pixels; they may reach outside the image.
-        where: Which annotation it is, to begin the message with.
+        where: Name of the annotation, as the start of the error message.
 
     Raises:
-        DatasetError: There is none, one has fewer than 3 points, or one reaches absurdly far.
+        DatasetError: There is no polygon, one has fewer than 3 points, or one has absurdly large coordinates.
     """
     if not isinstance(polygons, list) or not polygons:
         raise DatasetError(f"{where}: `segmentation` must be an RLE or polygons, got {reprlib.repr(polygons)}")
@@ -71,7 +71,7 @@ def check_polygons(polygons: Any, where: str) -> list[list[float]]:
             raise DatasetError(
                 f"{where}: a polygon must be the x, y pairs of at least 3 points, got {reprlib.repr(polygon)}"
             )
-        # compared, not math.isfinite: that overflows on the huge integers that JSON allows
+        # a comparison, because math.isfinite overflows on the huge integers that JSON allows
         if not all(type(value) in (int, float) and abs(value) <= _MAX_COORDINATE for value in polygon):
             raise DatasetError(
                 f"{where}: a polygon's coordinates must be finite numbers within ±{_MAX_COORDINATE:.0e}, "
@@ -88,7 +88,7 @@ def check_polygons(polygons: Any, where: str) -> list[list[float]]:
 
 
 def _whole_numbers(runs: list[Any], where: str) -> list[int]:
-    """Return the runs as integers; `40.0`, as some tools write it, is one."""
+    """Return the runs as integers; `40.0`, which some tools write, counts as an integer."""
     found = [int(run) if type(run) is float and run.is_integer() else run for run in runs]
     for run in found:
         if type(run) is not int:
@@ -99,11 +99,11 @@ def _whole_numbers(runs: list[Any], where: str) -> list[int]:
 
 
 def _decompressed(counts: bytes) -> list[int]:
-    """Return the runs of COCO's compressed string; none if it is damaged.
+    """Return the runs in COCO's compressed string; empty if the string is damaged.
 
-    Each character carries 5 bits of a number, low bits first, plus 48; 32 says that more follow, and the last one's
-    16 is the sign. From the fourth on, a number is the difference from the run two before (`rleFrString` in
-    COCO's maskApi.c).
+    Each character carries 5 bits of a number, low bits first, plus 48; 32 says that more characters follow, and 16 in
+    the last one is the sign. From the fourth run on, a number is the difference from the run two before (`rleFrString`
+    in COCO's maskApi.c).
     """
     codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:

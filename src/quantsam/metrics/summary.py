@@ -1,4 +1,4 @@
-"""From scores of single objects to means by size, and to the difference of two evaluations."""
+"""Turn the scores of single objects into means by size, and into the difference of two evaluations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ObjectScore:
         annotation_id: The id of its annotation, unique in its dataset.
         area: Area in square pixels, as annotated.
         iou: Intersection over union with the annotated mask, 0..1.
-        predicted_iou: What the model thinks its IoU is; `None` for a predictor that does not say.
+        predicted_iou: The model's estimate of its IoU; `None` if the predictor gives none.
 
     Raises:
         InputError: `iou` is outside 0..1 or `area` is negative or not a number.
@@ -59,9 +59,9 @@ class AreaSummary:
     Attributes:
         mean_iou_percent: Mean over objects, 0..100; `None` when there is no object.
         count: Number of objects.
-        standard_error: Of the mean, in the same points: std(ddof=1) / sqrt(count) over objects; `None`
-            for fewer than two. It takes the objects as independent; those of one image are
-            not quite, so it is somewhat too small.
+        standard_error: Standard error of the mean, in percentage points: std(ddof=1) / sqrt(count) over objects; `None`
+            for fewer than two objects. It assumes independent objects; objects in the same image are not quite
+            independent, so it is slightly too small.
     """
 
     mean_iou_percent: float | None
@@ -75,7 +75,7 @@ class PairedDifference:
 
     Attributes:
         mean_difference: Mean of b - a over objects, in points of IoU (-100..100).
-        standard_error: Of that mean, in points, over the objects' differences; `None` for one object.
+        standard_error: Standard error of that mean, in points, over the objects' differences; `None` for one object.
         count: Number of objects.
     """
 
@@ -87,7 +87,7 @@ class PairedDifference:
 def summarize(scores: Iterable[ObjectScore]) -> dict[str, AreaSummary]:
     """Return mean IoU, count and standard error for each of `AREA_RANGES`.
 
-    Every object counts the same, whatever its image. The order of the scores makes no difference.
+    All objects have equal weight, regardless of their image. The order of the scores makes no difference.
 
     >>> scores = [ObjectScore(1, 1, 900.0, 0.5, None), ObjectScore(1, 2, 5000.0, 0.75, None)]
     >>> summarize(scores)["all"]
@@ -107,16 +107,16 @@ def summarize(scores: Iterable[ObjectScore]) -> dict[str, AreaSummary]:
 def compare_paired(a: Iterable[ObjectScore], b: Iterable[ObjectScore]) -> PairedDifference:
     """Compare two evaluations object by object, matched by annotation id.
 
-    Objects differ far more from one another than two models do on one object. Taking the difference
-    of each object first removes the former, so a small change shows long before the two
-    standard errors of `summarize` would separate.
+    Objects differ from one another far more than two models differ on one object. Taking the difference per object
+    removes the variation between objects. So a small change shows long before the two standard errors of `summarize`
+    would separate.
 
     Args:
-        a: Scores of the reference.
-        b: Scores of the same objects by the other.
+        a: Scores of the reference evaluation.
+        b: Scores of the same objects in the other evaluation.
 
     Raises:
-        InputError: There are no objects, one is scored twice, or the two are not of the same objects.
+        InputError: There are no objects, one is scored twice, or the two do not score the same objects.
 
     >>> a = [ObjectScore(1, 7, 900.0, 0.25, None), ObjectScore(1, 8, 900.0, 0.75, None)]
     >>> b = [ObjectScore(1, 8, 900.0, 0.875, None), ObjectScore(1, 7, 900.0, 0.375, None)]
@@ -148,7 +148,7 @@ def _by_annotation(scores: Iterable[ObjectScore], which: str) -> dict[int, float
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and its standard error, std(ddof=1) / sqrt(count); None for fewer than two values."""
-    # fsum is exact, so workers that finish in another order cannot change the last digit.
+    # fsum is exact, so the order in which workers finish cannot change the last digit.
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, None

@@ -1,1 +1,1 @@
-"""Plain EfficientViT-SAM: it knows nothing of quantization but named sites."""
+"""Plain EfficientViT-SAM. Its only trace of quantization is named sites."""

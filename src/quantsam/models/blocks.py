@@ -40,9 +40,10 @@ class Conv2d(nn.Conv2d):
     Padding keeps the resolution at stride 1, as every convolution of the encoder does.
 
     Attributes:
-        input_scale: What a repair puts before the input's site; None otherwise.
-        output_scale: What it puts behind the output's site; None otherwise.
-        code_offsets: What a repair adds to the codes of the rounded weight, int8 of its shape; None otherwise.
+        input_scale: Channel scale that a repair puts before the input's site; None without one.
+        output_scale: Channel scale that a repair puts behind the output's site; None without one.
+        code_offsets: Offsets that a repair adds to the codes of the rounded weight, int8, the weight's shape; None
+            without them.
     """
 
     input_scale: ChannelScale | None
@@ -124,7 +125,7 @@ class ResBlock(nn.Module):
 
 
 class FusedMBConv(nn.Module):
-    """Fused inverted bottleneck: a dense 3x3 convolution that expands, a 1x1 one that projects."""
+    """Fused inverted bottleneck: a dense 3x3 convolution expands, a 1x1 convolution projects."""
 
     def __init__(self, in_channels: int, out_channels: int, expand: int, stride: int = 1) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class FusedMBConv(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: 1x1 expand, 3x3 depthwise, 1x1 project; BatchNorm behind the last only."""
+    """Inverted bottleneck: 1x1 expand, 3x3 depthwise, 1x1 project; only the last has a BatchNorm."""
 
     def __init__(self, in_channels: int, out_channels: int, expand: int, stride: int = 1) -> None:
         super().__init__()
@@ -157,9 +158,9 @@ class MBConv(nn.Module):
 class LinearAttention(nn.Module):
     """Multi-scale ReLU linear attention ("LiteMLA").
 
-    Queries, keys and values come from a 1x1 convolution and, a second time, through a depthwise
-    `scale` x `scale` and a grouped 1x1 convolution; every head attends with
-    `relu(q) (relu(k)^T [v, 1])`, whose last column normalizes the others.
+    A 1x1 convolution makes queries, keys and values. A depthwise `scale` x `scale` and a grouped 1x1
+    convolution turn them into a second set. Every head attends with `relu(q) (relu(k)^T [v, 1])`; the
+    last column normalizes the others.
     """
 
     eps = 1e-15

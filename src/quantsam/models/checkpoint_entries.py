@@ -1,4 +1,4 @@
-"""Which entries of a checkpoint are a model's, whatever wrapped the model when it was saved."""
+"""Find a model's entries in a checkpoint, whatever wrapped the model when it was saved."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from quantsam.models.sam import EfficientViTSam
 from quantsam.models.variants import VARIANTS, Variant
 
 Shapes = dict[str, tuple[int, ...]]
-COUNTER = "num_batches_tracked"  # of BatchNorm; read by training alone
-# Of DistributedDataParallel and its like, torch.compile, FSDP and activation checkpointing.
+COUNTER = "num_batches_tracked"  # BatchNorm's; only training reads it
+# Names that DistributedDataParallel and its like, torch.compile, FSDP and activation checkpointing add.
 _WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 
 
@@ -28,18 +28,18 @@ def expected_shapes(variant: Variant) -> Shapes:
 
 
 def entries_of(found: Shapes, path: Path, variant: Variant) -> dict[str, str]:
-    """Return which of a file's entries are the model's: from the name that a variant gives it to the file's own name.
+    """Find the model's entries in a file. Return a mapping from the variant's name of each entry to the file's name.
 
-    Names lose what wrappers put into them and a prefix that all of them share. BatchNorm's counters may be missing,
-    and further entries may be there as long as each is a single number or a counter: nothing of it changes a mask.
+    The parts that wrappers add to the names do not count, nor does a prefix that the entries share. BatchNorm's
+    counters may be missing. Each surplus entry must be a single number or a counter: neither changes a mask.
 
     Args:
         found: The shapes of the file's entries.
         path: The file, for messages.
-        variant: The variant they must fit.
+        variant: The variant that the entries must fit.
 
     Raises:
-        WeightsError: They do not fit; the message names the variant that would, or what is missing and surplus.
+        WeightsError: The entries do not fit; the message names the variant that fits, or what is missing and surplus.
     """
     expected = expected_shapes(variant)
     named = _own_names(found, expected, path)
@@ -59,7 +59,7 @@ def entries_of(found: Shapes, path: Path, variant: Variant) -> dict[str, str]:
 
 
 def _own_names(found: Iterable[str], expected: Mapping[str, object], path: Path) -> dict[str, str]:
-    """Return the file's names by what they are without wrappers and a common prefix."""
+    """Map each name without wrappers and common prefix to the file's name."""
     plain = {stored: ".".join(part for part in stored.split(".") if part not in _WRAPPERS) for stored in found}
     prefix = _prefix(plain.values(), expected)
     named = {stored: name.removeprefix(prefix) for stored, name in plain.items()}
@@ -74,14 +74,14 @@ def _own_names(found: Iterable[str], expected: Mapping[str, object], path: Path)
 
 
 def _prefix(names: Iterable[str], expected: Mapping[str, object]) -> str:
-    """Return what stands before the names of a model's entries: `model.`, or nothing."""
+    """Return the prefix of the names of a model's entries: `model.`, or nothing."""
     longest = max(expected, key=len)
     ends = [name.removesuffix(longest) for name in names if name == longest or name.endswith(f".{longest}")]
     return "" if not ends else min(ends, key=len)
 
 
 def _problem(found: Shapes, named: Mapping[str, str], expected: Shapes) -> str:
-    """Say what does not fit; empty if all that counts does."""
+    """Say what does not fit; empty if everything that matters fits."""
     missing = sorted(name for name in expected.keys() - named.keys() if not name.endswith(COUNTER))
     surplus = sorted(named.keys() - expected.keys())
     changed = sorted(name for name in expected.keys() & named.keys() if not _fits(expected[name], found[named[name]]))
@@ -103,7 +103,7 @@ def _fits(expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
 
 
 def _way_out(found: Shapes, path: Path) -> str:
-    """Say what would help: the variant that comes nearest, if one is whole but for surplus entries."""
+    """Say what would help: name the variant whose entries are all there beside surplus ones, if there is one."""
     for candidate in VARIANTS.values():
         expected = expected_shapes(candidate)
         named = _own_names(found, expected, path)

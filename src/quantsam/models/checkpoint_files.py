@@ -1,4 +1,4 @@
-"""What kind of file a checkpoint is, told by its content."""
+"""Tell by its content what kind of file a checkpoint is."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def is_torch_file(path: Path) -> bool:
-    """Return whether a file is torch.save's zip archive rather than safetensors, told by its content, not its name.
+    """Return whether a file is torch.save's zip archive rather than safetensors. Its content decides, not its name.
 
     Raises:
-        WeightsError: It is neither, or cannot be read.
+        WeightsError: The file is neither, or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -64,7 +64,7 @@ def _kind(start: bytes) -> tuple[str, str]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse zip archives that are plainly something other than what torch.save writes; damage is told of later."""
+    """Refuse zip archives that torch.save clearly did not write. The reader reports damaged ones later."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [PurePosixPath(name) for name in archive.namelist()]

@@ -81,7 +81,7 @@ class Backbone(nn.Module):
 
 
 class UpSample(nn.Module):
-    """Bicubic up-sampling to a fixed side; does nothing where the input already has it."""
+    """Bicubic up-sampling to a fixed side; does nothing if the input already has that side."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Neck(nn.Module):
         return y
 
     def gather(self, features: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
-        """Bring the outputs of `stages` to the embedding's resolution and add them up."""
+        """Resample the outputs of `stages` to the embedding's resolution and add them up."""
         inputs = [op(features[stage]) for op, stage in zip(self.input_ops, self.stages, strict=True)]
         x: Tensor = inputs[-1]
         for other in reversed(inputs[:-1]):
@@ -124,7 +124,7 @@ class Neck(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Backbone, neck and LayerNorm: from a normalized image to its embedding."""
+    """Backbone, neck and LayerNorm: map a normalized image to its embedding."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from quantsam.models.graph import copy_encoder
 def fold_norms(encoder: ImageEncoder) -> ImageEncoder:
     """Return an encoder in eval mode that computes the same without BatchNorm; `encoder` is unchanged.
 
-    The products are made in float64 and rounded to float32 once.
+    Products are computed in float64 and rounded to float32 once.
     """
     folded = copy_encoder(encoder).eval()
     for layer in folded.modules():

@@ -1,4 +1,4 @@
-"""Copies of an encoder with some modules replaced; everything else is shared with the original."""
+"""Copies of an encoder with some modules replaced. They share everything else with the original."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def copy_encoder(encoder: ImageEncoder) -> ImageEncoder:
 
 
 def with_modules(encoder: ImageEncoder, modules: Mapping[str, nn.Module]) -> ImageEncoder:
-    """Return a copy in which the modules at the given paths are replaced, see `copy_encoder`."""
+    """Return a copy (see `copy_encoder`) with the modules at the given paths replaced."""
     twin = copy_encoder(encoder)
     for path, module in modules.items():
         parent, _, name = path.rpartition(".")
@@ -29,7 +29,7 @@ def with_modules(encoder: ImageEncoder, modules: Mapping[str, nn.Module]) -> Ima
 
 
 def set_parameter(encoder: ImageEncoder, path: str, value: Tensor) -> None:
-    """Give the module that owns the parameter at `path` one of its own, not trainable."""
+    """Replace the parameter at `path` in the module that owns it; the new one is not trainable."""
     owner, _, name = path.rpartition(".")
     encoder.get_submodule(owner).register_parameter(name, nn.Parameter(value, requires_grad=False))
 
@@ -39,7 +39,7 @@ def state_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         if name.endswith("num_batches_tracked"):
-            continue  # counts training steps, changes nothing that is computed
+            continue  # counts training steps; changes no result
         digest.update(f"{name}:{tuple(value.shape)}:{value.dtype};".encode())
         data = value.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(data.view(torch.uint8).numpy()))

@@ -14,16 +14,16 @@ from quantsam.notices import notice
 from quantsam.places import temporary_folder
 
 HUB_REPOSITORY = "mit-han-lab/efficientvit-sam"
-_ANSWER_S = 5.0  # for the first answer of the hub; the download itself has the client's own limits
+_ANSWER_S = 5.0  # limit for the hub's first answer; the download itself has the client's own limits
 
 
 def download_checkpoint(variant: Variant) -> Path:
     """Return the official checkpoint from the Hugging Face hub, downloaded once and then cached.
 
-    The hub is asked once whether it answers: its client alone would try for half a minute.
+    Ask the hub once whether it answers, because its client alone would retry for half a minute.
 
     Raises:
-        WeightsError: Nothing is cached, and the hub cannot be reached or does not give the file.
+        WeightsError: Nothing is cached, and the hub cannot be reached or the download fails.
     """
     # slow to import, needed only here
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -48,7 +48,7 @@ def download_checkpoint(variant: Variant) -> Path:
             get_hf_file_metadata(hf_hub_url(HUB_REPOSITORY, name), timeout=_ANSWER_S)
         except HfHubHTTPError as error:  # it answers, but refuses
             raise WeightsError(f"{refused} ({first_line(error)}): {remedy}") from error
-        except Exception as error:  # what the network raises differs from one version of the hub's client to the next
+        except Exception as error:  # network errors differ between versions of the hub's client
             raise WeightsError(
                 f"weights of {variant.name!r} are not cached and the hub cannot be reached ({first_line(error)}): "
                 f"{remedy}"
@@ -65,14 +65,14 @@ def download_checkpoint(variant: Variant) -> Path:
 
 
 def _caches(usual: Path) -> list[Path]:
-    """Return where checkpoints may be: the client's own cache first."""
+    """Return the folders that may hold checkpoints, the client's own cache first."""
     spare = temporary_folder()
     return [usual.absolute()] + ([] if spare is None else [spare / "hub"])
 
 
 @contextmanager
 def _silent_client() -> Iterator[None]:
-    """Keep the client's raw messages off the screen: what goes wrong is told in one line of ours."""
+    """Keep the client's raw messages off the screen: quantsam reports a failure in one line."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,21 +1,20 @@
 """The mask decoder, prepared for one image: the same masks as `MaskDecoder`, for a fraction of the work.
 
-An image has thousands of tokens, a prompt a handful. A two-way block changes the image's tokens X (N, dim) by an
-attention to the prompt's tokens, `X' = norm(X + S^T M)`: S (heads * T, N) says how much each image token takes of
-each prompt token, and M (heads * T, dim) what there is to take. All prompts start from the same X, and a layer norm
-is a centring, which is linear, a scale r for each token, and a gain for each channel. So behind any linear map L
+An image has thousands of tokens, a prompt a handful. In a two-way block the image's tokens X (N, dim) attend to the
+prompt's tokens: `X' = norm(X + S^T M)`. S (heads * T, N) holds the weight of each prompt token for each image token,
+and M (heads * T, dim) holds what the prompt tokens contribute. All prompts start from the same X. A layer norm
+consists of a centring, which is linear, a scale r per token, and a gain per channel. So behind any linear map L
 
     X' L = r * (X C G L  +  S^T (M C G L)) + b L        C centres, G and b are the norm's gain and bias
 
-where `X C G L` is the same for all prompts and computed once an image, and the rest has rank heads * T. No prompt
-ever gets N x dim tokens of its own. This reorders the sums of the decoder, so it changes nothing but their rounding.
-Also:
+`X C G L` is the same for all prompts and is computed once per image. The rest has rank heads * T. No prompt ever gets
+N x dim tokens of its own. This only reorders the decoder's sums, so the results differ only by rounding. Also:
 
-- The norm's scale is made from |X C|^2, S and small products, without X'.
-- What is the same for all tokens or keys drops out of a softmax or is added once: biases, the sum of shares.
-- The last attention serves only the tokens that are read; of the masks only the wanted ones are made, and only where
-  the picture is, not where it was padded.
-- Transposed convolutions of stride 2 and size 2 are products of matrices; pixels are put in order at the end.
+- The norm's scale is computed from |X C|^2, S and small products, without X'.
+- Terms that are the same for all tokens or keys drop out of a softmax or are added once: biases, the sum of shares.
+- The last attention serves only the tokens that are read. Only the wanted masks are computed, and only where the image
+  is, not where it was padded.
+- Transposed convolutions of stride 2 and size 2 are matrix products; the pixels are put in order at the end.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from quantsam.models.blocks import LayerNorm2d
 from quantsam.models.mask_decoder import Attention, MaskDecoder, TwoWayBlock
 from quantsam.models.prompt_encoder import PromptEncoder
 
-PROMPTS_AT_ONCE = 8  # their own tokens together; each meets the image on its own
-_VALUES_AT_ONCE = 1 << 17  # in the up-scaling: its tensors then fit the cache
+PROMPTS_AT_ONCE = 8  # their own tokens are computed together; each prompt meets the image on its own
+_VALUES_AT_ONCE = 1 << 17  # in the up-scaling, so that its tensors fit the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,9 @@ class ImageDecoder:
     """Decodes prompts without a mask input, all on one image.
 
     Args:
-        prompt_encoder: The model's.
-        mask_decoder: The model's; read, never changed.
-        embedding: (1, dim, H, W) of the image.
+        prompt_encoder: The model's prompt encoder.
+        mask_decoder: The model's mask decoder; it is not changed.
+        embedding: (1, dim, H, W) embedding of the image.
     """
 
     def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, embedding: Tensor) -> None:
@@ -81,17 +80,17 @@ class ImageDecoder:
         down1, up1 = one.cross_attn_token_to_image, one.cross_attn_image_to_token
         down2, up2 = two.cross_attn_token_to_image, two.cross_attn_image_to_token
 
-        # the first block meets the image as it came: tables of (heads, d, N), values of (heads, N, d)
+        # the first block reads the unchanged image: tables of (heads, d, N), values of (heads, N, d)
         self._keys1, queries = _tables((down1.k_proj.weight, up1.q_proj.weight), image + position, down1.heads)
         self._queries1 = queries.add_(up1.q_proj.bias.view(up1.heads, -1, 1))
         (values,) = _tables((down1.v_proj.weight,), image, down1.heads)
         self._values1 = values.transpose(1, 2)
 
-        # A, what the first norm scales: centred. Shares sum to 1 a head, so the bias of their product comes in once
+        # A, what the first norm scales: centred. Shares sum to 1 per head, so the bias of their product counts once
         start = image + up1.out_proj.bias[:, None]
         start -= start.mean(0)
         self._gain1, self._gain2 = one.norm4.weight, two.norm4.weight
-        gained = torch.diag(self._gain1)  # G1, and G1 C, which the second norm scales, and G1 C G2, all to times A
+        gained = torch.diag(self._gain1)  # G1; G1 C, which the second norm scales; G1 C G2; each multiplies A
         centred = gained - gained.mean(0)
         twice = centred * self._gain2[:, None]
         back = self._gain1[:, None] * centred
@@ -127,11 +126,11 @@ class ImageDecoder:
         start *= self._gain1[:, None]
         start -= start.mean(0)
         self._gained_squared = start.square().sum(0)
-        offset = one.norm4.bias + up2.out_proj.bias  # what is added before the second norm, for all tokens the same
+        offset = one.norm4.bias + up2.out_proj.bias  # added before the second norm, the same for all tokens
         self._offset = offset - offset.mean()  # (dim,)
         self._gained_offset = self._offset @ start  # (N,)
 
-        # what the norms' biases and the position bring, whatever the image and the prompt
+        # contributions of the norms' biases and the position: independent of image and prompt
         bias1, bias2 = one.norm4.bias[:, None], two.norm4.bias[:, None]
         self._keys2_fixed, self._queries2_fixed, self._keys3_fixed = _tables(
             (down2.k_proj.weight, up2.q_proj.weight, last.k_proj.weight), position, last.heads
@@ -145,7 +144,7 @@ class ImageDecoder:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device on which the decoder computes."""
         return self._keys1.device
 
     @property
@@ -168,9 +167,9 @@ class ImageDecoder:
         Args:
             points: (B, N, 2) x y in pixels of the prompt frame, and (B, N) labels.
             boxes: (B, 4) x0 y0 x1 y1 in pixels of the prompt frame.
-            multimask: Three masks a prompt instead of one.
-            best_only: Keep of each prompt only the mask of highest predicted IoU.
-            low_hw: How many rows and columns of the logits are wanted, at most (4 H, 4 W), which is the default.
+            multimask: Return three masks per prompt instead of one.
+            best_only: Return only the mask of highest predicted IoU per prompt.
+            low_hw: Number of rows and columns of the logits to compute, at most the default (4 H, 4 W).
 
         Returns:
             Mask logits (B, M, *low_hw) and predicted IoU (B, M).
@@ -216,7 +215,7 @@ class ImageDecoder:
         return torch.stack([self._masks(*pair, low_hw) for pair in zip(images2, hyper, strict=True)]), iou
 
     def _attend_first(self, queries: Tensor) -> Tensor:
-        """Return what one prompt's tokens (heads, T, d) get from the image as it came: (T, inner)."""
+        """Return what one prompt's tokens (heads, T, d) get from the unchanged image: (T, inner)."""
         context = (queries @ self._keys1).softmax(-1) @ self._values1
         return _joined(context) + self._one.cross_attn_token_to_image.v_proj.bias
 
@@ -269,8 +268,8 @@ class ImageDecoder:
             small: (heads, T, d).
             image: After the first block.
             projected: (R, inner), the image's moved rows behind gain and projection.
-            table: (heads, d, N), the image's start behind them.
-            fixed: (heads, d, N), what does not depend on the prompt.
+            table: (heads, d, N), the image's start behind gain and projection.
+            fixed: (heads, d, N), the part that does not depend on the prompt.
         """
         low = (small @ _per_head(projected, len(small))).flatten(0, 1)  # (heads * T, R)
         scores = (small @ table).flatten(0, 1).addmm_(low, image.shares).mul_(image.scale)
@@ -296,7 +295,7 @@ class ImageDecoder:
         return _joined(context)
 
     def _behind_second_gain(self, image: _Twice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what both blocks moved (R, dim) each, and the offset (dim,), behind the second norm's gain."""
+        """Return both blocks' moved rows, (R, dim) each, and the offset (dim,), behind the second norm's gain."""
         gained = image.first.moved * self._gain1
         gained = gained - gained.mean(1, keepdim=True)
         return gained * self._gain2, image.moved * self._gain2, self._offset * self._gain2
@@ -359,26 +358,26 @@ def _per_head(rows: Tensor, heads: int) -> Tensor:
 
 
 def _queries(attention: Attention, tokens: Tensor) -> Tensor:
-    """Project tokens (B, T, dim) to (B, heads, T, d), scaled as the scores are to be."""
+    """Project tokens (B, T, dim) to (B, heads, T, d), with the scores' scale applied."""
     queries = _split(attention, attention.q_proj(tokens))
     return queries / math.sqrt(queries.shape[-1])
 
 
 def _keys_and_values(attention: Attention, tokens: Tensor, token_pe: Tensor) -> tuple[Tensor, Tensor]:
-    """Project tokens (B, T, dim) to two (B, heads, T, d), the keys scaled as the scores are to be."""
+    """Project tokens (B, T, dim) to keys and values (B, heads, T, d), with the scores' scale applied to the keys."""
     keys = _split(attention, attention.k_proj(tokens + token_pe))
     return keys / math.sqrt(keys.shape[-1]), _split(attention, attention.v_proj(tokens))
 
 
 def _after_attention(block: TwoWayBlock, tokens: Tensor, attended: Tensor) -> Tensor:
-    """Finish a block's tokens (B, T, dim) with what they got from the image (B, T, inner)."""
+    """Finish a block's tokens (B, T, dim) with the values they attended to in the image (B, T, inner)."""
     tokens = block.norm2(tokens + block.cross_attn_token_to_image.out_proj(attended))
     y: Tensor = block.norm3(tokens + block.mlp(tokens))
     return y
 
 
 def _moved(attention: Attention, values: Tensor) -> Tensor:
-    """Return what values (heads, T, d) bring to an image token: (R, dim), without the bias, centred."""
+    """Return what values (heads, T, d) contribute to an image token: (R, dim), without the bias, centred."""
     weight = attention.out_proj.weight.T.view(len(values), -1, attention.out_proj.out_features)  # (heads, d, dim)
     rows = (values @ weight).flatten(0, 1)
     return rows - rows.mean(1, keepdim=True)
@@ -392,7 +391,7 @@ def _low_rank(weights: Tensor, shares: Tensor, projected: Tensor) -> Tensor:
 
 
 def _norm_scale(norm: nn.LayerNorm, squared: Tensor) -> Tensor:
-    """Return 1 / the standard deviation of tokens of this squared length, centred."""
+    """Return 1 / the standard deviation of centred tokens with the given squared lengths."""
     return (squared.clamp_min(0) / norm.normalized_shape[0] + norm.eps).rsqrt()
 
 

@@ -10,7 +10,7 @@ from quantsam.models.blocks import LayerNorm2d
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than the tokens'."""
+    """Multi-head attention. Its inner width may be smaller than the width of the tokens."""
 
     def __init__(self, dim: int, heads: int, downsample: int = 1) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _MlpBlock(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """Tokens attend to themselves, to the image, pass an MLP; then the image attends to the tokens."""
+    """Tokens attend to themselves and to the image, then pass an MLP. Then the image attends to the tokens."""
 
     def __init__(self, dim: int, heads: int, mlp_dim: int, first: bool) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Mlp(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """From an image embedding and prompt tokens to 3 + 1 masks and their predicted IoU."""
+    """Maps an image embedding and prompt tokens to 3 + 1 masks and their predicted IoU."""
 
     NUM_MASKS = 4  # one for unambiguous prompts, then three for ambiguous ones
     SINGLE = range(1)
@@ -133,11 +133,11 @@ class MaskDecoder(nn.Module):
         """Decode a batch of prompts.
 
         Args:
-            embedding: (1 or B, dim, H, W); one image's embedding is shared by all prompts.
+            embedding: (1 or B, dim, H, W); all prompts share an embedding of one image.
             image_pe: (1, dim, H, W).
             sparse: (B, T, dim) prompt tokens.
             dense: (1 or B, dim, H, W) mask embedding.
-            chosen: Which masks: `MULTI`, the three of ambiguous prompts, or `SINGLE`.
+            chosen: Masks to return: `MULTI`, the three of ambiguous prompts, or `SINGLE`.
 
         Returns:
             Mask logits (B, len(chosen), 4 H, 4 W); predicted IoU (B, len(chosen)).

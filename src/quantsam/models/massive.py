@@ -1,7 +1,7 @@
-"""Massive positions for a model that has none: nearly the same function in float, a much harder one to quantize.
+"""Give massive positions to a model that has none: nearly the same function in float, but much harder to quantize.
 
-Large models have a few positions where a whole stream is hundreds of times as large as elsewhere (Sun et al., 2024,
-arXiv:2402.17762). They lie in all channels, so no scale per channel undoes them.
+In large models, a whole stream is hundreds of times as large at a few positions as elsewhere (Sun et al., 2024,
+arXiv:2402.17762). All channels are large at these positions, so no scale per channel undoes them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.sam import EfficientViTSam
 from quantsam.models.structure import Chain, Stream, Structure, structure_of
 
-SPARE = 1 / 6  # of a block's hidden channels: the least important, of which one becomes the detector
-PEAK = 8.0  # what the detector gives at its largest position
-THRESHOLD = 3  # the rank, by size, of the position at whose value the detector begins to fire
+SPARE = 1 / 6  # share of a block's hidden channels, the least important ones; one of them becomes the detector
+PEAK = 8.0  # output of the detector at its largest position
+THRESHOLD = 3  # the detector begins to fire at the value of the position with this rank by size
 
 
 @torch.no_grad()
 def with_massive_positions(model: EfficientViTSam, images: Tensor, *, ratio: float = 200.0) -> EfficientViTSam:
-    """Return a copy of a model whose residual streams are `ratio` times as large at a few places of an image.
+    """Return a copy of a model whose residual streams are `ratio` times as large at a few positions of an image.
 
-    A hidden channel of little importance fires at these places, and its block adds a vector to the stream there: the
-    direction in which the stream varies least, so it lies in all channels. What reads the stream is made blind to it.
+    An unimportant hidden channel fires at these positions. Its block then adds a vector to the stream there, in the
+    direction in which the stream varies least; the vector lies in all channels. The readers' weights lose this
+    direction, so they do not see the vector.
 
     Args:
-        model: In float; left as it is.
-        images: (N, 3, S, S) float32, preprocessed: directions and thresholds are found on them.
-        ratio: In units of each channel's root mean square.
+        model: A float model; it is not changed.
+        images: (N, 3, S, S) float32, preprocessed. Directions and thresholds are found on them.
+        ratio: Size of the added vector, in units of each channel's root mean square.
 
     Raises:
         InputError: There are no images, or `ratio` is not above 1.
@@ -81,7 +82,7 @@ def _add(encoder: ImageEncoder, stream: Stream, chain: Chain, images: Tensor, ra
 
 @dataclass(frozen=True)
 class _Direction:
-    """A direction of a stream, (C,): what is written, and what tells how much of it is there; their product is 1."""
+    """A direction of a stream: the vector to write, and the vector that measures it, (C,) each; their product is 1."""
 
     written: Tensor
     read: Tensor
@@ -98,7 +99,7 @@ def _least_direction(encoder: ImageEncoder, stream: Stream, images: Tensor) -> _
 
 
 def _detector(encoder: ImageEncoder, chain: Chain, images: Tensor) -> tuple[int, float, float]:
-    """Return a hidden channel, the value from which it shall fire, and the gain with which it then reaches `PEAK`."""
+    """Return a hidden channel, the value above which it fires, and the gain with which it then reaches `PEAK`."""
     hidden, last = chain.convolutions[-2:]
     assert hidden.act is not None
     before = hidden.norm or hidden.conv

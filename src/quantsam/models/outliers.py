@@ -1,9 +1,8 @@
-"""Outlier channels for a model that has none: nearly the same function in float, a much harder one to quantize.
+"""Give outlier channels to a model that has none: nearly the same function in float, but much harder to quantize.
 
-What makes the large official models collapse in INT8 is that a few channels of their residual streams are
-hundreds of times as large as the others. A scale that a stream's writers put on a channel and its readers take off
-again gives any model such channels, and as the scale is a power of two, every number but those of the channel
-itself stays the same to the last bit.
+The large official models collapse in INT8 because a few channels of their residual streams are hundreds of times as
+large as the others. Any model can get such channels: a stream's writers multiply a channel by a scale, and its readers
+divide it by that scale. The scale is a power of two, so all numbers outside this channel stay the same to the last bit.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from quantsam.models.structure import Chain, structure_of
 def with_outlier_channels(
     model: EfficientViTSam, *, factor: int = 64, channels: int = 2, seed: int = 0
 ) -> EfficientViTSam:
-    """Return a copy of a model in whose residual streams a few channels are scaled up, and down where they are read.
+    """Return a copy of a model with a few channels of its residual streams scaled up, and down where they are read.
 
-    What is scaled up is the gain and offset of the last BatchNorm of each block that writes to a stream; what is scaled
-    down is the weight of each convolution that reads it: the next blocks, the next stage, the neck. The streams are
-    those of stages 1 to the last and of the neck; which channels, a generator decides.
+    Each block that writes to a stream gets a larger gain and offset in its last BatchNorm. Each convolution that reads
+    the stream (next blocks, next stage, neck) gets smaller weights. The streams are those of stages 1 to the last and
+    of the neck. A random generator chooses the channels.
 
     Args:
-        model: In float; left as it is.
+        model: A float model; it is not changed.
         factor: A power of two, at least 2.
-        channels: How many of each stream.
-        seed: Which ones.
+        channels: Number of channels per stream.
+        seed: Seed of the generator that chooses the channels.
 
     Raises:
-        InputError: `factor` is no power of two, or a stream has not so many channels.
+        InputError: `factor` is not a power of two, or a stream has too few channels.
     """
     _check_factor(factor)
     least = min(*model.variant.widths[1:], model.variant.neck_width)
@@ -61,19 +60,19 @@ def with_hidden_outlier_channels(
 ) -> EfficientViTSam:
     """Return a copy of a model in which a few hidden channels of each inverted bottleneck are scaled up.
 
-    What is scaled up is a channel of the expanding convolution and the bias of the depthwise one; what is scaled down
-    is the weight of the projecting one. GELUs lie between, and that of a large value is nearly linear: the channels
-    become those of a ReLU, so in float the model's answers change a little. Here no scale of a stream helps; only
-    scales within a bottleneck do.
+    A channel of the expanding convolution and the bias of the depthwise convolution are scaled up. The weight of the
+    projecting convolution is scaled down. GELUs lie between them and are nearly linear for large values, so these
+    channels behave like those of a ReLU: in float the model's predictions change a little. No scale of a stream helps
+    here; only scales within a bottleneck do.
 
     Args:
-        model: In float; left as it is.
+        model: A float model; it is not changed.
         factor: A power of two, at least 2.
-        channels: How many of each bottleneck.
-        seed: Which ones.
+        channels: Number of channels per bottleneck.
+        seed: Seed of the generator that chooses the channels.
 
     Raises:
-        InputError: `factor` is no power of two, or a bottleneck has not so many channels.
+        InputError: `factor` is not a power of two, or a bottleneck has too few channels.
     """
     _check_factor(factor)
     hard = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder: points, boxes and masks to tokens (Kirillov et al., 2023, section A)."""
+"""SAM's prompt encoder turns points, boxes and masks into tokens (Kirillov et al., 2023, section A)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class PromptEncoder(nn.Module):
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Embed a batch of prompts of one image.
+        """Embed a batch of prompts on one image.
 
         Args:
             points: (B, N, 2) coordinates in pixels of the prompt frame and (B, N) labels.

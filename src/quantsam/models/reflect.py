@@ -1,4 +1,4 @@
-"""Reflect residual streams without changing what an encoder computes: between its blocks a stream is linear."""
+"""Reflect residual streams without changing what an encoder computes: a stream is linear between blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantsam.models.structure import Convolution, Stream, conv_of, structure_of
 
 
 def reflectable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
-    """Yield the residual streams whose writers and readers can take a matrix: BatchNorm folded, no scale beside one."""
+    """Yield the residual streams whose writers and readers can absorb a matrix: BatchNorm folded, no channel scales."""
     for stream in structure_of(encoder).streams:
         writers, readers = ([conv_of(encoder, one) for one in some] for some in (stream.writers, stream.readers))
         is_folded = all(writer.norm is None for writer in stream.writers)
@@ -29,11 +29,11 @@ def reflect_streams(encoder: ImageEncoder, mirrors: Mapping[str, Tensor]) -> Ima
     With `b^T a = 2` this matrix is its own inverse.
 
     Args:
-        encoder: Left as it is.
-        mirrors: (2, C) float32 by the stream's name: `a` and `b`. See `reflectable_streams`.
+        encoder: The encoder; it is not changed.
+        mirrors: (2, C) float32 with rows `a` and `b`, keyed by the stream's name. See `reflectable_streams`.
 
     Raises:
-        PlanError: There is no such stream, it has another number of channels, or `b^T a` is not 2.
+        PlanError: There is no such stream, the number of channels differs, or `b^T a` is not 2.
     """
     reflected = copy_encoder(encoder).eval()
     streams = {stream.name: stream for stream in reflectable_streams(encoder)}

@@ -1,4 +1,4 @@
-"""Codes of weights that are not the nearest ones: an offset for each, which the rounding of a weight adds."""
+"""Weight codes other than the nearest ones: each code has an offset, which is added when the weight is rounded."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from quantsam.models.graph import copy_encoder
 
 
 def with_code_offsets(encoder: ImageEncoder, offsets: Mapping[str, Tensor]) -> ImageEncoder:
-    """Return a copy whose convolutions have offsets; it computes the same, since it is float.
+    """Return a copy whose convolutions have offsets. It computes the same, because it is a float encoder.
 
     Args:
-        encoder: Shares its parameters with the copy.
-        offsets: Of the codes of a weight, int8 of its shape, by the convolution's path.
+        encoder: The encoder; the copy shares its parameters.
+        offsets: Offsets of a weight's codes, int8, the weight's shape; keyed by the convolution's path.
 
     Raises:
-        PlanError: A path is no convolution of the encoder, or offsets are not of its weight's shape.
+        PlanError: A path is not a convolution of the encoder, or offsets do not have its weight's shape.
     """
     twin = copy_encoder(encoder)
     modules = dict(twin.named_modules())

@@ -17,12 +17,12 @@ from quantsam.models.variants import Variant
 
 
 class EfficientViTSam(nn.Module):
-    """The whole model, plain: nothing in it knows of quantization.
+    """The whole model, in plain PyTorch: no part of it knows about quantization.
 
     Attributes:
-        variant: Its hyper-parameters.
+        variant: Hyper-parameters of the model.
         image_encoder: Any `Encoder`; an `ImageEncoder` unless `with_encoder` replaced it.
-        float_encoder: The plain encoder the model was made with, whatever replaced it since.
+        float_encoder: The original plain encoder, even if `with_encoder` replaced `image_encoder`.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -56,19 +56,19 @@ class EfficientViTSam(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device that holds the weights."""
         return next(self.mask_decoder.parameters()).device
 
     def weights_digest(self) -> str:
-        """Return the hex digest of all weights, those of the float encoder included."""
+        """Return the hex digest of all weights, including those of the float encoder."""
         parts = (self.float_encoder, self.prompt_encoder, self.mask_decoder)
         return hashlib.sha256("".join(map(state_digest, parts)).encode()).hexdigest()
 
     def image_decoder(self, embedding: Tensor) -> ImageDecoder:
-        """Return a decoder for many prompts without a mask input on one image.
+        """Return a decoder for many prompts on one image. It takes no mask input.
 
         Args:
-            embedding: (1, embed_dim, embed_size, embed_size) of the image.
+            embedding: (1, embed_dim, embed_size, embed_size) embedding of the image.
         """
         return ImageDecoder(self.prompt_encoder, self.mask_decoder, embedding)
 
@@ -81,14 +81,14 @@ class EfficientViTSam(nn.Module):
         masks: Tensor | None = None,
         multimask: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Decode prompts of one image, in the prompt frame; `image_decoder` gives one that does the same sooner.
+        """Decode prompts on one image, in the prompt frame. `image_decoder` returns a faster decoder for many prompts.
 
         Args:
             embedding: (1, embed_dim, embed_size, embed_size), shared by all prompts.
             points: (B, N, 2) x y in pixels of the prompt frame, and (B, N) labels.
             boxes: (B, 4) x0 y0 x1 y1 in pixels of the prompt frame.
             masks: (B, 1, 4 * embed_size, 4 * embed_size) logits of an earlier round.
-            multimask: Three masks a prompt instead of one.
+            multimask: Return three masks per prompt instead of one.
 
         Returns:
             Mask logits (B, M, 4 * embed_size, 4 * embed_size) and predicted IoU (B, M).

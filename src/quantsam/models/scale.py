@@ -1,7 +1,7 @@
 """Scale channels by powers of two without changing what an encoder computes.
 
-A power of two changes no digit of a float, so the float model stays the same to the last bit; and an engine that rounds
-`x / (s * 2^e)` gives the codes that a simulation of `(x * 2^-e) / s` gives.
+A power of two changes no digit of a float, so the float model stays the same to the last bit. An engine that rounds
+`x / (s * 2^e)` computes the same codes as a simulation that rounds `(x * 2^-e) / s`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from quantsam.models.graph import copy_encoder, set_parameter
 from quantsam.models.structure import Convolution, Port, structure_of
 
 LARGEST_EXPONENT = 40
-"""Beyond it, weights and activations of float32 would near its ends."""
+"""Larger exponents would bring weights and activations near the limits of float32."""
 
 
 @torch.no_grad()
 def scale_links(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
-    """Divide channels between linear operations by `2^e`: writers give less, readers' weights are multiplied.
+    """Divide channels between linear operations by `2^e`: divide what writers write, multiply the readers' weights.
 
     Args:
-        encoder: Left as it is.
-        exponents: (C,) integers by the link's name, see `Structure.links`.
+        encoder: The encoder; it is not changed.
+        exponents: (C,) integers, keyed by the link's name; see `Structure.links`.
 
     Raises:
-        PlanError: There is no such link, or it has another number of channels.
+        PlanError: There is no such link, or the number of channels differs.
     """
     scaled = copy_encoder(encoder).eval()
     links = {link.name: link for link in structure_of(encoder).links(encoder)}
@@ -48,7 +48,7 @@ def scale_links(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> Image
 
 
 def _spread(exponents: Tensor, port: Port, width: int, name: str) -> Tensor:
-    """Return the exponents of all channels of a port's convolution, (width,): 0 where it is not of the port."""
+    """Return the exponents of all channels of a port's convolution, (width,): 0 for channels outside the port."""
     count = width if port.channels is None else len(port.channels)
     if exponents.shape != (count,):
         raise PlanError(f"{name} has {count} channels, got {tuple(exponents.shape)} exponents: repair the plan again")
@@ -61,14 +61,14 @@ def _spread(exponents: Tensor, port: Port, width: int, name: str) -> Tensor:
 
 @torch.no_grad()
 def scale_inputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
-    """Divide channels of convolutions' inputs by `2^e` before their site, and multiply the weights.
+    """Divide channels of convolution inputs by `2^e` before the input's site, and multiply the weights.
 
     Args:
-        encoder: Left as it is.
-        exponents: (in,) integers by the convolution's path.
+        encoder: The encoder; it is not changed.
+        exponents: (in,) integers, keyed by the convolution's path.
 
     Raises:
-        PlanError: There is no such convolution, or it has another number of channels.
+        PlanError: There is no such convolution, or the number of channels differs.
     """
     scaled = copy_encoder(encoder).eval()
     for path, given in exponents.items():
@@ -80,14 +80,14 @@ def scale_inputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> Imag
 
 @torch.no_grad()
 def scale_outputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> ImageEncoder:
-    """Divide channels of convolutions' outputs by `2^e` within them, and multiply behind their site.
+    """Divide channels of convolution outputs by `2^e` in weight and bias, and multiply behind the output's site.
 
     Args:
-        encoder: Left as it is.
-        exponents: (out,) integers by the convolution's path.
+        encoder: The encoder; it is not changed.
+        exponents: (out,) integers, keyed by the convolution's path.
 
     Raises:
-        PlanError: There is no such convolution, or it has another number of channels.
+        PlanError: There is no such convolution, or the number of channels differs.
     """
     scaled = copy_encoder(encoder).eval()
     for path, given in exponents.items():
@@ -101,10 +101,10 @@ def scale_outputs(encoder: ImageEncoder, exponents: Mapping[str, Tensor]) -> Ima
 
 
 def check_shifts(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> None:
-    """Make sure that shifts are of an encoder's convolutions, one an output channel.
+    """Check that shifts belong to an encoder's convolutions, with one shift per output channel.
 
     Raises:
-        PlanError: There is no such convolution, or it has another number of channels.
+        PlanError: There is no such convolution, or the number of channels differs.
     """
     for path, given in shifts.items():
         count = _convolution(encoder, path).out_channels
@@ -145,12 +145,12 @@ def largest_weights(conv: Conv2d) -> Tensor:
 
 def _scale_in_channels(encoder: ImageEncoder, path: str, exponents: Tensor) -> None:
     conv = _convolution(encoder, path)
-    _factors(exponents, conv.in_channels, path, conv.weight)  # complains where they are not of it
+    _factors(exponents, conv.in_channels, path, conv.weight)  # raises if their number differs
     set_parameter(encoder, f"{path}.weight", scaled_weight(conv, exponents))
 
 
 def _scale_written(encoder: ImageEncoder, writer: Convolution, exponents: Tensor) -> None:
-    """Scale what a convolution writes: by its BatchNorm where it still has one."""
+    """Scale what a convolution writes; change its BatchNorm if it still has one."""
     path = writer.norm or writer.conv
     module: nn.Module = encoder.get_submodule(path)
     weight = module.get_parameter("weight")

@@ -14,9 +14,9 @@ from quantsam.models.structure import Convolution, Stream, conv_of, structure_of
 
 
 def shiftable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
-    """Yield the residual streams that 1x1 convolutions alone read.
+    """Yield the residual streams that only 1x1 convolutions read.
 
-    A larger kernel reads zeros beyond the border, which a constant would have to replace.
+    A larger kernel reads zeros beyond the border; the shift would have to replace them with a constant.
     """
     for stream in structure_of(encoder).streams:
         if all(conv_of(encoder, reader).kernel_size == (1, 1) for reader in stream.readers):
@@ -25,14 +25,14 @@ def shiftable_streams(encoder: ImageEncoder) -> Iterator[Stream]:
 
 @torch.no_grad()
 def shift_streams(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageEncoder:
-    """Subtract constants from residual streams: the first writer gives less, what readers miss is in their biases.
+    """Subtract constants from residual streams. The first writer subtracts them; the readers' biases make up for them.
 
     Args:
-        encoder: Left as it is.
-        shifts: (C,) float32 by the stream's name, see `shiftable_streams`.
+        encoder: The encoder; it is not changed.
+        shifts: (C,) float32, keyed by the stream's name; see `shiftable_streams`.
 
     Raises:
-        PlanError: There is no such stream, it cannot be shifted, or it has another number of channels.
+        PlanError: There is no such stream, it cannot be shifted, or the number of channels differs.
     """
     shifted = copy_encoder(encoder).eval()
     streams = {stream.name: stream for stream in shiftable_streams(encoder)}
@@ -53,7 +53,7 @@ def shift_streams(encoder: ImageEncoder, shifts: Mapping[str, Tensor]) -> ImageE
 
 
 def _add_behind(encoder: ImageEncoder, writer: Convolution, constant: Tensor) -> None:
-    """Add to what a convolution gives behind its BatchNorm, where it still has one."""
+    """Add a constant to a convolution's output, behind its BatchNorm if it still has one."""
     conv = conv_of(encoder, writer)
     if writer.norm is not None:
         _add(encoder, encoder.get_submodule(writer.norm), writer.norm, constant)
@@ -64,7 +64,7 @@ def _add_behind(encoder: ImageEncoder, writer: Convolution, constant: Tensor) ->
 
 
 def _add_to_output(encoder: ImageEncoder, reader: Convolution, constant: Tensor) -> None:
-    """Add to a convolution's own output; where a BatchNorm follows, its mean takes it."""
+    """Add a constant to a convolution's own output; if a BatchNorm follows, its mean absorbs the constant."""
     conv = conv_of(encoder, reader)
     if conv.bias is None and reader.norm is not None:
         norm = encoder.get_submodule(reader.norm)

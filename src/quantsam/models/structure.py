@@ -1,8 +1,8 @@
-"""How an encoder is built: blocks, convolutions with what follows each, residual streams, as typed references.
+"""How an encoder is built, as typed references: blocks, convolutions with what follows each, residual streams.
 
-Everything that walks an encoder reads it here: the quantizable layers, the ONNX writer, the steps of a shared
-simulation, look-ups, outlier channels. A reference holds paths of modules, which are the same in every copy of an
-encoder: float, folded, simulated.
+All code that walks an encoder uses these references: quantizable layers, the ONNX writer, the steps of a shared
+simulation, look-ups, outlier channels. A reference holds module paths. They are the same in every copy of an encoder:
+float, folded, simulated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHAINS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     FusedMBConv: (("spatial_conv", "fmbc_3x3"), ("point_conv", "fmbc_1x1")),
     MBConv: (("inverted_conv", "mbc_expand"), ("depth_conv", "mbc_depthwise"), ("point_conv", "mbc_project")),
 }
-"""Blocks that are a chain of convolutions: attribute and kind of each."""
+"""Blocks that are a chain of convolutions: attribute and kind of each convolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Convolution:
 
     Attributes:
         kind: `resblock`, `fmbc_3x3`, `mbc_expand`, `conv`, `qkv`, `neck_in`, ...
-        path: Its `ConvLayer`, or the `Conv2d` itself where it stands alone.
-        conv: Its `Conv2d`.
-        norm: Its BatchNorm; None where there is none, or it was folded.
-        act: Its activation; None where there is none.
+        path: Path of its `ConvLayer`, or of the `Conv2d` itself if it stands alone.
+        conv: Path of its `Conv2d`.
+        norm: Path of its BatchNorm; None if it has none, or if it was folded.
+        act: Path of its activation; None if it has none.
     """
 
     kind: str
@@ -59,17 +59,17 @@ class Convolution:
 
     @property
     def conv_site(self) -> str:
-        """The site of its output, bias added."""
+        """The site of its output, with the bias added."""
         return f"{self.conv}.conv_site"
 
     @property
     def norm_site(self) -> str:
-        """The site behind its BatchNorm, where it has one."""
+        """The site behind its BatchNorm, if it has one."""
         return f"{self.path}.norm_site"
 
     @property
     def act_site(self) -> str:
-        """The site behind its activation, where it has one."""
+        """The site behind its activation, if it has one."""
         return f"{self.path}.act_site"
 
 
@@ -81,17 +81,17 @@ class _MayAddItsInput:
 
     @property
     def shortcut_site(self) -> str:
-        """The site of the input as it is added to the part's output."""
+        """The site of the input that is added to the part's output."""
         return f"{self.path}.shortcut_site"
 
 
 @dataclass(frozen=True, slots=True)
 class Chain(_MayAddItsInput):
-    """Convolutions one behind the other, and their input added if there is a shortcut.
+    """Consecutive convolutions; a shortcut adds their input to their output.
 
     Attributes:
-        path: The module; with a shortcut, the `Residual`.
-        convolutions: In order.
+        path: Path of the module; with a shortcut, of the `Residual`.
+        convolutions: The convolutions, in order.
         shortcut: Whether the input is added.
     """
 
@@ -102,15 +102,15 @@ class Chain(_MayAddItsInput):
 
 @dataclass(frozen=True, slots=True)
 class Attention(_MayAddItsInput):
-    """Multi-scale linear attention, and its input added.
+    """Multi-scale linear attention; a shortcut adds its input to its output.
 
     Attributes:
-        path: The module; with a shortcut, the `Residual`.
-        main: The `LinearAttention`.
-        qkv: What makes queries, keys and values.
-        branches: Of each further scale the depthwise and the grouped 1x1 convolution, which read what `qkv` gives.
-        core: The `LinearAttentionCore`, which has no weights.
-        proj: What reads the attention's output.
+        path: Path of the module; with a shortcut, of the `Residual`.
+        main: Path of the `LinearAttention`.
+        qkv: The convolution that computes queries, keys and values.
+        branches: The depthwise and the grouped 1x1 convolution of each further scale; they read the output of `qkv`.
+        core: Path of the `LinearAttentionCore`, which has no weights.
+        proj: The convolution that reads the attention's output.
         shortcut: Whether the input is added.
     """
 
@@ -124,7 +124,7 @@ class Attention(_MayAddItsInput):
 
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
-        """In the order of the forward pass."""
+        """All its convolutions, in the order of the forward pass."""
         return (self.qkv, *(conv for branch in self.branches for conv in branch), self.proj)
 
 
@@ -134,8 +134,8 @@ class Block:
 
     Attributes:
         stage: `stage3`, or `neck`.
-        number: Within the stage.
-        parts: One behind the other; an EfficientViT block has two.
+        number: Number of the block within the stage.
+        parts: Parts of the block, in order; an EfficientViT block has two.
     """
 
     stage: str
@@ -149,8 +149,8 @@ class NeckInput:
 
     Attributes:
         stage: Number of the stage.
-        block: Its 1x1 convolution.
-        up_sample: The `UpSample` behind it.
+        block: Block of the 1x1 convolution.
+        up_sample: Path of the `UpSample` behind it.
     """
 
     stage: int
@@ -160,12 +160,12 @@ class NeckInput:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A residual stream: one tensor that blocks add to, and that other blocks read.
+    """A residual stream: one tensor that blocks add to and other blocks read.
 
     Attributes:
         name: `stage1`, ..., or `neck`.
-        writers: Convolutions whose output, behind BatchNorm, is added up.
-        readers: Convolutions whose input it is.
+        writers: Convolutions whose outputs, behind BatchNorm, add up to the stream.
+        readers: Convolutions that read the stream.
     """
 
     name: str
@@ -175,11 +175,11 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Channels of a convolution's output, where it writes, or of its input, where it reads.
+    """Channels of a writer's output, or of a reader's input.
 
     Attributes:
-        convolution: Which one.
-        channels: Their numbers, in the order of the link's channels; None for all.
+        convolution: The writer or reader.
+        channels: Numbers of the channels, in the order of the link's channels; None for all.
     """
 
     convolution: Convolution
@@ -188,12 +188,12 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Channels between linear operations: a scale that all writers put on them all readers can take off.
+    """Channels between linear operations: if all writers apply a scale, all readers can undo it.
 
     Attributes:
-        name: Of a residual stream its own; within attention `stage4:1/values`, `stage4:1/branch0`, ...
-        writers: What is added up, behind BatchNorm.
-        readers: What reads it.
+        name: The stream's name for a residual stream; within attention `stage4:1/values`, `stage4:1/branch0`, ...
+        writers: Ports whose outputs, behind BatchNorm, are added up.
+        readers: Ports that read the sum.
     """
 
     name: str
@@ -207,9 +207,9 @@ class Structure:
 
     Attributes:
         stages: The blocks of each stage of the backbone.
-        neck_inputs: In the order of the neck.
+        neck_inputs: Inputs of the neck, in the neck's order.
         neck_middle: Blocks that refine the sum of the neck's inputs.
-        neck_output: The last convolution.
+        neck_output: Block of the last convolution.
     """
 
     stages: tuple[tuple[Block, ...], ...]
@@ -236,7 +236,7 @@ class Structure:
 
     @property
     def following(self) -> dict[str, tuple[Chain | Attention, ...]]:
-        """By a part's path the parts that read its output as it is: none where it is up-sampled first."""
+        """Parts that read a part's output directly, keyed by the part's path; none if it is up-sampled first."""
         backbone = [part for blocks in self.stages for block in blocks for part in block.parts]
         neck = [part for block in (*self.neck_middle, self.neck_output) for part in block.parts]
         found: dict[str, tuple[Chain | Attention, ...]] = {}
@@ -262,13 +262,13 @@ class Structure:
         yield Stream("neck", writers, (*map(_first, parts), _first(self.neck_output.parts[0])))
 
     def links(self, encoder: ImageEncoder) -> Iterator[Link]:
-        """Yield every place where linear operations meet: the residual streams, then those within attention.
+        """Yield all links between linear operations: the residual streams, then the links within attention.
 
-        What the attention gives is linear in its values, channel by channel; its depthwise and grouped convolutions
-        have no activation between them.
+        The attention's output is linear in its values, channel by channel. Its depthwise and grouped convolutions have
+        no activation between them.
 
         Args:
-            encoder: The one that is described, or a copy.
+            encoder: The described encoder, or a copy of it.
         """
         for stream in self.streams:
             yield Link(stream.name, tuple(map(Port, stream.writers)), tuple(map(Port, stream.readers)))
@@ -298,7 +298,7 @@ def _links_of(part: Attention, place: str, core: LinearAttentionCore, encoder: I
 
 
 def conv_of(encoder: ImageEncoder, convolution: Convolution) -> Conv2d:
-    """Return the module of a convolution in an encoder, or in any copy of it."""
+    """Return a convolution's module in an encoder, or in any copy of it."""
     conv = encoder.get_submodule(convolution.conv)
     assert isinstance(conv, Conv2d)
     return conv
@@ -330,12 +330,12 @@ def structure_of(encoder: ImageEncoder) -> Structure:
 
 
 def sides_of(encoder: ImageEncoder) -> dict[str, int]:
-    """Return the height, which is the width, of what enters each convolution, attention core and up-sampling.
+    """Return the side of the square input of each convolution, attention core and up-sampling.
 
-    It follows from strides alone: nothing is computed, and the encoder may be on `meta`.
+    Only strides decide it: nothing is computed, and the encoder may be on `meta`.
 
     Returns:
-        Pixels by path, for the encoder's own input size.
+        Sides in pixels, keyed by path, for the encoder's own input size.
     """
     structure = structure_of(encoder)
     sides: dict[str, int] = {}

@@ -1,10 +1,10 @@
 """The hyper-parameters of every variant, in one table.
 
 Source: EfficientViT-SAM (Zhang, Cai, Han, 2024, arXiv:2402.05008) and Segment Anything (Kirillov et
-al., 2023, arXiv:2304.02643). `nano` is this project's own toy variant: the same blocks, layer kinds
-and addresses, small enough to come along; `nano-outlier` is the same function
-with outlier channels (`models/outliers.py`), and `nano-hard` was trained to have massive positions, and has outlier
-channels where no scale of a stream reaches them.
+al., 2023, arXiv:2304.02643). `nano` is this project's own toy variant: it has the same blocks, layer kinds
+and addresses, and is small enough to ship with the package. `nano-outlier` is the same function with outlier channels
+(`models/outliers.py`). `nano-hard` was trained to have massive positions. It also has outlier channels that no scale
+of a stream reaches.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Variant:
     Attributes:
         name: The variant's name, `l0` ... `xl1`, `nano`, `nano-outlier` or `nano-hard`.
         input_size: Side in pixels of the encoder's square input.
-        prompt_size: Side in pixels of the square frame in which prompts are given to the prompt encoder.
+        prompt_size: Side in pixels of the square prompt frame, in which the prompt encoder takes coordinates.
         widths: Channels of each backbone stage.
         depths: Blocks of each stage, not counting the stem or down-sampling block that opens it.
-        blocks: What each stage is made of; `att3`/`att5` name the kernel of the multi-scale branch.
+        blocks: Kind of each stage's blocks; `att3`/`att5` name the kernel of the multi-scale branch.
         expands: Expansion ratio of each stage's blocks; the down-sampling block expands four times as much.
         attention_dim: Channels of one linear-attention head.
         neck_stages: The stages that feed the neck, deepest first.
@@ -39,12 +39,12 @@ class Variant:
         embed_size: Side of the image embedding.
         decoder_heads: Attention heads of the mask decoder.
         decoder_mlp_dim: Hidden width of the decoder's MLP.
-        weights_file: Weights that come with quantsam, in `models/weights`; None where they are on the hub.
-        outliers: Where outlier channels are put into these weights, see `models.outliers`; None for nowhere.
-        calibration: Images that fit it where its user names none; None where they cannot be made.
-        iou_threshold: Least predicted IoU of a mask of everything, 0..1.
-        stability_threshold: Least stability of one, 0..1.
-        about: What a reader of results should know of it.
+        weights_file: File of the weights that ship with quantsam, in `models/weights`; None if they are on the hub.
+        outliers: Where outlier channels are added to these weights, see `models.outliers`; None for nowhere.
+        calibration: Default calibration images, used when the user names none; None if they cannot be made.
+        iou_threshold: Least predicted IoU of a mask when everything is segmented, 0..1.
+        stability_threshold: Least stability of a mask when everything is segmented, 0..1.
+        about: What a reader of results should know about the variant.
     """
 
     name: str
@@ -144,8 +144,8 @@ VARIANTS: dict[str, Variant] = {
         decoder_mlp_dim=256,
         weights_file="nano.safetensors",
         calibration="scenes:32:1",
-        # it is less sure of its masks: with SAM's thresholds it finds none on photographs; with these 7.6 on a picture
-        # of COCO in the mean, and some on each of 12 (benchmarks/everything.py --images 12)
+        # nano is less certain of its masks: with SAM's thresholds it finds none on photographs. With these it finds 7.6
+        # per COCO image on average, and some on each of 12 images (benchmarks/everything.py --images 12)
         iou_threshold=0.5,
         stability_threshold=0.5,
         about=_ABOUT_NANO,
@@ -168,7 +168,7 @@ VARIANTS["nano-hard"] = dataclasses.replace(
 
 
 def get_variant(name: str) -> Variant:
-    """Return a variant by name, in any case and with or without the official prefix.
+    """Return a variant by name. Upper or lower case and the official prefix do not matter.
 
     Raises:
         InputError: No variant has that name.

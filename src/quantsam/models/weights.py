@@ -1,4 +1,4 @@
-"""Read checkpoints safely: never unpickle, check every name and shape before memory is taken."""
+"""Read checkpoints safely: unpickle no objects, and check every name and shape before allocating memory."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Choose = Callable[[Shapes], dict[str, str]]
 def read_checkpoint(path: Path, variant: Variant) -> dict[str, Tensor]:
     """Read the weights of a variant from a `.pt` or `.safetensors` file.
 
-    Names may bear what PyTorch's wrappers put into them (`module.`, `_orig_mod.`) and a common prefix (`model.`);
-    counters that nothing reads may be missing or be too many.
+    Names may contain the parts that PyTorch's wrappers add (`module.`, `_orig_mod.`) and a common prefix (`model.`).
+    Counters that nothing reads may be missing or surplus.
 
     Args:
         path: The file.
-        variant: The variant they must fit.
+        variant: The variant that the weights must fit.
 
     Returns:
         The state dict, floating-point entries as float32 on the processor.
 
     Raises:
-        WeightsError: The file is missing, damaged, no checkpoint, or another variant's; the message
-            says which, and names the variant that would fit.
+        WeightsError: The file is missing, damaged, not a checkpoint, or belongs to another variant; the message
+            says which, and names the variant that fits.
     """
     if not path.exists():
         raise WeightsError(f"weights file must exist, got {str(path)!r}: check the path, or leave it out for the hub's")
@@ -46,7 +46,7 @@ def read_checkpoint(path: Path, variant: Variant) -> dict[str, Tensor]:
         raise WeightsError(f"weights file {str(path)!r} is empty (0 bytes): download it again")
     read = _read_pt if is_torch_file(path) else _read_safetensors
     entries = read(path, lambda shapes: entries_of(shapes, path, variant))
-    # copied: both readers map the file into memory, and a model must survive its being overwritten
+    # copied: both readers map the file into memory, and the model must survive if the file is overwritten
     state = {
         name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for name, value in entries.items()
@@ -68,7 +68,7 @@ def read_checkpoint(path: Path, variant: Variant) -> dict[str, Tensor]:
 
 @contextmanager
 def _utf8_path(path: Path) -> Iterator[str]:
-    """Give a name under which libraries that take only UTF-8 open a file."""
+    """Yield a name under which libraries that take only UTF-8 can open a file."""
     if shown(str(path)) == str(path):
         yield str(path)
         return
@@ -100,7 +100,7 @@ def _read_pt(path: Path, choose: Choose) -> dict[str, Tensor]:
         raise WeightsError(f"weights file {str(path)!r} is truncated or damaged: download it again") from error
     content = _state_dict(content)
     if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
-        # an epoch beside the weights is none of them
+        # drop numbers and strings beside the weights, for example an epoch
         content = {key: value for key, value in content.items() if not isinstance(value, int | float | str | None)}
     if not isinstance(content, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items()):
         raise WeightsError(
@@ -111,7 +111,7 @@ def _read_pt(path: Path, choose: Choose) -> dict[str, Tensor]:
 
 
 def _state_dict(content: object) -> object:
-    """Return the state dict of a training checkpoint, which keeps it beside the epoch and the optimizer's state."""
+    """Return the state dict from a training checkpoint, which also holds the epoch and the optimizer's state."""
     for key in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return _state_dict(content[key])
@@ -119,5 +119,5 @@ def _state_dict(content: object) -> object:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether it is a tensor with values in memory: not sparse, not on `meta`."""
+    """Return whether a value is a dense tensor with values in memory: not sparse, not on `meta`."""
     return isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"

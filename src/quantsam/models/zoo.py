@@ -21,8 +21,8 @@ def create_model(name: str, *, device: str | torch.device = "cpu") -> EfficientV
     """Return a model without trained weights, in eval mode.
 
     Args:
-        name: `l0`, `l1`, `l2`, `xl0`, `xl1` or `nano`.
-        device: Where to put it.
+        name: `l0`, `l1`, `l2`, `xl0`, `xl1`, `nano`, `nano-outlier` or `nano-hard`.
+        device: Device to put the model on.
 
     Raises:
         InputError: There is no such variant or device.
@@ -36,15 +36,15 @@ def load_model(
     """Return a model with trained weights, in eval mode.
 
     Args:
-        name: `l0`, `l1`, `l2`, `xl0`, `xl1`, `nano`, `nano-outlier`, which is made from `nano`'s weights by
-            `models.outliers`, or `nano-hard`.
-        weights: A local `.pt` or `.safetensors` file. None: those of nano and its kin come with the package, the
-            others are fetched once from the Hugging Face hub.
-        device: Where to put it.
+        name: `l0`, `l1`, `l2`, `xl0`, `xl1`, `nano`, `nano-outlier` or `nano-hard`. `models.outliers` adds outlier
+            channels to the weights of the last two.
+        weights: A local `.pt` or `.safetensors` file. If None, weights of the nano variants come from the package;
+            other weights are downloaded once from the Hugging Face hub.
+        device: Device to put the model on.
 
     Raises:
         InputError: There is no such variant or device.
-        WeightsError: The weights cannot be had or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     variant = get_variant(name)
     target = _device(device)

@@ -1,1 +1,1 @@
-"""Scheme x placement x model: resolve, calibrate, save, account."""
+"""Plans: resolve a scheme under a placement on a model, calibrate it, save it, and account for its size."""

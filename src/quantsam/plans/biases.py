@@ -1,4 +1,4 @@
-"""Integer biases: where an engine adds the bias in the accumulator, it is a number of the accumulator's scale."""
+"""Integer biases: an engine that adds the bias in the accumulator stores it in the accumulator's scale."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class IntegerBias:
 
     @property
     def values(self) -> Tensor:
-        """The floats that the codes stand for, (out,) float32."""
+        """The float values of the codes, (out,) float32."""
         return self.codes.float() * self.scale
 
 
 def corrected_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, Tensor]:
-    """Return the biases that a repair corrects, (out,) float32, by the path of their convolution.
+    """Return the biases that a repair corrects, (out,) float32, keyed by the convolution's path.
 
-    They are those of convolutions whose weight and input a plan quantizes; others stay the float model's.
+    These are the biases of convolutions whose weight and input the plan quantizes. Others keep the float model's bias.
 
     Args:
-        plan: Calibrated or not.
-        encoder: As `prepare` gave it.
+        plan: The plan, calibrated or not.
+        encoder: The encoder that `prepare` returned.
     """
     shifts = {p: s for t in plan.transforms if isinstance(t, CorrectBiases) for p, s in t.values.items()}
     found = {}
@@ -53,14 +53,14 @@ def corrected_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, Tensor]:
 
 
 def integer_biases(plan: Plan, encoder: ImageEncoder) -> dict[str, IntegerBias]:
-    """Return the biases that a plan's placement keeps as int32, by the path of their convolution.
+    """Return the biases that a plan's placement keeps as int32, keyed by the convolution's path.
 
-    A bias is one where input and weight of its convolution are integers of at most 8 bits, of one scale a tensor and a
-    scale a channel or tensor, as `QLinearConv` has them; it saturates.
+    A bias is an integer if the convolution's input and weight are integers of at most 8 bits. The input must have one
+    scale per tensor; the weight may have a scale per channel or per tensor, as in `QLinearConv`. The bias saturates.
 
     Args:
-        plan: Calibrated.
-        encoder: As the placement prepared it.
+        plan: The calibrated plan.
+        encoder: The encoder that `prepare` returned.
     """
     if not get_placement(plan.placement).integer_bias:
         return {}

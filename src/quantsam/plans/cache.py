@@ -1,8 +1,8 @@
-"""Calibrated plans that are kept in the user's cache folder: what was calibrated once is not calibrated again.
+"""A cache of calibrated plans in the user's cache folder, so that nothing is calibrated twice.
 
-A plan is found by all that determines it: model and weights, transforms, sites and how each is quantized, the images,
-the versions of quantsam, PyTorch and NumPy, the device, the processor and the number of threads. So a cached plan is
-the one that would be made.
+The key of a plan contains all that determines it: model and weights, transforms, sites and how each is quantized, the
+images, the versions of quantsam, PyTorch and NumPy, the device, the processor and the number of threads. So a cached
+plan is the same as a newly calibrated one.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from quantsam.progress import Progress
 from quantsam.results.machine import environment
 
 VARIABLE = "QUANTSAM_CACHE"
-"""Names another folder for the cache, or is `off`."""
+"""Environment variable that names another folder for the cache, or is `off`."""
 
 _NAME = re.compile("[0-9a-f]{64}")
 
 MOST_PLANS = 64
-"""How many are kept; the ones that were used longest ago go first."""
+"""Number of plans to keep; the least recently used ones are removed first."""
 
 
 def calibrate_once(
     model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage] = (), *, progress: Progress | None = None
 ) -> Plan:
-    """Do what `calibrate` does, unless the user's cache has the result.
+    """Return the plan that `calibrate` returns, from the user's cache if it is there.
 
-    Only images that have a `stamp`, which changes with their contents, make a plan that can be found again. A cache
-    that cannot be written or read costs time, and nothing else.
+    A plan is cached only if its images have a `stamp`, which changes with their contents. A cache that cannot be
+    written or read only costs time.
 
     Args:
         model: The model the plan was made for.
-        plan: Not calibrated.
+        plan: A plan that is not calibrated.
         images: See `calibrate`.
         progress: See `calibrate`; not used if the plan is found.
 
@@ -65,14 +65,14 @@ def calibrate_once(
 def made_once(
     model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], make: Callable[[], Plan], how: str = ""
 ) -> Plan:
-    """Return what `make` makes of a plan and images, unless the user's cache has it.
+    """Return the plan that `make` returns, from the user's cache if it is there.
 
     Args:
         model: The model the plan was made for.
-        plan: Not calibrated.
-        images: What it is calibrated on.
-        make: Gives the calibrated plan.
-        how: What else than the plan and the images determines it.
+        plan: A plan that is not calibrated.
+        images: Calibration images.
+        make: Returns the calibrated plan.
+        how: Whatever else determines the result, besides the plan and the images.
     """
     folder = _folder()
     stamp = getattr(images, "stamp", None)
@@ -94,9 +94,9 @@ class CachedPlans:
     """What the cache holds.
 
     Attributes:
-        folder: Where; None where none can be written.
-        count: Plans.
-        size_bytes: Of all.
+        folder: Folder of the cache; None if no folder can be written.
+        count: Number of plans.
+        size_bytes: Total size of the plans.
     """
 
     folder: Path | None
@@ -128,7 +128,7 @@ def _folder() -> Path | None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return the cached plans, the one used last at the end; what else lies there is its owner's."""
+    """Return the cached plans, the most recently used one last; other files in the folder do not count."""
     try:
         return sorted((place for place in folder.iterdir() if _NAME.fullmatch(place.name)), key=_used_ns)
     except OSError:  # not there yet
@@ -159,7 +159,7 @@ def _key(model: EfficientViTSam, plan: Plan, name: str, stamp: str, how: str = "
 
 @functools.cache
 def _sources_stamp() -> str:
-    """Return what changes with quantsam's own files: who works on them does not want yesterday's plans."""
+    """Return a digest that changes with quantsam's own files, so that developers get no outdated plans."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for file in sorted(root.rglob("*.py")):
@@ -176,7 +176,7 @@ def _load(place: Path, model: EfficientViTSam) -> Plan | None:
     except (PlanError, OSError):  # damaged, or removed by another process
         shutil.rmtree(place, ignore_errors=True)
         return None
-    with suppress(OSError):  # a cache that others keep can be read
+    with suppress(OSError):  # somebody else's cache can be read, but not written
         os.utime(place)
     return plan
 

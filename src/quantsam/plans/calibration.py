@@ -1,4 +1,4 @@
-"""Calibration: a plan and images give the plan with its grids."""
+"""Calibration: turn a plan and images into a plan with grids."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from quantsam.quant.saturation import saturation_free_scale
 def calibrate(
     model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage] = (), *, progress: Progress | None = None
 ) -> Plan:
-    """Measure every site of a plan, all in one pass over the images, and return the plan with its grids.
+    """Measure every site of a plan in one pass over the images, and return the plan with its grids.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated before or not.
+        plan: The plan, calibrated before or not.
         images: Files, RGB uint8 arrays (H, W, 3), or preprocessed float tensors (1 or N, 3, S, S).
             Not needed when only weights are quantized.
-        progress: Wraps the iteration over the images, given their number where it is known.
+        progress: Wraps the iteration over the images, given their number if it is known.
 
     Raises:
         PlanError: The plan was made for another model or other weights.
         CalibrationError: There are no images, they show nothing, or a site is constant or not finite.
     """
     prepared, activations = prepare(model, plan), _specs(plan, "activation")
-    weights = _weight_grids(prepared, plan)  # first: what is wrong with them is known at once
+    weights = _weight_grids(prepared, plan)  # first, because errors in them show at once
     seen = observe_activations(prepared, activations, images, progress) if activations else None
     found = _with_grids(plan, weights, seen, getattr(images, "name", "images"), getattr(images, "digest", None))
     return with_final_grids(model, found)
@@ -53,15 +53,15 @@ def calibrate(
 def observe(
     model: EfficientViTSam, plan: Plan, images: Iterable[CalibrationImage], *, progress: Progress | None = None
 ) -> Observations:
-    """Show images to the observers of a plan's activations, see `calibrate`; what several have seen can be merged."""
+    """Show images to the observers of a plan's activations, see `calibrate`; several observations can be merged."""
     return observe_activations(prepare(model, plan), _specs(plan, "activation"), images, progress)
 
 
 def with_final_grids(model: EfficientViTSam, plan: Plan) -> Plan:
-    """Return a calibrated plan with the grids of ranges that a repair chose, and shared ones, see `plans.shared_grids`.
+    """Apply the ranges that a repair chose and the shared grids (`plans.shared_grids`) to a calibrated plan.
 
     Raises:
-        PlanError: A range is of no site of the plan, or of another number of channels.
+        PlanError: A range belongs to no site of the plan, or its number of channels differs.
     """
     prepared = prepare(model, plan)
     chosen = _chosen_grids(prepared, plan)
@@ -77,9 +77,9 @@ def with_observations(
     Args:
         model: The model the plan was made for.
         plan: The plan.
-        seen: By the observers of all activations; None if there are none.
-        name: Of the images.
-        digest: Of the images, if they have one.
+        seen: What the observers of all activations saw; None if no activation is quantized.
+        name: Name of the images.
+        digest: Digest of the images, if they have one.
 
     Raises:
         CalibrationError: See `calibrate`.
@@ -101,15 +101,15 @@ def _with_grids(
 
 
 def weight_grid(weight: Tensor, spec: TensorSpec, key: str) -> QParams:
-    """Return the grid of a weight, which is a stream of one sample.
+    """Return the grid of a weight. The observer sees the weight as a stream of one sample.
 
     Args:
         weight: (out, in / groups, kernel, kernel).
-        spec: How it is quantized.
-        key: How to call it in errors.
+        spec: How the weight is quantized.
+        key: Name of the weight in errors.
 
     Raises:
-        CalibrationError: It is not finite.
+        CalibrationError: The weight is not finite.
     """
     observer = make_observer(spec.observer, 1 if spec.per_channel else None)
     observer.observe(weight.unsqueeze(0))
@@ -118,7 +118,7 @@ def weight_grid(weight: Tensor, spec: TensorSpec, key: str) -> QParams:
 
 
 def weight_grid_of_range(weight: Tensor, spec: TensorSpec, low: Tensor, high: Tensor) -> QParams:
-    """Return the grid of a weight for a range, () or (out,), instead of the observer's."""
+    """Return the grid of a weight for a given range, () or (out,), instead of the observer's range."""
     return _safe(weight, params_from_range(low, high, spec, None), spec)
 
 
@@ -128,7 +128,7 @@ def _safe(weight: Tensor, found: QParams, spec: TensorSpec) -> QParams:
 
 
 def _chosen_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, QParams]:
-    """Return the grids of the ranges that repairs chose, by the site's key."""
+    """Return the grids of the ranges that repairs chose, keyed by the site's key."""
     sites = {site.key: site for site in plan.sites}
     grids = {}
     for key, ends in ((k, v) for t in plan.transforms if isinstance(t, ChooseRanges) for k, v in t.values.items()):

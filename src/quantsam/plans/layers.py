@@ -18,7 +18,7 @@ Role = Literal["weight", "activation"]
 
 
 class SiteName:
-    """What the name and the path of a site say: which tensor of which convolution it is."""
+    """Reads from a site's name and path which tensor of which convolution it is."""
 
     __slots__ = ()
     name: str
@@ -26,17 +26,17 @@ class SiteName:
 
     @property
     def tensor(self) -> str:
-        """Its name at its convolution: `weight`, `input`, `conv`, `norm`, `act`; of attention `q`, ..., `out`."""
+        """Its name at its convolution: `weight`, `input`, `conv`, `norm`, `act`; in attention `q`, ..., `out`."""
         return self.name.rpartition(".")[2]
 
     @property
     def branch(self) -> str:
-        """What tells its convolution from others of the layer: `depthwise0.`; empty where there is one alone."""
+        """Prefix that distinguishes the layer's convolutions: `depthwise0.`; empty if there is only one."""
         return self.name.removesuffix(self.tensor)
 
     @property
     def convolution(self) -> str:
-        """Path of the convolution whose weight, input or output it is."""
+        """Path of the convolution to whose weight, input or output the site belongs."""
         return self.path.removesuffix(f".{self.tensor}_site")
 
 
@@ -46,9 +46,9 @@ class LayerSite(SiteName):
 
     Attributes:
         name: Its name in the layer: `weight`, `input`, `conv`, `norm`, `act`, `q`, `depthwise0.input`, ...; `shortcut`
-            is the input of a residual block as it is added to the block's output.
-        role: Whether it is a weight or an activation.
-        path: The module in the encoder: the site itself, or the convolution that owns the weight.
+            is the input of a residual block that is added to the block's output.
+        role: Weight or activation.
+        path: Path of the module in the encoder: the site itself, or the convolution that owns the weight.
     """
 
     name: str
@@ -57,7 +57,7 @@ class LayerSite(SiteName):
 
 
 def is_depthwise(kind: str, branch: str) -> bool:
-    """Whether a convolution is depthwise, by the kind of its layer and its branch."""
+    """Return whether a convolution is depthwise, by its layer's kind and its branch."""
     return kind == "mbc_depthwise" or branch.startswith("depthwise")
 
 
@@ -66,11 +66,11 @@ class Layer:
     """A quantizable layer.
 
     Attributes:
-        address: Where it is.
-        kind: What it is.
+        address: Address of the layer.
+        kind: Kind of the layer.
         sites: Its tensors, in the order of the forward pass.
         weight_shape: Shape of its first weight, (out, in / groups, kernel, kernel); None without weights.
-        parameters: Weights and biases of all its convolutions; BatchNorm is not counted.
+        parameters: Number of weights and biases in all its convolutions; BatchNorm is not counted.
     """
 
     address: Address
@@ -84,9 +84,9 @@ def discover_layers(encoder: ImageEncoder, *, shortcuts: bool = False) -> tuple[
     """Return every quantizable layer of an encoder, in the order of the forward pass.
 
     Args:
-        encoder: On any device, `meta` too.
-        shortcuts: List the inputs of residual blocks as they are added too, at the first layer of each; in float they
-            are the same tensors as that layer's input.
+        encoder: The encoder, on any device, including `meta`.
+        shortcuts: Also list the inputs of residual blocks that are added, at the first layer of each block. In float
+            they are the same tensors as that layer's input.
     """
     found: list[Layer] = []
     for block in structure_of(encoder).blocks:
@@ -109,8 +109,8 @@ def find_layer(layers: tuple[Layer, ...], address: str) -> Layer:
     """Return the layer at an address.
 
     Raises:
-        PlanError: There is none; the nearest addresses are named.
-        SchemeError: The text is no address.
+        PlanError: There is no such layer; the message names the nearest addresses.
+        SchemeError: The text is not an address.
     """
     wanted = Address.parse(address)
     for layer in layers:
@@ -150,7 +150,7 @@ def _sites_of(prefix: str, conv: Convolution) -> Iterator[LayerSite]:
 
 
 def count_macs(encoder: ImageEncoder) -> dict[Address, int]:
-    """Return the multiply-accumulate operations of each layer for one image; nothing is computed."""
+    """Return the number of multiply-accumulate operations per layer for one image, without running the encoder."""
     sides = sides_of(encoder)
     parts = (part for block in structure_of(encoder).blocks for part in block.parts)
     attentions = (part for part in parts if isinstance(part, Attention))
@@ -171,7 +171,7 @@ def _macs_of_convolution(module: nn.Module, side: int) -> int:
 
 
 def _macs_of_attention(encoder: ImageEncoder, part: Attention, sides: dict[str, int]) -> int:
-    """Return those of two products of (dim + 1, dim) by H * W a head."""
+    """Return the operations of two products of (dim + 1, dim) by H * W per head."""
     core, proj = encoder.get_submodule(part.core), encoder.get_submodule(part.proj.conv)
     assert isinstance(core, LinearAttentionCore)
     assert isinstance(proj, Conv2d)

@@ -1,4 +1,4 @@
-"""Make a plan: a scheme, resolved on a model under a placement."""
+"""Make a plan: resolve a scheme on a model under a placement."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def make_plan(
     """Resolve a scheme on a model.
 
     Args:
-        model: The model, in float.
-        scheme: A scheme, or what `load_scheme` takes.
+        model: The float model.
+        scheme: A scheme, or anything that `load_scheme` accepts.
         placement: Name of the placement.
         weights: Quantize weights (the thesis' `quantize_W`).
         activations: Quantize activations (the thesis' `quantize_A`).
@@ -48,7 +48,7 @@ def make_plan(
 def resolve_sites(
     encoder: ImageEncoder, scheme: Scheme, placement: str, *, weights: bool = True, activations: bool = True
 ) -> tuple[PlanSite, ...]:
-    """Return what `make_plan` would quantize; the encoder's weights are not read and may be on `meta`."""
+    """Return the sites that `make_plan` quantizes; the encoder's weights are not read and may be on `meta`."""
     roles = {"weight": weights, "activation": activations}
     placed = get_placement(placement)
     layers = discover_layers(transformed(encoder, placed.transforms), shortcuts=True)

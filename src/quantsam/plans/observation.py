@@ -1,4 +1,4 @@
-"""What observers see of activations, in one pass of the float encoder over some images."""
+"""Show activations to observers, in one pass of the float encoder over images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Sites = Mapping[str, tuple[str, TensorSpec]]  # key -> path of the module, spec
 
 
 class ObserverSite(nn.Module):
-    """A site that shows what passes it to an observer."""
+    """A site that shows its tensor to an observer."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ObserverSite(nn.Module):
 
 
 def encoder_input(image: CalibrationImage, size: int) -> Tensor:
-    """Return any accepted form of an image as the encoder's input, (N, 3, size, size) float32.
+    """Turn any accepted form of an image into the encoder's input, (N, 3, size, size) float32.
 
     Raises:
         InputError: A tensor or array has the wrong shape or type.
@@ -61,12 +61,12 @@ def encoder_input(image: CalibrationImage, size: int) -> Tensor:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Observations:
-    """What observers saw of a stream of images; streams seen apart may be joined.
+    """What observers saw of a stream of images. Observations of separate streams can be merged.
 
     Attributes:
-        observers: By site.
-        count: Images seen.
-        varied: Whether any of them showed more than one colour.
+        observers: Observers, keyed by site.
+        count: Number of images seen.
+        varied: Whether any image showed more than one colour.
     """
 
     observers: dict[str, Observer]
@@ -74,7 +74,7 @@ class Observations:
     varied: bool = False
 
     def merge(self, later: Observations) -> None:
-        """Add what was seen of the images that come after these: the same as if one had seen all."""
+        """Merge the observations of later images. The result is the same as from one pass over all images."""
         for key, observer in self.observers.items():
             observer.merge(later.observers[key])
         self.count += later.count
@@ -84,7 +84,7 @@ class Observations:
         """Return the grid of every site.
 
         Raises:
-            CalibrationError: No image, nothing but constant images, or a site's values are constant or not finite.
+            CalibrationError: There is no image, all images are constant, or a site's values are constant or not finite.
         """
         self.check_seen()
         params = {}
@@ -95,10 +95,10 @@ class Observations:
         return {key: _cloned(value) for key, value in params.items()}
 
     def check_seen(self) -> None:
-        """Make sure that there were images, and that they showed something.
+        """Check that there were images, and that they showed something.
 
         Raises:
-            CalibrationError: There were none, or all were of a single colour.
+            CalibrationError: There were no images, or all were of a single colour.
         """
         if not self.count:
             raise CalibrationError(
@@ -113,10 +113,10 @@ class Observations:
 def observe_activations(
     encoder: ImageEncoder, sites: _Sites, images: Iterable[CalibrationImage], progress: Progress | None = None
 ) -> Observations:
-    """Show images to an encoder, and what passes its sites to observers.
+    """Run an encoder on images, and show the tensors at its sites to observers.
 
     Raises:
-        InputError: An image is not one, see `encoder_input`.
+        InputError: An image is not valid, see `encoder_input`.
     """
     if isinstance(images, (str, bytes, os.PathLike)):
         raise InputError(
@@ -139,20 +139,20 @@ def observe_activations(
 
 
 def _cloned(params: QParams) -> QParams:
-    """Copies that were not made under inference mode and may be used anywhere."""
+    """Return copies made outside inference mode, which can be used anywhere."""
     return QParams(params.scale.clone(), params.zero_point.clone(), params.axis)
 
 
 def _is_constant(x: Tensor) -> bool:
-    """Whether each input (N, 3, S, S) is one colour, but for the padding."""
+    """Return whether each input (N, 3, S, S) has one colour, except for the padding."""
     return bool(((x == x[..., :1, :1]) | (x == 0)).all())
 
 
 def check_finite(observer: Observer, key: str, remedy: str) -> None:
-    """Make sure that an observer saw finite values alone.
+    """Check that an observer saw only finite values.
 
     Raises:
-        CalibrationError: It did not.
+        CalibrationError: It saw NaN or infinity.
     """
     low, high = observer.range()
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):

@@ -1,4 +1,4 @@
-"""Placements: which tensors are quantized and by which conventions, as one way of running the graph sees them."""
+"""Placements: which tensors an engine (or the thesis) quantizes, and by which conventions."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _INPUTS = frozenset({"weight", "input"})
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where tensors are quantized, and how where the scheme leaves it open.
+    """Where tensors are quantized, with defaults for what a scheme leaves open.
 
     Attributes:
-        name: Its name.
+        name: Name of the placement.
         description: One line for tables.
-        places: Which sites there are: `weight`, `input`, `conv`, `norm`, `act` of convolutions, `attention` for all
-            steps of linear attention, `shortcut` for the inputs of residual blocks as they are added.
+        places: Sites that exist: `weight`, `input`, `conv`, `norm`, `act` for convolutions, `attention` for all steps
+            of linear attention, `shortcut` for the inputs of residual blocks that are added.
         folds_norm: BatchNorm is folded into the convolution before it, before anything is measured.
-        observer: Of activations.
+        observer: Default observer of activations.
         unsigned: Integer activations are unsigned and affine: `int8` in a scheme means `uint8` with a zero point.
         narrow: Symmetric integer grids leave out the lowest code: int8 divides by 127, not by 127.5.
-        per_channel_depthwise: The input of a depthwise convolution has a scale a channel.
-        rounds_shifted: The zero point is added before rounding, so that ties go to even codes; otherwise to even
+        per_channel_depthwise: The input of a depthwise convolution has a scale per channel.
+        rounds_shifted: The zero point is added before rounding, so ties go to even codes. Otherwise ties go to even
             multiples of the scale.
-        scales_in_rounding: The engine quantizes by a scale a channel and dequantizes by one a tensor, or the other way
-            round, at no cost: a repair's scales are part of it. Elsewhere they are multiplications; ONNX Runtime can do
-            it too, several times slower (`benchmarks/repair.py`).
-        rounds_once: What is rounded already, and enters the next layer as it is, is not rounded again: the site of an
-            output and those of the inputs that read it have one grid.
-        integer_bias: Where input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
-        pairs: How the engine's x86 kernels without VNNI pair the products that they add in 16 bits, which saturate;
-            None where it has no such kernels.
-        saturation_free: Scales of weights are so large that no such pair saturates, see `quant.saturation`: then the
-            kernels are exact on any processor.
+        scales_in_rounding: The engine can quantize with a scale per channel and dequantize with a scale per tensor, or
+            the reverse, at no cost. A repair's scales then become part of the rounding. Other engines multiply; ONNX
+            Runtime can also do it, several times slower (`benchmarks/repair.py`).
+        rounds_once: A rounded value that enters the next layer unchanged is not rounded again: the output's site and
+            the sites of the inputs that read it share one grid.
+        integer_bias: If input and weight are quantized, the bias is an int32 of scale `s_x * s_w`.
+        pairs: How the engine's x86 kernels without VNNI pair products, which they add in saturating 16-bit sums; None
+            if it has no such kernels.
+        saturation_free: Weight scales are so large that no such pair saturates, see `quant.saturation`. The kernels
+            are then exact on any processor.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Placement:
 
     @property
     def engine(self) -> str:
-        """The engine that it is for: its name without changes."""
+        """The engine of this placement: its name without changes."""
         return self.name.split("+")[0]
 
     def sites(self, layer: Layer) -> tuple[LayerSite, ...]:
@@ -73,7 +73,7 @@ class Placement:
 
     @property
     def transforms(self) -> tuple[Transform, ...]:
-        """What is done to the float encoder first."""
+        """Transforms that the placement applies to the float encoder first."""
         return (FoldNorms(),) if self.folds_norm else ()
 
     def complete(self, target: Target, layer: Layer, site: LayerSite) -> TensorSpec:
@@ -163,20 +163,20 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "saturation-free": {"saturation_free": True},
     "vnni": {"saturation_free": False},
 }
-"""What a name such as `thesis+fold+minmax` may change of a placement, to see what each choice is worth.
+"""Changes to a placement in names such as `thesis+fold+minmax`, to measure what each choice is worth.
 
-`vnni` makes a plan for processors with VNNI alone: `openvino+vnni`. `additions` rounds both terms of residual
+`vnni` makes a plan only for processors with VNNI: `openvino+vnni`. `additions` rounds both terms of residual
 additions, so that an engine may add integers: `onnxruntime+additions`."""
 
 RUNNABLE = frozenset({"additions", "vnni"})
-"""Changes with which an engine still runs what its placement says."""
+"""Changes under which an engine can still run the plan."""
 
 
 def get_placement(name: str) -> Placement:
-    """Return a placement by name, with changes behind plus signs: `openvino`, `thesis+fold`.
+    """Return a placement by name, with changes after plus signs: `openvino`, `thesis+fold`.
 
     Raises:
-        InputError: There is none of that name, or no such change.
+        InputError: There is no such placement or change.
     """
     base, *changes = name.split("+")
     if base not in PLACEMENTS:

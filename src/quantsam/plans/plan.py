@@ -1,4 +1,4 @@
-"""A plan: scheme x placement resolved on one model, and after calibration every scale and zero point."""
+"""A plan: a scheme resolved under a placement on one model, with every scale and zero point once calibrated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PlanSite(SiteName):
         kind: Kind of its layer.
         name: Its name in the layer.
         role: Weight or activation.
-        path: The module in the encoder.
+        path: Path of its module in the encoder.
         spec: How it is quantized.
         params: Its grid; None until calibrated.
     """
@@ -48,38 +48,38 @@ class PlanSite(SiteName):
 
     @property
     def label(self) -> str:
-        """What names of its convolution's tensors begin with, `stage3:4:2/`, `stage4:1:0/depthwise0.`."""
+        """Common prefix of its convolution's tensor names: `stage3:4:2/`, `stage4:1:0/depthwise0.`."""
         return f"{self.layer}/{self.branch}"
 
     @property
     def grid(self) -> QParams:
-        """Its grid, where it was calibrated."""
+        """Its grid; the site must be calibrated."""
         assert self.params is not None, f"{self.key} is not calibrated"
         return self.params
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationInfo:
-    """What a plan was calibrated on: name, digest (None where the images had none), number of images."""
+    """What a plan was calibrated on: name, digest (None if the images have none), number of images."""
 
     name: str
     digest: str | None
     count: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """Everything that the simulator and the engines need to know, and the only place where they learn it.
+    """Everything that the simulator and the engines need to know. They read it nowhere else.
 
     Attributes:
         model: The variant's name.
-        encoder_digest: Digest of the weights of the encoder that the plan was made for, before any transform.
+        encoder_digest: Digest of the encoder's weights before any transform.
         scheme: The scheme's name.
-        scheme_digest: Digest of its rules.
+        scheme_digest: Digest of the scheme's rules and repairs.
         placement: The placement's name.
         sites: Every quantized tensor, in the order of the forward pass.
-        transforms: What is done to the float encoder first, in this order.
-        calibration: What it was calibrated on; None until then.
+        transforms: Changes of the float encoder, applied first and in this order.
+        calibration: What the plan was calibrated on; None until calibrated.
     """
 
     model: str
@@ -90,6 +90,18 @@ class Plan:
     sites: tuple[PlanSite, ...]
     transforms: tuple[Transform, ...] = ()
     calibration: CalibrationInfo | None = None
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{self.scheme} of {self.model}",
+            f"placement {self.placement}",
+            f"{len(self.sites)} quantized tensors",
+        ]
+        if self.repairs:
+            parts.append(f"repaired by {','.join(self.repairs)}")
+        on = f" on {self.calibration.count} images" if self.calibration else ""
+        parts.append(f"calibrated{on}" if self.is_calibrated else "not calibrated")
+        return f"<Plan: {', '.join(parts)}>"
 
     @property
     def is_calibrated(self) -> bool:
@@ -103,7 +115,7 @@ class Plan:
 
     @property
     def processors(self) -> Processors:
-        """Where an engine's integer kernels compute it exactly: on `any` processor, or only on those with `vnni`."""
+        """Processors on which an engine's integer kernels are exact: `any`, or `vnni` for those with VNNI."""
         order = get_placement(self.placement).pairs
         if order is None:
             return "any"
@@ -113,7 +125,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Hex digest of all that decides what the plan computes."""
+        """Hex digest of everything that decides what the plan computes."""
         digest = hashlib.sha256(json.dumps([self.model, self.encoder_digest, self.placement]).encode())
         digest.update(transforms_digest(self.transforms).encode())
         for site in self.sites:
@@ -125,14 +137,14 @@ class Plan:
         return digest.hexdigest()
 
     def quantized_convolutions(self) -> Iterator[tuple[PlanSite, PlanSite]]:
-        """Yield the weight and the input of every convolution both of which are quantized."""
+        """Yield weight and input of every convolution whose weight and input are both quantized."""
         inputs = {site.convolution: site for site in self.sites if site.tensor == "input"}
         for site in self.sites:
             if site.role == "weight" and site.path in inputs:
                 yield site, inputs[site.path]
 
     def check_fits(self, model: EfficientViTSam) -> None:
-        """Make sure that the plan was made for a model with these weights.
+        """Check that the plan was made for a model with these weights.
 
         Raises:
             PlanError: The model is another variant or has other weights.
@@ -149,10 +161,10 @@ class Plan:
             )
 
     def check_calibrated(self) -> None:
-        """Make sure that every site has its grid.
+        """Check that every site has its grid.
 
         Raises:
-            PlanError: One has none.
+            PlanError: A site has no grid.
         """
         missing = [site.key for site in self.sites if site.params is None]
         if missing:

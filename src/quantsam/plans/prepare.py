@@ -1,4 +1,4 @@
-"""The float encoder that a plan's sites are in: the only one that is measured, simulated and exported."""
+"""The prepared encoder: the float encoder that contains a plan's sites, used to measure, simulate and export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantsam.plans.transforms import transformed, transforms_digest
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.quantizers import QUANTIZERS, dequantize, quantize
 
-_KEPT = 1  # of one model, the last one asked for: each is as large as the encoder
+_KEPT = 1  # encoders kept per model, the last one requested: each is as large as the encoder
 _Key = tuple[str, str, torch.device]
 
 _prepared: WeakKeyDictionary[ImageEncoder, OrderedDict[_Key, ImageEncoder]] = WeakKeyDictionary()
@@ -24,11 +24,11 @@ _lock = threading.Lock()
 
 
 def prepare(model: EfficientViTSam, plan: Plan) -> ImageEncoder:
-    """Return the model's float encoder with the plan's transforms; it is shared, so nobody may change it.
+    """Return the model's float encoder with the plan's transforms. It is shared: do not change it.
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated or not.
+        plan: The plan, calibrated or not.
 
     Raises:
         PlanError: The plan was made for another model or other weights.
@@ -49,11 +49,11 @@ def prepare(model: EfficientViTSam, plan: Plan) -> ImageEncoder:
 
 
 def weight_codes(prepared: ImageEncoder, site: PlanSite) -> Tensor:
-    """Return the codes of a weight, the only place where they are made.
+    """Return the codes of a weight. No other function computes them.
 
     Args:
-        prepared: As `prepare` returned it.
-        site: The weight's, calibrated.
+        prepared: The encoder that `prepare` returned.
+        site: The weight's site, calibrated.
 
     Returns:
         (out, in / groups, kernel, kernel), zero point included, on the encoder's device; see `quantize` for the dtype.
@@ -67,12 +67,12 @@ def weight_codes(prepared: ImageEncoder, site: PlanSite) -> Tensor:
 
 
 def takes_offsets(spec: TensorSpec) -> bool:
-    """Say whether codes of a weight may be others than the nearest: integers below 8 bits, which cannot saturate."""
+    """Return whether a weight may have codes other than the nearest: integers below 8 bits, which cannot saturate."""
     return QUANTIZERS[spec.quantizer].is_integer and spec.fmt.num_bits < 8
 
 
 def rounded_weight(prepared: ImageEncoder, site: PlanSite) -> Tensor:
-    """Return the floats that the codes of a weight stand for, float32, of the weight's shape."""
+    """Return the float values of a weight's codes, float32, of the weight's shape."""
     codes = weight_codes(prepared, site)
     return dequantize(codes, site.spec, _grid(site, codes.device))
 

@@ -1,7 +1,7 @@
-"""On which processors the integer kernels compute a plan exactly.
+"""Find the processors on which the integer kernels compute a plan exactly.
 
-x86 kernels without VNNI add pairs of products in 16 bits, which saturate: see `quant.saturation`. Those with VNNI, and
-Arm's, add in 32 bits.
+x86 kernels without VNNI add pairs of products in 16 bits, which saturate: see `quant.saturation`. Kernels with VNNI,
+and Arm kernels, add in 32 bits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quantsam.quant.saturation import PairOrder
 
 
 class Site(Protocol):
-    """What of a site decides whether its products can overflow."""
+    """The properties of a site that decide whether its products can overflow."""
 
     @property
     def tensor(self) -> str:
@@ -25,7 +25,7 @@ class Site(Protocol):
 
     @property
     def branch(self) -> str:
-        """Which convolution of the layer."""
+        """Prefix that names its convolution within the layer."""
         ...
 
     @property
@@ -40,19 +40,19 @@ class Site(Protocol):
 
     @property
     def path(self) -> str:
-        """Its module."""
+        """Path of its module."""
         ...
 
 
 def weights_in_pairs(kinds: Iterable[tuple[str, Site, TensorSpec]], order: PairOrder) -> set[str]:
     """Return the paths of the weights whose products a kernel without VNNI adds in pairs of 16 bits.
 
-    These are signed 8-bit weights of convolutions with an 8-bit input of one scale, but for depthwise ones. oneDNN does
-    so with symmetric weights alone.
+    These are the signed 8-bit weights of convolutions that are not depthwise and have an 8-bit input with one scale.
+    oneDNN adds in pairs only for symmetric weights.
 
     Args:
         kinds: Kind of layer, site and specification of each quantized tensor.
-        order: Of the engine, see `PairOrder`.
+        order: The engine's order, see `PairOrder`.
     """
     quantized = list(kinds)
     inputs = {
@@ -73,7 +73,7 @@ def weights_in_pairs(kinds: Iterable[tuple[str, Site, TensorSpec]], order: PairO
 
 
 def protected(spec: TensorSpec) -> TensorSpec:
-    """Return a weight's specification, saturation-free where its codes can be: around a zero point of 0."""
+    """Return a weight's specification, made saturation-free if its zero point is 0."""
     return dataclasses.replace(spec, saturation_free=True) if spec.symmetric else spec
 
 

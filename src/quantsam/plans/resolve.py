@@ -1,4 +1,4 @@
-"""Resolve a scheme on a model's layers: one specification for every site that is quantized."""
+"""Resolve a scheme on a model's layers: one specification for every quantized site."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model
 
     Args:
         scheme: What to quantize.
-        placement: Which sites there are, and what it fills in.
+        placement: Which sites exist, and defaults for what the scheme leaves open.
         layers: The model's layers.
         model: The variant's name; rules for other models are skipped.
 
@@ -29,7 +29,7 @@ def resolve(scheme: Scheme, placement: Placement, layers: Iterable[Layer], model
         Every quantized site with its layer and specification, in the order of the forward pass.
 
     Raises:
-        SchemeError: A rule selects no layer, or names a site that none of its layers has; no rule is for
+        SchemeError: A rule selects no layer, names a site that none of its layers has, or no rule applies to
             this model.
     """
     layers = tuple(layers)

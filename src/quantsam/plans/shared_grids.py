@@ -1,7 +1,7 @@
-"""Where a rounded value enters the next layer as it is. An engine that rounds it once needs one grid for both sites.
+"""Shared grids: if a rounded value enters the next layer unchanged, an engine that rounds once needs one grid for both.
 
-ONNX Runtime makes one pair of `QuantizeLinear` and `DequantizeLinear` of two that meet, and where their grids differ it
-takes a third one, so that no simulation of the two would be what it computes.
+ONNX Runtime merges two adjacent pairs of `QuantizeLinear` and `DequantizeLinear` into one. If their grids differ, it
+uses a third grid, so a simulation with two grids would differ from what the engine computes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from quantsam.plans.plan import Plan, PlanSite
 
 
 def leaving_site(prepared: ImageEncoder, convolution: Convolution) -> str | None:
-    """Return the site that rounds a convolution's output, if nothing else comes behind."""
+    """Return the site that rounds a convolution's output, if no other operation follows."""
     is_last = convolution.act is None and convolution.norm is None
     return convolution.conv_site if is_last and conv_of(prepared, convolution).output_scale is None else None
 
 
 def entering_site(prepared: ImageEncoder, convolution: Convolution) -> str | None:
-    """Return the site that rounds a convolution's input, if nothing comes before."""
+    """Return the site that rounds a convolution's input, if no scale comes before it."""
     return convolution.input_site if conv_of(prepared, convolution).input_scale is None else None
 
 
 def shared_sites(prepared: ImageEncoder) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each output that enters further layers as it is: the path of its site, and those of theirs.
+    """Yield each output that enters further layers unchanged: the path of its site, and the paths of their sites.
 
     Args:
         prepared: The encoder with the plan's transforms. A plan need not have all of these sites.
@@ -47,11 +47,11 @@ def shared_sites(prepared: ImageEncoder) -> Iterator[tuple[str, tuple[str, ...]]
 
 
 def shared_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, PlanSite]:
-    """Return the site whose grid an input takes, by the input's key; none where the plan's engine rounds both.
+    """Return the site whose grid an input takes, keyed by the input's key; empty if the plan's engine rounds both.
 
     Args:
         prepared: The encoder with the plan's transforms.
-        plan: Calibrated or not.
+        plan: The plan, calibrated or not.
     """
     if not get_placement(plan.placement).rounds_once:
         return {}
@@ -66,17 +66,17 @@ def shared_grids(prepared: ImageEncoder, plan: Plan) -> dict[str, PlanSite]:
 
 
 def with_shared_grids(prepared: ImageEncoder, plan: Plan) -> Plan:
-    """Return a calibrated plan in which inputs have the grid of the rounded output that they read."""
+    """Return a calibrated plan in which inputs take the grid of the rounded output that they read."""
     shared = {key: output.key for key, output in shared_grids(prepared, plan).items()}
     return dataclasses.replace(plan, sites=sharing(plan.sites, shared)) if shared else plan
 
 
 def sharing(sites: Sequence[PlanSite], shared: Mapping[str, str]) -> tuple[PlanSite, ...]:
-    """Return calibrated sites where inputs have the grid of an output, wherever both are there and of one format.
+    """Return calibrated sites in which inputs take an output's grid, if both sites exist and have the same format.
 
     Args:
-        sites: In any order.
-        shared: The output's key by the input's, see `shared_grids`.
+        sites: Sites in any order.
+        shared: The output's key, keyed by the input's key; see `shared_grids`.
     """
     by_key = {site.key: site for site in sites}
     found = []
@@ -89,7 +89,7 @@ def sharing(sites: Sequence[PlanSite], shared: Mapping[str, str]) -> tuple[PlanS
 
 
 def _inner(part: Chain | Attention) -> Iterator[tuple[Convolution, tuple[Convolution, ...]]]:
-    """Yield convolutions, and those of the same part that read their output with no addition between."""
+    """Yield convolutions, each with the convolutions of the same part that read its output without an addition."""
     if isinstance(part, Attention):
         yield part.qkv, tuple(first for first, _ in part.branches)
         for first, second in part.branches:
@@ -109,7 +109,7 @@ def _shared(
 
 
 def _may_share(one: PlanSite, other: PlanSite) -> bool:
-    """Return whether both have one scale a tensor and codes of one format."""
+    """Return whether both sites have one scale per tensor and the same format."""
     return one.spec.fmt == other.spec.fmt and all(
         site.spec.quantizer == "uniform" and not site.spec.per_channel for site in (one, other)
     )

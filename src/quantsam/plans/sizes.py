@@ -1,4 +1,4 @@
-"""How large an encoder's weights are under a plan."""
+"""Compute the size of an encoder's weights under a plan."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Size:
     """Sizes of an encoder's weights.
 
     Attributes:
-        quantized_parameters: Weights and biases of the convolutions whose weights are quantized.
-        saved_mib: What the thesis calls saved: those parameters, FP16 against the scheme's format, in MiB.
-        size_bytes: All that has to be stored: codes packed to their bits, one float32 scale (and for affine
-            formats one zero point of the format's width) a channel or tensor, all other entries in float32.
-        fp32_bytes: All entries in float32.
+        quantized_parameters: Number of weights and biases of the convolutions whose weights are quantized.
+        saved_mib: Size saved, as the thesis defines it: these parameters in FP16 less in the scheme's format, in MiB.
+        size_bytes: Everything to store: codes packed to their bits, one float32 scale per channel or tensor (for
+            affine formats also one zero point of the format's width), all other entries in float32.
+        fp32_bytes: Size of all entries in float32.
     """
 
     quantized_parameters: int
@@ -32,7 +32,7 @@ class Size:
 def account(encoder: ImageEncoder, sites: Iterable[PlanSite]) -> Size:
     """Add up the sizes of an encoder under the quantized sites of a plan.
 
-    The encoder may be on `meta`; only its shapes are read. BatchNorm's statistics count as entries,
+    The encoder may be on `meta`: only its shapes are read. BatchNorm's statistics count as entries,
     its step counter does not.
     """
     fp32_bytes = 4 * sum(t.numel() for t in encoder.state_dict().values() if t.is_floating_point())

@@ -1,4 +1,4 @@
-"""Plans on disk: a folder with `plan.json` (what is quantized, how) and `params.safetensors` (the grids)."""
+"""Plans on disk: a folder with `plan.json` (what is quantized, how) and `params.safetensors` (grids, transforms)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TRANSFORM = "transform:"
 
 
 def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
-    """Write a plan to a folder, whole or not at all; a plan that is already there is replaced.
+    """Write a plan to a folder, completely or not at all. A plan that is already there is replaced.
 
     Raises:
         OutputError: The folder holds something else, or cannot be written.
@@ -60,10 +60,10 @@ def save_plan(plan: Plan, folder: str | os.PathLike[str]) -> Path:
 
 
 def check_plan_folder(folder: str | os.PathLike[str]) -> None:
-    """Make sure, before calibration, that a plan can be saved there.
+    """Check, before calibration, that a plan can be saved to a folder.
 
     Raises:
-        OutputError: It cannot.
+        OutputError: The folder holds something else, or cannot be written.
     """
     check_replaceable(folder, _JSON)
     check_holds_only(folder, {_JSON, _PARAMS}, "plan")
@@ -109,7 +109,7 @@ def _checksum(document: dict[str, Any]) -> str:
 
 
 def _check_sites(plan: Plan, prepared: ImageEncoder, path: Path) -> None:
-    """Make sure that every site is one of the model's and every grid is usable, whoever wrote the files."""
+    """Check that every site belongs to the model and every grid is usable, whoever wrote the files."""
     try:
         placement = get_placement(plan.placement)
         first = plan.transforms[: len(placement.transforms)]

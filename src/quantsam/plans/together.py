@@ -1,4 +1,4 @@
-"""Plans of several schemes, calibrated together."""
+"""Calibrate plans of several schemes together."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def calibrate_together(
     progress: Progress | None = None,
     calibrate_one: Callable[[Plan], Plan] | None = None,
 ) -> list[Plan]:
-    """Return a calibrated plan for each scheme, all from one pass over the images.
+    """Return a calibrated plan for each scheme, from one pass over the images where possible.
 
-    Calibration runs the float model, so what a site's observer sees depends on its own specification alone: schemes
-    that quantize a site alike share what was measured there. Schemes that quantize a site in different
-    ways take further passes, so `images` must be something that can be iterated over again.
+    Calibration runs the float model, so a site's observations depend only on the site's own specification. Schemes
+    that quantize a site alike share its measurements. Schemes that quantize a site differently need further
+    passes, so it must be possible to iterate over `images` again.
 
     Args:
-        model: In float.
-        schemes: Schemes, or what `load_scheme` takes; their repairs are not made here.
-        images: See `calibrate`; not needed where no activation is quantized.
+        model: The float model.
+        schemes: Schemes, or anything that `load_scheme` accepts; their repairs are not made here.
+        images: See `calibrate`; not needed if no activation is quantized.
         placement: Where tensors are quantized.
         weights: Quantize weights.
         activations: Quantize activations.
         progress: Wraps the iteration over the images.
-        calibrate_one: Does a pass, if it is to be done in another way than here: by several workers, for example.
+        calibrate_one: Replaces the default pass, for example to use several workers.
 
     Raises:
         SchemeError: A scheme does not fit the model.
@@ -65,10 +65,10 @@ def calibrate_together(
 def _passes(
     plans: Sequence[Plan], specified: dict[tuple[str, str], PlanSite], calibrate_one: Callable[[Plan], Plan]
 ) -> list[Plan]:
-    """Calibrate one plan that holds every site once a specification, then hand the grids out.
+    """Calibrate one plan that holds every site once per specification, then distribute the grids.
 
-    Two specifications of one site need two observers at one place; they are measured in separate
-    passes, so there are as many passes as the most contested site has specifications.
+    Two specifications of one site need two observers at one place, so they are measured in separate
+    passes. The largest number of specifications of a site is the number of passes.
     """
     passes: list[dict[str, PlanSite]] = []
     for (key, _), site in specified.items():

@@ -1,7 +1,7 @@
-"""Transforms: what a plan does to the float encoder before anything is measured, simulated or exported.
+"""Transforms: changes of the float encoder that a plan makes before anything is measured, simulated or exported.
 
-A transform is a frozen value: its name, its settings and its tensors are saved with the plan and belong to its digest.
-The order counts: the folding of BatchNorm, then repairs, which the package `repair` makes.
+A transform is a frozen value: its name, settings and tensors are saved with the plan and belong to the plan's digest.
+The order counts: first BatchNorm is folded, then come the repairs, which the package `repair` makes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Transform(ABC):
     """One change of the float encoder.
 
     Attributes:
-        name: What it is called in files.
-        repair: The repair that makes it; None of those that a placement begins with.
+        name: Name of the transform in files.
+        repair: The repair that makes it; None for transforms that come from a placement.
     """
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Transform(ABC):
         """Return the changed encoder; `encoder` is unchanged."""
 
     def settings(self) -> dict[str, Setting]:
-        """Return what it is made of besides tensors, as JSON."""
+        """Return its content besides tensors, as JSON values."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ class Transform(ABC):
         """Return the transform that `settings` and `tensors` were taken from.
 
         Raises:
-            ValueError: It could not have given them.
+            ValueError: The settings or tensors cannot come from this transform.
         """
         if settings or tensors:
             raise ValueError(f"transform {cls.name} has no settings and no tensors")
@@ -65,7 +65,7 @@ class Transform(ABC):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldNorms(Transform):
-    """Every BatchNorm becomes part of the convolution before it, as in all inference engines."""
+    """Folds every BatchNorm into the convolution before it, as all inference engines do."""
 
     name: ClassVar[str] = "fold_norms"
 
@@ -76,14 +76,14 @@ class FoldNorms(Transform):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ByName(Transform):
-    """A transform made of tensors, by the name of what each changes.
+    """A transform that consists of tensors, keyed by the name of what each tensor changes.
 
     Attributes:
-        contents: What the values are called in errors.
-        dtype: Of each value.
-        dimensions: How many each value has.
-        largest: Magnitude that no element exceeds.
-        values: By name.
+        contents: Name of the values in errors.
+        dtype: Type of each value.
+        dimensions: Number of dimensions of each value.
+        largest: Largest allowed magnitude of an element.
+        values: The tensors, keyed by name.
     """
 
     contents: ClassVar[str] = "values"
@@ -103,10 +103,10 @@ class _ByName(Transform):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Setting], tensors: Mapping[str, Tensor]) -> Self:
-        """Return the transform of these values.
+        """Return the transform with these values.
 
         Raises:
-            ValueError: They could not be its own.
+            ValueError: The settings or tensors cannot come from this transform.
         """
         for name, tensor in tensors.items():
             if not cls._is_sound(tensor):
@@ -118,7 +118,7 @@ class _ByName(Transform):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ByExponents(_ByName):
-    """A transform made of exponents of two, one a channel, (C,) int32."""
+    """A transform that consists of exponents of two, one per channel, (C,) int32."""
 
     contents: ClassVar[str] = "exponents"
     dtype: ClassVar[torch.dtype] = torch.int32
@@ -127,9 +127,9 @@ class _ByExponents(_ByName):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaleStreams(_ByExponents):
-    """Channels between linear operations are divided by powers of two where written, and multiplied where read.
+    """Divides channels between linear operations by powers of two where written, and multiplies them where read.
 
-    They are those of residual streams, and within attention.
+    These are the channels of residual streams, and channels within attention.
     """
 
     name: ClassVar[str] = "scale_streams"
@@ -142,7 +142,7 @@ class ScaleStreams(_ByExponents):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaleInputs(_ByExponents):
-    """Channels of convolutions' inputs are divided by powers of two before their site, and the weights multiplied."""
+    """Divides channels of convolution inputs by powers of two before the input's site, and multiplies the weights."""
 
     name: ClassVar[str] = "scale_inputs"
     repair: ClassVar[str | None] = "migrate"
@@ -154,7 +154,7 @@ class ScaleInputs(_ByExponents):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaleOutputs(_ByExponents):
-    """Channels of convolutions' outputs are divided by powers of two within them, and multiplied behind their site."""
+    """Divides channels of convolution outputs by powers of two in weight and bias; multiplies them behind the site."""
 
     name: ClassVar[str] = "scale_outputs"
     repair: ClassVar[str | None] = "migrate"
@@ -166,7 +166,7 @@ class ScaleOutputs(_ByExponents):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShiftStreams(_ByName):
-    """Constants, (C,) by the stream's name, are subtracted from residual streams and given back in readers' biases."""
+    """Subtracts constants, (C,) by the stream's name, from residual streams; the readers' biases make up for them."""
 
     name: ClassVar[str] = "shift_streams"
     repair: ClassVar[str | None] = "shift"
@@ -178,7 +178,7 @@ class ShiftStreams(_ByName):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReflectStreams(_ByName):
-    """Residual streams are multiplied by `I - a b^T` where written and where read: (2, C), by stream."""
+    """Multiplies residual streams by `I - a b^T` where written and where read: `a` and `b`, (2, C), keyed by stream."""
 
     name: ClassVar[str] = "reflect_streams"
     repair: ClassVar[str | None] = "reflect"
@@ -191,9 +191,9 @@ class ReflectStreams(_ByName):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChooseRanges(_ByName):
-    """Sites have these ranges, whatever an observer says: (2, 1 or C), low and high, by the site's key.
+    """Overrides the observers' ranges: (2, 1 or C), low and high, keyed by the site's key.
 
-    The float encoder stays as it is; `calibrate` makes grids of the ranges.
+    The float encoder does not change; `calibrate` turns the ranges into grids.
     """
 
     name: ClassVar[str] = "choose_ranges"
@@ -207,9 +207,9 @@ class ChooseRanges(_ByName):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundWeights(_ByName):
-    """Codes of weights below 8 bits are not the nearest ones: what is added to these, int8, by the convolution's path.
+    """Adds offsets to the nearest codes of weights below 8 bits: int8, keyed by the convolution's path.
 
-    The float model stays as it is; `plans.prepare.weight_codes` gives the codes.
+    The float model does not change; `plans.prepare.weight_codes` returns the codes.
     """
 
     name: ClassVar[str] = "round_weights"
@@ -219,20 +219,20 @@ class RoundWeights(_ByName):
     dimensions: ClassVar[int] = 4
 
     def apply(self, encoder: ImageEncoder) -> ImageEncoder:
-        """Return an encoder that computes the same and knows the offsets.
+        """Return an encoder that computes the same and holds the offsets.
 
         Raises:
-            PlanError: The offsets are not of this encoder.
+            PlanError: The offsets do not belong to this encoder.
         """
         return with_code_offsets(encoder, self.values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CorrectBiases(_ByName):
-    """Biases take back the mean error that rounding brings: (out,) by the convolution's path, to be added to its bias.
+    """Corrects the mean rounding error in biases: adds (out,) to a bias, keyed by the convolution's path.
 
-    The float model has no such error, so the float encoder stays as it is: `plans.biases.corrected_biases` gives the
-    biases where weight and input are rounded.
+    The float model has no such error, so the float encoder does not change: `plans.biases.corrected_biases` returns the
+    biases of convolutions whose weight and input are rounded.
     """
 
     name: ClassVar[str] = "correct_biases"
@@ -242,7 +242,7 @@ class CorrectBiases(_ByName):
         """Return the encoder itself.
 
         Raises:
-            PlanError: The shifts are not of this encoder.
+            PlanError: The shifts do not belong to this encoder.
         """
         check_shifts(encoder, self.values)
         return encoder
@@ -268,8 +268,8 @@ def restore_transform(name: str, settings: Mapping[str, Setting], tensors: Mappi
     """Return a transform by name.
 
     Raises:
-        PlanError: There is none of that name.
-        ValueError: Settings or tensors are not its.
+        PlanError: There is no such transform.
+        ValueError: The settings or tensors cannot come from this transform.
     """
     if name not in TRANSFORMS:
         raise PlanError(
@@ -291,7 +291,7 @@ def transforms_digest(transforms: Sequence[Transform]) -> str:
 
 
 def transformed(encoder: ImageEncoder, transforms: Sequence[Transform]) -> ImageEncoder:
-    """Apply transforms in their order; `encoder` is unchanged, and returned itself if there are none."""
+    """Apply transforms in their order. `encoder` is unchanged; without transforms it is returned itself."""
     for transform in transforms:
         encoder = transform.apply(encoder)
     return encoder

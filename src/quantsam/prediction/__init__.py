@@ -1,1 +1,1 @@
-"""Ask the network: prompts in, masks out; one picture, its grid of points, or all of it."""
+"""Prediction: turn prompts on an image, or a grid of points over it, into masks."""

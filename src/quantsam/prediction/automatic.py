@@ -1,4 +1,4 @@
-"""Segment everything: ask for a mask at every point of a grid and keep the good ones, each once.
+"""Segment everything: predict masks at every point of a grid, keep the good ones, and drop duplicates.
 
 Source: Segment Anything (Kirillov et al., 2023, arXiv:2304.02643), appendix B.
 """
@@ -27,7 +27,7 @@ from quantsam.progress import Progress
 
 __all__ = ["FoundMask", "GridSettings", "Progress", "Rle", "segment_everything"]
 
-_LOGITS_AT_ONCE = 2**24  # up-sampled at a time: 64 MiB in float32, whatever points_per_batch; at least one mask
+_LOGITS_AT_ONCE = 2**24  # up-sampled at once, 64 MiB in float32, independent of points_per_batch; at least one mask
 
 
 def segment_everything(
@@ -37,25 +37,25 @@ def segment_everything(
     progress: Progress | None = None,
     tally: Tally | None = None,
 ) -> list[FoundMask]:
-    """Find the masks of a picture without a prompt.
+    """Find the masks of an image without a prompt.
 
-    Every point of a grid over the picture, and over each of its crops where these are asked for, gives
-    three masks. Dropped are those of low predicted IoU, those that change with the threshold on their
-    logits, those that a crop's border cuts, empty ones, and duplicates. Equal inputs on one machine
-    give equal results.
+    Every point of a grid over the image gives three masks. So does every point of a grid over each crop,
+    if crops are requested. A mask is dropped if its predicted IoU is low, if it changes with the
+    threshold on its logits, if a crop's border cuts it, or if it is empty or a duplicate. Equal inputs
+    on one machine give equal results.
 
     Args:
-        model: A model in eval mode; any encoder will do.
+        model: A model in eval mode, with any encoder.
         image: (H, W, 3) uint8 RGB.
         settings: The grid and the thresholds; `usual_settings` of the model if None.
         progress: Wraps the iteration over batches of points, given their number.
-        tally: Counts what is left out.
+        tally: Counts the dropped masks.
 
     Returns:
-        The masks by descending predicted IoU, equal ones in the order of their points; perhaps none.
+        The masks by descending predicted IoU, ties in the order of their points; may be empty.
 
     Raises:
-        InputError: The image is not such an array.
+        InputError: The image has another shape or type.
     """
     check_image_array(image)
     image_hw = (image.shape[0], image.shape[1])
@@ -77,15 +77,15 @@ class _View:
 
     @property
     def resize(self) -> MaskResize:
-        """How its masks come to its resolution."""
+        """Resizes logits to the crop's resolution."""
         return mask_resize(self.crop_hw, self.decoder.low_size, self.prompt_size)
 
     @torch.inference_mode()
     def candidates(self, points: NDArray[np.float64], settings: GridSettings, tally: Tally) -> list[Candidate]:
         """Return the masks of a batch of points (B, 2) that are good and stable, in order."""
         low_res, predicted_iou = self._decode(points)
-        # Up-sampling is what takes time: masks that cannot pass are dropped before it. It mixes neighbours
-        # with weights >= 0, so a mask that is empty before it is so after it.
+        # Up-sampling takes most of the time, so masks that cannot pass are dropped first. It mixes neighbours
+        # with weights >= 0, so an empty mask stays empty.
         lowest = settings.iou_threshold or -math.inf
         is_full = low_res.amax((1, 2)) > MASK_THRESHOLD
         tally.note_quality(predicted_iou.cpu().numpy(), ~is_full.cpu().numpy(), lowest)

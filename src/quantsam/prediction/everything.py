@@ -1,6 +1,6 @@
-"""Segment everything, whoever decodes: a grid of points over a picture and its crops, and which masks are kept.
+"""Segment everything with any decoder: a grid of points over an image and its crops, and the choice of masks.
 
-Nothing here imports PyTorch. Source: Segment Anything (Kirillov et al., 2023, arXiv:2304.02643), appendix B.
+This module does not import PyTorch. Source: Segment Anything (Kirillov et al., 2023, arXiv:2304.02643), appendix B.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Candidate:
     """A mask of a crop that passed the thresholds on quality and stability.
 
     Attributes:
-        point: Number of the point that was asked for, in its batch.
-        predicted_iou: The model's own estimate.
-        stability: Of the mask, 0..1.
-        mask: (h, w) bool, of the crop.
+        point: Number of the prompt point within its batch.
+        predicted_iou: The model's own estimate of the mask's quality.
+        stability: Stability of the mask, 0..1.
+        mask: (h, w) bool, in the crop's pixels.
     """
 
     point: int
@@ -44,28 +44,28 @@ class Candidate:
 
 
 class CropDecoder(Protocol):
-    """A crop of a picture, encoded, that can be asked at points."""
+    """An encoded crop of an image that takes points as prompts."""
 
     def candidates(self, points: NDArray[np.float64], settings: GridSettings, tally: Tally) -> Iterable[Candidate]:
-        """Yield the good masks at points (B, 2), x y in pixels of the crop, three or fewer a point, in order.
+        """Yield the good masks at points (B, 2), x y in pixels of the crop: at most three per point, in order.
 
-        The others are counted in `tally`.
+        `tally` counts the others.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundMask:
-    """One mask of `segment_everything`; everything is in pixels of the picture.
+    """One mask of `segment_everything`. All coordinates are in pixels of the image.
 
     Attributes:
         rle: The mask, compressed.
         area: Pixels of the mask, at least 1.
-        box_xyxy: The tight box around it, right and bottom exclusive.
+        box_xyxy: The tight box around the mask, right and bottom exclusive.
         predicted_iou: The model's own estimate of the mask's quality.
-        stability: Pixels of the mask with the threshold on its logits raised, over those with it lowered.
-        point_xy: The point that was asked for.
-        crop_box_xyxy: The crop in which it was asked, right and bottom exclusive.
+        stability: Pixels of the mask with a raised threshold on its logits, over pixels with a lowered threshold.
+        point_xy: The prompt point.
+        crop_box_xyxy: The crop that contains the prompt, right and bottom exclusive.
     """
 
     rle: Rle
@@ -77,15 +77,15 @@ class FoundMask:
     crop_box_xyxy: Box
 
     def mask(self) -> BoolMask:
-        """Return the mask, bool, (H, W) of the picture."""
+        """Return the mask, bool, (H, W) of the image."""
         height, width = self.rle["size"]
         return decode_mask(self.rle, (height, width), "the found mask")
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Return the mask in the form of the SA-1B dataset and of SAM's own generator.
+        """Return the mask in the format of the SA-1B dataset and of SAM's own generator.
 
-        Boxes are x, y, width, height. Width and height count all of the mask's pixels, as COCO's do;
-        SAM's generator writes one less, because it takes the last pixel for the box's edge.
+        Boxes are x, y, width, height. Width and height count all pixels of the mask, as in COCO.
+        SAM's generator writes one less, because it uses the last pixel as the box's edge.
         """
         return {
             "segmentation": {"size": list(self.rle["size"]), "counts": self.rle["counts"]},
@@ -105,14 +105,14 @@ def find_masks(
     progress: Progress | None = None,
     tally: Tally | None = None,
 ) -> list[FoundMask]:
-    """Find the masks of a picture without a prompt; see `segment_everything`.
+    """Find the masks of an image without a prompt; see `segment_everything`.
 
     Args:
-        image_hw: Height and width of the picture.
+        image_hw: Height and width of the image.
         settings: The grid and the thresholds.
         open_crop: Encodes a crop, given as x0 y0 x1 y1.
         progress: Wraps the iteration over batches of points, given their number.
-        tally: Counts what is left out.
+        tally: Counts the dropped masks.
     """
     tally = Tally() if tally is None else tally
     crops = crop_boxes(image_hw, settings.crop_layers, settings.crop_overlap_ratio)
@@ -134,7 +134,7 @@ def find_masks(
                     in_crop.append(mask)
         found += _unique(in_crop, [mask.predicted_iou for mask in in_crop], settings.box_nms_threshold)
         tally.repeated += len(in_crop)
-    if len(crops) > 1:  # masks of small crops are the finer ones
+    if len(crops) > 1:  # masks of small crops are finer
         found = _unique(found, [-_box_area(mask.crop_box_xyxy) for mask in found], settings.crop_nms_threshold)
     found.sort(key=lambda mask: -mask.predicted_iou)
     found = _without_small_regions(found, settings)
@@ -152,7 +152,7 @@ def _batches(crops: list[tuple[Box, int]], settings: GridSettings) -> Iterator[t
 
 
 def _found(crop: Box, image_hw: tuple[int, int], points: NDArray[np.float64], candidate: Candidate) -> FoundMask | None:
-    """Return a mask of a crop, which is not empty, in the picture; None if the crop's border cuts it."""
+    """Return a crop's mask, which must not be empty, in the image; None if the crop's border cuts it."""
     mask = candidate.mask
     x0, y0, x1, y1 = crop
     left, top, right, bottom = tight_box(mask)
@@ -174,10 +174,10 @@ def _found(crop: Box, image_hw: tuple[int, int], points: NDArray[np.float64], ca
 
 
 def _is_cut(box: Box, crop: Box, image_hw: tuple[int, int]) -> bool:
-    """Return whether a box comes near an edge of its crop that is not near the picture's edge.
+    """Return whether a box is near an edge of its crop, but not near the image's edge.
 
-    Edges on the right and at the bottom are exclusive here. SAM compares the mask's last pixel with the
-    crop's exclusive edge, so there its tolerance is one pixel less than on the left and at the top.
+    Here, right and bottom edges are exclusive. SAM compares the mask's last pixel with the crop's
+    exclusive edge, so SAM's tolerance on the right and at the bottom is one pixel smaller.
     """
     height, width = image_hw
     edges = zip(box, crop, (0, 0, width, height), strict=True)
@@ -185,16 +185,16 @@ def _is_cut(box: Box, crop: Box, image_hw: tuple[int, int]) -> bool:
 
 
 def _unique(found: list[FoundMask], scores: list[float] | list[int], threshold: float) -> list[FoundMask]:
-    """Return the masks that NMS keeps, in the order given."""
+    """Return the masks that NMS keeps, in the given order."""
     kept = nms([mask.box_xyxy for mask in found], scores, threshold)
     return [found[i] for i in sorted(kept.tolist())]
 
 
 def _without_small_regions(found: list[FoundMask], settings: GridSettings) -> list[FoundMask]:
-    """Return masks without small holes and islands; of those that became duplicates, the unchanged one.
+    """Return masks without small holes and islands. If masks became duplicates, keep the unchanged one.
 
-    Predicted IoU and stability stay those of the mask before. `found` is by descending predicted IoU, and so is
-    the result.
+    Predicted IoU and stability keep their values from before. `found` is sorted by descending predicted IoU, and so
+    is the result.
     """
     if not settings.min_region_area:
         return found
@@ -204,7 +204,7 @@ def _without_small_regions(found: list[FoundMask], settings: GridSettings) -> li
 
 
 def _cleaned(found: FoundMask, min_area: int) -> FoundMask:
-    """Return `found` itself where nothing is to be removed."""
+    """Remove small regions from a mask; return `found` itself if there are none."""
     before = found.mask()
     mask = remove_small_regions(before, min_area)
     if np.array_equal(mask, before):

@@ -1,4 +1,4 @@
-"""Between a picture's pixels, the encoder's input and the prompt frame: numbers alone, without PyTorch."""
+"""Convert between an image's pixels, the encoder's input and the prompt frame, in NumPy and without PyTorch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def scaled_hw(image_hw: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def encoder_input(image: NDArray[np.uint8], size: int) -> Float32:
-    """Turn a picture into the encoder's input.
+    """Turn an image into the encoder's input.
 
     Resizes the longer side to `size` (bilinear with antialiasing, on uint8, as the official
-    implementation does), normalizes, pads with zeros at the bottom and right.
+    implementation does), normalizes, and pads with zeros at the bottom and right.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -49,7 +49,7 @@ def encoder_input(image: NDArray[np.uint8], size: int) -> Float32:
 
 
 def prompt_scale(image_hw: tuple[int, int], prompt_size: int) -> tuple[float, float]:
-    """Return by what x and y in pixels of the picture are multiplied to be those of the prompt frame.
+    """Return the factors that convert x and y from pixels of the image to pixels of the prompt frame.
 
     >>> prompt_scale((480, 640), 1024)
     (1.6, 1.6)
@@ -61,19 +61,19 @@ def prompt_scale(image_hw: tuple[int, int], prompt_size: int) -> tuple[float, fl
 
 @functools.lru_cache(maxsize=64)
 def resize_matrix(low: int, prompt_size: int, kept: int, side: int) -> Float32:
-    """Return what becomes of low-resolution logits along one side of a picture, as a matrix.
+    """Return the matrix that resizes low-resolution logits along one side of an image.
 
-    The official way up-samples to the prompt frame, cuts the padding off and resizes to the picture; bilinear both
-    times. Each is linear, so both are one matrix.
+    The official code up-samples to the prompt frame, cuts off the padding and resizes to the image, with bilinear
+    interpolation both times. Each step is linear, so one matrix does both.
 
     Args:
         low: Side of the decoder's logits.
         prompt_size: Side of the prompt frame.
-        kept: Pixels of the prompt frame that are not padding.
-        side: Pixels of the picture.
+        kept: Number of pixels of the prompt frame that are not padding.
+        side: Number of pixels along the image's side.
 
     Returns:
-        (side, n) float32; logits from `n` on have no say.
+        (side, n) float32; logits from index `n` on do not count.
     """
     matrix = _bilinear(kept, side) @ _bilinear(low, prompt_size)[:kept]
     last = int(np.flatnonzero(matrix.any(axis=0)).max()) + 1
@@ -83,8 +83,8 @@ def resize_matrix(low: int, prompt_size: int, kept: int, side: int) -> Float32:
 
 
 def _bilinear(source: int, target: int) -> NDArray[np.float64]:
-    """Return bilinear resizing along one side, without antialiasing, as PyTorch does it: (target, source)."""
-    scale, half = np.float32(source) / np.float32(target), np.float32(0.5)  # in float32, as PyTorch counts
+    """Return the matrix (target, source) of PyTorch's bilinear resizing along one side, without antialiasing."""
+    scale, half = np.float32(source) / np.float32(target), np.float32(0.5)  # in float32, as PyTorch computes it
     centre = np.maximum((np.arange(target, dtype=np.float32) + half) * scale - half, np.float32(0))
     low = np.minimum(centre.astype(np.int64), source - 1)
     high = np.minimum(low + 1, source - 1)

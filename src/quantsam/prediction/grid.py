@@ -1,4 +1,4 @@
-"""Where "segment everything" asks: the crops of a picture, the grid of points in each, and its settings."""
+"""Prompts of "segment everything": an image's crops, the grid of points in each crop, and the settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantsam.models.variants import VARIANTS
 Box = tuple[int, int, int, int]
 """x0 y0 x1 y1 in whole pixels, right and bottom exclusive."""
 
-_WHOLE = {  # lowest, highest, way out
+_WHOLE = {  # lowest, highest, hint
     "points_per_side": (1, 1024, "SAM takes 32"),
     "points_per_batch": (1, 65536, "take 64, or fewer where memory is short"),
     "crop_layers": (0, 5, "layer i has 4^i crops; 0 looks at the whole picture only"),
@@ -36,27 +36,27 @@ _REAL = {
 
 @dataclass(frozen=True, slots=True)
 class GridSettings:
-    """How `segment_everything` asks and what it keeps; the defaults are SAM's.
+    """The prompts of `segment_everything` and the masks it keeps; the defaults are SAM's.
 
-    Source: Kirillov et al., 2023, arXiv:2304.02643, appendix B, and the reference implementation, whose
-    numbers these are.
+    Source: Kirillov et al., 2023, arXiv:2304.02643, appendix B. The numbers come from the reference
+    implementation.
 
     Attributes:
         points_per_side: Points along each side of the grid, 1 to 1024.
-        points_per_batch: Points decoded at once: more are quicker and take more memory.
-        iou_threshold: Masks stay whose predicted IoU is greater; 0 keeps all.
-        stability_threshold: Masks stay whose stability is at least this; 0 keeps all.
-        stability_offset: How far the threshold on logits moves, up and down, for the stability.
-        box_nms_threshold: Of two masks of one crop whose boxes have a greater IoU, one stays.
-        crop_layers: Layers of crops to segment besides the picture; layer i has 2^i by 2^i crops.
-        crop_nms_threshold: As `box_nms_threshold`, between masks of different crops.
-        crop_overlap_ratio: Overlap of the first layer's crops, as a fraction of the picture's shorter side;
+        points_per_batch: Points decoded at once; larger batches are faster but take more memory.
+        iou_threshold: Keep masks with a greater predicted IoU; 0 keeps all.
+        stability_threshold: Keep masks with at least this stability; 0 keeps all.
+        stability_offset: Shift of the threshold on logits, up and down, that measures the stability.
+        box_nms_threshold: If the boxes of two masks of one crop have a greater IoU, one mask is dropped.
+        crop_layers: Layers of crops to segment besides the image; layer i has 2^i by 2^i crops.
+        crop_nms_threshold: Like `box_nms_threshold`, between masks of different crops.
+        crop_overlap_ratio: Overlap of the first layer's crops, as a fraction of the image's shorter side;
             halved from layer to layer.
         crop_points_downscale: `points_per_side` is divided by this to the power of the layer.
-        min_region_area: Holes and islands of fewer pixels are removed from masks; 0 removes none.
+        min_region_area: Remove holes and islands with fewer pixels from masks; 0 removes none.
 
     Raises:
-        InputError: A value is outside what is allowed.
+        InputError: A value is out of range.
     """
 
     points_per_side: int = 32
@@ -78,16 +78,16 @@ class GridSettings:
             _check(name, getattr(self, name), (int, float, np.integer, np.floating), least, most, hint)
 
     def points_in_layer(self, layer: int) -> int:
-        """Return the points along each side of a crop of a layer; the picture is layer 0."""
+        """Return the number of points along each side of a crop in a layer; the image is layer 0."""
         return max(1, int(self.points_per_side // self.crop_points_downscale**layer))
 
 
 def usual_settings(model: str, **others: float) -> GridSettings:
-    """Return how a model segments everything where its user does not say: SAM's numbers, or what fits a small model.
+    """Return a model's default settings: SAM's numbers, or other thresholds for a small model.
 
     Args:
-        model: Its name.
-        others: Settings that replace the usual ones.
+        model: Name of the model.
+        others: Settings that override the defaults.
 
     >>> usual_settings("l0").iou_threshold, usual_settings("nano-outlier", points_per_side=16).iou_threshold
     (0.88, 0.5)
@@ -117,13 +117,13 @@ def point_grid(points_per_side: int) -> NDArray[np.float64]:
 
 
 def crop_boxes(image_hw: tuple[int, int], layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:
-    """Return the picture and its crops, each with its layer, layer by layer.
+    """Return the image and its crops, each with its layer, layer by layer.
 
     Args:
-        image_hw: Height and width of the picture in pixels.
-        layers: Layers besides the picture; layer i has 2^i by 2^i crops, column by column. A picture too
-            small for that many has fewer.
-        overlap_ratio: Overlap of layer 1, as a fraction of the shorter side; layer i has 2 / 2^i of it.
+        image_hw: Height and width of the image in pixels.
+        layers: Number of layers besides the image; layer i has 2^i by 2^i crops, column by column. An
+            image too small for that many has fewer.
+        overlap_ratio: Overlap in layer 1, as a fraction of the shorter side; layer i has 2 / 2^i of it.
 
     >>> crop_boxes((100, 200), layers=1, overlap_ratio=0.2)[:3]
     [((0, 0, 200, 100), 0), ((0, 0, 110, 60), 1), ((0, 40, 110, 100), 1)]
@@ -140,7 +140,7 @@ def crop_boxes(image_hw: tuple[int, int], layers: int, overlap_ratio: float) -> 
 
 
 def _intervals(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
-    """Return at most `count` intervals of equal length, but the last, that overlap and cover [0, length)."""
+    """Return at most `count` overlapping intervals that cover [0, length); only the last may be shorter."""
     size = math.ceil((length + overlap * (count - 1)) / count)
     starts = range(0, count * (size - overlap), size - overlap)
     return [(start, min(start + size, length)) for start in starts if start < length]

@@ -1,4 +1,4 @@
-"""The answer to a prompt on a picture. Without PyTorch."""
+"""The prediction for a prompt on an image. This module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Prediction:
     """Masks of one prompt.
 
     Attributes:
-        masks: (M, H, W) bool, or float32 logits where those were asked for.
+        masks: (M, H, W) bool, or float32 logits if requested.
         predicted_iou: (M,) float32, the model's own estimate of each mask's quality.
-        low_res_logits: (M, 4 * embed_size, 4 * embed_size) float32; one of them may be the next `mask_input`.
+        low_res_logits: (M, 4 * embed_size, 4 * embed_size) float32; the next `mask_input` can be one of them.
     """
 
     masks: NDArray[np.bool_] | NDArray[np.float32]
@@ -24,5 +24,5 @@ class Prediction:
 
     @property
     def best(self) -> int:
-        """The number of the mask of highest predicted IoU."""
+        """Index of the mask with the highest predicted IoU."""
         return int(self.predicted_iou.argmax())

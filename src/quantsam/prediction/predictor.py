@@ -1,4 +1,4 @@
-"""From a picture and prompts in its own pixels to masks in its own pixels."""
+"""Predict masks from an image and prompts; all coordinates are in pixels of the image."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PROMPTS_A_BATCH = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateMasks:
-    """All masks that the model offers for prompts on one picture; each is resized when it is asked for.
+    """All masks that the model predicts for prompts on one image. A mask is resized on request.
 
     Attributes:
         low_res: (B, M, h, w) logits.
-        predicted_iou: (B, M) float32, the model's own estimates.
-        resize: From these logits to the picture's.
+        predicted_iou: (B, M) float32, the model's own estimate of each mask's quality.
+        resize: Resizes these logits to the image's resolution.
     """
 
     low_res: Tensor
@@ -36,7 +36,7 @@ class CandidateMasks:
     resize: MaskResize
 
     def sampled(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> CandidateMasks:
-        """Return the same masks with only some rows and columns of the picture."""
+        """Return the same masks, restricted to some rows and columns of the image."""
         resize = MaskResize(self.resize.rows[torch.from_numpy(rows)], self.resize.columns[:, torch.from_numpy(columns)])
         return CandidateMasks(self.low_res, self.predicted_iou, resize)
 
@@ -48,7 +48,7 @@ class CandidateMasks:
 
 
 class Predictor:
-    """Segments one picture at a time; the picture is encoded once, prompts are cheap.
+    """Segments one image at a time. The image is encoded once; prompts are then cheap.
 
     >>> from quantsam.models.zoo import load_model
     >>> predictor = Predictor(load_model("nano"))
@@ -65,12 +65,12 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
     @torch.inference_mode()
     def set_image(self, image: NDArray[np.uint8]) -> None:
-        """Encode a picture.
+        """Encode an image.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -84,11 +84,11 @@ class Predictor:
 
     @torch.inference_mode()
     def set_embedding(self, embedding: Tensor, image_hw: tuple[int, int]) -> None:
-        """Take a picture that was encoded before.
+        """Use an image that is already encoded.
 
         Args:
-            embedding: (1, embed_dim, embed_size, embed_size), what the encoder gave.
-            image_hw: Height and width of the picture.
+            embedding: (1, embed_dim, embed_size, embed_size), the encoder's output.
+            image_hw: Height and width of the image.
         """
         self._embedding, self.image_hw = embedding, image_hw
         self._decoder = self.model.image_decoder(embedding)
@@ -103,18 +103,18 @@ class Predictor:
         multimask: bool = True,
         logits: bool = False,
     ) -> Prediction:
-        """Segment what one prompt points at.
+        """Segment the object that one prompt indicates.
 
         Args:
-            points: (N, 2) x y in pixels of the picture.
-            labels: (N,) 1 for a point on the object, 0 for one off it.
-            box: (4,) x0 y0 x1 y1 in pixels of the picture.
+            points: (N, 2) x y in pixels of the image.
+            labels: (N,) 1 for a point on the object, 0 for a point off it.
+            box: (4,) x0 y0 x1 y1 in pixels of the image.
             mask_input: (1, 4 * embed_size, 4 * embed_size) logits of an earlier prediction.
-            multimask: Three masks for ambiguous prompts; else the single one.
+            multimask: Return three masks, for ambiguous prompts, instead of one.
             logits: Return logits instead of bool masks.
 
         Raises:
-            InputError: No picture was set, no prompt was given, or one has the wrong shape.
+            InputError: No image was set, no prompt was given, or a prompt has the wrong shape or values.
         """
         masks, iou, low_res = self.predict_batch(
             points=None if points is None else self._tensor(points, "points"),
@@ -137,21 +137,21 @@ class Predictor:
         multimask: bool = True,
         logits: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment what a batch of prompts points at, all on the same picture.
+        """Segment the objects that a batch of prompts indicates, all on the same image.
 
         Args:
-            points: (B, N, 2) x y in pixels of the picture.
+            points: (B, N, 2) x y in pixels of the image.
             labels: (B, N), 1 or 0; -1 for padding.
-            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the image.
             mask_input: (B, 1, 4 * embed_size, 4 * embed_size) logits.
-            multimask: Three masks a prompt instead of one.
+            multimask: Return three masks per prompt instead of one.
             logits: Return logits instead of bool masks.
 
         Returns:
             Masks (B, M, H, W), predicted IoU (B, M), low-resolution logits (B, M, h, w).
 
         Raises:
-            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+            InputError: No image was set, no prompt was given, or a prompt has the wrong shape or values.
         """
         decoder, embedding, image_hw = self._ready()
         scaled_points, scaled_boxes = self._scaled(points, labels, boxes, image_hw)
@@ -170,22 +170,22 @@ class Predictor:
     def best_masks(
         self, *, points: Tensor | None = None, labels: Tensor | None = None, boxes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Segment a batch of prompts, and of each make only the mask of highest predicted IoU: sooner.
+        """Return only the mask of highest predicted IoU per prompt; faster than `predict_batch`.
 
         Args:
-            points: (B, N, 2) x y in pixels of the picture.
+            points: (B, N, 2) x y in pixels of the image.
             labels: (B, N), 1 or 0; -1 for padding.
-            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the image.
 
         Returns:
             Masks (B, H, W) bool and predicted IoU (B,).
 
         Raises:
-            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+            InputError: No image was set, no prompt was given, or a prompt has the wrong shape or values.
         """
         best, image_hw = self._small(points, labels, boxes, best_only=True)
         masks = torch.empty(len(best.low_res), *image_hw, dtype=torch.bool, device=self.device)
-        for mask, low in zip(masks, best.low_res[:, 0], strict=True):  # a picture's logits each are memory enough
+        for mask, low in zip(masks, best.low_res[:, 0], strict=True):  # one mask's logits at a time, to save memory
             torch.gt(best.resize(low), MASK_THRESHOLD, out=mask)
         return masks, best.predicted_iou[:, 0]
 
@@ -193,22 +193,22 @@ class Predictor:
     def candidates(
         self, *, points: Tensor | None = None, labels: Tensor | None = None, boxes: Tensor | None = None
     ) -> CandidateMasks:
-        """Segment a batch of prompts, and keep of each all three masks, small.
+        """Segment a batch of prompts, and keep all three masks per prompt at low resolution.
 
         Args:
-            points: (B, N, 2) x y in pixels of the picture.
+            points: (B, N, 2) x y in pixels of the image.
             labels: (B, N), 1 or 0; -1 for padding.
-            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the image.
 
         Raises:
-            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+            InputError: No image was set, no prompt was given, or a prompt has the wrong shape or values.
         """
         return self._small(points, labels, boxes, best_only=False)[0]
 
     def _small(
         self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, *, best_only: bool
     ) -> tuple[CandidateMasks, tuple[int, int]]:
-        """Segment a batch of prompts at the decoder's resolution; return that, and the picture's height and width."""
+        """Segment a batch of prompts at the decoder's resolution; return masks, and the image's height and width."""
         decoder, _, image_hw = self._ready()
         scaled_points, scaled_boxes = self._scaled(points, labels, boxes, image_hw)
         variant = self.model.variant
@@ -226,7 +226,7 @@ class Predictor:
     def _scaled(
         self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, image_hw: tuple[int, int]
     ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
-        """Check prompts and bring them into the prompt frame."""
+        """Check prompts and scale them to the prompt frame."""
         _check_prompts(points, labels, boxes)
         prompt_size = self.model.variant.prompt_size
         scaled_points = scaled_boxes = None

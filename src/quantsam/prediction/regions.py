@@ -24,14 +24,14 @@ def tight_box(mask: BoolMask) -> tuple[int, int, int, int]:
 
 
 def remove_small_regions(mask: BoolMask, min_area: int) -> BoolMask:
-    """Return a mask with small holes filled and then small islands removed.
+    """Fill small holes of a mask, then remove small islands.
 
-    Pixels belong together when they touch, even at a corner. Where all islands are small the largest
-    stays, so that no mask becomes empty.
+    Pixels belong together if they touch, even at a corner. If all islands are small, the largest stays,
+    so that no mask becomes empty.
 
     Args:
         mask: (H, W) bool.
-        min_area: Holes and islands of fewer pixels go.
+        min_area: Remove holes and islands with fewer pixels.
 
     >>> remove_small_regions(np.array([[1, 1, 0, 0, 1]], dtype=bool), min_area=2).astype(int).tolist()
     [[1, 1, 0, 0, 0]]
@@ -49,8 +49,8 @@ def remove_small_regions(mask: BoolMask, min_area: int) -> BoolMask:
 
 
 def _regions(mask: BoolMask) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-    """Return which region each pixel is of (H, W), 0 for none, and the regions' sizes in pixels."""
-    from scipy import ndimage  # here: it takes long to import, and single prompts do without
+    """Return each pixel's region (H, W), 0 for none, and the regions' sizes in pixels."""
+    from scipy import ndimage  # imported here: it is slow to import, and single prompts do not need it
 
     labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
     return labels, np.bincount(labels.ravel(), minlength=count + 1)

@@ -1,4 +1,4 @@
-"""The full model as an answerer of prompts on one picture."""
+"""A segmenter that runs the full model on one image at a time."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Float32 = NDArray[np.float32]
 
 
 class ModelSegmenter:
-    """A `Segmenter` of the model, in float, simulated or on an engine."""
+    """A `Segmenter` that uses the model; its encoder may be float, simulated or an engine's."""
 
     def __init__(self, model: EfficientViTSam) -> None:
         self._predictor = Predictor(model)
 
     def set_image(self, image: UInt8Image) -> None:
-        """Encode a picture (H, W, 3)."""
+        """Encode an image (H, W, 3)."""
         self._predictor.set_image(image)
 
     def set_embedding(self, embedding: torch.Tensor, image_hw: tuple[int, int]) -> None:
-        """Take a picture that was encoded before; see `Predictor.set_embedding`."""
+        """Use an image that is already encoded; see `Predictor.set_embedding`."""
         self._predictor.set_embedding(embedding, image_hw)
 
     def best_masks(
@@ -49,12 +49,12 @@ class ModelSegmenter:
     def candidates(
         self, *, points: Float32 | None = None, labels: Float32 | None = None, boxes: Float32 | None = None
     ) -> CandidateMasks:
-        """Return all three masks of each prompt, small, and their predicted IoU; see `Predictor.candidates`."""
+        """Return all three low-resolution masks per prompt and their predicted IoU; see `Predictor.candidates`."""
         given = {"points": points, "labels": labels, "boxes": boxes}
         return self._predictor.candidates(**{k: None if v is None else torch.from_numpy(v) for k, v in given.items()})
 
     def segment_everything(
         self, image: UInt8Image, settings: GridSettings | None, progress: Progress | None, tally: Tally | None = None
     ) -> list[FoundMask]:
-        """Find the masks of a picture without a prompt."""
+        """Find the masks of an image without a prompt."""
         return segment_everything(self._predictor.model, image, settings, progress, tally)

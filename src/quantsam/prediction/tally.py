@@ -1,4 +1,4 @@
-"""What "segment everything" left out, and why. Without PyTorch."""
+"""What "segment everything" dropped, and why. This module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 
 from quantsam.prediction.grid import GridSettings
 
-_NEAR = 0.1  # below a threshold
+_NEAR = 0.1  # distance below a threshold that counts as near
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of masks, added to as a picture is segmented.
+    """Counts of masks, updated while an image is segmented.
 
     Attributes:
-        asked: Masks that the model gave: three a point.
-        poor: Of too low a predicted IoU.
-        nearly_good: Of these, within 0.1 of the threshold.
-        best_iou: The highest predicted IoU of all.
-        empty: Without a pixel, but of a good predicted IoU; also those that lose all pixels when they are resized.
-        unstable: Of the rest, those of too low a stability.
-        nearly_stable: Of these, within 0.1 of the threshold.
-        best_stability: The highest stability of what was not poor.
-        cut: Cut by a crop's border.
-        repeated: Of which a better copy was kept.
+        asked: Masks that the model predicted: three per point.
+        poor: Masks with too low a predicted IoU.
+        nearly_good: Poor masks within 0.1 of the threshold.
+        best_iou: The highest predicted IoU of all masks.
+        empty: Masks without a pixel but with a good predicted IoU, including masks that lose all pixels when resized.
+        unstable: Remaining masks with too low a stability.
+        nearly_stable: Unstable masks within 0.1 of the threshold.
+        best_stability: The highest stability of the masks that are not poor.
+        cut: Masks cut by a crop's border.
+        repeated: Masks of which a better copy was kept.
     """
 
     asked: int = 0
@@ -57,7 +57,7 @@ class Tally:
         self.best_stability = max(self.best_stability, float(stability.max(initial=0.0)))
 
     def sentence(self, settings: GridSettings) -> str:
-        """Say what was left out.
+        """Say which masks were dropped, and why.
 
         >>> tally = Tally(asked=48, poor=40, nearly_good=7, best_iou=0.91, unstable=6, best_stability=0.97, repeated=1)
         >>> tally.sentence(GridSettings())  # doctest: +ELLIPSIS
@@ -80,6 +80,6 @@ class Tally:
         return f"of {self.asked} masks " + (", ".join(parts) if parts else "none was left out")
 
     def way_out(self) -> str:
-        """Say which thresholds would let masks through."""
+        """Say which options would let more masks through."""
         stricter = ["--min-iou"] * bool(self.poor) + ["--min-stability"] * bool(self.unstable)
         return f"lower {' or '.join(stricter)}" if stricter else "ask at more points: --points-per-side"

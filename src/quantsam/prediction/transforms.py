@@ -1,4 +1,4 @@
-"""Pre- and post-processing: between a picture's pixels, the encoder's input and the prompt frame."""
+"""Pre- and post-processing: convert between an image's pixels, the encoder's input and the prompt frame."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PIXEL_STD = torch.from_numpy(geometry.PIXEL_STD)
 
 
 def preprocess(image: NDArray[np.uint8], size: int) -> Tensor:
-    """Turn a picture into the encoder's input.
+    """Turn an image into the encoder's input.
 
     Resizes the longer side to `size` (bilinear with antialiasing, on uint8, as the official
-    implementation does), normalizes, pads with zeros at the bottom and right.
+    implementation does), normalizes, and pads with zeros at the bottom and right.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -33,7 +33,7 @@ def preprocess(image: NDArray[np.uint8], size: int) -> Tensor:
 
 
 def scale_coordinates(xy: Tensor, image_hw: tuple[int, int], prompt_size: int) -> Tensor:
-    """Move coordinates (..., 2), x y in pixels of the picture, into the prompt frame.
+    """Scale coordinates (..., 2), x y in pixels of the image, to the prompt frame.
 
     >>> scale_coordinates(torch.tensor([320.0, 240.0]), (480, 640), 1024).tolist()
     [512.0, 384.0]
@@ -43,15 +43,15 @@ def scale_coordinates(xy: Tensor, image_hw: tuple[int, int], prompt_size: int) -
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskResize:
-    """How low-resolution logits become those of the picture, as two matrices.
+    """Resizes low-resolution logits to the image's resolution with two matrices.
 
-    The official way up-samples to the prompt frame, cuts the padding off and resizes to the picture; bilinear both
-    times. Each of these is linear along rows and along columns, so all three together are one matrix on either
-    side: the same numbers but for rounding, without the detour over the prompt frame.
+    The official code up-samples to the prompt frame, cuts off the padding and resizes to the image, with bilinear
+    interpolation both times. Each step is linear along rows and along columns, so one matrix per side does all three.
+    The numbers are the same except for rounding, without the detour through the prompt frame.
 
     Attributes:
-        rows: (H, h) float32, h the rows of the logits that have a say: the others are padding.
-        columns: (w, W) float32.
+        rows: (H, h) float32; h is the number of rows of the logits that count. The others are padding.
+        columns: (w, W) float32; w is the number of columns of the logits that count.
     """
 
     rows: Tensor
@@ -59,7 +59,7 @@ class MaskResize:
 
     @property
     def low_hw(self) -> tuple[int, int]:
-        """How many rows and columns of the logits have a say."""
+        """Number of rows and columns of the logits that count."""
         return self.rows.shape[1], self.columns.shape[0]
 
     def __call__(self, masks: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ class MaskResize:
 
 
 def mask_resize(image_hw: tuple[int, int], low_size: int, prompt_size: int) -> MaskResize:
-    """Return how masks come to the picture's resolution.
+    """Return the resizing of masks to the image's resolution.
 
     Args:
-        image_hw: Height and width of the picture.
+        image_hw: Height and width of the image.
         low_size: Side of the decoder's logits.
         prompt_size: Side of the prompt frame.
 

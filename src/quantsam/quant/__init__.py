@@ -1,1 +1,1 @@
-"""Quantization of tensors: formats, observers, quantizers; knows no model."""
+"""Quantization of tensors: formats, observers, quantizers. It knows nothing about models."""

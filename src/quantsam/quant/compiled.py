@@ -1,4 +1,4 @@
-"""Compiling kernels, and keeping what was compiled wherever that can be written, if anywhere."""
+"""Compile kernels, and cache the result in the first folder that can be written, if there is one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from quantsam.places import cache_folder
 class Kernel:
     """A function that Numba compiles at its first call.
 
-    What was compiled is kept beside the module, or in Numba's folder in the user's cache, or in a temporary folder of
-    this user's; where nothing can be written or read it is compiled in every process anew, and a warning says so.
-    `NUMBA_CACHE_DIR` names a place instead.
+    The compiled function is cached beside the module, in Numba's folder in the user's cache, or in the user's own
+    temporary folder. If none of them can be written and read, every process compiles it again, and a notice says so.
+    `NUMBA_CACHE_DIR` names another folder.
     """
 
     def __init__(self, function: Callable[..., None], options: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ class Kernel:
         self._compiled = self._with_cache()
 
     def __call__(self, *arguments: Any) -> None:
-        """Run it."""
+        """Run the function."""
         if not self._is_kept:
             self._compiled(*arguments)
             return
@@ -37,7 +37,7 @@ class Kernel:
             self._mend(error, arguments)
 
     def _mend(self, error: Exception, arguments: tuple[Any, ...]) -> None:
-        """Run it though its cache is damaged or cannot grow: with a new one, or with none."""
+        """Run the function even if its cache is damaged or cannot grow: use a new cache, or none."""
         folder = Path(self._compiled.stats.cache_path)
         for file in folder.glob(f"*.{self._function.__name__}-*.nb[ci]"):
             with suppress(OSError):
@@ -76,5 +76,5 @@ class Kernel:
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., None]], Kernel]:
-    """Make a kernel of a function; options are those of `numba.njit`."""
+    """Turn a function into a kernel; the options are those of `numba.njit`."""
     return lambda function: Kernel(function, options)

@@ -1,4 +1,4 @@
-"""A histogram of a stream whose range is not known beforehand; merges exactly."""
+"""A histogram of a stream whose range is not known beforehand. Histograms merge exactly."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ NOTHING_SEEN = "an observer must see at least one sample, got none: calibrate wi
 
 
 class Histogram:
-    """Counts over [-2^k, 2^k) for each row; k grows with the row's data, and pairs of bins are then added up.
+    """Counts over [-2^k, 2^k) per row. k grows with the row's data; pairs of bins are then added up.
 
-    Because ranges are powers of two, the bins of any two histograms of one kind line up: merging is
+    Ranges are powers of two, so the bins of any two histograms of one kind line up. Merging is therefore
     exact and independent of order. Rows are channels.
 
     Args:
-        bins: How many each row has, a power of two from 4 on. If left out 16,384 for a single row, 2,048 for several.
+        bins: Number of bins per row, a power of two, at least 4. Default: 16,384 for a single row, 2,048 for several.
     """
 
     def __init__(self, bins: int | None = None) -> None:
@@ -35,7 +35,7 @@ class Histogram:
         """Count values.
 
         Args:
-            values: (C, n) float, n > 0. If one is not finite, `range` shows it and nothing is counted.
+            values: (C, n) float, n > 0. If a value is not finite, nothing is counted, but `range` shows the value.
         """
         low, high = values.amin(1), values.amax(1)
         if self.counts is None or self.exponents is None:
@@ -67,7 +67,7 @@ class Histogram:
         self.low, self.high = torch.minimum(self._low, other._low), torch.maximum(self._high, other._high)
 
     def total(self) -> Histogram:
-        """Return the histogram of all rows together, one row: the same as if their values had been one row's."""
+        """Return one row for all rows together, the same as if all values had been in a single row."""
         if self.counts is None or self.exponents is None:
             raise CalibrationError(NOTHING_SEEN)
         whole = Histogram(self.counts.shape[1])
@@ -119,7 +119,7 @@ class Histogram:
 
 
 def _counted(counts: Tensor, values: Tensor, bins_per_unit: Tensor) -> Tensor:
-    """Counts (C, bins) and those of values (C, n), perhaps in place; float64 makes the products exact."""
+    """Add the counts of values (C, n) to counts (C, bins), perhaps in place; float64 makes the products exact."""
     if values.device.type == "cpu":
         from quantsam.quant import kernels  # compiles on first use: not at import
 
@@ -133,12 +133,12 @@ def _counted(counts: Tensor, values: Tensor, bins_per_unit: Tensor) -> Tensor:
 
 
 def _power_of_two(exponents: Tensor) -> Tensor:
-    """Exact 2^k of k in -1022 ... 1023, float64: k is written where a float64 has its exponent."""
+    """Return 2^k exactly for k in -1022 ... 1023, float64: write k into the exponent bits."""
     return ((exponents + 1023) << 52).view(torch.float64)
 
 
 def _coarsened(counts: Tensor, doublings: Tensor) -> Tensor:
-    """Counts with each row's range 2^doublings times as wide, with as many bins."""
+    """Return the counts when each row's range gets 2^doublings times as wide and keeps its number of bins."""
     grown = doublings.nonzero()[:, 0]
     if not len(grown):
         return counts
@@ -151,7 +151,7 @@ def _coarsened(counts: Tensor, doublings: Tensor) -> Tensor:
 
 
 def _moved(counts: Tensor, doublings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, new bin and count of every filled bin when each row's range gets 2^doublings times as wide."""
+    """Return row, new bin and count of every filled bin when each row's range gets 2^doublings times as wide."""
     half = counts.shape[1] // 2
     rows, bins = counts.nonzero(as_tuple=True)
     most = half.bit_length()  # by then all counts are in the middle two bins

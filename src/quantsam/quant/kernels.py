@@ -16,9 +16,9 @@ from torch import Tensor
 
 from quantsam.quant.compiled import kernel
 
-_MOST_THREADS = numba.get_num_threads()  # asked before anyone changes it: the most there can be
+_MOST_THREADS = numba.get_num_threads()  # read before anything changes it: the largest possible number
 _WORTH_THREADS = 1 << 17  # values; one thread rounds them in about 0.1 ms
-_BLOCK = 1 << 13  # values a task: large enough to amortize the call, small enough to stay in the cache
+_BLOCK = 1 << 13  # values per task: large enough to amortize the call, small enough to stay in the cache
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -51,7 +51,7 @@ def _fake_quantize(  # pragma: no cover - compiled
 def _lookup(  # pragma: no cover - compiled
     x: Float32, out: Float32, table: Float32, inner: int, scale: float, zero: float, qmin: float
 ) -> None:
-    """Replace the values of row r by the entry of table row r % len(table) at their code."""
+    """Replace each value of row r by the entry at the value's code in table row r % len(table)."""
     channels, levels = table.shape
     rows = x.size // inner
     blocks = (inner + _BLOCK - 1) // _BLOCK
@@ -65,7 +65,7 @@ def _lookup(  # pragma: no cover - compiled
         codes = np.empty(source.size, np.uint32)  # unsigned: no check for indices from the end
         for i in range(source.size):  # a loop of its own, because it vectorizes and the reading of the table does not
             code = np.rint(source[i] / step) + shift
-            code = code if code > np.float32(0) else np.float32(0)  # NaN too: never outside of the table
+            code = code if code > np.float32(0) else np.float32(0)  # NaN too: never outside the table
             codes[i] = np.uint32(code if code < top else top)
         for i in range(source.size):
             value = source[i]
@@ -74,7 +74,7 @@ def _lookup(  # pragma: no cover - compiled
 
 @kernel(parallel=True, error_model="numpy")
 def _count(x: Float32, counts: Int64, bins_per_unit: Float64) -> None:  # pragma: no cover - compiled
-    """Add row r of `x` to row r of `counts`; a task is a row, so no two write to the same counts."""
+    """Count row r of `x` in row r of `counts`; one task per row, so no two tasks write to the same counts."""
     half = counts.shape[1] // 2
     for row in numba.prange(x.shape[0]):
         entries, factor = counts[row], bins_per_unit[row]
@@ -91,7 +91,7 @@ def _count(x: Float32, counts: Int64, bins_per_unit: Float64) -> None:  # pragma
 def _compare(  # pragma: no cover - compiled
     x: Float32, rounded: Float32, lows: Float32, highs: Float32, sums: Float64, beyond: Int64
 ) -> None:
-    """Of every row: sums of squares of `x` and of `rounded - x`, and how many of `x` are outside of the bounds."""
+    """Sum the squares of `x` and of `rounded - x` per row, and count the values of `x` outside the bounds."""
     for row in numba.prange(x.shape[0]):
         low, high = lows[row % lows.size], highs[row % highs.size]
         power, noise, count = 0.0, 0.0, 0
@@ -110,14 +110,14 @@ def _flat(x: Tensor) -> Float32:
 
 
 def _match_threads(values: int) -> None:
-    """Use as many threads as PyTorch does, but one for a small tensor: waking another takes longer."""
+    """Use as many threads as PyTorch, but one for a small tensor: waking another thread takes longer."""
     threads = min(torch.get_num_threads(), _MOST_THREADS) if values >= _WORTH_THREADS else 1
     if numba.get_num_threads() != threads:
         numba.set_num_threads(threads)
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels can take a tensor: float32 on the processor, with no gradient asked for."""
+    """Return whether the kernels can take a tensor: float32 on the processor, and no gradient is required."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not (torch.is_grad_enabled() and x.requires_grad)
 
 
@@ -130,7 +130,7 @@ def fake_quantize_uniform(
         x: float32 on the processor, any shape.
         scale: () or (C,) float32.
         zero_point: () or (C,) int32.
-        axis: The dimension that has C entries, from either end, or None.
+        axis: The channel axis, counted from either end; None for one scale.
         qmin: Smallest code.
         qmax: Largest code.
 
@@ -149,7 +149,7 @@ def fake_quantize_uniform(
 
 
 def lookup_(x: Tensor, table: Tensor, scale: float, zero_point: int, qmin: int) -> Tensor:
-    """Quantize a tensor and replace every code by what its channel's table says, in place where possible.
+    """Quantize a tensor and replace every code by its entry in the channel's table, in place where possible.
 
     Args:
         x: (N, C, ...) float32 on the processor.
@@ -169,11 +169,11 @@ def lookup_(x: Tensor, table: Tensor, scale: float, zero_point: int, qmin: int) 
 
 
 def count_(counts: Tensor, x: Tensor, bins_per_unit: Tensor) -> None:
-    """Add values to histograms, one a row: bin `floor(value * bins_per_unit) + bins / 2`, computed in float64.
+    """Add values to histograms, one per row: bin `floor(value * bins_per_unit) + bins / 2`, computed in float64.
 
     Args:
-        counts: (C, bins) contiguous int64 on the processor; added to in place.
-        x: (C, n) float32 on the processor. Every value must have a bin: it is not checked.
+        counts: (C, bins) contiguous int64 on the processor; changed in place.
+        x: (C, n) float32 on the processor. Every value must have a bin; this is not checked.
         bins_per_unit: (C,) float64.
     """
     _match_threads(x.numel())
@@ -182,16 +182,16 @@ def count_(counts: Tensor, x: Tensor, bins_per_unit: Tensor) -> None:
 
 
 def compare(x: Tensor, rounded: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare values with what rounding makes of them, in one pass.
+    """Compare values with their rounded values, in one pass.
 
     Args:
         x: (C, n) float32 on the processor.
-        rounded: The same shape.
-        low: (1,) or (C,) float32, lower bound of what is not clipped.
+        rounded: Rounded values, the same shape.
+        low: (1,) or (C,) float32, lower bound of the values that are not clipped.
         high: Upper bound, the same shape.
 
     Returns:
-        (C, 2) float64: each row's sum of the squares of `x`, and of `rounded - x`; (C,) int64: values out of bounds.
+        (C, 2) float64: each row's sums of squares of `x` and of `rounded - x`; (C,) int64: values out of bounds.
     """
     _match_threads(x.numel())
     sums = torch.zeros(len(x), 2, dtype=torch.float64)
@@ -202,7 +202,7 @@ def compare(x: Tensor, rounded: Tensor, low: Tensor, high: Tensor) -> tuple[Tens
 
 
 def threads_may_meet() -> bool:
-    """Whether these kernels may be called from several threads at once: not with Numba's simplest threading layer."""
+    """Return whether several threads may call these kernels at once. Numba's simplest threading layer forbids it."""
     fake_quantize_uniform(torch.zeros(1), torch.ones(()), torch.zeros((), dtype=torch.int32), None, -128, 127)
     layer: str = numba.threading_layer()  # type: ignore[attr-defined]  # known after the first call
     return layer != "workqueue"

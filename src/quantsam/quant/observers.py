@@ -1,7 +1,7 @@
-"""Observers: what a tensor's range is, from a stream of batches, in bounded memory.
+"""Observers find a tensor's range from a stream of batches, in bounded memory.
 
-Every observer takes batches whose first dimension counts samples, gives the same result however a
-stream is cut into batches, and merges with the observer of the part of the stream that follows.
+Every observer takes batches whose first dimension counts samples. The result does not depend on how a
+stream is cut into batches. An observer merges with one that saw the next part of the stream.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quantsam.quant.scale_search import omse_range, ptf_scale
 
 
 class Observer(Protocol):
-    """Collects what is needed to choose a grid."""
+    """Collects the statistics needed to choose a grid."""
 
     count: int
     """Samples seen."""
@@ -30,11 +30,11 @@ class Observer(Protocol):
         ...
 
     def merge(self, later: Any) -> None:
-        """Take in an observer of the same kind that saw the samples after this one's."""
+        """Merge an observer of the same kind that saw the later samples."""
         ...
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """Return the smallest and largest value, () or (C,), as this observer sees them."""
+        """Return the smallest and largest value, () or (C,), by this observer's definition."""
         ...
 
     def params(self, spec: TensorSpec) -> QParams:
@@ -61,7 +61,7 @@ _JOINED = 64
 
 
 class _RangeObserver:
-    """Shared by observers whose state is a range; `axis` is the channel axis, counted with the batch."""
+    """Shared by observers whose state is a range. `axis` is the channel axis; the batch dimension is 0."""
 
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
@@ -82,7 +82,7 @@ class _RangeObserver:
         return params_from_range(low, high, spec, self.axis)
 
     def _extrema(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value of each sample, (N, 1) or (N, C)."""
+        """Return the smallest and largest value of each sample, (N, 1) or (N, C)."""
         x = x.detach()
         if self.axis is None:
             pairs = [torch.aminmax(sample) for sample in x]
@@ -102,7 +102,7 @@ class MinMaxObserver(_RangeObserver):
         self._take(low.amin(0), high.amax(0), len(x))
 
     def merge(self, later: MinMaxObserver) -> None:
-        """Take in the later part's extremes."""
+        """Merge the later part's extremes."""
         if later.low is not None and later.high is not None:
             self._take(later.low, later.high, later.count)
 
@@ -113,10 +113,10 @@ class MinMaxObserver(_RangeObserver):
 
 
 class EmaObserver(_RangeObserver):
-    """Moving average of each sample's extremes: the first sets them, each later one moves them a little.
+    """Moving average of each sample's extremes: the first sample sets it, each later sample moves it a little.
 
-    The average is taken sample by sample, so it does not depend on the batch size. Every sample's extremes are kept, a
-    few bytes each, so that merging replays them and gives the same to the last bit.
+    The average is updated sample by sample, so it does not depend on the batch size. Every sample's extremes are kept,
+    a few bytes each. Merging replays them and gives the same result to the last bit.
     """
 
     momentum = 0.01
@@ -131,7 +131,7 @@ class EmaObserver(_RangeObserver):
             self._move(*self._extrema(x))
 
     def merge(self, later: EmaObserver) -> None:
-        """Take in the later part's samples, as if they came now."""
+        """Merge the later part's samples, as if they came now."""
         for lows, highs in list(later._seen):
             self._move(lows, highs)
 
@@ -149,7 +149,7 @@ class EmaObserver(_RangeObserver):
 
 
 class PercentileObserver(EmaObserver):
-    """Like `EmaObserver`, of each sample's 0.00001 and 0.99999 quantiles (linear interpolation)."""
+    """Like `EmaObserver`, but averages each sample's 0.00001 and 0.99999 quantiles (linear interpolation)."""
 
     quantile = 0.99999
 
@@ -159,7 +159,7 @@ class PercentileObserver(EmaObserver):
 
 
 def _upper_quantile(values: Tensor, quantile: float) -> Tensor:
-    """Quantile over the last dimension from its few largest values only; NaN or infinity if one of them is."""
+    """Return a quantile over the last dimension from its few largest values; NaN or infinity if the largest is."""
     size = values.shape[-1]
     position = (1 - quantile) * (size - 1)  # counted from the largest value
     below = int(position)
@@ -194,10 +194,10 @@ class _HistogramObserver:
 
 
 class OmseObserver(_HistogramObserver):
-    """Shrinks the range in 90 steps of 1 % and keeps the one of least squared error (Choukroun et al., 2019)."""
+    """Tries 90 ranges in steps of 1 % and keeps the one with the least squared error (Choukroun et al., 2019)."""
 
     def params(self, spec: TensorSpec) -> QParams:
-        """Return the grid of least squared error."""
+        """Return the grid with the least squared error."""
         _check_finite(*self.range())
         low, high = omse_range(self.histogram, spec)
         if self.axis is None:
@@ -208,8 +208,8 @@ class OmseObserver(_HistogramObserver):
 class PtfObserver(_HistogramObserver):
     """Power-of-two factors: one scale for the tensor, times 1, 2, 4 or 8 per channel (FQ-ViT, Lin et al., 2022).
 
-    Needs a channel axis. The distribution of each channel is kept, and the factor of least squared
-    error chosen.
+    It needs a channel axis. It keeps each channel's distribution, and chooses the factor with the least
+    squared error.
     """
 
     def __init__(self, axis: int | None = None) -> None:
@@ -218,7 +218,7 @@ class PtfObserver(_HistogramObserver):
         super().__init__(axis)
 
     def params(self, spec: TensorSpec) -> QParams:
-        """Return the tensor's grid with a factor for each channel."""
+        """Return the tensor's grid with a factor per channel."""
         _check_finite(*self.range())
         scale, zero_point = ptf_scale(self.histogram, spec)
         return QParams(scale, zero_point, self.axis)
@@ -238,11 +238,11 @@ def make_observer(name: str, axis: int | None = None) -> Observer:
 
     Args:
         name: A key of `OBSERVERS`.
-        axis: The channel axis of what it will see, counting the batch dimension as 0; None for one
+        axis: The channel axis of the observed batches, counting the batch dimension as 0; None for one
             range for the whole tensor.
 
     Raises:
-        SchemeError: No observer has that name, or it cannot do without an axis.
+        SchemeError: No observer has that name, or the observer needs an axis.
     """
     if name not in OBSERVERS:
         raise SchemeError(f"observer must be one of {', '.join(OBSERVERS)}, got {name!r}: {nearest(name, OBSERVERS)}")

@@ -15,17 +15,17 @@ QuantizerName = Literal["uniform", "log2", "float8"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """How one tensor is to be quantized, before anything was measured.
+    """How to quantize one tensor, before anything is measured.
 
     Attributes:
         format: Name of the number format.
         observer: Name of the observer that finds its range.
         symmetric: Zero point 0 and a range symmetric about it; else affine over [min, max].
-        per_channel: One scale for each channel instead of one for the tensor.
+        per_channel: One scale per channel instead of one for the tensor.
         quantizer: `uniform`, `log2` or `float8`.
-        narrow: A symmetric integer grid leaves out its lowest code, so that it has as many codes on
-            either side of zero.
-        saturation_free: Of a weight: no pair of products with 8-bit activations overflows 16 bits, see
+        narrow: A symmetric integer grid leaves out its lowest code, so that both sides of zero have
+            equally many codes.
+        saturation_free: For a weight: no pair of products with 8-bit activations overflows 16 bits, see
             `quant.saturation`.
     """
 

@@ -13,7 +13,7 @@ from quantsam.quant.formats import FLOAT8_DTYPES, Format
 from quantsam.quant.params import QParams, QuantizerName, TensorSpec
 
 EPS = torch.finfo(torch.float32).eps
-"""No scale is below it."""
+"""Smallest allowed scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class Quantizer:
 
     Attributes:
         name: Its name in schemes.
-        format_kind: Of the formats that it has.
-        is_linear: Codes count steps of one scale, and ONNX's QuantizeLinear expresses it.
-        grid: From the smallest and the largest value, () or (C,), to scale and zero point, before the scale's lower
-            bound.
-        codes: From values, scale, zero point and format to codes.
-        values: From codes, scale and zero point to float32.
+        format_kind: Kind of the formats it supports.
+        is_linear: Codes count steps of one scale, so ONNX's QuantizeLinear can express the quantizer.
+        grid: Maps the smallest and the largest value, () or (C,), to scale and zero point, before the scale's lower
+            bound is applied.
+        codes: Maps values, scale, zero point and format to codes.
+        values: Maps codes, scale and zero point to float32.
     """
 
     name: QuantizerName
@@ -77,7 +77,7 @@ def _log2_grid(low: Tensor, high: Tensor, spec: TensorSpec) -> tuple[Tensor, Ten
 
 
 def _log2_codes(x: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format) -> Tensor:
-    """Codes `round(-log2(x / scale))`; exponents of 2^bits and more, zero and negative values become -1."""
+    """Return codes `round(-log2(x / scale))`; exponents from 2^bits on, zero and negative values become -1."""
     exponent = torch.round(-torch.log2(x / scale))
     alive = exponent < 2**fmt.num_bits  # log2 of 0 is -inf and of a negative value NaN: neither is alive
     return torch.where(alive, exponent.clamp(0, 2**fmt.num_bits - 1), torch.full_like(exponent, -1)).to(torch.int32)
@@ -104,11 +104,11 @@ QUANTIZERS: dict[QuantizerName, Quantizer] = {
     "log2": Quantizer("log2", "int", False, _log2_grid, _log2_codes, _log2_values),
     "float8": Quantizer("float8", "float", True, _float8_grid, _float8_codes, _float8_values),
 }
-"""By name; of those that have a format, the first is usual for it."""
+"""Quantizers by name; the first that supports a format is its default."""
 
 
 def quantizers_of(fmt: Format) -> list[QuantizerName]:
-    """Return the names of the quantizers that have a format, the usual one first."""
+    """Return the names of the quantizers that support a format, the default first."""
     return [name for name, quantizer in QUANTIZERS.items() if quantizer.format_kind == fmt.kind]
 
 
@@ -116,15 +116,15 @@ def params_from_range(low: Tensor, high: Tensor, spec: TensorSpec, axis: int | N
     """Turn a range into a scale and a zero point.
 
     Symmetric integer formats: `scale = max(|low|, |high|) / ((qmax - qmin) / 2)`, zero point 0 (FQ-ViT,
-    Lin et al., 2022: half of the whole grid, so that int8 divides by 127.5), or `/ qmax` where `narrow`. Affine
-    ones: the range is widened to hold 0, `scale = (high - low) / (qmax - qmin)`. Float formats: the largest magnitude
-    meets the largest finite value. A scale is never below float32's epsilon.
+    Lin et al., 2022: half of the whole grid, so that int8 divides by 127.5), or `/ qmax` if `narrow`. Affine integer
+    formats: the range is widened to hold 0, `scale = (high - low) / (qmax - qmin)`. Float formats: the largest
+    magnitude maps to the largest finite value. A scale is never below float32's epsilon.
 
     Args:
         low: Smallest value, () or (C,).
         high: Largest value, the same shape.
         spec: Format and symmetry.
-        axis: The channel axis; None for (). It is only carried along.
+        axis: The channel axis; None for (). It is only passed on.
 
     >>> from quantsam.quant.params import TensorSpec
     >>> spec = TensorSpec("int8", "minmax", symmetric=True, per_channel=False)
@@ -136,7 +136,7 @@ def params_from_range(low: Tensor, high: Tensor, spec: TensorSpec, axis: int | N
 
 
 def range_from_params(params: QParams, spec: TensorSpec) -> tuple[Tensor, Tensor]:
-    """Return the range that gives a uniform grid again, low and high, () or (C,).
+    """Return the range that yields a uniform grid again: low and high, () or (C,).
 
     >>> from quantsam.quant.params import TensorSpec
     >>> spec = TensorSpec("int8", "minmax", symmetric=True, per_channel=False)
@@ -155,8 +155,8 @@ def quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
     """Return the codes of a tensor.
 
     Args:
-        x: Float tensor of any shape. Infinity saturates; NaN has no code in an integer format and gets
-            `qmin` (`uniform`) or zero (`log2`), in `float8` it stays NaN.
+        x: Float tensor of any shape. Infinity saturates. NaN has no code in an integer format: it gets
+            `qmin` (`uniform`) or zero (`log2`). In `float8` it stays NaN.
         spec: Format and quantizer.
         params: Its grid; `axis` counts in `x`'s dimensions.
 
@@ -168,14 +168,14 @@ def quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
 
 
 def dequantize(codes: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
-    """Return the floats that codes from `quantize` stand for, float32."""
+    """Return the float32 values of codes from `quantize`."""
     return QUANTIZERS[spec.quantizer].values(codes, *params.broadcast(codes.ndim))
 
 
 def fake_quantize(x: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
     """Round a tensor to its grid, staying in float32.
 
-    On the processor uniform quantization is one pass of a compiled kernel; elsewhere PyTorch's
+    On the processor, a compiled kernel does uniform quantization in one pass. On other devices, PyTorch's
     operations give the same values.
 
     Args:

@@ -1,12 +1,12 @@
-"""Pairs of weights whose products overflow 16 bits on x86 processors without VNNI, and scales at which none does.
+"""Find pairs of weights whose products overflow 16 bits on x86 processors without VNNI, and scales that avoid it.
 
 Without VNNI, the 8-bit kernels of oneDNN (OpenVINO) and MLAS (ONNX Runtime) multiply uint8 activations with int8
-weights by `vpmaddubsw`. It adds two neighbouring products in a signed 16-bit number that saturates. An activation code
-is at most 255, so a pair of weight codes is safe if the positive ones, and likewise the negative ones, add up to at
-most 128 in magnitude: 128 * 255 = 32,640 < 2^15.
+weights by `vpmaddubsw`. This instruction adds two neighbouring products in a signed 16-bit number that saturates. An
+activation code is at most 255. A pair of weight codes is safe if its positive codes, and likewise its negative codes,
+add up to at most 128 in magnitude: 128 * 255 = 32,640 < 2^15.
 
-Neighbours are two input channels, 2 j and 2 j + 1, at one position of the kernel. The engines differ where the number
-of channels is odd, as in a model's first convolution: see `PairOrder`. A depthwise convolution adds each product in 32
+Neighbours are two input channels, 2 j and 2 j + 1, at one position of the kernel. Engines differ if the number of
+channels is odd, as in a model's first convolution: see `PairOrder`. A depthwise convolution adds each product in 32
 bits.
 """
 
@@ -21,24 +21,24 @@ from torch import Tensor
 from quantsam.quant.formats import Format
 
 PairOrder = Literal["padded", "running"]
-"""How a kernel forms pairs: `padded` (oneDNN) pads an odd number of channels at each position of the kernel; `running`
-(MLAS) lets the last channel of a position meet the first one of the next position."""
+"""How a kernel forms pairs. `padded` (oneDNN) pads an odd number of channels at each position of the kernel. `running`
+(MLAS) pairs the last channel of a position with the first channel of the next position."""
 
 LARGEST_PAIR = 128
 """Largest magnitude that two weight codes of one sign may add up to."""
 
-_STEP = 1.001  # by which a scale grows until rounding leaves no pair too large
+_STEP = 1.001  # factor by which a scale grows until rounding leaves no pair too large
 
 
 def in_pairs(x: Tensor, order: PairOrder) -> Tensor:
-    """Return what a kernel without VNNI adds in pairs.
+    """Arrange codes in the pairs that a kernel without VNNI adds.
 
     Args:
         x: (..., kernel, kernel, channels): codes in the order in which the kernels add, channels last.
-        order: Of the kernel.
+        order: How the kernel forms pairs.
 
     Returns:
-        (..., pairs, 2), of the same dtype; an odd one out is paired with 0.
+        (..., pairs, 2), of the same dtype; a code without a neighbour is paired with 0.
 
     >>> in_pairs(torch.arange(1, 7).reshape(1, 2, 3), "padded").tolist()
     [[1, 2], [3, 0], [4, 5], [6, 0]]
@@ -51,17 +51,17 @@ def in_pairs(x: Tensor, order: PairOrder) -> Tensor:
 
 
 def has_depthwise_shape(codes: Tensor) -> bool:
-    """Whether a weight (out, in / groups, kernel, kernel) has one input channel a group."""
+    """Return whether a weight (out, in / groups, kernel, kernel) has one input channel per group."""
     return codes.shape[1] == 1
 
 
 def one_signed_sums(pairs: Tensor) -> Tensor:
-    """Return the magnitude that the positive or the negative ones of each pair add up to, the larger: (..., pairs)."""
+    """Return the larger magnitude of each pair's positive sum and negative sum: (..., pairs)."""
     return torch.maximum(pairs.clamp(min=0).sum(-1), (-pairs).clamp(min=0).sum(-1))
 
 
 def largest_pairs(codes: Tensor) -> Tensor:
-    """Return the largest magnitude that one-signed weights of a pair add up to, in either order.
+    """Return the largest magnitude to which weights of one sign in a pair add up, over both orders.
 
     Args:
         codes: (out, in / groups, kernel, kernel) weights.
@@ -79,27 +79,27 @@ def largest_pairs(codes: Tensor) -> Tensor:
 
 
 def saturating_channels(codes: Tensor) -> Tensor:
-    """Return which output channels own a pair that can overflow 16 bits, (out,) bool."""
+    """Return which output channels have a pair that can overflow 16 bits, (out,) bool."""
     return largest_pairs(codes) > LARGEST_PAIR
 
 
 def saturation_free_scale(weight: Tensor, scale: Tensor, fmt: Format) -> Tensor:
-    """Return the smallest scales, none below the given ones, at which no pair of symmetric codes can overflow.
+    """Return the smallest scales at which no pair of symmetric codes can overflow; none is below the given scale.
 
-    Only the channels that own a too large pair get a larger scale, and only as much larger as their largest pair needs.
-    Where the given scales do not clip, that is less than twice as large, against twice for weights of 7 bits.
+    Only channels with too large a pair get a larger scale, and only as large as their largest pair needs. If the given
+    scales do not clip, they grow by less than a factor of 2. 7-bit weights would double them.
 
     Args:
         weight: (out, in / groups, kernel, kernel) float32.
         scale: (out,), or () for one scale for the whole weight.
-        fmt: Of the codes, signed; their zero point is 0.
+        fmt: Format of the codes, signed; their zero point is 0.
 
     >>> from quantsam.quant.formats import get_format
     >>> weight = torch.tensor([100.0, 56.0, 127.0, -127.0]).reshape(1, 4, 1, 1)
     >>> round(saturation_free_scale(weight, torch.ones(1), get_format("int8")).item(), 3)  # 100 + 56 must become 128
     1.213
     """
-    # codes that are rounded add up to at most one more than the floats they stand for
+    # the sum of a pair of rounded codes exceeds the sum before rounding by at most 1
     least = largest_pairs(weight) / (LARGEST_PAIR + 1)
     least = least if scale.ndim else least.max()
     found = scale.clone()

@@ -1,4 +1,4 @@
-"""Searches for the grid of least squared error over a histogram."""
+"""Search a histogram for the grid with the least squared error."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from quantsam.quant.quantizers import EPS, dequantize, params_from_range, quanti
 
 _SHRINKS = tuple(1 - 0.01 * step for step in range(90))
 _PTF_FACTORS = 4
-_CHUNK = 256  # channels at a time: bounds the memory of the search
+_CHUNK = 256  # channels per step: bounds the memory of the search
 
 
 def _error(values: Tensor, counts: Tensor, spec: TensorSpec, params: QParams) -> Tensor:
-    """Sum over the bins of count times squared rounding error, (C,) float64."""
+    """Sum each bin's count times its squared rounding error, (C,) float64."""
     rounded = dequantize(quantize(values, spec, params), spec, params)
     return ((rounded - values).double().square() * counts).sum(1)
 
 
 def omse_range(histogram: Histogram, spec: TensorSpec) -> tuple[Tensor, Tensor]:
-    """Return the shrunken range of least squared error for each row, (C,) and (C,)."""
+    """Return the shrunken range with the least squared error of each row: low (C,) and high (C,)."""
     low, high = histogram.range()
     centres = histogram.centres()
     assert histogram.counts is not None
@@ -43,7 +43,7 @@ def omse_range(histogram: Histogram, spec: TensorSpec) -> tuple[Tensor, Tensor]:
 
 
 def ptf_scale(histogram: Histogram, spec: TensorSpec) -> tuple[Tensor, Tensor]:
-    """Return scale and zero point of each row: the tensor's scale over 8, times 1, 2, 4 or 8."""
+    """Return each row's scale and zero point: the tensor's scale over 8, times 1, 2, 4 or 8."""
     low, high = histogram.range()
     whole = params_from_range(low.min(), high.max(), dataclasses.replace(spec, per_channel=False), None)
     finest = (whole.scale / 2 ** (_PTF_FACTORS - 1)).clamp(min=EPS)

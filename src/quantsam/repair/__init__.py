@@ -1,1 +1,1 @@
-"""Repairs: transforms of a plan that make rounding lose less; scales keep what the float model computes."""
+"""Repairs: transforms of a plan that reduce rounding errors. Scales do not change what the float model computes."""

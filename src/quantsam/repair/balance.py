@@ -1,4 +1,4 @@
-"""The mathematics of scaling channels: which powers of two make a tensor easier to quantize. Pure tensors."""
+"""The mathematics of scaling channels: powers of two that make a tensor easier to quantize. Pure tensor functions."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 _TINY = 1e-30
 _LOWEST, _HIGHEST = -8, 14
-"""Of an exponent: a nearly dead channel must not make biases saturate, and float16 holds the factors."""
+"""Limits of an exponent: a nearly dead channel must not make biases saturate, and float16 must hold the factors."""
 
 
 def balanced(activation: Tensor, weight: Tensor, strength: float) -> Tensor:
-    """Return the exponents by which channels are divided, so that activations and weights share the burden.
+    """Return exponents: dividing channels by these powers of two balances activations against weights.
 
     The factor of a channel is `activation^strength / weight^(1 - strength)` (SmoothQuant, Xiao et al., 2023, equation
-    4), rounded to a power of two, and all of them are shifted so that the median channel keeps its size. A channel that
-    is always zero keeps its size too.
+    4), rounded to a power of two. All factors are shifted so that the median channel keeps its size. A channel that is
+    always zero also keeps its size.
 
     Args:
         activation: (C,) largest magnitudes of the channels.
-        weight: (C,) largest magnitudes of the weights that read them.
-        strength: 1 makes all activations alike, 0 all weights.
+        weight: (C,) largest magnitudes of the weights that read the channels.
+        strength: 1 makes all activations equally large, 0 all weights.
 
     Returns:
         (C,) int32.
@@ -39,10 +39,10 @@ def balanced(activation: Tensor, weight: Tensor, strength: float) -> Tensor:
 
 
 def levelled(low: Tensor, high: Tensor) -> Tensor:
-    """Return the exponents that bring the ranges of all channels as near to the widest one's as powers of two can.
+    """Return exponents that bring the ranges of all channels as close to the widest range as powers of two allow.
 
-    None reaches further than the widest: the scale of a symmetric grid stays what it is, and the others use more of it.
-    The weights and the bias of a channel grow alike, so a nearly dead one needs no lower limit but that of float16.
+    No channel exceeds the widest one: the scale of a symmetric grid does not change, and the other channels use more of
+    the grid. A channel's weights and bias grow equally, so for nearly dead channels float16 is the only limit.
 
     Args:
         low: (C,) smallest values.

@@ -1,7 +1,7 @@
-"""Repair `bias`: biases take back the mean error that rounding brings into a convolution's output.
+"""Repair `bias`: biases correct the mean error that rounding causes in a convolution's output.
 
-No node more in the graph. Each convolution is looked at alone: its input is the float model's, so what its own rounding
-does to its mean is all that is corrected (Nagel et al., 2019, arXiv:1906.04721, section 4.2, measured and not derived).
+The graph gets no extra node. Each convolution is measured alone, on the float model's input, so the repair corrects
+only the mean error of its own rounding (Nagel et al., 2019, arXiv:1906.04721, section 4.2, measured and not derived).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from quantsam.quant.quantizers import fake_quantize
 from quantsam.repair.watch import watch_inputs
 
 MEASURED_ON = 16
-"""Calibration images that the means are taken over."""
+"""Number of calibration images on which the means are measured."""
 
 IMPLAUSIBLE = 1.0
-"""A shift larger than so many times what the output's values are, root mean square, is not taken for rounding's."""
+"""Largest plausible shift, relative to the root mean square of the output's values; larger shifts are ignored."""
 
 
 def correction_of_biases(
     prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
 ) -> CorrectBiases | None:
-    """Return the correction of quantized convolutions' biases; None where nothing is quantized.
+    """Return the correction of quantized convolutions' biases; None if there is nothing to correct.
 
     Args:
         prepared: The float encoder with the plan's transforms.
-        plan: Calibrated.
-        images: See `calibrate`; the first few are looked at.
-        progress: Wraps the iteration over these.
+        plan: The calibrated plan.
+        images: See `calibrate`; only the first few are used.
+        progress: Wraps the iteration over these images.
     """
     means = {weight.path: _Means(prepared, weight, x) for weight, x in plan.quantized_convolutions()}
     watch_inputs(prepared, {p: m.look for p, m in means.items()}, images, most=MEASURED_ON, progress=progress)
@@ -54,7 +54,7 @@ def correction_of_biases(
 
 
 class _Means:
-    """The mean of a convolution's output, channel by channel, in float and with its input and weight rounded."""
+    """The difference of a convolution's mean output per channel between float and rounded input and weight."""
 
     def __init__(self, prepared: ImageEncoder, weight: PlanSite, x: PlanSite) -> None:
         conv = prepared.get_submodule(weight.path)
@@ -66,12 +66,12 @@ class _Means:
 
     @property
     def shift(self) -> Tensor:
-        """(out,) float64: what is to be added."""
+        """Correction to add to the bias, (out,) float64."""
         return self._shift / max(self._images, 1)
 
     @property
     def is_plausible(self) -> bool:
-        """Whether it is small beside what the output's values are."""
+        """Whether the shift is small compared to the output's values."""
         size = (self._square / max(self._images, 1)).mean().sqrt()
         return bool(self.shift.abs().max() <= IMPLAUSIBLE * size)
 

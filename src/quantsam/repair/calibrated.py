@@ -1,4 +1,4 @@
-"""Plans of several schemes, calibrated together, and repaired where a scheme or the caller asks for it."""
+"""Calibrate plans of several schemes together, and repair them if a scheme or the caller asks for it."""
 
 from __future__ import annotations
 
@@ -29,21 +29,19 @@ def calibrated_plans(
 ) -> list[Plan]:
     """Return a calibrated plan for each scheme, in their order.
 
-    All that are not repaired share passes over the images: schemes that quantize a site alike share what was measured
-    there. Each that is repaired goes through them several times, so they must be something that can be iterated over
-    again.
+    Plans without repairs share passes over the images: schemes that quantize a site alike share its measurements. Each
+    repaired plan needs several passes, so it must be possible to iterate over `images` again.
 
     Args:
-        model: In float.
-        schemes: Schemes, or what `load_scheme` takes.
-        images: See `calibrate`; not needed where no activation is quantized.
+        model: The float model.
+        schemes: Schemes, or anything that `load_scheme` accepts.
+        images: See `calibrate`; not needed if no activation is quantized.
         placement: Where tensors are quantized.
         weights: Quantize weights.
-        activations: Quantize activations; nothing is repaired if not.
-        repairs: What is repaired in all of them, see `repair_plan`; None for what each scheme says.
+        activations: Quantize activations; without them, nothing is repaired.
+        repairs: Repairs of all plans, see `repair_plan`; None for each scheme's own repairs.
         progress: Wraps the iteration over the images.
-        calibrate_one: Does a pass without repairs, if it is to be done in another way than here: by several workers,
-            for example.
+        calibrate_one: Replaces the default pass without repairs, for example to use several workers.
 
     Raises:
         SchemeError: A scheme does not fit the model.
@@ -77,7 +75,7 @@ def calibrated_plans(
 
 
 def repairs_of(scheme: Scheme, repairs: Sequence[str] | None, *, activations: bool = True) -> tuple[str, ...]:
-    """Return what is repaired of a scheme: what was asked for, or what it says itself; nothing without activations."""
+    """Return a scheme's repairs: those given, or else the scheme's own; none without quantized activations."""
     if not scheme.quantizes_activations or not activations:
         return ()
     return tuple(scheme.repairs if repairs is None else repairs)

@@ -1,4 +1,4 @@
-"""What a repair needs to know of activations: the range of every channel, over calibration images."""
+"""Measure the range of every channel of activations over calibration images, for repairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHANNELS = TensorSpec("int8", "minmax", symmetric=True, per_channel=True)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelRange:
-    """The values of a tensor, channel by channel.
+    """The range of a tensor per channel.
 
     Attributes:
         low: (C,) smallest values.
@@ -30,14 +30,14 @@ class ChannelRange:
 
     @property
     def reach(self) -> Tensor:
-        """(C,) largest magnitudes."""
+        """Largest magnitudes, (C,)."""
         return self.low.abs().maximum(self.high.abs())
 
 
 def channel_ranges(
     prepared: ImageEncoder, images: Iterable[CalibrationImage], progress: Progress | None = None
 ) -> dict[str, ChannelRange]:
-    """Return the ranges of all convolutions' inputs and outputs, by the path of their site.
+    """Return the ranges of all convolutions' inputs and outputs, keyed by the path of their site.
 
     Args:
         prepared: The float encoder with a plan's transforms.

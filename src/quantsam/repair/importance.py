@@ -1,7 +1,7 @@
-"""How much each output channel of a convolution matters to those that read it.
+"""How much each output channel of a convolution matters to the convolutions that read it.
 
-An error of a channel that hardly anybody reads counts little, however large. A channel scaled up in one place and down
-in the next would otherwise hide the errors of all others.
+An error counts little, however large, if readers hardly use its channel. Otherwise a channel that is scaled up in one
+place and down in the next would hide the errors of all others.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from quantsam.models.structure import Attention, Convolution, conv_of, structure
 
 
 def output_importance(prepared: ImageEncoder) -> dict[str, Tensor]:
-    """Return how much the channels matter that convolutions give, behind BatchNorm: (out,) float64 by path, mean 1.
+    """Return the importance of convolutions' output channels, behind BatchNorm: (out,) float64 by path, mean 1.
 
-    It is the sum of the squares of the weights that read a channel, times the importance of what these give in turn
-    within a block. GELUs are taken for linear. What attention or nobody reads has none.
+    The importance of a channel is the sum of the squared weights that read it. Within a block, each square counts times
+    the importance of the reader's output channel. GELUs count as linear. Outputs that attention reads, or that nothing
+    reads, have no entry.
 
     Args:
         prepared: The float encoder with a plan's transforms.
@@ -39,7 +40,7 @@ def output_importance(prepared: ImageEncoder) -> dict[str, Tensor]:
 
 
 def output_gain(prepared: ImageEncoder, convolution: Convolution) -> Tensor:
-    """Return what a convolution's own output is multiplied by before it is read, (out,) float64."""
+    """Return the factors by which a convolution's own output is multiplied before it is read, (out,) float64."""
     conv = conv_of(prepared, convolution)
     gain = torch.ones(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
     if conv.output_scale is not None:
@@ -52,7 +53,7 @@ def output_gain(prepared: ImageEncoder, convolution: Convolution) -> Tensor:
 
 
 def _read(prepared: ImageEncoder, reader: Convolution, importance: Tensor | None) -> Tensor:
-    """Return the squares of the weights that read each channel, summed, (in,)."""
+    """Return the sum of the squared weights that read each channel, (in,)."""
     conv = conv_of(prepared, reader)
     gain = output_gain(prepared, reader).square()
     gain = gain if importance is None else gain * importance

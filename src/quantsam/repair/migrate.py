@@ -1,6 +1,6 @@
-"""Repair `migrate`: a scale a channel moves from a convolution's input to its weights.
+"""Repair `migrate`: move a scale per channel from a convolution's input to its weights.
 
-Exact; it costs nothing measurable on OpenVINO, and a multiplication elsewhere.
+The repair is exact. It costs nothing measurable on OpenVINO, and a multiplication on other engines.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from quantsam.repair.trials import (
 from quantsam.repair.watch import watch_inputs
 
 WORTH = 1e-3
-"""A scale that is a multiplication on the engine is kept where the error falls by this mean over positions, relative to
-their energies as `PositionWeights` says."""
+"""A scale that is a multiplication on the engine is kept if the error falls by more than this: the mean over positions,
+relative to their energies, see `PositionWeights`."""
 
 WORTH_FREE = 0.95
-"""A scale that is part of the rounding is kept where the error falls below this share of what it was."""
+"""A scale that is part of the rounding is kept if the error falls below this share of its former value."""
 
 
 def scale_of_inputs(
@@ -45,18 +45,18 @@ def scale_of_inputs(
     images: Iterable[CalibrationImage],
     progress: Progress | None = None,
 ) -> ScaleInputs | None:
-    """Return the scaling of quantized convolutions' inputs; None where none would change anything.
+    """Return the scaling of quantized convolutions' inputs; None if none is worth it.
 
-    The weights of a depthwise convolution have a scale a channel, so it takes all of its input's; of the others the
-    strength is chosen by the error of the convolution's output on a few images, where each channel counts as much as it
-    matters, the grid being the input's whole range.
+    The weights of a depthwise convolution have a scale per channel, so they take over the whole scale of the input. For
+    other convolutions, the error of the output on a few images decides the strength. Each output channel counts by its
+    importance, and the grid spans the input's whole range.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
-        plan: What is quantized, and how.
+        plan: The plan to repair.
         ranges: See `channel_ranges`.
-        images: See `calibrate`; the first few are looked at.
-        progress: Wraps the iteration over these.
+        images: See `calibrate`; only the first few are used.
+        progress: Wraps the iteration over these images.
     """
     matters = matters_of_outputs(prepared)
     trials = {}
@@ -70,7 +70,7 @@ def scale_of_inputs(
 
 
 def _tried(prepared: ImageEncoder, weight: PlanSite, seen: ChannelRange) -> list[Tensor]:
-    """Return the exponents to compare: none first."""
+    """Return the exponents to compare, starting with zeros for no scaling."""
     conv = prepared.get_submodule(weight.path)
     assert isinstance(conv, Conv2d)
     largest = largest_weights(conv)
@@ -86,17 +86,17 @@ def scale_of_outputs(
     images: Iterable[CalibrationImage],
     progress: Progress | None = None,
 ) -> ScaleOutputs | None:
-    """Return the scaling of the outputs that a plan quantizes by one scale a tensor; None where there is none.
+    """Return the scaling of the outputs that a plan quantizes with one scale per tensor; None if none is worth it.
 
-    A weight's scale a channel takes what the output gives, so weights lose nothing; only the rounding of the output is
-    weighed against the multiplication.
+    A weight's scale per channel absorbs the output's scale, so weights lose nothing. Only the rounding of the output is
+    weighed against the cost of the multiplication.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
-        plan: What is quantized.
+        plan: The plan to repair.
         ranges: See `channel_ranges`.
-        images: See `calibrate`; the first few are looked at.
-        progress: Wraps the iteration over these.
+        images: See `calibrate`; only the first few are used.
+        progress: Wraps the iteration over these images.
     """
     weights = {site.path for site in plan.sites if site.role == "weight" and site.spec.per_channel}
     matters = matters_of_outputs(prepared)
@@ -118,7 +118,7 @@ def _chosen(
     images: Iterable[CalibrationImage],
     progress: Progress | None,
 ) -> dict[str, Tensor]:
-    """Return the exponents that are worth what they cost, (C,) int32 each by the convolution's path."""
+    """Return the exponents that are worth their cost, (C,) int32 each, keyed by the convolution's path."""
     if not trials:
         return {}
     watch_inputs(prepared, {p: t.look for p, t in trials.items()}, images, most=TRIED_ON, progress=progress)

@@ -1,7 +1,7 @@
-"""Repair `ranges`: what a grid spans is chosen by the error of the layer's output, behind its activation.
+"""Repair `ranges`: choose a grid's range by the error of the layer's output, behind its activation.
 
-A value clipped costs more or less by what reads it, and what a GELU flattens needs no codes. No node more in the graph.
-Weights keep their observer's ranges: choosing these layer by layer was tried, and nano lost more in w4a8, not less.
+The cost of a clipped value depends on its reader, and values that a GELU flattens need no codes. The graph gets no
+extra node. Weights keep their observer's ranges: choosing them layer by layer made nano lose more in w4a8, not less.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from quantsam.repair.trials import PositionWeights
 from quantsam.repair.watch import watch_inputs
 
 SHARES = (1.0, 0.92, 0.84, 0.76, 0.68, 0.56, 0.44, 0.3)
-"""What is left of an end of the range; 1 is what the observer found."""
+"""Shares of an end of the range to try; 1 keeps what the observer found."""
 
 TRIED_ON = 8
-"""Calibration images on which ranges are compared."""
+"""Number of calibration images on which ranges are compared."""
 
 WORTH = 0.98
-"""Another range is taken where the error falls below this share: a few images say no more."""
+"""Another range is chosen only if the error falls below this share; a few images cannot show smaller gains."""
 
 SMALL_END = 0.1
-"""An end that is a smaller part of the range is left alone."""
+"""An end that is a smaller share of the range does not change."""
 
 
 def choose_ranges(
     prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
 ) -> ChooseRanges | None:
-    """Return ranges of quantized convolutions' inputs and outputs; None where none is better.
+    """Return better ranges of quantized convolutions' inputs and outputs; None if there are none.
 
-    The upper ends are tried first, then the lower ones beside them. Weights keep their observer's ranges.
+    The upper ends are tried first, then the lower ends with the chosen upper ends. Weights keep the observer's ranges.
 
     Args:
         prepared: The float encoder with the plan's transforms.
-        plan: Calibrated.
-        images: See `calibrate`; the first few are looked at, twice.
-        progress: Wraps the iteration over these.
+        plan: The calibrated plan.
+        images: See `calibrate`; only the first few are used, twice.
+        progress: Wraps the iteration over these images.
     """
     layers = _layers(prepared, plan)
     for end in ("high", "low"):
@@ -69,9 +69,9 @@ def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
     convolutions = {convolution.conv: convolution for convolution in structure.convolutions}
     outputs = {site.convolution: site for site in plan.sites if site.tensor == "conv"}
     matters = output_importance(prepared)
-    given = set(shared_grids(prepared, plan))  # inputs that have the grid of the output that they read
+    given = set(shared_grids(prepared, plan))  # inputs that take the grid of the output that they read
     if any(site.tensor == "shortcut" for site in plan.sites):
-        # an engine adds integers only if all convolutions that read the sum round it to one grid: it stays as it is
+        # an engine adds integers only if all convolutions that read the sum round it to one grid: keep that grid
         readers = {part.convolutions[0].conv for block in structure.blocks for part in block.parts}
         given |= {x.key for w, x in plan.quantized_convolutions() if w.path in readers}
     return [
@@ -88,7 +88,7 @@ def _layers(prepared: ImageEncoder, plan: Plan) -> list[_Layer]:
 
 
 class _Trial:
-    """Ranges of one activation, tried side by side: a share of one end, by channel where the grid is."""
+    """Ranges of one activation to compare: shares of one end, chosen per channel if the grid is per channel."""
 
     def __init__(self, site: PlanSite) -> None:
         self.site = site
@@ -99,7 +99,7 @@ class _Trial:
         self._errors: list[Tensor] = []
 
     def begin(self, end: str) -> bool:
-        """Make ready to shrink an end, of a symmetric grid both; return whether there is anything to try."""
+        """Prepare to shrink one end, or both of a symmetric grid; return whether there is anything to try."""
         width, small = self.high - self.low, self.high if end == "high" else -self.low
         self._tried, self._errors = [], []
         if (self.site.spec.symmetric and end == "low") or bool((small < SMALL_END * width).all()):
@@ -113,7 +113,7 @@ class _Trial:
         return True
 
     def look(self, number: int, error: Tensor) -> None:
-        """Add the squared error (C,) of a layer's output with the range of a number."""
+        """Add the squared error (C,) of a layer's output with the range of the given number."""
         by_channel = self.site.grid.axis is not None
         self._errors[number] = self._errors[number] + (error if by_channel else error.sum()).cpu()
 
@@ -138,12 +138,12 @@ class _Trial:
 
     @property
     def ends(self) -> Tensor:
-        """(2, 1 or C) float32."""
+        """Low and high end, (2, 1 or C) float32."""
         return torch.stack([self.low.reshape(-1), self.high.reshape(-1)]).float().cpu()
 
 
 class _Layer:
-    """A quantized convolution, and what its output's error says of the ranges of its input and output."""
+    """A quantized convolution; the error of its output decides the ranges of its input and output."""
 
     def __init__(
         self,
@@ -173,12 +173,12 @@ class _Layer:
         return [trial for trial in (self._input, self._output) if trial is not None]
 
     def begin(self, end: str) -> bool:
-        """Make ready to shrink an end of the activations' ranges; return whether the layer wants to look."""
+        """Prepare to shrink one end of the activations' ranges; return whether there is anything to try."""
         begun = [trial.begin(end) for trial in self._trials]
         return any(begun)
 
     def decide(self) -> None:
-        """Keep the best ranges of what was tried."""
+        """Keep the best of the tried ranges."""
         for trial in self._trials:
             trial.decide()
 
@@ -197,7 +197,7 @@ class _Layer:
                 trial.look(number, weights.errors(y))
 
     def chosen(self) -> list[tuple[str, Tensor]]:
-        """Return the ranges that differ from the plan's, by the site's key."""
+        """Return the ranges that differ from the plan's, with the site's key."""
         return [(trial.site.key, trial.ends) for trial in self._trials if trial.changed]
 
     def _apply(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Repair `reflect`: a few massive positions of a residual stream come to lie in one channel, which `streams` scales.
+"""Repair `reflect`: move massive positions of a residual stream into one channel, which `streams` then scales.
 
-Large models have such positions by nature (Sun et al., 2024, arXiv:2402.17762): in all channels, so that no scale per
-channel undoes them, but in one direction. A reflection turns that direction into one channel. Exact but for the last
-digits, and no node more in the graph: between blocks a stream is linear, and its writers and readers take the matrix.
+Large models have such positions by nature (Sun et al., 2024, arXiv:2402.17762). All channels are large there, so no
+scale per channel undoes them, but they lie in one direction. A reflection turns that direction into one channel. The
+repair is exact except for the last digits, and the graph gets no extra node: a stream is linear between blocks, so its
+writers and readers absorb the matrix.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ from quantsam.progress import Progress
 from quantsam.repair.watch import watch_inputs
 
 LOOKED_AT = 8
-"""Calibration images in which massive positions are looked for."""
+"""Number of calibration images that are searched for massive positions."""
 
 MASSIVE = 10.0
-"""How many times as large as the median position of its image a position is; each channel in units of its own mean
-magnitude, so that an outlier channel alone makes none."""
+"""A position is massive if it is this many times as large as the median position of its image. Each channel counts in
+units of its own mean magnitude, so an outlier channel alone makes no position massive."""
 
 IN_ONE_DIRECTION = 0.8
-"""The share of the massive positions' energy that lies in one direction where a stream is reflected."""
+"""A stream is reflected if at least this share of the massive positions' energy lies in one direction."""
 
 
 def reflection_of_streams(
     prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
 ) -> ReflectStreams | None:
-    """Return the reflections of the residual streams that have massive positions in one direction; None without any.
+    """Return the reflections of residual streams with massive positions in one direction; None if there are none.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
-        plan: What is quantized.
-        images: See `calibrate`; the first few are looked at.
-        progress: Wraps the iteration over these.
+        plan: The plan to repair.
+        images: See `calibrate`; only the first few are used.
+        progress: Wraps the iteration over these images.
     """
     streams = {stream.name: _Stream() for stream in reflectable_streams(prepared)}
     lookers = {r.conv: streams[s.name].look for s in reflectable_streams(prepared) for r in s.readers}
@@ -56,7 +57,7 @@ def reflection_of_streams(
 
 
 class _Stream:
-    """The massive positions of a stream, and how large its channels are elsewhere."""
+    """The massive positions of a stream, and the size of its channels at other positions."""
 
     def __init__(self) -> None:
         self._squares: Tensor | None = None  # (C,) sums over usual positions
@@ -64,7 +65,7 @@ class _Stream:
         self._massive: list[Tensor] = []  # each (found, C)
 
     def look(self, x: Tensor) -> None:
-        """Take what a reader reads, (N, C, H, W)."""
+        """Take a reader's input, (N, C, H, W)."""
         for image in x.flatten(2).double():  # (C, positions)
             even = image / image.abs().mean(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
             size = even.square().mean(0).sqrt()
@@ -75,12 +76,12 @@ class _Stream:
             self._massive.append(image[:, massive].T)
 
     def mirror(self) -> Tensor | None:
-        """Return `a` and `b` of the reflection, (2, C) float32; None where there is nothing to reflect."""
+        """Return `a` and `b` of the reflection, (2, C) float32; None if there is nothing to reflect."""
         massive = torch.cat(self._massive)
         if self._squares is None or not len(massive):
             return None
         usual = (self._squares / self._count).sqrt()
-        usual = usual.clamp(min=1e-3 * float(usual.median()))  # of channels that are all but dead
+        usual = usual.clamp(min=1e-3 * float(usual.median()))  # lower limit for nearly dead channels
         directions = massive / usual
         _, energies, vectors = torch.linalg.svd(directions, full_matrices=False)
         share = float(energies[0].square() / energies.square().sum())
@@ -88,7 +89,7 @@ class _Stream:
         axis = int(v.abs().argmax())
         if (
             share < IN_ONE_DIRECTION or float(v[axis].square()) > IN_ONE_DIRECTION
-        ):  # the second: it is a channel already
+        ):  # the second condition: the direction is a channel already
             return None
         w = v.clone()
         w[axis] += torch.sign(v[axis])

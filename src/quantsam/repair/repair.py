@@ -1,4 +1,4 @@
-"""Repair a plan: reflections, scales and shifts one after the other, calibration, then ranges, rounding and biases."""
+"""Repair a plan: first reflections, scales and shifts, then calibration, then ranges, rounding and biases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from quantsam.repair.streams import scale_of_streams
 from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 
 AFTER_CALIBRATION = ("ranges", "rounding", "bias")
-"""Repairs of a calibrated plan; they are made anew where more is repaired."""
+"""Repairs of a calibrated plan; they are made again if other repairs are added."""
 
 
 def repair_plan(
@@ -41,17 +41,17 @@ def repair_plan(
 
     Args:
         model: The model the plan was made for.
-        plan: Calibrated or not; what was repaired already is found anew only behind a repair that is added.
-        images: To calibrate on, see `calibrate`; gone through more than once.
-        repairs: Which repairs.
-        progress: Given a label, returns what wraps the iteration over the images.
+        plan: The plan, calibrated or not. If a repair is added, the repairs that come after it are made again.
+        images: Calibration images, see `calibrate`; iterated over more than once.
+        repairs: Names of the repairs.
+        progress: Maps a label to a wrapper of the iteration over the images.
 
     Returns:
-        The plan with further transforms and its grids; of the same scheme, placement and encoder.
+        The plan with further transforms and its grids; scheme, placement and encoder stay the same.
 
     Raises:
         InputError: There is no such repair.
-        PlanError: The plan was made for another model, or quantizes nothing.
+        PlanError: The plan was made for another model, or quantizes no activation.
         CalibrationError: See `calibrate`.
     """
     wanted = parse_repairs(repairs)
@@ -64,7 +64,7 @@ def repair_plan(
     before_calibration = [name for name in REPAIRS if name not in AFTER_CALIBRATION]
     added = [name for name in before_calibration if name in wanted and name not in plan.repairs]
     later = before_calibration[before_calibration.index(added[0]) :] if added else []
-    bare = _uncalibrated(plan, (*later, *AFTER_CALIBRATION))  # what was found behind an added repair is found anew
+    bare = _uncalibrated(plan, (*later, *AFTER_CALIBRATION))  # repairs that come after an added one are made again
     wanted = parse_repairs((*wanted, *plan.repairs))
 
     def wrap(label: str) -> Progress | None:
@@ -93,7 +93,7 @@ def repair_plan(
 
 
 def _with_transform(plan: Plan, found: Transform | None) -> Plan:
-    """Return a plan with one transform more, if any, and the same grids."""
+    """Return a plan with one more transform, if there is one, and the same grids."""
     return plan if found is None else dataclasses.replace(plan, transforms=(*plan.transforms, found))
 
 
@@ -119,7 +119,7 @@ def _transforms_of(
     ranges = channel_ranges(prepared, images, wrap(f"{name}: ranges"))
     made: list[Transform | None] = []
     if name == "streams":
-        # the same for all schemes of a placement: a search chooses formats layer by layer behind them
+        # the same for all schemes of a placement: a search chooses formats layer by layer after them
         eight_bits = dataclasses.replace(make_plan(model, "int8", plan.placement), transforms=plan.transforms)
         made = [scale_of_streams(prepared, eight_bits, ranges, images, wrap("streams: strengths"))]
     elif name == "shift":

@@ -1,9 +1,9 @@
-"""Repair `rounding`: the codes of weights below 8 bits make up for each other's errors.
+"""Repair `rounding`: codes of weights below 8 bits compensate each other's errors.
 
-No node more in the graph, and the grids stay. The columns of a weight are rounded one after the other, and what
-rounding one changes in the output, the columns that are still float take back as far as they can (GPTQ: Frantar et al.,
-2023, arXiv:2210.17323). Errors count by position as in other repairs, or a few massive positions would be all that
-counts. Weights of 8 bits are left alone: they lose next to nothing, and their codes must not saturate.
+The graph gets no extra node, and the grids do not change. The columns of a weight are rounded one after the other. The
+columns that are still float compensate each rounding error in the output as far as they can (GPTQ: Frantar et al.,
+2023, arXiv:2210.17323). Errors are weighted by position as in other repairs; otherwise only a few massive positions
+would count. 8-bit weights do not change: they lose next to nothing, and their codes must not saturate.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from quantsam.repair.trials import PositionWeights
 from quantsam.repair.watch import watch_inputs
 
 MEASURED_ON = 16
-"""Calibration images from which inputs are taken."""
+"""Number of calibration images from which inputs are taken."""
 
 DAMPING = 0.01
-"""Of the mean diagonal, added to the diagonal: what few images say of rare inputs is not taken at its word."""
+"""Share of the mean diagonal that is added to the diagonal, because a few images say little about rare inputs."""
 
 BLOCK = 128
-"""Columns after which the errors so far are handed on to all that are left."""
+"""Number of columns after which the errors so far are passed on to all remaining columns."""
 
 
 def rounding_of_weights(
     prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
 ) -> RoundWeights | None:
-    """Return offsets of weights' codes; None where no weight of less than 8 bits meets a quantized input.
+    """Return offsets of weights' codes; None if no weight below 8 bits has a quantized input.
 
     Args:
         prepared: The float encoder with the plan's transforms.
-        plan: Calibrated.
-        images: See `calibrate`; the first few are looked at.
-        progress: Wraps the iteration over these.
+        plan: The calibrated plan.
+        images: See `calibrate`; only the first few are used.
+        progress: Wraps the iteration over these images.
     """
     found = {w.path: _Inputs(prepared, w, x) for w, x in plan.quantized_convolutions() if takes_offsets(w.spec)}
     if not found:
@@ -56,7 +56,7 @@ def rounding_of_weights(
 
 
 class _Inputs:
-    """How the rounded inputs of a convolution go together: their second moments, group by group."""
+    """Second moments of a convolution's rounded inputs, group by group."""
 
     def __init__(self, prepared: ImageEncoder, weight: PlanSite, x: PlanSite) -> None:
         conv = prepared.get_submodule(weight.path)
@@ -82,7 +82,7 @@ class _Inputs:
             self._moments += ((columns * weight) @ columns.mT).double()
 
     def offsets(self) -> Tensor:
-        """Return what is to be added to the nearest codes, int8 of the weight's shape, on the processor."""
+        """Return the offsets to add to the nearest codes, int8, the weight's shape, on the processor."""
         weight = self._conv.weight.detach()
         grid, spec, groups = self._weight.grid.to(weight.device), self._weight.spec, self._conv.groups
         scale, zero = (part.double().expand(len(weight)).view(groups, -1) for part in (grid.scale, grid.zero_point))
@@ -90,32 +90,32 @@ class _Inputs:
         target = weight.double().view(groups, len(weight) // groups, -1) / scale[..., None]
         nearest = self._nearest.double().view_as(target) - zero[..., None]
         chosen = compensated(target, self._moments, low - zero, spec.fmt.qmax - zero)
-        # in units of a step; a row keeps its nearest codes where these are better
+        # in units of a step; a row keeps its nearest codes if these are better
         better = _errors(chosen - target, self._moments) < _errors(nearest - target, self._moments)
         offset = (chosen - nearest) * better[..., None]
         return offset.view(weight.shape).to(torch.int8).cpu()
 
 
 def _errors(changes: Tensor, moments: Tensor) -> Tensor:
-    """Return the squared errors of outputs, (groups, rows), that changes of weights make."""
+    """Return the squared output errors, (groups, rows), that changes of weights cause."""
     return ((changes @ moments) * changes).sum(-1)
 
 
 def compensated(target: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Round columns one after the other, each error taken back by those that are left.
+    """Round columns one after the other; the remaining columns compensate each error.
 
     Args:
         target: Weights in units of their steps, (groups, rows, columns) float64.
-        moments: Of the inputs, (groups, columns, columns) float64.
+        moments: Second moments of the inputs, (groups, columns, columns) float64.
         low: Smallest code, (groups, rows).
         high: Largest code, (groups, rows).
 
     Returns:
-        Codes, float64 of `target`'s shape, zero point taken off.
+        Codes less their zero point, float64, `target`'s shape.
     """
     size = target.shape[-1]
     power = moments.diagonal(dim1=1, dim2=2)
-    order = power.argsort(dim=1, descending=True)  # while many columns are left, those that count
+    order = power.argsort(dim=1, descending=True)  # the important columns first, while many are left to compensate
     left = target.gather(2, order[:, None].expand_as(target))
     moments = moments.gather(1, order[:, :, None].expand_as(moments)).gather(2, order[:, None].expand_as(moments))
     damping = (DAMPING * power.mean(1)).clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,6 +1,6 @@
-"""Repair `shift`: channels of a residual stream are centred about zero, so that one scale spans less.
+"""Repair `shift`: centre the channels of a residual stream about zero, so that one scale spans less.
 
-Exact but for the last digits, and no node more in the graph: biases take it.
+The repair is exact except for the last digits, and the graph gets no extra node: biases absorb the shift.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from quantsam.repair.trials import TRIED_ON, ShiftTrial, matters_of_outputs
 from quantsam.repair.watch import watch_inputs
 
 WORTH = 0.95
-"""A stream is shifted where the error of what reads it falls below this share."""
+"""A stream is shifted if its readers' error falls below this share of its former value."""
 
 
 def shift_of_streams(
@@ -33,17 +33,17 @@ def shift_of_streams(
     images: Iterable[CalibrationImage],
     progress: Progress | None = None,
 ) -> ShiftStreams | None:
-    """Return the shift of the residual streams that 1x1 convolutions alone read; None where none is worth it.
+    """Return the shifts of residual streams that only 1x1 convolutions read; None if none is worth it.
 
-    Biases take back what the float weights make of a shift. Of coarsely rounded weights that leaves an error, so the
-    error of what reads a stream, on a few images, says whether it is shifted.
+    Biases compensate the effect of a shift through the float weights. Coarsely rounded weights leave an error, so the
+    readers' error on a few images decides whether a stream is shifted.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
-        plan: What is quantized.
+        plan: The plan to repair.
         ranges: See `channel_ranges`.
-        images: See `calibrate`; the first few are looked at.
-        progress: Wraps the iteration over these.
+        images: See `calibrate`; only the first few are used.
+        progress: Wraps the iteration over these images.
     """
     quantized = {weight.path: (weight, x) for weight, x in plan.quantized_convolutions()}
     matters = matters_of_outputs(prepared)
@@ -71,7 +71,7 @@ def shift_of_streams(
 
 
 def _factors(prepared: ImageEncoder, reader: Convolution) -> Tensor:
-    """Return what a reader's input is multiplied by before its site, (C,)."""
+    """Return the factors by which a reader's input is multiplied before its site, (C,)."""
     conv = prepared.get_submodule(reader.conv)
     assert isinstance(conv, Conv2d)
     return conv.weight.new_ones(conv.in_channels) if conv.input_scale is None else conv.input_scale.factors
@@ -80,7 +80,7 @@ def _factors(prepared: ImageEncoder, reader: Convolution) -> Tensor:
 def _range_of(
     prepared: ImageEncoder, readers: tuple[Convolution, ...], ranges: Mapping[str, ChannelRange]
 ) -> tuple[Tensor, Tensor]:
-    """Return the range of a stream, (C,) and (C,), as its readers see it before any scale of theirs."""
+    """Return the range of a stream, low (C,) and high (C,), before any scale of its readers."""
     lows = [ranges[reader.input_site].low / _factors(prepared, reader) for reader in readers]
     highs = [ranges[reader.input_site].high / _factors(prepared, reader) for reader in readers]
     return torch.stack(lows).amin(0), torch.stack(highs).amax(0)

@@ -1,4 +1,4 @@
-"""Repair `streams`: no channel of a residual stream dominates the others. Exact, and no node more in the graph."""
+"""Repair `streams`: scale residual streams so that no channel dominates. Exact, and no extra node in the graph."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from quantsam.repair.trials import STRENGTHS, TRIED_ON, InputTrial, different, m
 from quantsam.repair.watch import watch_inputs
 
 STRENGTH = 0.5
-"""Activations and weights share alike: what was put on a stream and taken off its readers comes back whole."""
+"""Activations and weights share equally: a scale put on a stream and taken off in its readers is fully recovered."""
 
 WORTH = 0.9
-"""Another strength is taken where the error of what reads a stream falls below this share."""
+"""Another strength is chosen if the readers' error falls below this share of the default strength's error."""
 
 
 def scale_of_streams(
@@ -34,17 +34,17 @@ def scale_of_streams(
     images: Iterable[CalibrationImage],
     progress: Progress | None = None,
 ) -> ScaleStreams | None:
-    """Return the scaling of what lies between an encoder's linear operations; None where none would change anything.
+    """Return the scaling of channels between an encoder's linear operations; None if it would change nothing.
 
-    How much of the burden the weights take of a residual stream is chosen by the error of what reads it, on a few
-    images.
+    For each residual stream, the readers' error on a few images decides the strength: how much of the scale the weights
+    absorb.
 
     Args:
         prepared: The float encoder with the plan's transforms so far.
-        plan: What is quantized, and how.
+        plan: The plan to repair.
         ranges: See `channel_ranges`.
-        images: See `calibrate`; the first few are looked at.
-        progress: Wraps the iteration over these.
+        images: See `calibrate`; only the first few are used.
+        progress: Wraps the iteration over these images.
     """
     links = {link.name: link for link in structure_of(prepared).links(prepared)}
     tried = {name: _tried(prepared, link, ranges) for name, link in links.items()}
@@ -58,7 +58,7 @@ def scale_of_streams(
 
 
 def _tried(prepared: ImageEncoder, link: Link, ranges: Mapping[str, ChannelRange]) -> list[Tensor]:
-    """Return the exponents of all strengths, the usual one's first."""
+    """Return the exponents of all strengths, the default strength first."""
     reach = torch.stack([_of(port, ranges[port.convolution.input_site].reach) for port in link.readers]).amax(0)
     largest = _largest_weights(prepared, link)
     return different([balanced(reach, largest, s) for s in (STRENGTH, *STRENGTHS)])
@@ -71,7 +71,7 @@ def _trials(
     links: Mapping[str, Link],
     tried: Mapping[str, Sequence[Tensor]],
 ) -> dict[str, dict[str, InputTrial]]:
-    """Return the trials of the quantized convolutions that read whole streams, by the stream and by their path."""
+    """Return the trials of quantized convolutions that read whole streams, keyed by stream and by path."""
     quantized = {weight.path: (weight, x) for weight, x in plan.quantized_convolutions()}
     matters = matters_of_outputs(prepared)
     found: dict[str, dict[str, InputTrial]] = {}
@@ -88,7 +88,7 @@ def _trials(
 
 
 def _best(tried: Sequence[Tensor], trials: Mapping[str, InputTrial]) -> Tensor:
-    """Return the exponents with which the readers lose the least share of their outputs."""
+    """Return the exponents with the least relative error of the readers' outputs."""
     if not trials:
         return tried[0]
     errors = torch.stack([trial.errors / trial.positions for trial in trials.values()]).sum(0)
@@ -97,7 +97,7 @@ def _best(tried: Sequence[Tensor], trials: Mapping[str, InputTrial]) -> Tensor:
 
 
 def _largest_weights(prepared: ImageEncoder, link: Link) -> Tensor:
-    """Return the largest magnitude of the weights that read each channel, (C,), over the median of each reader."""
+    """Return the largest magnitude of the weights that read each channel, (C,), relative to each reader's median."""
     found = []
     for reader in link.readers:
         conv = prepared.get_submodule(reader.convolution.conv)

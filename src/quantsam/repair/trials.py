@@ -1,4 +1,4 @@
-"""Try changes of a convolution's channels: the error of its output with each, on a few images."""
+"""Try changes of a convolution's channels: measure the error of its output with each change, on a few images."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from quantsam.repair.extremes import ChannelRange
 from quantsam.repair.importance import output_gain, output_importance
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of `balanced`: how much of the burden activations give to weights."""
+"""Strengths to try, see `balanced`: how much of the scale activations pass to weights."""
 
 TRIED_ON = 4
-"""Calibration images on which changes are compared."""
+"""Number of calibration images on which changes are compared."""
 
 _FLOOR = 1e-6
-"""Of the mean position's energy: what the median one's is at least."""
+"""Lower limit of the median position's energy, as a share of the mean energy."""
 
 
 class PositionWeights:
-    """Weighs errors of an output by position: divided by the sum of its own energy and that of the median position.
+    """Weights an output's errors by position: divides by the position's own energy plus the median position's energy.
 
-    A few massive positions have nearly all the energy of a picture. Relative to a sum over positions, any error of the
-    others would be small.
+    A few massive positions have nearly all the energy of an image. Relative to a sum over positions, errors at all
+    other positions would be small.
     """
 
     def __init__(self, true: Tensor, matters: Tensor) -> None:
-        """Take the float output (N, C, H, W) and how much each channel matters, (C,) float64."""
+        """Take the float output (N, C, H, W) and the importance of each channel, (C,) float64."""
         self._true, self._matters = true, matters
         energy = (true.square() * matters.float().reshape(-1, 1, 1)).sum(1, keepdim=True)
         usual = torch.stack([_usual(image) for image in energy]).reshape(-1, 1, 1, 1)
@@ -55,17 +55,17 @@ class PositionWeights:
 
 
 def _usual(energy: Tensor) -> Tensor:
-    """Return the energy of an image's median position, of those that are not padding; a share of the mean at least."""
+    """Return the energy of an image's median position without padding, but at least a share of the mean energy."""
     alive = energy[energy > 0]
     return (alive.median() if len(alive) else energy.mean()).maximum(_FLOOR * energy.mean())
 
 
 class Trial(ABC):
-    """Changes of one convolution, and the error of its output with each, grids being the whole range.
+    """Changes of one convolution, and the error of its output with each. Grids span the whole range.
 
     Attributes:
-        errors: Sums so far, over positions of the output, (tried,) float64; see `PositionWeights`.
-        positions: How many there were.
+        errors: Sums so far over positions of the output, (tried,) float64; see `PositionWeights`.
+        positions: Number of positions so far.
     """
 
     def __init__(self, prepared: ImageEncoder, path: str, matters: Tensor, tried: int) -> None:
@@ -88,10 +88,10 @@ class Trial(ABC):
 
 
 class InputTrial(Trial):
-    """Scales of the input's channels, taken back by the weights; the bias plays no part.
+    """Tries scales of the input's channels, which the weights compensate; the bias plays no part.
 
     Attributes:
-        exponents: What is tried, (in,) int32 each.
+        exponents: Exponents to try, (in,) int32 each.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class InputTrial(Trial):
         return scaled_weight(self._conv, exponents).contiguous()
 
     def _grid(self, exponents: Tensor) -> QParams:
-        """Return the grid that the plan would have for it: the same for all images, and slow to find."""
+        """Return the weight's grid in the plan. It is the same for all images, and slow to find."""
         return weight_grid(self._scaled(exponents), self._weight.spec, self._weight.key)
 
 
 class ShiftTrial(Trial):
-    """Constants subtracted from the input's channels, (in,) each; the bias takes back what weights make of them."""
+    """Tries subtracting constants, (in,) each, from the input's channels; the bias compensates their effect."""
 
     def __init__(
         self,
@@ -166,10 +166,10 @@ class ShiftTrial(Trial):
 
 
 class OutputTrial(Trial):
-    """Scales of the output's channels, undone behind its rounding.
+    """Tries scales of the output's channels, which are undone behind its rounding.
 
     Attributes:
-        exponents: What is tried, (out,) int32 each.
+        exponents: Exponents to try, (out,) int32 each.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class OutputTrial(Trial):
 
 
 def _rounded(x: Tensor, exponents: Tensor, seen: ChannelRange, spec: TensorSpec) -> Tensor:
-    """Return an activation (N, C, H, W), its channels divided by powers of two, on a grid of their whole range."""
+    """Divide an activation's channels (N, C, H, W) by powers of two, and round it to a grid of its whole range."""
     factors = torch.exp2(-exponents.float()).to(x.device)
     low, high = (end.to(x.device) * factors for end in (seen.low, seen.high))
     grid = params_from_range(low.min(), high.max(), spec, None)
@@ -202,12 +202,12 @@ def _rounded(x: Tensor, exponents: Tensor, seen: ChannelRange, spec: TensorSpec)
 
 
 def different(tried: Sequence[Tensor]) -> list[Tensor]:
-    """Return each once, in their order."""
+    """Return the different tensors, each once, in order."""
     return [e for i, e in enumerate(tried) if not any(torch.equal(e, other) for other in tried[:i])]
 
 
 def matters_of_outputs(prepared: ImageEncoder) -> dict[str, Tensor]:
-    """Return how much an error of each convolution's own output matters, (out,) float64 by path."""
+    """Return how much an error of each convolution's own output matters, (out,) float64, keyed by path."""
     read = output_importance(prepared)
     gains = {c.conv: output_gain(prepared, c).square() for c in structure_of(prepared).convolutions}
     return {path: gain * read.get(path, torch.ones_like(gain)) for path, gain in gains.items()}

@@ -1,4 +1,4 @@
-"""Show the inputs of an encoder's convolutions, in float, to whoever wants to measure there."""
+"""Show the float inputs of an encoder's convolutions to functions that measure them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def watch_inputs(
 
     Args:
         prepared: The float encoder with a plan's transforms.
-        lookers: By the convolution's path; they see the input before any scale of a repair.
+        lookers: Functions, keyed by the convolution's path; they see the input before any input scale of a repair.
         images: See `calibrate`.
-        most: How many images.
-        progress: Wraps the iteration over them.
+        most: Maximum number of images.
+        progress: Wraps the iteration over these images.
 
     Raises:
         CalibrationError: There are no images.

@@ -1,1 +1,1 @@
-"""Pictures and tables from results; never imports torch."""
+"""Charts, images and tables from results. This package never imports torch."""

@@ -1,4 +1,4 @@
-"""Activations of a picture as small multiples: of each channel float, quantized, their difference, and histograms."""
+"""Activations of an image as small multiples: for each channel, float, quantized, their difference, and histograms."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from quantsam.results.activation_record import (
     sqnr_text,
 )
 
-_SIDE = 100  # of a histogram, in its own units
+_SIDE = 100  # side of a histogram, in its own units
 _HIGHEST = 96
 _SITES_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
 class MapView:
-    """A map: its title, the same for who cannot see it, and a PNG as a data URI."""
+    """A map: its title, its text for readers who cannot see it, and a PNG as a data URI."""
 
     title: str
     alt: str
@@ -42,12 +42,12 @@ class MapView:
 
 @dataclass(frozen=True, slots=True)
 class HistogramView:
-    """Two histograms in a square of 100 units a side, the origin in the upper left.
+    """Two histograms in a square of 100 x 100 units, with the origin in the upper left corner.
 
     Attributes:
-        alt: For who cannot see it.
-        bars: Outline of float's bars, the data of an SVG path.
-        line: Points of quantized's line, as of an SVG polyline.
+        alt: Text for readers who cannot see it.
+        bars: Outline of the bars of the float values, as data of an SVG path.
+        line: Line of the quantized values, as points of an SVG polyline.
     """
 
     alt: str
@@ -57,7 +57,7 @@ class HistogramView:
 
 @dataclass(frozen=True, slots=True)
 class ChannelView:
-    """A channel: float, quantized and difference; the histograms; which it is."""
+    """A channel: its maps (float, quantized, difference), its histograms and its name."""
 
     maps: tuple[MapView, ...]
     histogram: HistogramView
@@ -66,7 +66,7 @@ class ChannelView:
 
 @dataclass(frozen=True, slots=True)
 class SiteView:
-    """A site that is drawn."""
+    """A drawn site."""
 
     title: str
     channels: tuple[ChannelView, ...]
@@ -74,7 +74,7 @@ class SiteView:
 
 @dataclass(frozen=True, slots=True)
 class ActivationsView:
-    """A record: which model, scheme, placement and picture; what is drawn of it; its sites."""
+    """A record: a title with model, scheme, placement and image; its drawn sites; a table of its sites."""
 
     title: str
     sites: tuple[SiteView, ...]
@@ -82,7 +82,7 @@ class ActivationsView:
 
 
 def activation_views(model: ModelResults) -> Iterator[ActivationsView]:
-    """Yield what is shown of each record, the newest first.
+    """Yield the view of each record, the newest first.
 
     Raises:
         StoreError: A record or a map is damaged.
@@ -132,7 +132,7 @@ def _grey(codes: NDArray[np.uint8]) -> str:
 
 
 def _diverging(codes: NDArray[np.uint8]) -> str:
-    """Colour codes of a difference; zero is transparent, so that it is light in the light and dark in the dark."""
+    """Colour codes of a difference. Zero is transparent, so it is light in light mode and dark in dark mode."""
     image = Image.fromarray(codes, "P")
     image.putpalette([part for code in range(256) for part in (FP32 if code < ZERO_CODE else QUANTIZED)])
     shares = [min(1.0, abs(code - ZERO_CODE) / CODES_ASIDE) for code in range(256)]
@@ -146,7 +146,7 @@ def _uri(image: Image.Image, transparency: bytes | None = None) -> str:
 
 
 def _histogram(bins: PairedBins, name: str) -> HistogramView:
-    """Draw counts on a logarithmic scale, the most of either as high as there is room."""
+    """Draw counts on a logarithmic scale; the largest count fills the height."""
     most = math.log1p(max(*bins.fp32, *bins.quantized)) or 1.0
     heights = [_heights(counts, most) for counts in (bins.fp32, bins.quantized)]
     step = _SIDE / len(bins.fp32)

@@ -1,4 +1,4 @@
-"""What a repair changed: results of one plan without repairs and with them, side by side."""
+"""What a repair changed: results of one plan without and with repairs, side by side."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MOST_ROWS = 12
 
 
 def twins(records: Sequence[R]) -> list[tuple[R, R]]:
-    """Return the pairs of records that differ in repairs alone, unrepaired first.
+    """Return the pairs of records that differ only in repairs, the unrepaired record first.
 
     Args:
-        records: Of one kind and model, newest first.
+        records: Records of one kind and model, newest first.
 
     Returns:
-        Each unrepaired record with the newest of each set of repairs, in the order of the repaired ones.
+        Each unrepaired record with the newest record of each set of repairs, in the order of the repaired records.
     """
     plain: dict[tuple[Any, ...], R] = {}
     for record in records:
@@ -38,13 +38,13 @@ def twins(records: Sequence[R]) -> list[tuple[R, R]]:
 
 
 def layer_pairs(before: SensitivityRecord, after: SensitivityRecord) -> list[tuple[RowScore, RowScore]]:
-    """Return the rows of two studies that both have, those that hurt most without repairs first."""
+    """Return the rows that two studies share; rows that hurt most without repairs come first."""
     repaired = {row.name: row for row in after.rows}
     return [(row, repaired[row.name]) for row in before.worst_first if row.name in repaired]
 
 
 def repaired_layers_table(before: SensitivityRecord, after: SensitivityRecord) -> Table:
-    """Return what the layers that hurt most cost before and after."""
+    """Return a table of the layers that hurt most: their cost before and after repair."""
     rows = [
         TableRow(
             (
@@ -67,7 +67,7 @@ def repaired_layers_table(before: SensitivityRecord, after: SensitivityRecord) -
 
 
 def repaired_sites_table(before: DistributionRecord, after: DistributionRecord) -> Table:
-    """Return the rounded activations of the widest channels and of the most massive positions, before and after."""
+    """Return a table of rounded activations with the widest channels or positions, before and after repair."""
     repaired = {site.site: site for site in after.sites}
     rounded = [site for site in before.sites if site.role == "activation" and site.format is not None]
     pairs = [(site, repaired[site.site]) for site in rounded if site.site in repaired]

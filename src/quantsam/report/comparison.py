@@ -1,4 +1,4 @@
-"""What a page needs to compare any two results of a task object by object."""
+"""The data that a page needs to compare any two results of a task, object by object."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MOST_OBJECTS = 40_000
 MOST_IOUS = 2_500_000
 """Of a page: each takes four letters."""
 
-_WHOLE = 2**24 - 1  # what an IoU of 1 is on the page: finer than the digits that are shown
-_NONE = 2**16 - 1  # the number of no category
+_WHOLE = 2**24 - 1  # stands for an IoU of 1 on the page: finer than the digits that are shown
+_NONE = 2**16 - 1  # stands for "no category"
 _SIZES = tuple(name for name in AREA_RANGES if name != "all")
 
 
@@ -31,13 +31,13 @@ class Comparison:
     """Results of one task with the IoUs of the same objects.
 
     Attributes:
-        results: In the order of the task.
-        ious: Of each result, by object, 0..1.
-        rows: The objects, of the pair that is shown first: `second` beside `first`.
-        first: Number of a result: FP32 if it is there, else the best.
-        second: Number of the result that differs most from it.
-        objects: How many objects were scored; `rows` are evenly spaced among them if they are fewer.
-        left_out: How many results with scores are not here.
+        results: Results in the order of the task.
+        ious: For each result, the IoU of each object, 0..1.
+        rows: Objects of the pair that is shown first: `second` beside `first`.
+        first: Number of a result: FP32 if it is there, or else the best result.
+        second: Number of the result that differs most from `first`.
+        objects: Number of scored objects. If there are fewer `rows`, they are evenly spaced among these objects.
+        left_out: Number of results with scores that are left out.
     """
 
     results: tuple[Result, ...]
@@ -50,11 +50,11 @@ class Comparison:
 
     @property
     def size(self) -> int:
-        """How many IoUs it has."""
+        """Number of IoUs."""
         return len(self.results) * len(self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the page's script reads: every column once, numbers as base64 of their bytes."""
+        """Return the data for the page's script: every column once, numbers as base64 of their bytes."""
         categories = list(dict.fromkeys(row.category for row in self.rows if row.category is not None))
         numbers = {name: number for number, name in enumerate(categories[:_NONE])}
         images = {row.image_id: row.file for row in self.rows}
@@ -77,12 +77,12 @@ class Comparison:
 
 
 def is_comparable(task: Task) -> bool:
-    """Whether a task may have results to compare: objects have an IoU, and there are two."""
+    """Whether a task may have results to compare: its objects have an IoU, and there are at least two results."""
     return task.metric == "mIoU" and len(task.results) > 1
 
 
 def make_comparison(store: ResultStore, task: Task) -> Comparison | None:
-    """Return a task's results that have scores; None if fewer than two have.
+    """Return a comparison of a task's results that have scores; None if fewer than two have scores.
 
     Raises:
         StoreError: Scores are damaged.
@@ -112,7 +112,7 @@ def make_comparison(store: ResultStore, task: Task) -> Comparison | None:
 
 
 def _scored(store: ResultStore, task: Task) -> tuple[dict[str, list[ObjectScore]], int]:
-    """Return scores by record, of FP32, of what changed most and then of the newest; and how many are left out."""
+    """Return scores by record (FP32, the largest change, then the newest), and how many results are left out."""
     newest = sorted(task.results, key=lambda r: r.record.created_utc, reverse=True)
     changed = max(task.results, key=lambda r: abs(r.change or 0.0))
     wanted = {r.record.id: r for r in (task.baseline, changed, *newest) if r is not None}
@@ -130,18 +130,18 @@ def _scored(store: ResultStore, task: Task) -> tuple[dict[str, list[ObjectScore]
 
 
 def _furthest(results: Sequence[Result], first: int) -> int:
-    """Return the number of the result whose score is furthest from that of another."""
+    """Return the number of the result whose score is furthest from the score of result `first`."""
     others = [number for number in range(len(results)) if number != first]
     return max(others, key=lambda n: abs(results[n].score - results[first].score))
 
 
 def name_of(result: Result) -> str:
-    """Return a result's name, which no other one of its task has."""
+    """Return a result's name, which is unique in its task."""
     return f"{result.label}, {result.way}"
 
 
 def image_name(image_id: int, file: str | None) -> str:
-    """Return what to call an image: its file, or else its id."""
+    """Return the name of an image: its file, or else its id."""
     return f"image {image_id}" if file is None else file
 
 

@@ -1,4 +1,4 @@
-"""Two results side by side: the tables that the page shows first, and what its script makes others of."""
+"""Two results side by side: the tables that the page shows first, and the data for its script to make others."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class ComparisonView:
     """What the page shows of a comparison.
 
     Attributes:
-        name: Names its place on the page, and its data.
-        options: The results that may be chosen.
-        first: Number of the first one.
-        second: Number of the second one.
-        summary: How they differ over all objects.
-        command: What prints the same.
-        tables: By what the page's script calls them: `size`, `category` where categories are known, `worst`.
-        notes: What was left out.
-        data: What the page's script reads.
+        name: Name of its place on the page and of its data.
+        options: Names of the results that a reader can choose.
+        first: Number of the first result.
+        second: Number of the second result.
+        summary: How the two results differ over all objects.
+        command: Command that prints the same.
+        tables: Tables by their names in the page's script: `size`, `category` if categories are known, `worst`.
+        notes: Notes on what was left out.
+        data: Data for the page's script.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ComparisonView:
 
 
 def comparison_view(name: str, comparison: Comparison) -> ComparisonView:
-    """Return what to show of a comparison."""
+    """Return the view of a comparison."""
     rows, results = comparison.rows, comparison.results
     first, second = results[comparison.first], results[comparison.second]
     tables = {"size": _group_table("By size", "size", group_rows(rows, "size"))}

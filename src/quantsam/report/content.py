@@ -1,4 +1,4 @@
-"""From a store to what a report shows: models, what they were scored on, and what came of it."""
+"""Read the content of a report from a store: models, the tasks they were scored on, and the results."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class ModelResults:
     """All that is known of one model with one set of weights.
 
     Attributes:
-        model: The variant's name.
-        weights_digest: Of its weights.
-        tasks: The one with the most results first.
+        model: Name of the variant.
+        weights_digest: Digest of the weights.
+        tasks: Tasks, the one with the most results first.
         agreements: Records of kind `agree`, newest first.
-        studies: Records of kind `sensitivity` that somebody asked for: of unrepaired plans first, newest first.
-        search_studies: Those that searches measured for their own use, newest first.
+        studies: Records of kind `sensitivity` that a user asked for: unrepaired plans first, newest first.
+        search_studies: Records of kind `sensitivity` that searches measured for their own use, newest first.
         searches: Records of kind `search`, newest first.
         repairs: Records of kind `repair`, newest first.
-        distributions: Records of kind `distributions`: of unrepaired plans first, newest first.
+        distributions: Records of kind `distributions`: unrepaired plans first, newest first.
         activations: Records of kind `activations`, newest first.
-        comparisons: Of each task, what the page needs to compare its results object by object; None without scores.
-        galleries: Of the first task's newest results, by record id, worst objects first.
+        comparisons: For each task, the data to compare its results object by object; None without scores.
+        galleries: Galleries of the first task's newest results by record id, worst objects first.
     """
 
     model: str
@@ -70,9 +70,9 @@ class Content:
 
     Attributes:
         store: Name of the store's file.
-        models: By their newest record, the newest last.
-        total: How many records the store has that pass the filters.
-        left_out: What was left out to keep the report small, a sentence each.
+        models: Models in the order of their newest records, the newest last.
+        total: Number of records in the store that pass the filters.
+        left_out: What was left out to keep the report small; one sentence for each.
     """
 
     store: str
@@ -82,7 +82,7 @@ class Content:
 
     @property
     def shown(self) -> int:
-        """How many records are shown."""
+        """Number of records that are shown."""
         return sum(len(model.records) for model in self.models)
 
     @property
@@ -98,11 +98,11 @@ def read_content(store: ResultStore, filters: RecordFilter | None = None) -> Con
 
     Args:
         store: The store.
-        filters: Which of its records.
+        filters: Which of the store's records to read.
 
     Raises:
         InputError: No record passes.
-        StoreError: The store cannot be read, or a record or its pictures are damaged.
+        StoreError: The store cannot be read, or a record or its images are damaged.
     """
     wanted = filters or {}
     records, total = store.newest(MOST_RECORDS + 1, **wanted)
@@ -115,7 +115,7 @@ def read_content(store: ResultStore, filters: RecordFilter | None = None) -> Con
         records = records[-MOST_RECORDS:]
         left_out.append(f"Only the newest {MOST_RECORDS:,} results are read; `quantsam report --scheme` narrows them.")
     groups: dict[tuple[str, str], list[Record]] = {}
-    for record in reversed(records):  # so that the groups come by their newest record
+    for record in reversed(records):  # so that groups are in the order of their newest records
         groups.setdefault((record.model, record.weights_digest), []).append(record)
     groups = {key: members for key, members in groups.items() if any(r.kind != LATENCY for r in members)}
     if not groups:
@@ -150,7 +150,7 @@ def _model(
             of = " of searches" if kept is model.search_studies else ""
             left_out.append(f"{name}: {len(kept) - most} older records of kind {kept[0].kind}{of} are left out.")
             del kept[most:]
-    model.studies.sort(key=_is_repaired)  # what is wrong first, then what became of it
+    model.studies.sort(key=_is_repaired)  # first the problem, then the result of its repair
     model.distributions.sort(key=_is_repaired)
     groups, latencies = group_tasks(records), latencies_of(records)
     if len(groups) > MOST_TASKS:
@@ -170,7 +170,7 @@ def _is_repaired(record: Record) -> bool:
 def _apart(
     studies: Sequence[SensitivityRecord], searches: Sequence[SearchRecord]
 ) -> tuple[list[SensitivityRecord], list[SensitivityRecord]]:
-    """Return the studies that somebody asked for, and those that searches measured for their own use."""
+    """Return the studies that a user asked for, and those that searches measured for their own use."""
     own: list[SensitivityRecord] = []
     of_searches: list[SensitivityRecord] = []
     for study in studies:
@@ -180,9 +180,9 @@ def _apart(
 
 
 def _measured_for(study: SensitivityRecord, search: SearchRecord) -> bool:
-    """Whether a study is like those of a search in a store of an earlier version, which did not note it.
+    """Whether a study looks like one of a search, in a store of an earlier version that did not note this.
 
-    A search races all layers on its first images and no more; a command notes how many images it was given.
+    A search races all layers on its first images only. A command notes how many images it was given.
     """
     first = search.settings.get("first")
     return (
@@ -194,7 +194,7 @@ def _measured_for(study: SensitivityRecord, search: SearchRecord) -> bool:
 
 
 def _compare(store: ResultStore, models: Iterable[ModelResults], left_out: list[str]) -> None:
-    """Find what the page needs to compare results object by object, as far as it may grow."""
+    """Add the data for comparing results object by object, as long as the page is small enough."""
     room, without = MOST_IOUS, 0
     for model in models:
         for task in model.tasks:

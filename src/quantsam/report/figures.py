@@ -18,10 +18,10 @@ _FONT = "DejaVu Sans, Liberation Sans, Helvetica, Arial, sans-serif"
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Make sure, before any work, that figures can be written to a folder, which need not be there.
+    """Check, before any work, that figures can be written to a folder, which need not exist.
 
     Raises:
-        OutputError: They cannot.
+        OutputError: Figures cannot be written there.
     """
     problem = unwritable(Path(folder).absolute())
     if problem:
@@ -32,11 +32,11 @@ def write_figures(charts: Iterable[Chart], folder: str | os.PathLike[str]) -> li
     """Write each chart as SVG, PNG and PDF, on white.
 
     Args:
-        charts: The charts; of one with a choice, the first is drawn.
-        folder: Where to, made if it is not there. Files of the same names are replaced.
+        charts: The charts. If a chart has choices, its first choice is drawn.
+        folder: Folder for the files; made if it is missing. Files of the same names are replaced.
 
     Returns:
-        The files.
+        The written files.
 
     Raises:
         OutputError: A file cannot be written.

@@ -1,4 +1,4 @@
-"""What the figures say, in sentences."""
+"""Findings: what the figures say, in sentences."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from quantsam.results.sensitivity_record import SensitivityRecord
 
 Tone = Literal["good", "slight", "bad", "plain"]
 _UNNOTICED, _HELD = 0.3, 1.0  # points
-_STANDS_OUT = 4.0  # times as far as the median channel: two bits less for the others
+_STANDS_OUT = 4.0  # times the range of the median channel: the other channels lose two bits
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A sentence, and whether it is good news."""
+    """A sentence, and its tone: good or bad news."""
 
     tone: Tone
     text: str
@@ -36,10 +36,10 @@ _LOSSES = (
 
 
 def verdict(change: float, error: float | None) -> Finding:
-    """Say in a few words what a change in points means.
+    """Return in a few words what a change in points means.
 
-    A loss is none to speak of if it is below 0.3 points or may be chance, and is surely below one point: few objects
-    do not make a scheme good.
+    "No loss to speak of" has two conditions. The change is at most 0.3 points or may be chance, and the loss is surely
+    at most one point. So few objects do not make a scheme good.
 
     >>> verdict(-0.1, 0.02).text, verdict(-12.0, 0.3).text, verdict(-10.0, 9.0).text
     ('no loss to speak of', 'a severe loss', 'too few objects to tell')
@@ -54,17 +54,17 @@ def verdict(change: float, error: float | None) -> Finding:
 
 
 def largest_loss(change: float, error: float | None) -> float:
-    """Return the end of the 95 % interval of a loss, in points."""
+    """Return the upper end of the 95 % interval of a loss, in points."""
     return CONFIDENCE_95 * (error or 0.0) - change
 
 
 def points(change: float, error: float | None) -> str:
-    """Write a change with its standard error."""
+    """Return a change with its standard error as text."""
     return f"{change:+.2f}" if error is None else f"{change:+.2f} ± {error:.2f}"
 
 
 def smallest_that_holds(task: Task) -> Result | None:
-    """Return the smallest quantized result that surely loses less than a point, None if none does."""
+    """Return the smallest quantized result that surely loses at most a point; None if none does."""
     held = [
         r
         for r in task.results
@@ -74,7 +74,7 @@ def smallest_that_holds(task: Task) -> Result | None:
 
 
 def findings(model: ModelResults) -> list[Finding]:
-    """Return what there is to say of a model, the most important first."""
+    """Return the findings for a model, the most important first."""
     found = [finding for task in model.tasks[:1] for finding in (*_of_task(task), *_of_speed(task))]
     found += [*_of_engines(model.agreements), *_of_repairs(model.repairs)]
     return [*found, *_of_studies(model.studies), *_of_distributions(model)]
@@ -103,7 +103,7 @@ def _of_task(task: Task) -> Iterator[Finding]:
 
 
 def uniform_int8(task: Task) -> Result | None:
-    """Return the result of weights and activations in INT8 everywhere, simulated if that was."""
+    """Return the result with all weights and activations in INT8; the simulated one if there is one."""
     return next((r for r in task.results if r.record.label == "int8" and r.change is not None), None)
 
 
@@ -116,7 +116,7 @@ def _of_result(name: str, result: Result, task: Task) -> Finding:
 
 
 def _of_speed(task: Task) -> Iterator[Finding]:
-    """Compare times of one engine, taken on one machine in one way; and the fastest of all with the fastest FP32."""
+    """Compare times of one engine, measured alike on one machine, and the fastest scheme with the fastest FP32."""
     floats = {(r.way, r.timed_on): r.encoder_ms for r in task.results if r.is_float and r.encoder_ms}
     fastest: dict[tuple[str, str], Result] = {}
     for result in task.results:
@@ -203,6 +203,6 @@ def _of_distributions(model: ModelResults) -> Iterator[Finding]:
 
 
 def headline(models: Sequence[ModelResults]) -> str:
-    """Name the models."""
+    """Return a headline that names the models."""
     names = list(dict.fromkeys(model.model for model in models))
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,4 +1,4 @@
-"""The encoder layer by layer: which format each scheme gives a layer, and what a study and the engines say of it."""
+"""The encoder layer by layer: its format in each scheme, and what a study and the engines say about it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MOST_SCHEMES = 16
 
 @dataclass(frozen=True, slots=True)
 class SchemeFormats:
-    """A scheme on the layers of a model.
+    """The formats of a scheme on the layers of a model.
 
     Attributes:
-        name: The scheme and its placement.
-        formats: Short names by layer; a layer that is missing is in float.
-        ran_in_float: Layers that the scheme quantizes and an engine ran in float, as agreement records say.
+        name: Scheme and placement.
+        formats: Short names of formats by layer; layers that are missing are in float.
+        ran_in_float: Layers that the scheme quantizes but an engine ran in float, as agreement records say.
     """
 
     name: str
@@ -35,12 +35,12 @@ class SchemeFormats:
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayers:
-    """A model's encoder.
+    """The layers of a model's encoder.
 
     Attributes:
-        kinds: Kind by address, in the order of the forward pass; empty where it is not known.
-        schemes: What may be chosen.
-        study: Each layer quantized alone; None where no study did so.
+        kinds: Kind by address, in the order of the forward pass; an empty text if it is unknown.
+        schemes: Schemes that a reader can choose.
+        study: Study that quantized each layer alone; None without such a study.
     """
 
     kinds: Mapping[str, str]
@@ -49,12 +49,12 @@ class EncoderLayers:
 
     @property
     def scores(self) -> dict[str, RowScore]:
-        """What the study says, by address."""
+        """Scores of the study, by address."""
         return {} if self.study is None else {row.unit: row for row in self.study.rows}
 
 
 def encoder_layers(model: ModelResults) -> EncoderLayers | None:
-    """Return what is known of a model's layers; None where no record says which formats they had.
+    """Return what is known about a model's layers; None if no record says which formats they had.
 
     Raises:
         StoreError: A record is damaged.
@@ -93,7 +93,7 @@ def _named(label: str, placement: str | None) -> str:
 
 
 def _of_sites(record: DistributionRecord) -> list[LayerFormat]:
-    """Return the layers whose sites a record of distributions has."""
+    """Return the layers of the sites in a record of distributions, with their formats."""
     formats: dict[str, dict[str, set[str]]] = {}
     kinds: dict[str, str] = {}
     for site in record.sites:
@@ -127,7 +127,7 @@ def _is_of_single_layers(study: SensitivityRecord) -> bool:
 
 
 def _ran_in_float(model: ModelResults) -> dict[str, frozenset[str]]:
-    """Return layers by scheme that an engine ran in float although the plan quantizes them."""
+    """Return, by scheme, the layers that an engine ran in float although the plan quantizes them."""
     found: dict[str, set[str]] = {}
     for record in model.agreements:
         name = _named(record.label, record.placement)

@@ -1,4 +1,4 @@
-"""The masks of a report: objects with their panels, in places that a style sheet understands."""
+"""The masks of a report: objects with their panels, with positions as CSS."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from quantsam.report.tasks import SIMULATED, Result
 from quantsam.results.gallery import RANKS, GalleryEntry
 from quantsam.results.object_names import ObjectNames
 
-_LEAST_SHARE = 0.2  # of the picture's sides, for the closer view of a small object
+_LEAST_SHARE = 0.2  # share of the image's sides, for the close view of a small object
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectView:
-    """One object of the gallery, places as CSS.
+    """One object of the gallery, with positions as CSS.
 
     Attributes:
-        picture: Names the style that holds its picture; empty if it is missing.
-        panels: Its views.
-        ratio: Sides of a view.
-        whole: Where the picture lies in a view of all of it.
-        close: Where it lies in a view of the object and what is around it.
-        box: Where the box is in the picture; empty for clicks.
-        click: Where the click is; empty for a box.
-        caption: Which object, and what it lost.
-        key: Record and annotation, by which the page finds it.
+        picture: Name of the style that holds the image; empty if the image is missing.
+        panels: Views of the object.
+        ratio: Aspect ratio of a view.
+        whole: Position of the image in a view of the whole image.
+        close: Position of the image in a view of the object and its surroundings.
+        box: Position of the box in the image; empty for clicks.
+        click: Position of the click in the image; empty for a box.
+        caption: Which object it is, and what it lost.
+        key: Record and annotation, by which the page finds the object.
     """
 
     picture: str
@@ -60,11 +60,11 @@ class GalleryView:
 
 
 class Pictures:
-    """The pictures of all galleries, each kept once, as styles that panels share.
+    """The images of all galleries, each kept once as a style that panels share.
 
     Attributes:
-        styles: Data URI by name of the style.
-        missing: How many entries have no picture.
+        styles: Data URI of each style, by name.
+        missing: Number of entries without an image.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Pictures:
         self.missing = 0
 
     def add(self, entry: GalleryEntry) -> str:
-        """Return the name of the style with an entry's picture; empty if it is missing or damaged."""
+        """Return the name of the style with an entry's image; empty if it is missing or damaged."""
         name = f"picture-{entry.picture_digest[:16]}"
         if name not in self.styles:
             uri = masks.picture_uri(entry)
@@ -84,7 +84,7 @@ class Pictures:
 
 
 def galleries(model: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
-    """Yield the objects of each result: what was repaired, then the smallest encoder. Pictures go to `pictures`."""
+    """Yield the gallery of each result: repaired plans first, then the smallest encoders. Images go to `pictures`."""
     results = {r.record.id: r for task in model.tasks for r in task.results}
     pictured = [r.record for r in results.values() if r.record.id in model.galleries]
     pairs = twins(sorted(pictured, key=lambda record: record.created_utc, reverse=True))
@@ -98,7 +98,7 @@ def galleries(model: ModelResults, pictures: Pictures) -> Iterator[GalleryView]:
         result = results[record_id]
         by = "" if result.way == SIMULATED else f" on {result.way}"
         lost = "" if result.change is None else f" ({result.change:+.2f} points)"
-        entries, names = model.galleries[record_id], model.tasks[0].names  # of whose results they are
+        entries, names = model.galleries[record_id], model.tasks[0].names  # the task of these results
         after = {e.annotation_id: e for e in model.galleries.get(repaired.get(record_id, ""), ())}
         groups = [
             GroupView(
@@ -136,7 +136,7 @@ def _object(
 
 
 def _change(entry: GalleryEntry) -> int:
-    """Return what was lost against FP32, of the rounded figures that are shown, so that it adds up."""
+    """Return the change against FP32 in the rounded figures that are shown, so that they add up."""
     return round(100 * entry.iou) - round(100 * entry.fp32_iou)
 
 
@@ -147,7 +147,7 @@ def _called(entry: GalleryEntry, names: ObjectNames) -> str:
 
 
 def _around(entry: GalleryEntry) -> tuple[float, float, float, float]:
-    """Return left, top, width and height of the object with its surroundings, of the picture's own shape."""
+    """Return left, top, width and height of the object with its surroundings, in the image's aspect ratio."""
     height, width = entry.image_hw
     left, top, right, bottom = entry.box_xyxy
     share = min(1.0, max(_LEAST_SHARE, 2 * max((right - left) / width, (bottom - top) / height)))

@@ -1,4 +1,4 @@
-"""The tables of layers: studies, repairs, searches, distributions, activations, and the encoder as schemes see it."""
+"""Tables of layers: studies, repairs, searches, distributions, activations, and the encoder under schemes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MASK_LOSS = "Mask loss: 100 less the mean IoU of the masks with FP32's own"
 
 
 def study_table(record: SensitivityRecord) -> Table:
-    """The rows of a study, the worst first."""
+    """Return the rows of a study, the worst first."""
     by = str(record.settings.get("by", "layer"))
     columns = (by, "kind", ">mIoU lost", ">± SE", ">mask loss", ">± SE", ">SQNR dB", ">images")
     rows = [
@@ -42,7 +42,7 @@ def study_table(record: SensitivityRecord) -> Table:
 
 
 def repair_table(record: RepairRecord) -> Table:
-    """What each repair gave and cost."""
+    """Return the gain and cost of each repair."""
     columns = ["tried", "kept", ">mask loss", ">± SE", ">gain", ">± SE", ">encoder MiB"]
     first, timed = record.steps[0].encoder_ms, all(step.encoder_ms for step in record.steps)
     columns += [">ms", ">of unrepaired"] if timed else []
@@ -59,7 +59,7 @@ def repair_table(record: RepairRecord) -> Table:
 
 
 def search_table(record: SearchRecord) -> Table:
-    """What a search found, beside the hand-made schemes."""
+    """Return what a search found, beside the hand-made schemes."""
     entries = record.entries
     columns = ("scheme", "origin", ">encoder MiB", ">mIoU lost", ">± SE", ">held out: lost", ">± SE", "")
     rows = []
@@ -78,11 +78,11 @@ def _remark(entry: SearchEntry, entries: Sequence[SearchEntry]) -> str:
 
 
 def distribution_table(sites: Sequence[SiteDistribution], most: int) -> Table:
-    """The sites whose channels differ most, with what their grids do to them; one tensor is listed once.
+    """Return the sites whose channels differ most, with the effect of their grids. Each tensor is listed once.
 
     Args:
-        sites: Ranked.
-        most: How many tensors to list.
+        sites: Ranked sites.
+        most: Number of tensors to list.
     """
     columns = ("site", "kind", "format", ">range", ">grid", ">clipped", ">SQNR dB", ">outlier ratio", "channels")
     same: dict[tuple[object, ...], list[SiteDistribution]] = {}
@@ -112,11 +112,11 @@ def _distribution_row(together: Sequence[SiteDistribution]) -> TableRow:
 
 
 def activation_table(sites: Sequence[ComparedSite], most: int) -> Table:
-    """The sites whose activations differ most for one picture; one tensor is listed once.
+    """Return the sites whose activations differ most for one image. Each tensor is listed once.
 
     Args:
-        sites: Ranked.
-        most: How many tensors to list.
+        sites: Ranked sites.
+        most: Number of tensors to list.
     """
     columns = ("site", "kind", "format", "shape", ">largest", ">largest difference", ">SQNR dB", "channels")
     same: dict[tuple[object, ...], list[ComparedSite]] = {}
@@ -147,7 +147,7 @@ def _activation_row(together: Sequence[ComparedSite]) -> TableRow:
 
 
 def encoder_table(layers: EncoderLayers) -> Table:
-    """Layer by layer: the formats of some schemes, what the layer alone costs, and what an engine ran in float."""
+    """Return, layer by layer, the formats in some schemes, the cost of the layer alone, and what ran in float."""
     schemes = layers.schemes[:_MOST_SCHEMES]
     in_float = [scheme for scheme in layers.schemes if scheme.ran_in_float]
     scores = layers.scores

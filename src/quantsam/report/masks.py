@@ -1,4 +1,4 @@
-"""Gallery entries as layers of pictures: the masks transparent, to lie over the picture that all panels share."""
+"""Gallery entries as image layers: transparent masks that overlay the image, which all panels share."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Panel:
     """One view of an object.
 
     Attributes:
-        title: What it shows.
-        alt: The same for who cannot see it, with its figures.
-        overlay: A PNG with transparency as a data URI; empty for the bare picture with its prompt.
-        iou: With the truth, 0..1; None where there is nothing to compare.
+        title: What the panel shows.
+        alt: The same for readers who cannot see it, with its figures.
+        overlay: Transparent PNG as a data URI; empty for the bare image with its prompt.
+        iou: IoU with the ground truth, 0..1; None if there is nothing to compare.
     """
 
     title: str
@@ -40,12 +40,12 @@ class Panel:
 
 
 def panels(entry: GalleryEntry, label: str, repaired: GalleryEntry | None = None) -> list[Panel]:
-    """Return the views of an object: image and prompt, truth, FP32, quantized, repaired.
+    """Return the views of an object: image and prompt, ground truth, FP32, quantized, repaired.
 
     Args:
         entry: The object.
         label: Name of the quantized scheme.
-        repaired: The same object, answered by the same scheme after repairs.
+        repaired: The same object under the same scheme after repairs.
 
     Raises:
         StoreError: A mask is damaged.
@@ -66,7 +66,7 @@ def panels(entry: GalleryEntry, label: str, repaired: GalleryEntry | None = None
 
 
 def picture_uri(entry: GalleryEntry) -> str | None:
-    """Return the picture as a data URI; None where it is missing or no JPEG."""
+    """Return the image as a data URI; None if it is missing or not a JPEG."""
     if entry.picture is None:
         return None
     try:
@@ -91,7 +91,7 @@ def _decoded(rle: Rle, entry: GalleryEntry) -> BoolMask:
 
 
 def _layer(answer: BoolMask, truth: BoolMask) -> str:
-    """Colour what an answer shares with the truth, misses, and has too much; borders are opaque."""
+    """Colour what an answer shares with the ground truth, what it misses, and its excess. Borders are opaque."""
     regions = (answer & truth, truth & ~answer, answer & ~truth)
     codes: NDArray[np.uint8] = np.zeros(answer.shape, np.uint8)
     for number, region in enumerate(regions):

@@ -1,4 +1,4 @@
-"""Pictures with masks laid over them, side by side."""
+"""Images with mask overlays, side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 UInt8Image = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]
 
-_GOLDEN = 0.618034  # hues in steps of the golden ratio never come close to their neighbours
+_GOLDEN = 0.618034  # steps of the golden ratio keep neighbouring hues apart
 _PROMPT = (255, 196, 0)
 _OFF = (230, 60, 60)
 _GAP, _TITLE = 8, 26
@@ -25,17 +25,17 @@ def overlay(
     points_xy: Sequence[tuple[float, float]] = (),
     labels: Sequence[int] = (),
 ) -> Image.Image:
-    """Draw masks, each in a colour of its own, smaller ones above larger ones, and the prompts.
+    """Draw masks, each in its own colour and smaller masks above larger ones, and the prompts.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: (H, W) bool each.
         boxes_xyxy: Boxes in pixels.
         points_xy: Points in pixels.
-        labels: For each point 1 (drawn yellow) or 0 (drawn red).
+        labels: For each point, 1 (drawn yellow) or 0 (drawn red).
 
     Returns:
-        An RGB picture of the same size.
+        An RGB image of the same size.
     """
     pixels = image.astype(np.float32)
     order = sorted(range(len(masks)), key=lambda i: -int(np.count_nonzero(masks[i])))
@@ -56,7 +56,7 @@ def overlay(
 
 
 def side_by_side(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Set pictures of one size beside one another, each under its title."""
+    """Place images of one size side by side, each under its title."""
     font = ImageFont.load_default(16)
     width, height = panels[0].size
     sheet = Image.new("RGB", (len(panels) * (width + _GAP) + _GAP, height + _TITLE + _GAP), (250, 250, 250))

@@ -1,4 +1,4 @@
-"""The page itself: one file with all that it needs, which asks no other machine for anything."""
+"""The page: one file with everything it needs. It requests nothing from other machines."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Report:
     Attributes:
         html: The page.
         charts: What `quantsam.report.figures` writes as files.
-        missing_pictures: How many objects of galleries are without their picture.
-        shown: How many results it shows.
+        missing_pictures: Number of gallery objects without their image.
+        shown: Number of results that the report shows.
     """
 
     html: str
@@ -51,7 +51,7 @@ def make_report(store: ResultStore, filters: RecordFilter | None = None) -> Repo
 
     Args:
         store: The store.
-        filters: Which of its records.
+        filters: Which of the store's records to show.
 
     Raises:
         InputError: No record passes.
@@ -84,14 +84,14 @@ def make_report(store: ResultStore, filters: RecordFilter | None = None) -> Repo
 
 
 def write_report(path: str | os.PathLike[str], store: ResultStore, filters: RecordFilter | None = None) -> Report:
-    """Make a report and write it to a file, which appears complete or not at all.
+    """Make a report and write it to a file. The file appears complete or not at all.
 
     Raises:
         InputError: No record passes.
         StoreError: The store cannot be read, or what it holds is damaged.
         OutputError: The file cannot be written.
     """
-    with atomic_write(path) as aside:  # first: can it be written?
+    with atomic_write(path) as aside:  # first, to check that it can be written
         report = make_report(store, filters)
         aside.write_text(report.html, encoding="utf-8")
     return report
@@ -115,7 +115,7 @@ def _library() -> str:
 
 
 def _script_json(value: object) -> Any:
-    """Return JSON that can stand in a script element, whatever text it holds."""
+    """Return JSON that is safe inside a script element, whatever text it holds."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -123,7 +123,7 @@ def _script_json(value: object) -> Any:
 
 
 def _policy(*scripts: str) -> str:
-    """Allow these scripts alone, and nothing from outside; Vega compiles its expressions, which needs `unsafe-eval`."""
+    """Allow only these scripts, and nothing from outside. Vega compiles expressions, which needs `unsafe-eval`."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (

@@ -1,4 +1,4 @@
-"""What the thesis that this project starts from published of the official models; nothing of it was measured here."""
+"""Numbers that the thesis behind this project published for the official models. None was measured here."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class ThesisPoint:
     """A scheme of an official model, on COCO val2017 with ground-truth boxes.
 
     Attributes:
-        scheme: Its name.
-        miou: In percent; simulated, FP32's measured with TensorRT.
-        saved_mib: Bytes saved against FP16, in MiB.
-        tensorrt_miou: As deployed, where it was published.
+        scheme: Name of the scheme.
+        miou: mIoU in percent: simulated, but FP32's was measured with TensorRT.
+        saved_mib: Size saved against FP16, in MiB.
+        tensorrt_miou: mIoU of the deployed engine in percent, if it was published.
     """
 
     scheme: str
@@ -45,9 +45,9 @@ def thesis_points(model: str) -> list[ThesisPoint]:
 
 @functools.cache
 def thesis_drops(model: str) -> dict[str, float]:
-    """Return the points of mIoU that each layer alone cost the thesis, by address; none for other models.
+    """Return the mIoU points that each layer alone cost in the thesis, by address; none for other models.
 
-    Its FP32 is the published one, rounded to a tenth.
+    The FP32 baseline is the published one, rounded to a tenth.
     """
     if not is_official(model):
         return {}
@@ -57,7 +57,7 @@ def thesis_drops(model: str) -> dict[str, float]:
 
 
 def is_official(model: str) -> bool:
-    """Return whether it is the name of one of the official models, in either case."""
+    """Return whether a name is that of an official model, in upper or lower case."""
     return model.upper() in THESIS["models"]
 
 

@@ -1,4 +1,4 @@
-"""What a page shows of each model, in order: findings, comparisons, masks, layers, engines, values, activations."""
+"""The sections of a page, one per model: findings, comparisons, masks, layers, engines, values, activations."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Block:
     Attributes:
         charts: The charts.
         table: The table.
-        closed: What to click to see them; empty where they are in sight.
-        chooser: What the reader chooses, where the charts have choices.
-        stacked: Charts stand one above the other, so that what they share is in one line.
-        group: What to click to see this block and its neighbours of the same group.
+        closed: Text to click to see them; empty if they are always visible.
+        chooser: What the reader chooses, if the charts have choices.
+        stacked: Charts stand one above the other, so that what they share is aligned.
+        group: Text to click to see this block and its neighbours of the same group.
     """
 
     charts: tuple[Chart, ...]
@@ -66,7 +66,7 @@ class Block:
 
     @property
     def choices(self) -> Mapping[str, str]:
-        """What the reader may choose to see, for all charts at once: label by value."""
+        """Choices of the reader for all charts at once: label by value."""
         return self.charts[0].choices if self.charts else {}
 
 
@@ -95,7 +95,7 @@ class Section:
 
     @property
     def places(self) -> dict[str, str]:
-        """Where its parts are: title by anchor."""
+        """The parts of the section: title by anchor."""
         first = {f"{self.anchor}--schemes": "Schemes compared"} if self.tasks else {}
         masks = {f"{self.anchor}--masks": "Masks, before and after"} if self.galleries else {}
         pictures = {f"{self.anchor}--activations": "Activations of a picture"} if self.activations else {}
@@ -112,10 +112,10 @@ class Section:
 
 
 def make_sections(content: Content, pictures: Pictures) -> list[Section]:
-    """Return the sections of a report; the pictures of their galleries go to `pictures`.
+    """Return the sections of a report; the images of their galleries go to `pictures`.
 
     Raises:
-        StoreError: What a record or a gallery holds is damaged.
+        StoreError: A record or a gallery is damaged.
     """
     names = Counter(model.model for model in content.models)
     anchors: list[str] = []
@@ -153,7 +153,7 @@ def _section(model: ModelResults, title: str, anchor: str, pictures: Pictures) -
 
 
 def slug(text: str) -> str:
-    """Return a text as part of a name of files and places: lower-case letters, digits and hyphens."""
+    """Return a text as part of a file name or an anchor: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "model"
 
 
@@ -168,7 +168,7 @@ def _task(model: ModelResults, task: Task, comparison: Comparison | None, name: 
 
 
 def _studies(model: ModelResults, anchor: str) -> Iterator[Block]:
-    """Yield the studies that somebody asked for, then those of searches, behind one line."""
+    """Yield the studies that a user asked for, then those of searches behind one line."""
     count = len(model.search_studies)
     group = f"{count} {'study' if count == 1 else 'studies'} that a search measured for its own use"
     for number, record in enumerate((*model.studies, *model.search_studies), start=1):
@@ -188,7 +188,7 @@ def _encoder(model: ModelResults, anchor: str) -> Iterator[Block]:
 
 
 def _repairs(model: ModelResults, anchor: str) -> Iterator[Block]:
-    """Yield what each repair gave, then what all of them changed in layers and values."""
+    """Yield the gain of each repair, then what all repairs changed in layers and values."""
     for number, record in enumerate(model.repairs, start=1):
         closed = "" if number == 1 else f"{record.label}, {record.placement}, {record.created_utc[:10]}"
         yield Block((), repair_table(record), closed)
@@ -200,7 +200,7 @@ def _repairs(model: ModelResults, anchor: str) -> Iterator[Block]:
 
 
 def _which(number: int, record: Record) -> str:
-    """Return what to click to see what is not the first of its kind."""
+    """Return the text to click to see a block that is not the first of its kind."""
     return "" if number == 1 else f"{record.label}, {record.placement}, on {record.dataset}"
 
 
@@ -228,7 +228,7 @@ def _distributions(model: ModelResults, anchor: str) -> Iterator[Block]:
 
 
 def _standing_out(site: SiteDistribution) -> tuple[bool, float]:
-    """Activations before weights, and those of the widest outliers first."""
+    """Sort activations before weights, and the widest outliers first."""
     return site.role != "activation", -(site.outlier_ratio or 0.0)
 
 

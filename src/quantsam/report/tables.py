@@ -19,7 +19,7 @@ _AGREEMENT_TONES: dict[str, Tone] = {AGREES: "good", DIFFERS: "bad", UNDECIDED: 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """Cells, the first of which names the row; and whether it is good news."""
+    """The cells of a row, and its tone: good or bad news. The first cell names the row."""
 
     cells: tuple[str, ...]
     tone: Tone = "plain"
@@ -30,10 +30,10 @@ class Table:
     """A table.
 
     Attributes:
-        title: What it shows.
-        columns: Titles; those of numbers begin with `>`.
+        title: What the table shows.
+        columns: Titles of the columns; titles of numbers begin with `>`.
         rows: The rows.
-        note: What must be said below it.
+        note: Note below the table.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Table:
 
 
 def results_table(task: Task) -> Table:
-    """Schemes compared: accuracy by size of object, change against FP32, bytes and time."""
+    """Return a comparison of schemes: accuracy by object size, change against FP32, bytes and time."""
     seen = {r.record.id: (r.record.label, r.way) for r in task.results}
     telling = telling_columns([r.record for r in task.results], lambda record: seen[record.id])
     columns: dict[str, Callable[[Result], str]] = {
@@ -95,7 +95,7 @@ def _verdict(result: Result) -> tuple[Tone, str]:
 
 
 def agreement_table(records: Sequence[AgreementRecord]) -> Table:
-    """Simulation and engine side by side."""
+    """Return simulations and engines side by side."""
     columns: dict[str, Callable[[AgreementRecord], str]] = {
         "scheme": lambda r: r.label,
         "engine": lambda r: r.engine,
@@ -125,7 +125,7 @@ def _of(part: float | int | None, whole: float | int | None) -> str:
 
 
 def overview_table(models: Sequence[ModelResults]) -> Table | None:
-    """The models beside one another, by their first comparison; None for a single one."""
+    """Return the models side by side, by their first comparison; None for a single model."""
     rows = []
     for model in models:
         for task in model.tasks[:1]:
@@ -147,7 +147,7 @@ def overview_table(models: Sequence[ModelResults]) -> Table | None:
 
 
 def provenance_table(model: ModelResults) -> Table:
-    """What a repetition needs to know."""
+    """Return what is needed to repeat the measurements."""
     seen: dict[tuple[str, ...], None] = {}
     for record in model.records:
         versions = [f"{k} {v}" for k, v in record.environment.items() if k in _VERSIONS and v != "not installed"]
@@ -170,5 +170,5 @@ _VERSIONS = ("python", "quantsam", "torch", "numpy", *ENGINES)
 
 
 def number(value: float | int | None, form: str = ".2f", unit: str = "") -> str:
-    """Write a number; nothing for none."""
+    """Return a number as text; an empty text for None."""
     return "" if value is None else f"{value:{form}}{unit}"

@@ -1,4 +1,4 @@
-"""Results that can be compared: on the same data, with the same prompts, against FP32."""
+"""Tasks: results that can be compared, on the same data, with the same prompts, against FP32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantsam.results.store import ResultStore
 
 SIMULATED, PYTORCH, LATENCY = "simulated", "PyTorch", "latency"
 _MOST_PAIRED = 60
-_SPOILT = 0.1  # of IoU
+_SPOILT = 0.1  # loss of IoU
 Latencies = Mapping[tuple[str, str, str], tuple[float, str]]
 
 
@@ -26,18 +26,18 @@ class Result:
     """One evaluated scheme.
 
     Attributes:
-        record: Its record.
-        label: The scheme, with what tells it from others of the same name.
+        record: The record.
+        label: Name of the scheme, with what distinguishes it from others of the same name.
         way: What computed: `simulated`, `PyTorch` for its FP32, or an engine's name.
         score: Mean IoU or average precision, in percent.
-        change: Points gained against FP32 of the same engine, or else PyTorch's; None for FP32, or without one.
-        change_se: Standard error of that, over the same objects; None where objects were not kept.
-        spoilt_percent: Objects that lose 10 points of IoU or more, in percent; likewise.
-        size_mib: Of the encoder.
-        size_percent: Of FP32's.
-        encoder_ms: Of one image, on an engine or in FP32; a simulation's time says nothing.
-        timed_on: Machine, threads and device of that time: only times of one such may be compared.
-        on_front: No other result of its task is smaller and better.
+        change: Points gained against FP32 of the same engine, or else PyTorch's; None for FP32, or without FP32.
+        change_se: Standard error of `change` over the same objects; None if objects were not kept.
+        spoilt_percent: Objects that lose 10 points of IoU or more, in percent; None if objects were not kept.
+        size_mib: Size of the encoder in MiB.
+        size_percent: Size in percent of FP32's.
+        encoder_ms: Time of the encoder for one image, on an engine or in FP32; None for a simulation.
+        timed_on: Machine, threads and device of `encoder_ms`: compare only times with equal values.
+        on_front: Whether no other result of the task is both smaller and better.
     """
 
     record: Record
@@ -55,7 +55,7 @@ class Result:
 
     @property
     def is_float(self) -> bool:
-        """Whether it is FP32: nothing is quantized, and nothing in less than 32 bits."""
+        """Whether the result is FP32: nothing is quantized, and nothing has fewer than 32 bits."""
         return is_float(self.record)
 
     @property
@@ -74,7 +74,7 @@ class Task:
         detector: Name of the detections, if they were the prompts.
         metric: `mIoU` or `AP`.
         results: FP32 first, then simulated ones, then each engine's; each from the smallest to the largest.
-        names: What its objects and images are called, as far as the store knows.
+        names: Names of objects and images, as far as the store knows them.
     """
 
     dataset: str
@@ -86,13 +86,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What was asked of which data."""
+        """The task's data and prompts."""
         asked = f"boxes of {self.detector or 'a detector'}" if self.prompt == "detections" else f"{self.prompt} prompts"
         return f"{self.dataset}, {asked}"
 
     @property
     def baseline(self) -> Result | None:
-        """FP32's result, PyTorch's where there are several."""
+        """FP32's result; PyTorch's if there are several."""
         floats = [r for r in self.results if r.is_float]
         return min(floats, key=lambda r: r.way != PYTORCH, default=None)
 
@@ -135,7 +135,7 @@ def metric_of(record: Record) -> str | None:
 
 
 def latencies_of(records: Iterable[Record]) -> Latencies:
-    """Return what a stopwatch said of single images, by way to compute, and where; the newest counts."""
+    """Return the newest measured times of single images by engine, scheme and placement, with the machine."""
     return {
         _way(r): (r.times["encoder_ms_median"], _timed_on(r))
         for r in records
@@ -144,7 +144,7 @@ def latencies_of(records: Iterable[Record]) -> Latencies:
 
 
 def _way(record: Record) -> tuple[str, str, str]:
-    """Engine, scheme and placement; where tensors are rounded makes no difference to PyTorch's FP32."""
+    """Return engine, scheme and placement. The placement makes no difference for PyTorch, so it is left out there."""
     return record.engine, record.label, "" if record.engine == "pytorch" else record.placement or ""
 
 
@@ -172,7 +172,7 @@ def _result(record: Record, metric: str, latencies: Latencies) -> Result:
 
 
 def _labelled(results: list[Result]) -> list[Result]:
-    """Tell apart what bears one name: by placement, by calibration data, or else by id."""
+    """Distinguish results of the same name: by placement, by calibration data, or else by id."""
     tells: tuple[Callable[[Record], str | None], ...] = (
         lambda r: r.placement,
         lambda r: r.calibration,
@@ -191,7 +191,7 @@ def _labelled(results: list[Result]) -> list[Result]:
 
 
 def _with_changes(store: ResultStore, results: list[Result], metric: str) -> list[Result]:
-    """Compare each result with FP32: the newest ones object by object."""
+    """Compare each result with FP32; the newest results object by object."""
     floats = {r.way: r for r in results if r.is_float}
     fallback = floats.get(PYTORCH) or next(iter(floats.values()), None)
     if fallback is None:  # a filter of the report may have left it out

@@ -1,4 +1,4 @@
-"""Colours, shapes and type of all charts: safe for colour-blind readers, at 3:1 or better in light and in dark."""
+"""Colours, shapes and fonts of all charts: safe for colour-blind readers, with 3:1 contrast or more in both modes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Records of what was measured, and where they are kept."""
+"""Records of measured results, and the store that keeps them."""

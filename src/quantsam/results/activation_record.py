@@ -1,4 +1,4 @@
-"""One picture's activations in float beside the quantized ones, site by site, and small figures of a few channels."""
+"""One image's activations, float beside quantized, site by site, with small figures of a few channels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CodedMap:
     Attributes:
         low: The value of code 0.
         high: The value of code 255.
-        png: The codes as a grey PNG of 1 to `LONGEST` pixels a side, in Base64.
+        png: The codes as a grey PNG with 1 to `LONGEST` pixels per side, in Base64.
     """
 
     low: float
@@ -46,8 +46,8 @@ class CodedMap:
 
     @classmethod
     def of(cls, values: NDArray[np.float64], low: float, high: float) -> CodedMap:
-        """Code (h, w) values, each side at most `LONGEST`; what is beyond `low` and `high` takes their codes."""
-        import numpy as np  # here, for who lists a store needs neither
+        """Code (h, w) values, each side at most `LONGEST`; values beyond `low` and `high` take their codes."""
+        import numpy as np  # imported here, because listing a store needs neither
         from PIL import Image
 
         shares = np.clip((values - low) / ((high - low) or 1.0), 0, 1)
@@ -60,7 +60,7 @@ class CodedMap:
         """The codes, (h, w).
 
         Raises:
-            StoreError: They are damaged.
+            StoreError: The PNG is damaged.
         """
         import numpy as np
         from PIL import Image
@@ -70,7 +70,7 @@ class CodedMap:
                 if image.mode != "L" or max(image.size) > LONGEST:
                     raise ValueError(f"{image.mode}, {image.width} x {image.height}")
                 return np.asarray(image, np.uint8)
-        except Exception as error:  # hostile files make Pillow's readers raise nearly anything
+        except Exception as error:  # with hostile files, Pillow's readers raise almost any exception
             rule = f"a map of activations must be a grey PNG of at most {LONGEST} pixels a side"
             raise StoreError(f"the store holds one that is damaged: {rule} ({error}): measure again") from error
 
@@ -79,7 +79,7 @@ class CodedMap:
         """The values, (h, w), to within half a code.
 
         Raises:
-            StoreError: They are damaged.
+            StoreError: The PNG is damaged.
         """
         import numpy as np
 
@@ -88,13 +88,13 @@ class CodedMap:
 
 @dataclass(frozen=True, slots=True)
 class PairedBins:
-    """How often values occur in neighbouring bins of one width, in float and quantized.
+    """Counts of float and quantized values in adjacent bins of equal width.
 
     Attributes:
         start: Lower edge of the first bin.
-        width: Of a bin.
-        fp32: Values in float in each bin.
-        quantized: Quantized values in each bin.
+        width: Width of a bin.
+        fp32: Number of float values in each bin.
+        quantized: Number of quantized values in each bin.
     """
 
     start: float
@@ -105,16 +105,16 @@ class PairedBins:
 
 @dataclass(frozen=True, slots=True)
 class DrawnChannel:
-    """A channel as small figures.
+    """A channel drawn as small figures.
 
-    Maps that are larger than `LONGEST` are thinned: of each block, all show the place where quantization changes most.
+    Maps larger than `LONGEST` are thinned: all maps show, for each block, the place where quantization changes most.
 
     Attributes:
-        index: Which channel, from zero.
-        sqnr_db: Its own SQNR, see `ComparedSite.sqnr_db`.
-        fp32: In float; its `low` and `high` are the extremes of the whole channel.
-        difference: Quantized less float, on a scale of which code 128 is zero, and `high` the largest magnitude.
-        bins: Of all values of the channel.
+        index: Index of the channel, zero-based.
+        sqnr_db: The channel's own SQNR; see `ComparedSite.sqnr_db`.
+        fp32: The float map; its `low` and `high` are the extremes of the whole channel.
+        difference: Quantized minus float, on a scale where code 128 is zero and `high` is the largest magnitude.
+        bins: Histograms of all values of the channel.
     """
 
     index: int
@@ -125,10 +125,10 @@ class DrawnChannel:
 
     @property
     def quantized(self) -> CodedMap:
-        """The quantized map on the scale of the float one: what both maps add up to, to within their codes.
+        """The quantized map on the scale of the float map: the sum of both maps, to within their codes.
 
         Raises:
-            StoreError: They are damaged.
+            StoreError: The PNG is damaged.
         """
         fp32, difference = self.fp32.values, self.difference.values
         if fp32.shape != difference.shape:
@@ -138,19 +138,20 @@ class DrawnChannel:
 
 @dataclass(frozen=True, slots=True)
 class ComparedSite:
-    """One site's activations for one picture.
+    """One site's activations for one image.
 
     Attributes:
-        site: Its name in the whole model, `stage3:4:2/input`.
-        kind: Kind of its layer.
-        format: The plan's format for it; None in float.
-        shape: Of its activations: channels, or heads in attention, first.
-        largest: The largest magnitude in float.
-        largest_difference: The largest magnitude of quantized less float, with all that was rounded before.
-        sqnr_db: Power in float over that of the difference, in dB; None where nothing differs, or all is zero in float.
-        worst_channels: The channels of the most power of the difference, most first.
-        worst_sqnr_db: Of each its own SQNR.
-        channels: Figures of channels, the worst first; none of a site that was not drawn.
+        site: Name of the site in the whole model, such as `stage3:4:2/input`.
+        kind: Kind of the site's layer.
+        format: The plan's format for the site; None in float.
+        shape: Shape of the activations; channels (heads in attention) come first.
+        largest: Largest magnitude in float.
+        largest_difference: Largest magnitude of quantized minus float, including all earlier rounding.
+        sqnr_db: Power in float over power of the difference, in dB; None if nothing differs, or if all values are zero
+            in float.
+        worst_channels: The channels with the most power of the difference, highest first.
+        worst_sqnr_db: The SQNR of each of these channels.
+        channels: Figures of channels, worst first; empty for a site that was not drawn.
     """
 
     site: str
@@ -166,13 +167,13 @@ class ComparedSite:
 
     @property
     def rank(self) -> float:
-        """What sites are ranked by, the lowest first: the SQNR; infinite where nothing differs."""
+        """The rank of a site, lowest first: its SQNR; infinite if nothing differs."""
         if self.sqnr_db is not None:
             return self.sqnr_db
         return math.inf if self.largest_difference == 0 else -math.inf
 
     def row(self) -> dict[str, Any]:
-        """Return all but the figures, as plain values."""
+        """Return everything except the figures, as plain values."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _LEFT_OUT}
         found |= {name: list(getattr(self, name)) for name in ("shape", "worst_channels", "worst_sqnr_db")}
         return found
@@ -195,7 +196,7 @@ def sqnr_text(sqnr_db: float | None, largest_difference: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationRecord(Record):
-    """One picture's activations, float beside quantized; `dataset` is the picture's name."""
+    """One image's activations, float beside quantized; `dataset` holds the image's name."""
 
     kind: str = KIND
 

@@ -1,4 +1,4 @@
-"""What a comparison of engine and simulation says: equivalence within a margin, not the absence of a difference."""
+"""The result of comparing engine and simulation: equivalence within a margin, not absence of a difference."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ MARGIN = 0.1
 LEAST_OBJECTS = 30
 """Fewer objects say nothing, whatever their interval: it is made of a normal distribution."""
 
-_NEAR = 2.0  # times as far from the same masks as the noise floor's
+_NEAR = 2.0  # allowed distance from the same masks, as a multiple of the noise floor's
 _SLACK = 0.5  # points of mask IoU
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said of one engine.
+    """The verdict on one engine.
 
     Attributes:
-        answer: `agrees` if the gap surely lies within the margin and the masks are as alike as the noise of rounding
-            lets them be; `does not agree` if one of both surely fails; else `too few objects to tell`.
-        reason: Why not, in a few words; empty where it agrees.
+        answer: `agrees` if the gap certainly lies within the margin and the masks are as similar as rounding noise
+            allows; `does not agree` if either certainly fails; else `too few objects to tell`.
+        reason: Why the engine does not agree, in a few words; empty if it agrees.
     """
 
     answer: Answer
     reason: str = ""
 
     def __str__(self) -> str:
-        """The answer with its reason."""
+        """Return the answer with its reason."""
         return f"{self.answer}: {self.reason}" if self.reason else self.answer
 
 
@@ -52,12 +52,12 @@ class AgreementRecord(Record):
 
     @property
     def verdict(self) -> Verdict:
-        """What the comparison says of the engine; see `Verdict`."""
+        """The comparison's verdict on the engine; see `Verdict`."""
         return _verdict(self)
 
     @property
     def silently_float(self) -> list[str]:
-        """Layers that the plan quantizes and the engine ran in float.
+        """Layers that the plan quantizes but the engine ran in float.
 
         Raises:
             StoreError: The record is damaged.
@@ -66,7 +66,7 @@ class AgreementRecord(Record):
 
     @property
     def between(self) -> list[str]:
-        """Other engines that ran the same scheme; figures `between_ENGINE_...` compare this one with them.
+        """Other engines that ran the same scheme; the figures `between_ENGINE_...` compare this engine with them.
 
         Raises:
             StoreError: The record is damaged.
@@ -75,7 +75,7 @@ class AgreementRecord(Record):
 
 
 def engines_between(figures: Mapping[str, Any]) -> list[str]:
-    """Return which engines the names of figures of an earlier version compare with."""
+    """Return the other engines that a record of an earlier version compares with, read from its figures' names."""
     ends = [re.fullmatch(r"between_(.+)_gap", name) for name in figures]
     return [found[1] for found in ends if found]
 
@@ -83,7 +83,7 @@ def engines_between(figures: Mapping[str, Any]) -> list[str]:
 def _verdict(record: Record) -> Verdict:
     """Judge a comparison.
 
-    Where the simulation in exact integers was compared too, that comparison counts: it is what the plan promises, and
+    If the simulation in exact integers was compared too, that comparison counts: it is what the plan promises, and it
     has less noise.
     """
     figures = record.figures
@@ -107,16 +107,16 @@ def _verdict(record: Record) -> Verdict:
 
 
 def mask_floor(figures: Mapping[str, float | int | None]) -> float | None:
-    """Return the least mask IoU, in percent, that counts as near the noise of rounding; None where it was not measured.
+    """Return the least mask IoU, in percent, that counts as rounding noise; None if the noise was not measured.
 
-    That noise is how far the simulation in floats is from itself in integers.
+    The noise is the distance between the simulation in floats and the same simulation in integers.
     """
     measured = figures.get("rounding_mask_iou")
     return None if measured is None else 100 - _NEAR * (100 - measured) - _SLACK
 
 
 def cause(record: Record) -> str:
-    """Return the cause of a disagreement where it is known, with the way out, behind a semicolon; else nothing."""
+    """Return a disagreement's known cause and its remedy, after a semicolon; empty if the cause is unknown."""
     if record.settings.get("exact") is False:
         return "; sums of products saturate on this processor: take --processors any"
     ran, planned = (record.figures.get(f"convolutions_{what}") for what in ("integer", "quantized"))

@@ -8,7 +8,7 @@ from quantsam.results.record import Record
 
 
 def compare(a: Record, b: Record) -> PairedDifference:
-    """Return b - a in points of mIoU over the same objects, with the standard error of that difference.
+    """Return b - a in points of mIoU over the same objects, with its standard error.
 
     Raises:
         InputError: The two records do not score the same objects of the same dataset.
@@ -18,10 +18,10 @@ def compare(a: Record, b: Record) -> PairedDifference:
 
 
 def check_same_data(a: Record, b: Record) -> None:
-    """Make sure that two records are of one dataset.
+    """Make sure that two records have the same dataset.
 
     Raises:
-        InputError: They are not.
+        InputError: The datasets differ.
     """
     if a.dataset_digest != b.dataset_digest:
         one, other = (f"{r.dataset} ({(r.dataset_digest or 'no digest')[:12]})" for r in (a, b))

@@ -1,8 +1,8 @@
 """The SQLite file that a result store is: its tables, how it is opened, and what its errors mean.
 
-The file uses SQLite's rollback journal and not the write-ahead log: it is then a single file, to be copied
-and to be read from read-only media. A process killed while it appends leaves a journal beside it, and the
-next reader rolls the half-written record back.
+The file uses SQLite's rollback journal and not the write-ahead log. So it is a single file, which can be copied and
+read from read-only media. A process killed while it appends leaves a journal beside it, and the next reader rolls the
+half-written record back.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from quantsam.errors import StoreError
 
 SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x7153414D  # "qSAM", in the file's header: tells our file from another program's
+_APPLICATION_ID = 0x7153414D  # "qSAM", in the file's header: distinguishes our file from another program's
 
 _SCHEMA = (
     """CREATE TABLE records (
         seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, model TEXT NOT NULL,
         scheme TEXT NOT NULL, placement TEXT, engine TEXT NOT NULL, dataset TEXT NOT NULL,
         prompt TEXT NOT NULL, body TEXT NOT NULL)""",
-    # `record_seq` and not the id: 32 hex digits for each of 36 000 objects would double the file.
+    # `record_seq`, not the id: 32 hex digits for each of 36 000 objects would double the file.
     """CREATE TABLE object_scores (
         record_seq INTEGER NOT NULL REFERENCES records (seq), annotation_id INTEGER NOT NULL,
         image_id INTEGER NOT NULL, area REAL NOT NULL, iou REAL NOT NULL, predicted_iou REAL,
@@ -45,7 +45,7 @@ _NEEDS_RECOVERY = (
     "copy it and its -journal file to a writable folder"
 )
 
-# Came later. A store of the same version may lack them, and an older quantsam does not look at them.
+# Added later. A store of the same version may lack them, and an older quantsam ignores them.
 _LATER = (
     "CREATE TABLE IF NOT EXISTS pictures (digest TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE IF NOT EXISTS gallery (
@@ -56,7 +56,7 @@ _LATER = (
 
 
 class Database:
-    """A store's file. Every use opens it and closes it again.
+    """A store's file. Every use opens and closes it.
 
     Args:
         path: The file.
@@ -69,28 +69,28 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
-        """Give a connection to a store that has a schema, or `None` where there is nothing yet.
+        """Yield a connection to a store that has a schema, or `None` if there is no store yet.
 
         Raises:
-            StoreError: The file is no store of this version, or cannot be read.
+            StoreError: The file is not a store of this version, or cannot be read.
         """
         with self._errors():
             if not self.path.exists():
                 yield None
                 return
-            # Not "ro": after a kill the journal must be rolled back. SQLite falls back to reading by itself.
+            # Not "ro": after a kill the journal must be rolled back. SQLite falls back to read-only by itself.
             with closing(self._connect("rw")) as connection:
                 yield connection if self._has_schema(connection) else None
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection within one transaction, which is kept whole when the block ends, or not at all.
+        """Yield a connection within one transaction, which is committed when the block ends, or rolled back.
 
         Raises:
-            StoreError: The file is no store of this version, or cannot be written.
+            StoreError: The file is not a store of this version, or cannot be written.
         """
         with self._errors(), closing(self._connect("rwc")) as connection:
-            # An exception leaves without COMMIT, and closing then rolls back.
+            # An exception skips COMMIT, and closing then rolls back.
             connection.execute("BEGIN IMMEDIATE")
             for statement in (*(() if self._has_schema(connection) else _SCHEMA), *_LATER):
                 connection.execute(statement)
@@ -98,18 +98,18 @@ class Database:
             connection.execute("COMMIT")
 
     def has_table(self, connection: sqlite3.Connection, name: str) -> bool:
-        """Return whether the store has a table that came later."""
+        """Return whether the store has a table that was added later."""
         return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         if mode == "rwc":
             self.path.parent.mkdir(parents=True, exist_ok=True)
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
-        # isolation_level None: transactions begin and end only where this file says so.
+        # isolation_level None: transactions begin and end only where this module says so.
         return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout_s, isolation_level=None)
 
     def _has_schema(self, connection: sqlite3.Connection) -> bool:
-        """Return False for an empty file; refuse what another program or a newer quantsam wrote."""
+        """Return False for an empty file; refuse a file from another program or a newer quantsam."""
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application_id == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -125,7 +125,7 @@ class Database:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what SQLite and the file system report into one line; mistakes of ours pass."""
+        """Turn errors from SQLite and the file system into one-line errors; our own bugs pass through."""
         try:
             yield
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError):

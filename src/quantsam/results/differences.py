@@ -1,4 +1,4 @@
-"""The columns by which the rows of a table can be told from each other."""
+"""Columns that distinguish the rows of a table."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ COLUMNS: dict[str, Column] = {
 
 
 def telling_columns(records: Sequence[Record], shown: Callable[[Record], Hashable]) -> dict[str, Column]:
-    """Return those of `COLUMNS` that tell apart records which look the same otherwise.
+    """Return the `COLUMNS` that distinguish records which otherwise look the same.
 
-    A column is taken if two records that agree in all that is shown so far, the columns before it included, differ in
-    it. Repetitions of one measurement need none.
+    A column is taken if two records differ in it, but agree in everything shown so far, including earlier columns.
+    Repetitions of one measurement need no column.
 
     Args:
         records: The rows of a table.
-        shown: What the table shows of a record anyway, its figures apart.
+        shown: Returns what the table shows of a record anyway, apart from its figures.
 
     Returns:
         Columns by title, in order.

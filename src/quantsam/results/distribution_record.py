@@ -1,4 +1,4 @@
-"""How the values of each site are distributed, and what its grid covers of them."""
+"""How the values of each site are distributed, and how much of them its grid covers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KIND = "distributions"
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Counts of values in neighbouring bins of one width; those outside are not empty, there are none.
+    """Counts of values in adjacent bins of equal width; there are no values outside the bins.
 
     Attributes:
         start: Lower edge of the first bin.
-        width: Of a bin.
-        counts: Values in each bin.
+        width: Width of a bin.
+        counts: Number of values in each bin.
     """
 
     start: float
@@ -29,13 +29,13 @@ class Bins:
 
 @dataclass(frozen=True, slots=True)
 class OutlierChannel:
-    """A channel whose values reach much further than those of its site's other channels.
+    """A channel with a much larger range than the other channels of its site.
 
     Attributes:
-        index: Which channel, from zero.
-        ratio: Its largest magnitude over the median of all channels' largest magnitudes.
-        clipped: Share of its values outside of the grid, 0 to 1, as for the site; None in float.
-        bins: Its histogram.
+        index: Index of the channel, zero-based.
+        ratio: The channel's largest magnitude divided by the median of all channels' largest magnitudes.
+        clipped: Share of the channel's values outside the grid, 0 to 1, as for the site; None in float.
+        bins: Histogram of the channel.
     """
 
     index: int
@@ -49,28 +49,30 @@ class SiteDistribution:
     """The values of one tensor over a stream of images, or of one weight.
 
     Attributes:
-        site: Its name in the whole model, `stage3:4:2/input`.
-        kind: Kind of its layer.
+        site: Name of the site in the whole model, such as `stage3:4:2/input`.
+        kind: Kind of the site's layer.
         role: `weight` or `activation`.
-        format: The scheme's format for it; None if the scheme leaves it in float.
-        per_channel: Whether each channel has a grid of its own.
-        values: How many were seen.
-        low: The smallest.
-        high: The largest.
-        grid_low: Smallest value that the grid holds, of several grids that of the one reaching furthest; None in float.
-        grid_high: Largest value, likewise.
-        clipped: Share of the values more than half a step outside of their grid, 0 to 1; None in float. What is less
-            far out is no further from the grid than a value in the middle of two codes.
-        sqnr_db: Power of the values over that of what rounding changes; None in float, or where nothing changes.
-        outlier_ratio: The largest `ratio` of its channels; None where their median is zero.
+        format: The scheme's format for the site; None if the scheme leaves it in float.
+        per_channel: Whether each channel has its own grid.
+        values: Number of values seen.
+        low: Smallest value.
+        high: Largest value.
+        grid_low: Smallest value that the grid can represent; if there are several grids, that of the widest; None in
+            float.
+        grid_high: Largest value that the grid can represent, likewise.
+        clipped: Share of the values more than half a step outside their grid, 0 to 1; None in float. A value closer
+            than that is no further from the grid than a value halfway between two codes.
+        sqnr_db: Power of the values over power of the rounding error, in dB; None in float, or if rounding changes
+            nothing.
+        outlier_ratio: Largest `ratio` of the site's channels; None if their median is zero.
         bins: Histogram of all values.
-        channel_lows: Smallest value of each channel, to three digits. Channels are output channels of weights, heads in
-            attention.
+        channel_lows: Smallest value of each channel, to three digits. Channels are the output channels of weights, and
+            the heads in attention.
         channel_highs: Largest value of each channel, to three digits.
-        outliers: The channels of the largest ratios, largest first; none where the median is zero.
-        position_ratio: The largest magnitude at any position of an image over the median of all its positions', of all
-            images the largest: where it is in the hundreds, a few positions are what no scale a channel helps. None of
-            weights, within attention, where that median is zero, and in older records.
+        outliers: The channels with the largest ratios, largest first; empty if the median is zero.
+        position_ratio: Largest magnitude at any position of an image divided by the median over its positions; the
+            largest ratio over all images. If it is in the hundreds, a few positions cause damage that per-channel
+            scales cannot repair. None for weights, within attention, if the median is zero, and in older records.
     """
 
     site: str
@@ -94,7 +96,7 @@ class SiteDistribution:
 
     @property
     def layer(self) -> str:
-        """Address of its layer."""
+        """Address of the site's layer."""
         return self.site.partition("/")[0]
 
     def to_json_dict(self) -> dict[str, JsonValue]:
@@ -104,7 +106,7 @@ class SiteDistribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistributionRecord(Record):
-    """How weights and activations are distributed."""
+    """The distributions of weights and activations."""
 
     kind: str = KIND
 

@@ -1,4 +1,4 @@
-"""Records, and rows of any kind, as tables: CSV, Parquet, Markdown; or whole, as JSON."""
+"""Export records, and rows of any kind, as tables (CSV, Parquet, Markdown) or in full (JSON)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _MAPPINGS = {
 def records_to_rows(records: Iterable[Record]) -> list[Row]:
     """Flatten records into rows that all have the same columns in the same order.
 
-    The fields keep their names, and so do figures and times (`miou`, `wall_s`); the others carry theirs
-    in front (`environment.torch`, `settings.seed`). What one record lacks is `None`; a list or
-    mapping among the settings becomes JSON text.
+    Fields, figures and times keep their names (`miou`, `wall_s`). Other mappings put their name in front
+    (`environment.torch`, `settings.seed`). A value that a record lacks is `None`. A list or mapping among the settings
+    becomes JSON text.
     """
     kept = list(records)
     columns = _columns(kept)
@@ -47,7 +47,7 @@ def records_to_rows(records: Iterable[Record]) -> list[Row]:
 
 
 def _columns(records: Iterable[Record]) -> list[str]:
-    columns = {name: None for name in RECORD_FIELDS if name not in _MAPPINGS}  # a dict keeps the order
+    columns = {name: None for name in RECORD_FIELDS if name not in _MAPPINGS}  # a dict keeps its order
     for group, prefix in _MAPPINGS.items():
         columns |= {f"{prefix}{key}": None for record in records for key in getattr(record, group)}
     return list(columns)
@@ -61,8 +61,8 @@ def markdown_table(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -
     """Return rows as a Markdown table; columns of numbers are aligned to the right.
 
     Args:
-        rows: The rows; a column that a row lacks is left empty, and so is `None`.
-        columns: Which columns, in order.
+        rows: The rows; a missing or `None` value leaves its cell empty.
+        columns: Names of the columns, in order.
 
     Returns:
         The table, with a line break at its end.
@@ -98,10 +98,10 @@ def _escape(text: str) -> str:
 
 
 def export(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
-    """Write records to a file whose suffix says how: `.csv`, `.parquet`, `.md` or `.json`.
+    """Write records to a file in the format of its suffix: `.csv`, `.parquet`, `.md` or `.json`.
 
-    CSV and Parquet hold the columns of `records_to_rows`, Markdown those of `MARKDOWN_COLUMNS`, JSON a
-    list of `Record.to_json_dict`. The file appears complete or not at all.
+    CSV and Parquet hold the columns of `records_to_rows`, Markdown those of `MARKDOWN_COLUMNS`, JSON a list of
+    `Record.to_json_dict`. The file is written completely or not at all.
 
     Raises:
         InputError: The suffix is none of these.
@@ -115,12 +115,12 @@ def export(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
 
 
 def export_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> int:
-    """Write rows that all have the same columns to a file whose suffix says how, as `export` does.
+    """Write rows with the same columns to a file in the format of its suffix, as `export` does.
 
-    A list or mapping in a cell becomes JSON text, in JSON it stays what it is. CSV and JSON are written row by row.
+    A list or mapping in a cell becomes JSON text; in JSON it stays as it is. CSV and JSON are written row by row.
 
     Returns:
-        How many rows there were.
+        The number of rows.
 
     Raises:
         InputError: The suffix is none of these.
@@ -183,22 +183,22 @@ def _write_parquet(records: list[Record], path: Path) -> None:
 
 
 def _rows_to_parquet(rows: Sequence[Mapping[str, Cell]], names: Sequence[str], path: Path) -> None:
-    import pyarrow as pa  # here, for it takes longer to import than the rest of quantsam.results
+    import pyarrow as pa  # imported here, because it takes longer than the rest of quantsam.results
     from pyarrow import parquet
 
     columns = {}
     for name in names:
         values = [row[name] for row in rows]
         kinds = {type(value) for value in values if value is not None}
-        if not kinds:  # nothing to infer from, and a column of Arrow's null type can be joined to nothing
+        if not kinds:  # no values to infer a type from, and a column of Arrow's null type cannot be joined
             columns[name] = pa.array(values, pa.string() if name in RECORD_FIELDS else pa.float64())
         elif len(kinds) == 1:
             columns[name] = pa.array(values)
         elif kinds == {int, float}:
             columns[name] = pa.array(values, pa.float64())
-        else:  # a setting such as `limit` that is a number here and a word there
+        else:  # a setting such as `limit`, which is a number in some records and a word in others
             columns[name] = pa.array([None if value is None else str(value) for value in values], pa.string())
-    with path.open("wb") as file:  # by its name, Arrow writes no file whose folder is not UTF-8
+    with path.open("wb") as file:  # given a path, Arrow cannot write a file whose folder is not UTF-8
         parquet.write_table(pa.table(columns), file)
 
 

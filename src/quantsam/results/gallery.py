@@ -1,4 +1,4 @@
-"""Objects of a record as pictures: what was asked, the truth, and what FP32 and the record's model answered."""
+"""Objects of a record as images: the prompt, the ground truth, and the answers of FP32 and the record's model."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ class GalleryEntry:
     """One object.
 
     Attributes:
-        rank: Which objects it was taken from, ranked by the IoU that the record's model loses against FP32, or where
-            FP32 was not scored by its own IoU; `compared`: from another record's gallery, to stand beside it.
+        rank: The group that the object was chosen from. Objects are ranked by the IoU that the record's model loses
+            against FP32, or by the model's own IoU if FP32 was not scored. `compared`: from another record's gallery,
+            for comparison.
         image_id: Id of its image.
         annotation_id: Id of its annotation.
         image_hw: Height and width of the image, which boxes, points and masks refer to.
         box_xyxy: The annotated box, in pixels.
-        click_xy: The first click, where the prompt was clicks and not the box.
-        truth: The annotated mask, a compressed RLE of COCO.
-        fp32: FP32's answer, likewise.
-        quantized: The answer of the record's model.
-        fp32_iou: IoU of FP32's answer with the truth, 0..1.
-        iou: IoU of the answer with the truth.
-        picture: The image, smaller than it was, as JPEG; None where a store lost it.
+        click_xy: The first click, if the prompt was clicks and not the box.
+        truth: The annotated mask, a compressed COCO RLE.
+        fp32: FP32's answer, in the same form.
+        quantized: The answer of the record's model, in the same form.
+        fp32_iou: IoU of FP32's answer with the ground truth, 0..1.
+        iou: IoU of the model's answer with the ground truth, 0..1.
+        picture: The image as JPEG, scaled down; None if a store lost it.
     """
 
     rank: Rank
@@ -53,20 +54,20 @@ class GalleryEntry:
 
     @property
     def picture_digest(self) -> str:
-        """What the picture is kept under, so that a store keeps it once; empty without a picture."""
+        """The key under which a store keeps the image, once; empty without an image."""
         return "" if self.picture is None else hashlib.sha256(self.picture).hexdigest()
 
     def to_json(self) -> str:
-        """Return all but the picture, and its digest."""
+        """Return everything except the image itself, and the image's digest, as JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "picture"}
         return json.dumps({**values, "picture": self.picture_digest})
 
 
 def parse_entry(body: str, picture: Callable[[str], bytes | None]) -> GalleryEntry:
-    """Read what `to_json` gave; `picture` finds a picture by its digest.
+    """Read what `to_json` returned; `picture` finds an image by its digest.
 
     Raises:
-        StoreError: It is damaged.
+        StoreError: The text is damaged.
     """
     try:
         values = json.loads(body)

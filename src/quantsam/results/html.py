@@ -1,4 +1,4 @@
-"""Rows of plain values as a table for notebooks."""
+"""Show rows of plain values as a table in notebooks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _MOST = 60
 
 
 def html_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as an HTML table with a caption; of many rows the first.
+    """Return rows as an HTML table with a caption; if there are many rows, only the first ones.
 
     Args:
-        title: Stands above.
-        rows: All with the same keys, which are the columns.
+        title: The table's caption.
+        rows: Rows with the same keys, which are the columns.
     """
     columns = list(rows[0]) if rows else []
     head = "".join(f"<th>{_escaped(column)}</th>" for column in columns)

@@ -1,4 +1,4 @@
-"""Records that a store holds already: of the same evaluation, and of the float model beside another one."""
+"""Find records that a store already holds: of the same evaluation, or of the float model as a baseline."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SETTINGS = (
     *("threads", "device", "weights", "activations", "precision", "repairs", "processors", "exact", "crowds"),
     *("detections_digest", "integers"),
 )
-_NAMES = ("scheme", "calibration", "detections")  # their digests tell
+_NAMES = ("scheme", "calibration", "detections")  # represented by their digests
 _IDLE = ("platform",)  # the kernel's build, which changes no figure
 _SAME_OBJECTS = ("model", "weights_digest", "dataset", "dataset_digest", "prompt")
 
 
 def is_float(record: Record) -> bool:
-    """Return whether a record is of FP32: nothing is quantized, and nothing in less than 32 bits."""
+    """Return whether a record is for FP32: nothing is quantized, and nothing runs in fewer than 32 bits."""
     return record.scheme == FLOAT and not record.settings.get("precision")
 
 
@@ -32,8 +32,8 @@ def find_evaluation(store: ResultStore, depends_on: Mapping[str, JsonValue]) -> 
     """Return the newest record of an evaluation, with the scores of its objects.
 
     Args:
-        store: Where to look.
-        depends_on: All that its figures depend on: fields of the record, settings, and the environment.
+        store: The store to search.
+        depends_on: Everything that the figures depend on: fields of the record, settings, and the environment.
 
     Returns:
         The record; None if the store has none.
@@ -45,7 +45,7 @@ def find_evaluation(store: ResultStore, depends_on: Mapping[str, JsonValue]) -> 
     environment = {name: value for name, value in depends_on.items() if name not in known}
     wanted = {name: depends_on.get(name) for name in _FIELDS}
     wanted["engine"] = wanted["engine"] or "pytorch"
-    named = {} if wanted["plan_digest"] else {"scheme": depends_on.get("scheme")}  # without a plan the name tells
+    named = {} if wanted["plan_digest"] else {"scheme": depends_on.get("scheme")}  # without a plan, use the name
     for record in _newest_first(store, wanted | named):
         if (
             all(getattr(record, name) == value for name, value in (wanted | named).items())
@@ -59,11 +59,12 @@ def find_evaluation(store: ResultStore, depends_on: Mapping[str, JsonValue]) -> 
 def find_baseline(store: ResultStore, record: Record) -> Record | None:
     """Return the newest record of the float model with the same weights, objects and prompts, with its scores.
 
-    One that the same engine computed is preferred; else it is PyTorch's. One in fewer than 32 bits is none.
+    A record from the same engine is preferred; otherwise PyTorch's is used. A record in fewer than 32 bits does not
+    count.
 
     Args:
-        store: Where to look.
-        record: What it is to be compared with.
+        store: The store to search.
+        record: The record to compare with the baseline.
 
     Returns:
         The record; None if the store has none, or for a record of the float model itself.
@@ -88,11 +89,11 @@ def find_baseline(store: ResultStore, record: Record) -> Record | None:
 
 
 def find_unrepaired(store: ResultStore, record: Record) -> Iterator[Record]:
-    """Yield the records of the same evaluation without the repairs, newest first; none where nothing was repaired.
+    """Yield the records of the same evaluation without the repairs, newest first; nothing if there are no repairs.
 
     Args:
-        store: Where to look.
-        record: Of a plan with repairs.
+        store: The store to search.
+        record: A record of a plan with repairs.
 
     Raises:
         StoreError: The store cannot be read.
@@ -105,11 +106,11 @@ def find_unrepaired(store: ResultStore, record: Record) -> Iterator[Record]:
 
 
 def all_but_repairs(record: Record) -> tuple[Any, ...]:
-    """Return what a record has in common with that of the same plan before or after repairs.
+    """Return the values that a record shares with the record of the same plan before or after repairs.
 
-    Plans that `quantsam repair` saved have nothing in common with others: they are calibrated on fewer images.
+    Plans that `quantsam repair` saved share nothing with other plans: they are calibrated on fewer images.
     """
-    left_out = ("repairs", "seed", "images", "calibration_images")  # these tell how it was asked, not what was computed
+    left_out = ("repairs", "seed", "images", "calibration_images")  # how it was asked, not what was computed
     settings = sorted((name, repr(value)) for name, value in record.settings.items() if name not in left_out)
     fields = (getattr(record, name) for name in _FIELDS if name != "plan_digest")
     return (record.kind, record.scheme, *fields, *settings)

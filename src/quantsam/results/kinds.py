@@ -1,4 +1,4 @@
-"""Records by kind, as they are read; those of older stores get the form of this version."""
+"""Read records by kind; records of older stores are converted to the form of this version."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _STOOD_FOR_NONE = {
 
 
 def read_record(values: Any) -> Record:
-    """Make a record of what `Record.to_json_dict` gave, in this version or an earlier one.
+    """Make a record from what `Record.to_json_dict` returned, in this version or an earlier one.
 
     Raises:
-        StoreError: A field is missing, unknown, or has a value that a record may not have.
+        StoreError: A field is missing or unknown, or has an invalid value.
     """
     current = in_current_form(values)
     kind = current.get("kind") if isinstance(current, dict) else None
@@ -57,7 +57,8 @@ def read_record(values: Any) -> Record:
 def in_current_form(values: Any) -> Any:
     """Return a record's JSON values in the form of this version.
 
-    Earlier ones had no `results`: lists stood among the settings, and words stood for no dataset, prompt or scheme.
+    Earlier versions had no `results`: they kept lists among the settings, and used words where there was no dataset,
+    prompt or scheme.
     """
     if not isinstance(values, dict) or "results" in values or not isinstance(values.get("settings"), dict):
         return values

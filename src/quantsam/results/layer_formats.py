@@ -1,4 +1,4 @@
-"""Which numbers each layer's tensors had, as a record keeps it."""
+"""The number formats of each layer's tensors, as kept in a record."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class LayerFormat:
     """One layer of a plan.
 
     Attributes:
-        address: `stage3:4:2`.
-        kind: `mbc_depthwise`.
-        weights: Format of its weights, several joined by a stroke; None in float or without weights.
-        activations: Format of its activations, likewise.
+        address: Address of the layer, such as `stage3:4:2`.
+        kind: Kind of the layer, such as `mbc_depthwise`.
+        weights: Format of the layer's weights, several joined by a slash; None in float or without weights.
+        activations: Format of the layer's activations, likewise.
     """
 
     address: str
@@ -35,17 +35,17 @@ class LayerFormat:
 
     @property
     def short(self) -> str:
-        """Bits of weights and activations, `W4 A8`; `float` for neither."""
+        """Bits of weights and activations, such as `W4 A8`; `float` if neither is quantized."""
         named = (("W", self.weights), ("A", self.activations))
         return " ".join(f"{letter}{_bits(formats)}" for letter, formats in named if formats) or FLOAT
 
     def to_json(self) -> JsonValue:
-        """Return the values alone: a record has one a layer."""
+        """Return only the values, because a record holds one entry per layer."""
         return list(dataclasses.astuple(self))
 
 
 def layer_formats(record: Record) -> list[LayerFormat]:
-    """Return the layers of what a record evaluated, in the order of the forward pass; none where it does not say.
+    """Return the layers that a record evaluated, in the order of the forward pass; empty if it lists none.
 
     Raises:
         StoreError: The record is damaged.
@@ -57,7 +57,7 @@ def layer_formats(record: Record) -> list[LayerFormat]:
 
 
 def uniform_format(address: str, kind: str, name: str) -> LayerFormat:
-    """Return a layer in a format as a search names it: `int8`, `w4a8`, `float`. Attention has no weights.
+    """Return a layer in a format with a search's name: `int8`, `w4a8`, `float`. Attention has no weights.
 
     >>> uniform_format("stage3:4:2", "conv", "w4a8").short, uniform_format("stage4:1:1", "attention", "int8").short
     ('W4 A8', 'A8')
@@ -70,7 +70,7 @@ def uniform_format(address: str, kind: str, name: str) -> LayerFormat:
 
 
 def forward_order(address: str) -> tuple[bool, list[tuple[int, int | str]]]:
-    """Return what addresses are sorted by to be in the order of the forward pass: the neck is last.
+    """Return the sort key of an address for the order of the forward pass; the neck is last.
 
     >>> sorted(["neck:0:0", "stage10:0:0", "stage2:1:0", "stage2:0:10"], key=forward_order)
     ['stage2:0:10', 'stage2:1:0', 'stage10:0:0', 'neck:0:0']

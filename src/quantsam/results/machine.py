@@ -1,4 +1,4 @@
-"""The machine that a result was computed on: processor, instruction sets, versions. Imports none of the packages."""
+"""The machine that a result was computed on: processor, instruction sets, versions. It imports none of the packages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMES = {
 }
 """Operating systems' names of what integer kernels use, with the ones that are told."""
 
-_WINDOWS_FEATURES = {"avx2": 40, "avx512": 41, "dotprod": 43}  # PF_..._INSTRUCTIONS_AVAILABLE; it knows no VNNI
+_WINDOWS_FEATURES = {"avx2": 40, "avx512": 41, "dotprod": 43}  # PF_..._INSTRUCTIONS_AVAILABLE; without VNNI
 _APPLE_KEYS = (
     "machdep.cpu.leaf7_features",
     "hw.optional.AdvSIMD",
@@ -37,10 +37,10 @@ _APPLE_KEYS = (
 
 
 def environment(*packages: str) -> dict[str, str]:
-    """Describe the machine and the versions that a result depends on; imports none of them.
+    """Describe the machine and the versions that a result depends on, without importing the packages.
 
     Args:
-        packages: Further distributions to name, such as the engine's `onnxruntime`.
+        packages: Further distributions to include, such as the engine's `onnxruntime`.
 
     Returns:
         `python`, `platform`, `machine`, `cpu`, `cpu_count`, `instruction_sets`, and each package's version or
@@ -64,9 +64,9 @@ def environment(*packages: str) -> dict[str, str]:
 
 @functools.cache
 def instruction_sets() -> tuple[str, ...]:
-    """Return what the operating system tells of the processor: `avx2`, `avx512`, `avx512_vnni`, `dotprod`, ...
+    """Return what the operating system reports about the processor: `avx2`, `avx512`, `avx512_vnni`, `dotprod`, ...
 
-    Empty where it does not tell.
+    Empty if it reports nothing.
     """
     readers = {"Linux": _linux, "Darwin": _macos, "Windows": _windows}
     return readers.get(platform.system(), tuple)()
@@ -91,7 +91,7 @@ def _linux() -> tuple[str, ...]:
 
 
 def _macos() -> tuple[str, ...]:
-    """Keys that a Mac lacks make `sysctl` complain and print the others."""
+    """Return the flags that `sysctl` reports; it complains about keys that a Mac lacks, and prints the others."""
     try:
         answer = subprocess.run(["sysctl", *_APPLE_KEYS], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):

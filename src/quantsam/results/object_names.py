@@ -1,4 +1,4 @@
-"""What the objects and images of a dataset are called, kept once a dataset beside the scores."""
+"""Names of a dataset's objects and images, kept once per dataset beside the scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantsam.errors import StoreError
 
 @dataclass(frozen=True, slots=True)
 class ObjectNames:
-    """Names of one dataset's objects and images, as far as it has any.
+    """Names of one dataset's objects and images, if it has any.
 
     Attributes:
         categories: Names by category id.
@@ -24,21 +24,21 @@ class ObjectNames:
     files: Mapping[int, str] = field(default_factory=dict)
 
     def category(self, annotation_id: int) -> str | None:
-        """Return the name of an object's category, or else its number; None where neither is known."""
+        """Return the name of an object's category, or else its id; None if neither is known."""
         category_id = self.objects.get(annotation_id)
         return None if category_id is None else self.categories.get(category_id, str(category_id))
 
     def to_json(self) -> str:
-        """Return a text that `parse_names` reads."""
+        """Return a text for `parse_names` to read."""
         parts = (self.categories, self.objects, self.files)
         return json.dumps([list(part.items()) for part in parts], separators=(",", ":"))
 
 
 def parse_names(body: str) -> ObjectNames:
-    """Read what `to_json` gave.
+    """Read what `to_json` returned.
 
     Raises:
-        StoreError: It is damaged.
+        StoreError: The text is damaged.
     """
     try:
         categories, objects, files = ({int(key): value for key, value in part} for part in json.loads(body))

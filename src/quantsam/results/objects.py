@@ -1,4 +1,4 @@
-"""The objects of a record one by one, and by category, size or image; alone or beside those of another record."""
+"""List a record's objects one by one or by category, size or image; alone or compared with another record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIE = 0.5
 TIE_ROUNDED = TIE + 1e-5
 """The same for differences of rounded numbers: 151 of 200 pixels against 150 is a tie, whatever its last digit."""
 
-_ORDERED_TO = 4  # digits: what lies behind them is rounding
+_ORDERED_TO = 4  # digits: further digits are rounding noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,16 @@ class ObjectRow:
     """One object of a record.
 
     Attributes:
-        image_id: Id of its image.
-        file: Path of the image relative to its folder; None where it is no file, or is not known.
-        annotation_id: Id of its annotation.
-        category: Name of its category; None where it is not known.
+        image_id: Id of the object's image.
+        file: Path of the image relative to the image folder; None if it is not a file or not known.
+        annotation_id: Id of the object's annotation.
+        category: Name of the object's category; None if not known.
         size: `small`, `medium` or `large`.
         area: Annotated area in square pixels.
-        iou: Of the answer with the annotation, 0..100.
-        predicted_iou: What the model takes it for, 0..100; None if it does not say.
-        baseline_iou: Of the other record's answer, 0..100; None without another record.
-        difference: `iou` less `baseline_iou`, in points.
+        iou: IoU of the answer with the annotation, 0..100.
+        predicted_iou: The model's estimate of this IoU, 0..100; None if it gives none.
+        baseline_iou: IoU of the other record's answer, 0..100; None without another record.
+        difference: `iou` minus `baseline_iou`, in points.
     """
 
     image_id: int
@@ -61,17 +61,17 @@ class GroupRow:
     """The objects of one category, size or image.
 
     Attributes:
-        group: Its name; of an image its id.
-        file: Of an image its path; else None.
-        objects: How many.
+        group: Name of the group; for an image, its id.
+        file: Path of the image; None for other groups.
+        objects: Number of objects.
         miou: Mean IoU, 0..100.
-        standard_error: Its standard error, in points; None for one object.
-        predicted_iou: Mean of what the model takes its answers for; None if it does not say.
-        difference: Mean difference from the other record, in points; None without one.
-        difference_se: Its standard error.
-        wins: Objects better by more than `TIE`; None without another record.
-        losses: Objects worse by more than that.
-        ties: The others.
+        standard_error: Standard error of `miou`, in points; None for one object.
+        predicted_iou: Mean of the model's IoU estimates, 0..100; None if it gives none.
+        difference: Mean difference from the other record, in points; None without another record.
+        difference_se: Standard error of `difference`.
+        wins: Number of objects better by more than `TIE`; None without another record.
+        losses: Number of objects worse by more than `TIE`.
+        ties: Number of other objects.
     """
 
     group: str
@@ -91,12 +91,12 @@ def object_rows(store: ResultStore, record: Record, baseline: Record | None = No
     """Return the objects of a record, by annotation id.
 
     Args:
-        store: Holds the names of the dataset's objects.
-        record: With the scores of its objects.
+        store: The store with the names of the dataset's objects.
+        record: The record, with the scores of its objects.
         baseline: Another record of the same objects, with their scores.
 
     Raises:
-        InputError: The record has no objects, or the two are not of the same objects.
+        InputError: The record has no objects, or the two records do not score the same objects.
         StoreError: The store cannot be read.
     """
     for one in (record, *([] if baseline is None else [baseline])):
@@ -137,7 +137,7 @@ def object_rows(store: ResultStore, record: Record, baseline: Record | None = No
 
 
 def worst_first(rows: Sequence[ObjectRow]) -> list[ObjectRow]:
-    """Return objects by what they lose against the other record, or without one by their IoU; equal ones by id."""
+    """Return objects by their loss against the other record, or else by IoU; equal ones by id."""
 
     def key(row: ObjectRow) -> tuple[float, int]:
         value = row.iou if row.difference is None else row.difference
@@ -147,10 +147,10 @@ def worst_first(rows: Sequence[ObjectRow]) -> list[ObjectRow]:
 
 
 def group_rows(rows: Sequence[ObjectRow], by: Grouping) -> list[GroupRow]:
-    """Return means over the objects of each category, size or image; what loses most, or is worst, comes first.
+    """Return means over the objects of each category, size or image; the largest loss, or the worst, comes first.
 
     Raises:
-        InputError: They cannot be grouped so.
+        InputError: The objects cannot be grouped in this way.
     """
     if by not in GROUPINGS:
         raise InputError(f"objects are grouped by one of {', '.join(GROUPINGS)}, got {by!r}: {nearest(by, GROUPINGS)}")
@@ -175,7 +175,7 @@ def group_rows(rows: Sequence[ObjectRow], by: Grouping) -> list[GroupRow]:
 
 
 def whole(rows: Sequence[ObjectRow]) -> GroupRow:
-    """Return means over all objects."""
+    """Return the means over all objects."""
     return _group("all", rows, None)
 
 

@@ -24,7 +24,7 @@ from quantsam.results.machine import environment
 T = TypeVar("T")
 JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
 
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON; whole letters beyond 16 bits are written so too
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON; valid characters beyond 16 bits are written this way too
 _NAMES = ("kind", "model", "engine")
 _OPTIONAL_NAMES = ("scheme", "dataset", "prompt")
 _TEXTS = ("weights_digest", "notes")
@@ -34,17 +34,17 @@ _OPTIONAL_TEXTS = (
 
 
 def new_id() -> str:
-    """Return a fresh record id: 32 random hex digits."""
+    """Return a new record id: 32 random hex digits."""
     return uuid.uuid4().hex
 
 
 def identity(depends_on: Mapping[str, JsonValue]) -> str:
-    """Return the id of whatever has these values: 32 hex digits of a digest, the same on any machine."""
+    """Return an id derived from these values: 32 hex digits of a digest, the same on any machine."""
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
 
 
 def utc_now() -> str:
-    """Return the present time in UTC as ISO 8601, to the millisecond."""
+    """Return the current time in UTC as ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -52,37 +52,36 @@ def utc_now() -> str:
 class Record:
     """One measured result.
 
-    The mappings are copied. Tables show figures and times side by side with the other fields, so
-    no two of them may share a name.
+    The mappings are copied. Tables show figures and times beside the other fields, so all names must differ.
 
     Attributes:
         id: 8 to 64 lower-case hex digits: random, or derived from what was measured.
         created_utc: ISO 8601 in UTC.
-        kind: What was done: `evaluate`.
-        model: Name of the model: `L0`.
-        weights_digest: Hex digest of its weights.
-        scheme: Name of the quantization scheme: `int8`, or `fp32` for none; None where none was chosen of several.
+        kind: The kind of measurement, such as `evaluate`.
+        model: Name of the model, such as `L0`.
+        weights_digest: Hex digest of the model's weights.
+        scheme: Name of the quantization scheme: `int8`, or `fp32` for none; None if a search among several chose none.
         scheme_digest: Hex digest of the scheme's content.
         plan_digest: Hex digest of the calibrated plan.
-        placement: Name of the placement: `onnxruntime`.
-        engine: What computed the embeddings: `pytorch`.
-        dataset: Name of the dataset; None where nothing was looked at.
-        dataset_digest: Its digest; changes with the images or the objects.
-        prompt: Which prompts were given: `box`; None where none were.
+        placement: Name of the placement, such as `onnxruntime`.
+        engine: What computed the embeddings, such as `pytorch`.
+        dataset: Name of the dataset; None if no data was used.
+        dataset_digest: Digest of the dataset; changes with the images or the objects.
+        prompt: Kind of prompts, such as `box`; None if there were none.
         calibration: Name of the calibration data.
-        calibration_digest: Its digest.
-        figures: What was measured, by name, units in the name: `miou` (0..100), `miou_small`, `count`,
+        calibration_digest: Digest of the calibration data.
+        figures: Measured values by name, with units in the name: `miou` (0..100), `miou_small`, `count`,
             `standard_error`, `saved_mib`, `size_bytes`, ...; finite, or `None` for "no objects".
-        times: Durations by name, units in the name: `encoder_ms_median`, `wall_s`.
-        environment: As `environment()` gives it.
-        settings: What else a repetition needs: `seed`, `images`, switches; JSON values.
-        results: What was found that is no single figure: rows, schemes, sites; JSON values. The records of each kind
-            give them as typed values.
+        times: Durations by name, with units in the name: `encoder_ms_median`, `wall_s`.
+        environment: Machine and versions, as `environment()` returns them.
+        settings: Other values that a repetition needs: `seed`, `images`, switches; JSON values.
+        results: Results that are not single figures: rows, schemes, sites; JSON values. The record classes give them as
+            typed values.
         notes: Free text.
-        scores: The score of every object; kept beside the record in a store, not in its JSON form.
+        scores: The score of every object; a store keeps them beside the record, not in its JSON form.
 
     Raises:
-        InputError: A value is of the wrong type, a name is empty, a number is not finite.
+        InputError: A value has the wrong type, a name is empty, or a number is not finite.
     """
 
     id: str = field(default_factory=new_id)
@@ -133,10 +132,10 @@ class Record:
 
     @property
     def label(self) -> str:
-        """The scheme, and what is unusual about how it was run.
+        """The scheme, and anything unusual about how it ran.
 
-        Repairs; only weights (W) or activations (A) quantized; a precision of the rest other than f32; weights for VNNI
-        alone.
+        Unusual are: repairs; only weights (W) or only activations (A) quantized; a precision of the rest other than
+        f32; and weights for VNNI only.
         """
         kept = [role for role in ("weights", "activations") if self.settings.get(role, True)]
         scheme = self.scheme or "several schemes"
@@ -171,7 +170,7 @@ class Record:
         return {name: _plain_json(name, value) if isinstance(value, dict) else value for name, value in values.items()}
 
     def table(self) -> list[dict[str, Any]]:
-        """Return what was found as rows of plain values: one a figure, or in records of some kinds what they list."""
+        """Return the results as rows of plain values: one row per figure, or per listed item in some kinds."""
         return [{"figure": name, "value": value} for name, value in {**self.figures, **self.times}.items()]
 
     def to_pandas(self) -> Any:
@@ -192,10 +191,10 @@ class Record:
 
     @classmethod
     def from_json_dict(cls, data: Any) -> Record:
-        """Read what `to_json_dict` gave.
+        """Read what `to_json_dict` returned.
 
         Raises:
-            StoreError: A field is missing, unknown, or has a value that a record may not have.
+            StoreError: A field is missing or unknown, or has an invalid value.
         """
         if not isinstance(data, dict):
             raise StoreError(f"a record must be a JSON object, got {type(data).__name__}")
@@ -216,12 +215,12 @@ RECORD_FIELDS: dict[str, None] = {f.name: None for f in fields(Record) if f.name
 
 
 def parsed_items(record: Record, key: str, make: Callable[[Any], T]) -> list[T]:
-    """Return what a record lists in its results.
+    """Return a list from a record's results.
 
     Args:
         record: The record.
-        key: Where the list is.
-        make: Makes one of the list's entries, or raises `TypeError`, `KeyError`, `ValueError`.
+        key: Name of the list in the results.
+        make: Makes one entry of the list, or raises `TypeError`, `KeyError`, `ValueError`.
 
     Raises:
         StoreError: The record is damaged.
@@ -236,7 +235,7 @@ def parsed_items(record: Record, key: str, make: Callable[[Any], T]) -> list[T]:
 
 
 def _storable_all(value: Any) -> Any:
-    """Return JSON values whose texts any encoding takes."""
+    """Return JSON values with texts that any encoding can represent."""
     if isinstance(value, dict):
         return {storable(key): _storable_all(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -261,14 +260,14 @@ def _number(name: str, value: Any) -> float | int | None:
 
 
 def _required(name: str, value: Any) -> float | int:
-    """Return a number as Python's own; numpy's float32 and int64 are welcome, bool is not."""
+    """Return a number as Python's own; numpy's float32 and int64 are accepted, bool is not."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise InputError(f"{name} of a record must be a finite number, got {value!r}")
     return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a deep copy in JSON's own types: tuples become lists, as they would after reading."""
+    """Return a deep copy in JSON types: tuples become lists, as after reading."""
     try:
         text = json.dumps(value, allow_nan=False)
         plain: dict[str, Any] = json.loads(text)

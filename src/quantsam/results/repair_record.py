@@ -1,4 +1,4 @@
-"""What a search for repairs tried, step by step."""
+"""The steps of a search for repairs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ UNREPAIRED = "none"
 
 @dataclass(frozen=True, slots=True)
 class RepairStep:
-    """One thing that was tried.
+    """One step of a search for repairs.
 
     Attributes:
-        name: The repairs that were added, `none` for the plan without any, or `float: stage3:4:2, ...`.
-        repairs: All repairs of the plan that was tried.
-        kept: Whether what follows builds on it.
-        mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32; each image counts alike.
-        mask_loss_se: Its standard error.
-        gain: By how much `mask_loss` is lower than of what was kept before, paired; None of the first step.
-        gain_se: Its standard error.
-        size_bytes: Codes, scales and all that stays in float.
-        encoder_ms: Median on the engine, all steps in turn; None where none was timed.
-        seconds: That the plan and its score took.
+        name: The added repairs, `none` for the plan without repairs, or `float: stage3:4:2, ...`.
+        repairs: All repairs of the plan in this step.
+        kept: Whether later steps build on this one.
+        mask_loss: 100 minus the mean IoU, in percent, of the masks with FP32's masks; all images have equal weight.
+        mask_loss_se: Standard error of `mask_loss`.
+        gain: Decrease of `mask_loss` from the last kept step, paired; None for the first step.
+        gain_se: Standard error of `gain`.
+        size_bytes: Size of codes, scales and everything that stays in float.
+        encoder_ms: Median encoder time on the engine, measured in turn with all steps; None if not timed.
+        seconds: Time to make and score the plan.
     """
 
     name: str
@@ -55,7 +55,7 @@ class RepairRecord(Record):
 
     @property
     def steps(self) -> list[RepairStep]:
-        """What was tried, in order.
+        """The steps, in order.
 
         Raises:
             StoreError: The record is damaged.
@@ -64,7 +64,7 @@ class RepairRecord(Record):
 
     @property
     def last_kept(self) -> RepairStep:
-        """The step that gave the plan."""
+        """The step that gave the final plan."""
         return [step for step in self.steps if step.kept][-1]
 
     def table(self) -> list[dict[str, Any]]:

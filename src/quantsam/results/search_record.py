@@ -1,4 +1,4 @@
-"""What a search found: schemes beside the hand-made ones."""
+"""The schemes that a search found, beside the hand-made ones."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class SearchEntry:
     """One scheme.
 
     Attributes:
-        name: Its name.
+        name: Name of the scheme.
         origin: `found`, `hand-made`, or `uniform`: one format everywhere.
-        on_front: No other scheme loses less for less on the pictures of the search.
+        on_front: Whether no other scheme loses less at lower cost, on the images of the search.
         formats: Format of each layer, in the order of the record's `layers`.
-        cost: What it costs, in the record's `unit`.
-        size_bytes: Of the encoder's weights.
-        drop: Points of mIoU lost against FP32 on the pictures of the search, paired.
-        drop_se: Its standard error.
-        mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32.
-        mask_loss_se: Its standard error.
-        held_out_drop: As `drop`, on pictures that the search did not see; None where not measured.
-        held_out_drop_se: Its standard error.
-        held_out_mask_loss: As `mask_loss`, on those.
+        cost: Cost of the scheme, in the record's `unit`.
+        size_bytes: Size of the encoder's weights.
+        drop: Points of mIoU lost against FP32 on the images of the search, paired.
+        drop_se: Standard error of `drop`.
+        mask_loss: 100 minus the mean IoU, in percent, of the masks with FP32's masks.
+        mask_loss_se: Standard error of `mask_loss`.
+        held_out_drop: As `drop`, on images that the search did not see; None if not measured.
+        held_out_drop_se: Standard error of `held_out_drop`.
+        held_out_mask_loss: As `mask_loss`, on images that the search did not see.
         engine_drop: As `held_out_drop`, computed by the engine.
-        measured_ms: Of the whole encoder on the engine.
+        measured_ms: Time of the whole encoder on the engine.
     """
 
     name: str
@@ -65,7 +65,7 @@ class SearchRecord(Record):
 
     @property
     def entries(self) -> list[SearchEntry]:
-        """The schemes, the cheapest first.
+        """The schemes, cheapest first.
 
         Raises:
             StoreError: The record is damaged.
@@ -74,12 +74,12 @@ class SearchRecord(Record):
 
     @property
     def front(self) -> list[SearchEntry]:
-        """The schemes that no other beats in cost without losing more masks, the cheapest first."""
+        """The schemes that no other scheme beats in cost without a larger mask loss, cheapest first."""
         return [entry for entry in self.entries if entry.on_front]
 
     @property
     def chosen(self) -> SearchEntry | None:
-        """The scheme within the budget or the allowed drop; None where neither was given."""
+        """The scheme within the budget or the allowed drop; None if neither was given."""
         return next((entry for entry in self.entries if entry.name == self.scheme), None)
 
     def table(self) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ class SearchRecord(Record):
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the numbers of the points that no other beats in one value without losing in the other, by first value.
+    """Return the indices of the points that no other point beats (the Pareto front), by first value.
 
     >>> pareto([(2.0, 1.0), (1.0, 3.0), (2.0, 2.0), (3.0, 1.0)])
     [1, 0]
@@ -103,9 +103,9 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def dominating(entry: SearchEntry, entries: Sequence[SearchEntry]) -> SearchEntry | None:
-    """Return the cheapest found scheme that costs less than another and loses no more mIoU, on held-out pictures.
+    """Return the cheapest found scheme that costs less than `entry` and loses no more mIoU, on held-out images.
 
-    Where nothing was held out, the pictures of the search count.
+    If no images were held out, the images of the search count.
     """
 
     def lost(one: SearchEntry) -> float:

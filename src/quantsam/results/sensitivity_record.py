@@ -1,4 +1,4 @@
-"""What a sensitivity study found, row by row."""
+"""The results of a sensitivity study, row by row."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SEARCH = "search"
 
 @dataclass(frozen=True, slots=True)
 class RowScore:
-    """What quantizing one unit, or all but one, does.
+    """The effect of quantizing one unit, or all units but one.
 
     Attributes:
-        unit: `stage3:4:2`, `stage3:4`, `stage3` or a kind.
-        kind: Kind of its layers; `mixed` for several.
+        unit: Name of the unit: `stage3:4:2`, `stage3:4`, `stage3` or a kind.
+        kind: Kind of the unit's layers; `mixed` for several.
         part: `both`, `weights` or `activations`.
         layers: Addresses of the unit's layers.
-        drop: Points of mIoU lost against FP32, paired; negative for a gain. None where no mask was computed.
-        drop_se: Its standard error.
-        mask_loss: 100 less the mean IoU, in percent, of the masks with those of FP32; needs no ground truth.
-        mask_loss_se: Its standard error.
-        sqnr_db: Power of FP32's embedding over that of the difference from it; None if there is no difference.
-        images: Pictures that it was measured on.
-        objects: Objects that it was measured on.
+        drop: Points of mIoU lost against FP32, paired; negative for a gain. None if no masks were computed.
+        drop_se: Standard error of `drop`.
+        mask_loss: 100 minus the mean IoU, in percent, of the masks with FP32's masks; needs no ground truth.
+        mask_loss_se: Standard error of `mask_loss`.
+        sqnr_db: Power of FP32's embedding over power of the difference from it, in dB; None if nothing differs.
+        images: Number of images measured.
+        objects: Number of objects measured.
     """
 
     unit: str
@@ -49,12 +49,12 @@ class RowScore:
 
     @property
     def name(self) -> str:
-        """The unit, and the part unless it is both."""
+        """The unit, and the part unless it is `both`."""
         return self.unit if self.part == "both" else f"{self.unit} {self.part}"
 
     @property
     def damage(self) -> float:
-        """What rows are ranked by: the loss of masks, or where none were computed the embedding's noise, -SQNR."""
+        """The rank of a row: its mask loss, or the embedding's noise (-SQNR) if no masks were computed."""
         if self.mask_loss is not None:
             return self.mask_loss
         return -math.inf if self.sqnr_db is None else -self.sqnr_db
@@ -72,7 +72,7 @@ class SensitivityRecord(Record):
 
     @property
     def is_of_a_search(self) -> bool:
-        """Whether a search measured it for its own use; older versions did not note it."""
+        """Whether a search measured this study for its own use; older versions did not record this."""
         return SEARCH in self.settings
 
     @property
@@ -86,7 +86,7 @@ class SensitivityRecord(Record):
 
     @property
     def worst_first(self) -> list[RowScore]:
-        """The rows, what hurts most first."""
+        """The rows, most harmful first."""
         return sorted(self.rows, key=lambda row: -row.damage)
 
     def table(self) -> list[dict[str, Any]]:
@@ -96,13 +96,13 @@ class SensitivityRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class RankAgreement:
-    """How well an estimate ranks what an exact study found.
+    """How well an estimate reproduces the ranking of an exact study.
 
     Attributes:
         spearman: Rank correlation over the rows that matter; None for fewer than three.
-        rows: How many those are.
-        worst_found: How many of the exact study's worst rows are among the estimate's worst.
-        worst: How many worst rows were asked for.
+        rows: Number of rows that matter.
+        worst_found: Number of the exact study's worst rows that are among the estimate's worst.
+        worst: Number of worst rows requested.
     """
 
     spearman: float | None
@@ -117,13 +117,13 @@ def compare_ranks(
     """Compare an estimate's ranking with the drop in mIoU of an exact study.
 
     Args:
-        exact: The truth.
-        estimate: Rows of the same names, in any order.
-        least_drop: Rows of a smaller drop do not matter.
-        worst: How many of the worst rows should be found.
+        exact: Rows of the exact study.
+        estimate: Rows of the estimate, with the same names, in any order.
+        least_drop: Rows with a smaller drop do not matter.
+        worst: Number of worst rows that should be found.
 
     Raises:
-        InputError: The rows are not the same.
+        InputError: The rows do not have the same names.
     """
     from scipy.stats import spearmanr
 

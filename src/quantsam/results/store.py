@@ -1,4 +1,4 @@
-"""The result store: records, the scores of their objects and pictures of some of them, in one SQLite file."""
+"""The result store: records, their object scores and images of some objects, in one SQLite file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from quantsam.results.record import Record
 
 
 class RecordFilter(TypedDict, total=False):
-    """What `ResultStore.records` can select by: a value or a glob such as `mix-*`; `None` selects all."""
+    """Filters of `ResultStore.records`: a value or a glob such as `mix-*`; `None` selects all."""
 
     kind: str | None
     model: str | None
@@ -38,7 +38,7 @@ class RecordFilter(TypedDict, total=False):
 STORE_VARIABLE = "QUANTSAM_STORE"
 _NAME = "results.sqlite"
 _COLUMNS = tuple(RecordFilter.__annotations__)
-_NEVER_NULL = ("scheme", "dataset", "prompt")  # in the table, where a record may have none
+_NEVER_NULL = ("scheme", "dataset", "prompt")  # never null in the table, although a record may have none
 _MEASURED = (*_COLUMNS, "weights_digest", "dataset_digest", "plan_digest")
 _MEASURED_SETTINGS = (
     *("weights", "activations", "precision", "detections_digest", "by", "mode", "part", "method", "cost", "batch"),
@@ -49,8 +49,8 @@ _MEASURED_SETTINGS = (
 def default_store_path() -> Path:
     """Return `$QUANTSAM_STORE`, or `results.sqlite` in the user's data folder.
 
-    Where there is none yet and none can be made, e.g. in a container of a user without a home, it is `results.sqlite`
-    in a temporary folder of this user's.
+    If there is no store yet and none can be created, for example in a container whose user has no home, the path is
+    `results.sqlite` in this user's temporary folder.
     """
     given = os.environ.get(STORE_VARIABLE)
     if given:
@@ -62,20 +62,20 @@ def default_store_path() -> Path:
 
 
 def spare_store_path() -> Path | None:
-    """Return where results go if the usual place cannot be written; None if there is no such place either."""
+    """Return the fallback path if the usual one cannot be written; None if there is no fallback either."""
     folder = temporary_folder()
     return None if folder is None else folder / _NAME
 
 
 class ResultStore:
-    """Records in a SQLite file, which the first `append` creates.
+    """Records in an SQLite file, which the first `append` creates.
 
-    Every call opens the file and closes it again: nothing stays open between calls, so a store may be
-    shared by threads, kept across a fork, and used with or without `with`. Several processes may
-    append at the same time; they wait for one another.
+    Every call opens and closes the file, so nothing stays open between calls. A store can be shared by threads, kept
+    across a fork, and used with or without `with`. Several processes can append at the same time; they wait for one
+    another.
 
     Args:
-        path: The file; `default_store_path()` when not given.
+        path: The file; by default `default_store_path()`.
         busy_timeout_s: How long to wait for another process, in seconds.
     """
 
@@ -92,10 +92,10 @@ class ResultStore:
         pass
 
     def check_writable(self) -> None:
-        """Make sure, before long work, that `append` can be expected to work.
+        """Check, before long work, that `append` should succeed.
 
         Raises:
-            StoreError: The file is no store of this version, or its folder cannot be written.
+            StoreError: The file is not a store of this version, or its folder cannot be written.
         """
         with self._file.reading():
             problem = unwritable(self.path.absolute().parent)
@@ -105,20 +105,19 @@ class ResultStore:
             raise StoreError(f"result store {self.path} cannot be written: {problem}; give another path")
 
     def append(self, record: Record, scores: Iterable[ObjectScore] | None = None) -> None:
-        """Add a record and the scores of its objects: all of it, or nothing.
+        """Add a record and the scores of its objects, completely or not at all.
 
         Args:
             record: The record; its id must be new.
-            scores: One score an object; `record.scores` if left out. A `predicted_iou` that is not a number
-                is kept as `None`.
+            scores: One score per object; by default `record.scores`. A `predicted_iou` of NaN is kept as `None`.
 
         Raises:
             InputError: An object is scored twice.
-            StoreError: The store holds a record of this id, or cannot be written.
+            StoreError: The store already holds a record with this id, or cannot be written.
         """
         rows = [
             _score_row(score) for score in (record.scores if scores is None else scores)
-        ]  # before the lock is taken: `scores` may be slow
+        ]  # before taking the lock, because `scores` may be slow
         repeated = len(rows) - len({annotation_id for annotation_id, *_ in rows})
         if repeated:
             raise InputError(f"scores of record {record.id} must name an object once, got {repeated} repeated")
@@ -135,17 +134,17 @@ class ResultStore:
             connection.executemany("INSERT INTO object_scores VALUES (?, ?, ?, ?, ?, ?)", ((seq, *row) for row in rows))
 
     def records(self, **filters: Unpack[RecordFilter]) -> list[Record]:
-        """Return records in the order they were appended, the newest last.
+        """Return records in the order they were appended, newest last.
 
         Args:
-            filters: By `kind`, `model`, `scheme`, `placement`, `engine`, `dataset` or `prompt`: a value,
-                or a glob (`*`, `?`, `[...]`, case matters). All of them must hold.
+            filters: Values of `kind`, `model`, `scheme`, `placement`, `engine`, `dataset` or `prompt`: a value, or a
+                glob (`*`, `?`, `[...]`, case-sensitive). All filters must match.
 
         Returns:
-            The records; none when there is no store yet.
+            The records; empty if there is no store yet.
 
         Raises:
-            InputError: There is no such filter.
+            InputError: A filter is unknown.
             StoreError: The store cannot be read.
         """
         where, chosen = _where(filters)
@@ -157,19 +156,19 @@ class ResultStore:
             return [self._parse(body) for (body,) in found]
 
     def newest(self, limit: int, **filters: Unpack[RecordFilter]) -> tuple[list[Record], int]:
-        """Return the newest record of each thing that was measured, in the order they were appended.
+        """Return the newest record of each measurement, in the order they were appended.
 
-        Records that agree in model, weights, plan, engine, data, prompt and switches are of one thing.
+        Records with the same model, weights, plan, engine, data, prompt and switches belong to one measurement.
 
         Args:
-            limit: At most so many, the newest; older ones are not read.
+            limit: Largest number of records to return, the newest; older ones are not read.
             filters: As in `records`.
 
         Returns:
-            The records, and how many in all pass the filters, repetitions included.
+            The records, and the total number of records that pass the filters, including repetitions.
 
         Raises:
-            InputError: There is no such filter.
+            InputError: A filter is unknown.
             StoreError: The store cannot be read.
         """
         where, chosen = _where(filters)
@@ -186,10 +185,10 @@ class ResultStore:
         return [self._parse(body) for body in reversed(found.values())], total
 
     def keep_gallery(self, record_id: str, entries: Iterable[GalleryEntry]) -> None:
-        """Keep pictures of some of a record's objects, in place of those it has: all of them, or nothing.
+        """Replace the kept images of a record's objects, completely or not at all.
 
         Raises:
-            InputError: There is no record of this id.
+            InputError: There is no record with this id.
             StoreError: The store cannot be written.
         """
         kept = list(entries)
@@ -204,15 +203,15 @@ class ResultStore:
             connection.executemany("INSERT INTO gallery VALUES (?, ?, ?)", rows)
 
     def gallery(self, record_id: str) -> list[GalleryEntry]:
-        """Return the pictures kept with a record; none if there are none.
+        """Return the images kept with a record; empty if there are none.
 
         Raises:
-            InputError: No record has such an id, or several have.
+            InputError: No record matches the id, or several do.
             StoreError: The store cannot be read, or an entry is damaged.
         """
         with self._file.reading() as connection:
             seq, _ = self._find(connection, record_id)
-            assert connection is not None  # else nothing was found
+            assert connection is not None  # otherwise nothing was found
             if not self._file.has_table(connection, "gallery"):
                 return []
             found = connection.execute("SELECT body FROM gallery WHERE record_seq = ? ORDER BY position", (seq,))
@@ -225,7 +224,7 @@ class ResultStore:
             return [parse_entry(body, picture) for (body,) in found.fetchall()]
 
     def keep_names(self, dataset_digest: str, names: ObjectNames) -> None:
-        """Keep the names of a dataset's objects and images, in place of those it has.
+        """Replace the kept names of a dataset's objects and images.
 
         Raises:
             StoreError: The store cannot be written.
@@ -235,7 +234,7 @@ class ResultStore:
             connection.execute("INSERT OR REPLACE INTO object_names VALUES (?, ?)", values)
 
     def names(self, dataset_digest: str | None) -> ObjectNames | None:
-        """Return the names kept for a dataset; None where an older version, or another program, kept none.
+        """Return the names kept for a dataset; None if an older version or another program kept none.
 
         Raises:
             StoreError: The store cannot be read, or the names are damaged.
@@ -251,14 +250,14 @@ class ResultStore:
         """Return the one record whose id is, or begins with, `prefix`.
 
         Raises:
-            InputError: No record has such an id, or several have.
+            InputError: No record matches the id, or several do.
             StoreError: The store cannot be read.
         """
         with self._file.reading() as connection:
             return self._parse(self._find(connection, prefix)[1])
 
     def find(self, record_id: str) -> Record | None:
-        """Return the record of exactly this id, None if there is none.
+        """Return the record with exactly this id; None if there is none.
 
         Raises:
             StoreError: The store cannot be read.
@@ -270,18 +269,18 @@ class ResultStore:
             return None if found is None else self._parse(found[0])
 
     def scores(self, record_id: str) -> list[ObjectScore]:
-        """Return the scores kept with a record, by annotation id; none were given when it is empty.
+        """Return the scores kept with a record, by annotation id; empty if none were given.
 
         Args:
-            record_id: The record's id, or the beginning of it.
+            record_id: The record's id, or its beginning.
 
         Raises:
-            InputError: No record has such an id, or several have.
+            InputError: No record matches the id, or several do.
             StoreError: The store cannot be read.
         """
         with self._file.reading() as connection:
             seq, _ = self._find(connection, record_id)
-            assert connection is not None  # else nothing was found
+            assert connection is not None  # otherwise nothing was found
             found = connection.execute(
                 "SELECT image_id, annotation_id, area, iou, predicted_iou FROM object_scores "
                 "WHERE record_seq = ? ORDER BY annotation_id",
@@ -312,7 +311,7 @@ class ResultStore:
         return read_record(self._json(body))
 
     def _measured(self, body: str) -> str:
-        """Return what a record measured, in a form that can be compared."""
+        """Return a comparable text that identifies a record's measurement."""
         values = in_current_form(self._json(body))
         settings = values.get("settings") if isinstance(values, dict) else None
         if not isinstance(settings, dict):
@@ -327,7 +326,7 @@ class ResultStore:
 
 
 def _where(filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a condition in SQL, for a connection that knows `matches`, and its values."""
+    """Return an SQL condition, for a connection with the function `matches`, and its values."""
     for name in filters:
         if name not in _COLUMNS:
             raise InputError(f"records have no filter {name!r}: {nearest(name, _COLUMNS)}")
@@ -336,12 +335,12 @@ def _where(filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _matches(value: str | None, wanted: str) -> bool:
-    """Compare first as it is, so that a name with brackets finds itself."""
+    """Compare literally first, so that a name with brackets matches itself."""
     return value is not None and (value == wanted or fnmatchcase(value, wanted))
 
 
 def _narrow(key: int) -> int | bytes:
-    """Return an id as SQLite can keep it: one beyond 64 bits as its digits, in a blob, which no column converts."""
+    """Return an id for SQLite; one beyond 64 bits becomes its digits in a blob, which no column converts."""
     return key if -(2**63) <= key < 2**63 else str(key).encode()
 
 
@@ -350,7 +349,7 @@ def _wide(key: int | bytes) -> int:
 
 
 def _score_row(score: ObjectScore) -> tuple[int | bytes, int | bytes, float, float, float | None]:
-    """Return a score in table order and in Python's types: SQLite knows none of numpy's. NaN becomes NULL."""
+    """Return a score in table order and in Python's types: SQLite does not know numpy's. NaN becomes NULL."""
     predicted = None if score.predicted_iou is None else float(score.predicted_iou)
     return (
         _narrow(int(score.annotation_id)),

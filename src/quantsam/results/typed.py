@@ -1,4 +1,4 @@
-"""Values read from a store, checked against the dataclass that they are to become."""
+"""Check values read from a store against the dataclass that they will become."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 
 
 def typed(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Make a dataclass of values whose plain fields are of the annotated type.
+    """Make a dataclass from values, and check the types of its plain fields.
 
-    Checked are `str`, `bool`, `int`, `float` (finite; an int will do), each also with `| None`, and tuples of them of
-    any or of a given length. What is annotated otherwise is left to who calls.
+    Fields of type `str`, `bool`, `int` and `float` (finite; an int is accepted) are checked, also with `| None`, and so
+    are tuples of these with any or a given length. Other annotations are left to the caller.
 
     Args:
-        cls: A dataclass of a module with postponed annotations.
-        values: Of its fields.
+        cls: A dataclass from a module with postponed annotations.
+        values: The values of its fields.
 
     Raises:
-        TypeError: A field is missing, unknown or of another type.
+        TypeError: A field is missing or unknown, or has another type.
 
     >>> @dataclasses.dataclass
     ... class Row:

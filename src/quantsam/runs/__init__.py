@@ -1,1 +1,1 @@
-"""Runs: what a run is about, checked, opened and calibrated in one place."""
+"""Runs: one place that checks, opens and calibrates what a run needs."""

@@ -33,12 +33,12 @@ class Run:
     """A model with its data, ready to be calibrated and measured.
 
     Attributes:
-        model: In float.
-        schemes: What is to be calibrated.
-        calibration: The images for it; None where nothing needs any.
-        dataset: What to score on; None if nothing is scored.
-        detections: A detector's boxes for the dataset; None without.
-        loaded_plans: Plans that were read instead of schemes.
+        model: The float model.
+        schemes: Schemes to calibrate.
+        calibration: Calibration images; None if no scheme needs any.
+        dataset: Dataset to score on; None if nothing is scored.
+        detections: A detector's boxes for the dataset; None without a detector.
+        loaded_plans: Plans that were loaded instead of calibrating schemes.
     """
 
     model: EfficientViTSam
@@ -49,15 +49,15 @@ class Run:
     loaded_plans: tuple[Plan, ...] = ()
 
     def plans(self, deployment: Deployment, progress: Progress | None = None) -> list[Plan]:
-        """Return the plans for a deployment: those that were read, or else calibrated ones in the order of the schemes.
+        """Return the plans for a deployment: the loaded plans, or else a calibrated plan for each scheme, in order.
 
         Args:
-            deployment: What computes.
+            deployment: What computes, and how.
             progress: Wraps the iteration over calibration images.
 
         Raises:
             SchemeError: A scheme does not fit the model.
-            PlanError: The engine lacks a format, or a plan was placed for another one; nothing was calibrated then.
+            PlanError: The engine lacks a format, or a plan is for another engine. Nothing was calibrated then.
             CalibrationError: See `calibrate`.
         """
         if self.loaded_plans:
@@ -82,7 +82,7 @@ class Run:
         return plans
 
     def check_formats(self, deployment: Deployment) -> None:
-        """Make sure, before calibration, that what is to compute has the formats of all schemes.
+        """Check, before calibration, that the engine has the formats of all schemes.
 
         Raises:
             SchemeError: A scheme does not fit the model.
@@ -95,7 +95,7 @@ class Run:
             check_formats(plan.sites, deployment.engine)
 
     def dataset_to_score(self) -> Dataset:
-        """Return the dataset of a run that was opened with one."""
+        """Return the dataset; the run must have been opened with one."""
         assert self.dataset is not None
         return self.dataset
 
@@ -110,19 +110,19 @@ def open_run(
     data: DataSource | None = None,
     installed: bool = True,
 ) -> Run:
-    """Open what a run needs: what is checked quickly first, the model last.
+    """Open what a run needs: quick checks first, the model last.
 
     Args:
-        model: Which model.
-        schemes: What is to be calibrated: schemes, or what `load_scheme` takes.
-        plans: Folders of plans to read instead.
-        deployments: What is to compute; the run's plans are then asked for one of these.
-        calibration: Images to calibrate on; the model's own if None. Opened only where a scheme needs any.
-        data: What to score on; nothing is opened if None.
-        installed: The engines must be installed; not so where plans are only made for them.
+        model: Model to load.
+        schemes: Schemes to calibrate, or what `load_scheme` takes.
+        plans: Folders of plans to load instead of calibrating schemes.
+        deployments: What is to compute. Pass one of these to `Run.plans` later.
+        calibration: Images to calibrate on; the model's own if None. They are opened only if a scheme needs images.
+        data: Data to score on; None to score nothing.
+        installed: Whether the engines must be installed. False if plans are only made for them.
 
     Raises:
-        QuantsamError: Something is not known, not found, damaged, or does not fit.
+        QuantsamError: Something is unknown, missing, damaged, or does not fit.
     """
     for deployment in deployments:
         deployment.check(installed=installed)
@@ -151,7 +151,7 @@ def open_model(source: ModelSource) -> EfficientViTSam:
 
 
 def open_data(source: DataSource) -> Dataset:
-    """Open what is scored; see `open_dataset`."""
+    """Open the dataset to score on; see `open_dataset`."""
     return open_dataset(
         source.spec,
         annotations=source.annotations,
@@ -167,6 +167,6 @@ def open_calibration(source: CalibrationSource, model: str) -> ImageSource:
     """Open the calibration images of a model; see `open_images`.
 
     Raises:
-        InputError: None were named, and the model has none of its own.
+        InputError: No images were named, and the model has none of its own.
     """
     return open_images(source.spec_for(model), limit=source.images, seed=source.seed)

@@ -1,4 +1,4 @@
-"""What a run is about, in plain values. Nothing here is opened or imports PyTorch."""
+"""The inputs of a run as plain values. This module opens nothing and does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FilePath = str | Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Which model.
+    """Which model to load.
 
     Attributes:
-        name: A variant's name.
-        weights: A file; what comes along or the hub has, if None.
-        device: Where PyTorch computes.
+        name: Name of a variant.
+        weights: Weights file. If None, the shipped weights or those from the hub.
+        device: Device on which PyTorch computes.
     """
 
     name: str = "nano"
@@ -37,13 +37,13 @@ class DataSource:
 
     Attributes:
         spec: A folder, `coco`, `lvis` or `scenes:COUNT:SEED`.
-        annotations: Another annotation file than the folder's.
-        image_root: The folder of the images.
-        images: How many images are scored; all if None.
-        seed: Which images that takes.
-        crowds: Whether groups are scored too.
-        strict: Refuse what is never scored or looks wrong.
-        detections: A detector's results file, whose boxes are the prompts.
+        annotations: Annotation file to use instead of the folder's.
+        image_root: Folder of the images.
+        images: Number of images to score; all if None.
+        seed: Seed that chooses these images.
+        crowds: Score groups too.
+        strict: Refuse annotations that are never scored or look wrong.
+        detections: A detector's results file; its boxes are the prompts.
         skip_unknown_images: See `open_detections`.
     """
 
@@ -64,8 +64,8 @@ class CalibrationSource:
 
     Attributes:
         spec: A folder, `sa-1b` or `scenes:COUNT:SEED`; the model's own images if None.
-        images: How many images; all if None.
-        seed: Which images that takes.
+        images: Number of images; all if None.
+        seed: Seed that chooses these images.
     """
 
     spec: str | None = None
@@ -73,10 +73,10 @@ class CalibrationSource:
     seed: int = 0
 
     def spec_for(self, model: str) -> str:
-        """Return where the images of a model come from.
+        """Return where a model's calibration images come from.
 
         Raises:
-            InputError: None were named, and the model has none of its own.
+            InputError: No images were named, and the model has none of its own.
         """
         found = self.spec or get_variant(model).calibration
         if found is None:
@@ -96,16 +96,16 @@ class Roles(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What computes, and what of a scheme is carried out for it.
+    """What computes, and which parts of a scheme it applies.
 
     Attributes:
         engine: `pytorch`, which simulates, or an engine's name.
-        placement: Where tensors are quantized; the engine's own, or `thesis` for PyTorch, if None.
-        processors: On which processors the engine's integers are exact.
-        precision: Of what the engine does not quantize.
+        placement: Where tensors are quantized. If None, the engine's own placement, or `thesis` for PyTorch.
+        processors: Processors on which the engine's integers are exact.
+        precision: Precision of the parts that the engine does not quantize.
         weights: Quantize weights.
         activations: Quantize activations.
-        repairs: What is repaired, see `repair_plan`; None for what each scheme says, `()` for nothing.
+        repairs: Repairs to apply, see `repair_plan`; None for those that each scheme names, `()` for none.
     """
 
     engine: str = PYTORCH
@@ -118,24 +118,24 @@ class Deployment:
 
     @property
     def placed(self) -> str:
-        """The placement's name."""
+        """Name of the placement."""
         return self.placement or placement_of(self.engine, vnni=self.processors == "vnni")
 
     @property
     def roles(self) -> Roles:
-        """Which tensors are quantized, as arguments."""
+        """Which tensors are quantized, as keyword arguments."""
         return {"weights": self.weights, "activations": self.activations}
 
     def check(self, *, installed: bool = True) -> None:
-        """Make sure, before anything is opened, that there is something that computes so.
+        """Check, before anything is opened, that the engine can compute this.
 
         Args:
-            installed: The engine must be installed.
+            installed: Whether the engine must be installed.
 
         Raises:
-            InputError: There is no such engine, it lacks the precision, or has another placement; or activations stay
-                in float beside a repair.
-            EngineError: The engine is not installed.
+            InputError: The engine is unknown, lacks the precision, or has another placement; or a repair is given while
+                activations stay in float.
+            EngineError: The engine is not installed, or its device is missing.
         """
         check_engine(self.engine) if installed or self.engine == PYTORCH else get_engine(self.engine)
         check_precision(self.engine, self.precision)

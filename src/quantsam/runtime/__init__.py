@@ -1,1 +1,1 @@
-"""What needs no PyTorch: the registry of engines, their sessions, and the use of bundles."""
+"""The parts that need no PyTorch: the registry of engines, their sessions, and the use of bundles."""

@@ -43,15 +43,16 @@ def load_bundle(
 
     Args:
         folder: The bundle.
-        engine: `onnxruntime` or `openvino`; the one it was exported for if None.
-        threads: Of one inference; the engine's choice if None.
-        verify: Compare the files with their checksums, and what the engine computes on this processor with exact
+        engine: `onnxruntime` or `openvino`; by default the engine that the bundle was exported for.
+        threads: Number of threads per inference; the engine's choice if None.
+        verify: Whether to compare the files with their checksums, and the engine's results on this processor with exact
             integers: a few layers, and the masks of a test image.
 
     Raises:
-        BundleError: It is no bundle, is damaged, or was changed; the engine computes something else on this processor.
+        BundleError: The folder is not a bundle, or the bundle is damaged or was changed; or the engine's results differ
+            on this processor.
         EngineError: The engine is not installed or refuses a graph.
-        InputError: There is no such engine.
+        InputError: The engine is unknown.
     """
     path = Path(folder)
     manifest = read_manifest(path)
@@ -82,7 +83,7 @@ def load_bundle(
 
 
 def _options(manifest: Manifest, engine: str, threads: int | None, path: Path, *, warn: bool) -> SessionOptions:
-    """Return how the encoder is run: ONNX Runtime is told to add in 32 bits where the plan needs it."""
+    """Return how to run the encoder: ONNX Runtime adds in 32 bits if the plan needs it."""
     widens = get_engine(engine, on_processor=True).widens
     saturates = manifest.processors == "vnni" and not adds_in_32_bits(engine)
     if saturates and warn and not widens:
@@ -91,7 +92,7 @@ def _options(manifest: Manifest, engine: str, threads: int | None, path: Path, *
 
 
 def _refused(what: str, manifest: Manifest, engine: str, error: EngineError) -> EngineError:
-    """Say that an engine cannot run a bundle; that it was made for another one is the likeliest cause."""
+    """Return the error for an engine that cannot run a bundle; most likely it was made for another engine."""
     if engine == manifest.engine or "not installed" in str(error):
         return EngineError(f"{what}: {error}")
     return EngineError(f"{what} was exported for {manifest.engine}, and {error}; or open it with {manifest.engine}")
@@ -107,11 +108,11 @@ def _read(path: Path) -> bytes:
 
 
 class BundlePredictor:
-    """Segments one picture at a time; the picture is encoded once, prompts are cheap.
+    """Segments one image at a time: it encodes the image once, then prompts are cheap.
 
     Attributes:
-        manifest: What the bundle says of itself.
-        image_hw: Height and width of the picture; None until one is set.
+        manifest: The bundle's manifest.
+        image_hw: Height and width of the image; None until one is set.
     """
 
     def __init__(self, manifest: Manifest, encoder: Session, decoder: Session) -> None:
@@ -122,16 +123,16 @@ class BundlePredictor:
 
     @property
     def encoder_session(self) -> Session:
-        """What the engine made of the encoder."""
+        """The encoder's session in the engine."""
         return self._encoder
 
     def encode(self, image: NDArray[np.uint8]) -> Float32:
-        """Return the embedding (1, C, H, W) of a picture (H, W, 3) uint8 RGB."""
+        """Return the embedding (1, C, H, W) of an image (H, W, 3) uint8 RGB."""
         check_image_array(image)
         return self._encoder.run({"image": encoder_input(image, self.manifest.input_size)})["embedding"]
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
-        """Encode a picture.
+        """Encode an image.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -150,17 +151,17 @@ class BundlePredictor:
         multimask: bool = True,
         logits: bool = False,
     ) -> Prediction:
-        """Segment what one prompt points at.
+        """Segment the object of one prompt.
 
         Args:
-            points: (N, 2) x y in pixels of the picture.
+            points: (N, 2) x y in pixels of the image.
             labels: (N,) 1 for a point on the object, 0 for one off it.
-            box: (4,) x0 y0 x1 y1 in pixels of the picture.
-            multimask: Three masks for ambiguous prompts; else the single one.
-            logits: Return logits instead of bool masks.
+            box: (4,) x0 y0 x1 y1 in pixels of the image.
+            multimask: Whether to return three masks, for ambiguous prompts, instead of one.
+            logits: Whether to return logits instead of bool masks.
 
         Raises:
-            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+            InputError: No image was set, no prompt was given, or a prompt has the wrong shape or values.
         """
         batch = [None if v is None else _numbers(n, v)[None] for n, v in (("points", points), ("box", box))]
         marks = None if labels is None else _numbers("labels", labels)[None]
@@ -178,21 +179,21 @@ class BundlePredictor:
         multimask: bool = True,
         logits: bool = False,
     ) -> tuple[NDArray[Any], Float32, Float32]:
-        """Segment what a batch of prompts points at, all on the same picture.
+        """Segment the objects of a batch of prompts, all on the same image.
 
         Args:
-            points: (B, N, 2) x y in pixels of the picture.
+            points: (B, N, 2) x y in pixels of the image.
             labels: (B, N): 1 on the object, 0 off it, -1 padding.
-            boxes: (B, 4) x0 y0 x1 y1 in pixels of the picture.
-            multimask: Three masks a prompt instead of one.
-            logits: Return logits instead of bool masks.
+            boxes: (B, 4) x0 y0 x1 y1 in pixels of the image.
+            multimask: Whether to return three masks per prompt instead of one.
+            logits: Whether to return logits instead of bool masks.
 
         Returns:
-            Masks (B, M, H, W), bool or float32; the model's own estimate of their quality, (B, M) float32;
-            low-resolution logits (B, M, h, w) float32.
+            Masks (B, M, H, W), bool or float32; the model's own estimates of their IoU, (B, M) float32; low-resolution
+            logits (B, M, h, w) float32.
 
         Raises:
-            InputError: No picture was set, no prompt was given, or one has the wrong shape or values.
+            InputError: No image was set, no prompt was given, or a prompt has the wrong shape or values.
         """
         _, image_hw = self._ready()
         rows, columns = self._resizing(image_hw)
@@ -206,9 +207,9 @@ class BundlePredictor:
     def best_masks(
         self, *, points: ArrayLike | None = None, labels: ArrayLike | None = None, boxes: ArrayLike | None = None
     ) -> tuple[Bool, Float32]:
-        """Return of each prompt the mask of highest predicted IoU, (B, H, W) bool, and that IoU, (B,).
+        """Return only the best mask per prompt by predicted IoU, (B, H, W) bool, and that IoU, (B,).
 
-        Prompts are given as to `predict_batch`.
+        Give prompts as for `predict_batch`.
         """
         masks, iou, _ = self.predict_batch(points=points, labels=labels, boxes=boxes)
         best = iou.argmax(1)
@@ -222,15 +223,15 @@ class BundlePredictor:
         progress: Callable[[Iterable[Any], int | None], Iterable[Any]] | None = None,
         tally: Tally | None = None,
     ) -> list[FoundMask]:
-        """Find the masks of a picture without a prompt, as `quantsam.segment_everything` does.
+        """Find the masks of an image without a prompt, as `quantsam.segment_everything` does.
 
-        Needs `faster-coco-eval` for the masks' encoding; it takes the place of the picture that was set.
+        This needs `faster-coco-eval` to encode the masks. It replaces the image that was set.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             settings: The grid and the thresholds; `usual_settings` of the model if None.
             progress: Wraps the iteration over batches of points, given their number.
-            tally: Counts what is left out.
+            tally: Counts masks that are left out.
         """
         from quantsam.prediction.everything import find_masks
         from quantsam.prediction.grid import usual_settings
@@ -246,7 +247,7 @@ class BundlePredictor:
         return find_masks((image.shape[0], image.shape[1]), grid, open_crop, progress, tally)
 
     def forget_image(self) -> None:
-        """Make it as it was before a picture was set."""
+        """Return to the state before an image was set."""
         self._embedding = self.image_hw = None
 
     def _ready(self) -> tuple[Float32, tuple[int, int]]:
@@ -255,14 +256,14 @@ class BundlePredictor:
         return self._embedding, self.image_hw
 
     def _resizing(self, image_hw: tuple[int, int]) -> tuple[Float32, Float32]:
-        """Return what masks are multiplied with from the left, (H, h), and from the right, (w, W)."""
+        """Return the matrices that resize masks, from the left (H, h) and from the right (w, W)."""
         low, prompt_size = 4 * self.manifest.embedding[1], self.manifest.prompt_size
         kept = scaled_hw(image_hw, prompt_size)
         rows, columns = (resize_matrix(low, prompt_size, *pair) for pair in zip(kept, image_hw, strict=True))
         return rows, columns.T
 
     def _low_res(self, points: Float32, labels: NDArray[np.int64], multimask: bool) -> tuple[Float32, Float32]:
-        """Decode points (B, N, 2) in pixels of the picture: logits (B, M, h, w) and predicted IoU (B, M)."""
+        """Decode points (B, N, 2) in pixels of the image: logits (B, M, h, w) and predicted IoU (B, M)."""
         embedding, image_hw = self._ready()
         points = points * np.asarray(prompt_scale(image_hw, self.manifest.prompt_size), np.float32)
         chosen = MULTI if multimask else SINGLE
@@ -275,7 +276,7 @@ class BundlePredictor:
 
 
 class _Crop:
-    """The picture that a predictor holds, asked at points."""
+    """The image that a predictor holds, prompted at points."""
 
     def __init__(self, predictor: BundlePredictor) -> None:
         self._predictor = predictor

@@ -1,4 +1,4 @@
-"""A bundle looked at on the machine where it is to run: is it whole, exact, in integers, and how fast."""
+"""Check a bundle on its target machine: is it complete and exact, does it run in integers, and how fast is it?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one call, in milliseconds: the median and the 95th percentile."""
+    """The time of one call, in milliseconds: the median and the 95th percentile."""
 
     median_ms: float
     p95_ms: float
@@ -29,19 +29,19 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """What was seen of a bundle that passed: its files are whole, its layers and masks those of its exporter.
+    """The results for a bundle that passed: its files are intact, and its layers and masks match the exporter's.
 
     Attributes:
-        manifest: What the bundle says of itself.
-        engine: What ran it.
-        engine_version: Of its package.
+        manifest: The bundle's manifest.
+        engine: Name of the engine that ran the bundle.
+        engine_version: Version of the engine's package.
         processor: Instruction sets, and how the engine adds products.
-        layers: How many layers were compared with exact integers.
-        integer: Convolutions that the engine ran in integers; None where it does not tell.
-        convolutions: All that it ran; None likewise.
-        encoder: One picture.
-        decoder: One box.
-        whole: A picture with one box, from 8-bit pixels to a mask in the picture's pixels.
+        layers: Number of layers that were compared with exact integers.
+        integer: Number of convolutions that the engine ran in integers; None if the engine does not tell.
+        convolutions: Number of all convolutions that the engine ran; None likewise.
+        encoder: Time of the encoder for one image.
+        decoder: Time of the decoder for one box.
+        whole: Total time for an image with one box, from 8-bit pixels to a mask in the image's pixels.
     """
 
     manifest: Manifest
@@ -63,14 +63,15 @@ def check_up(
 
     Args:
         folder: The bundle.
-        engine: What runs it; the engine it was exported for if None.
-        threads: Of one inference; the engine's choice if None.
-        rounds: Of the timing, at least 1.
+        engine: Name of the engine; by default the engine that the bundle was exported for.
+        threads: Number of threads per inference; the engine's choice if None.
+        rounds: Number of timed calls, at least 1.
 
     Raises:
-        BundleError: It is no bundle, is damaged, or its layers or masks are not those of its exporter here.
+        BundleError: The folder is not a bundle, the bundle is damaged, or its layers or masks here differ from the
+            exporter's.
         EngineError: The engine is not installed or refuses a graph.
-        InputError: There is no such engine.
+        InputError: The engine is unknown.
     """
     predictor = load_bundle(folder, engine=engine, threads=threads)
     manifest = predictor.manifest

@@ -1,6 +1,6 @@
-"""What an engine is: one value, which all that asks for an engine by name reads.
+"""Describe an engine as one value, which all code that looks up an engine by name reads.
 
-A new engine that takes ONNX graphs is a file that holds such a value, and its name in `runtime.engines`.
+To add an engine for ONNX graphs, write a file with such a value, and add its name to `runtime.engines`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ class Engine:
     """An engine that runs ONNX graphs.
 
     Attributes:
-        name: What users call it.
-        package: What is imported; also the extra that installs it.
-        title: As its makers write it.
-        placement: Name of the placement of its plans.
-        weight_formats: Formats of weights that its own conversion was seen to compute as a plan says.
-        activation_formats: The same of activations.
-        opener: What gives it a graph, `module:function`, imported when it is needed: (bytes or path, options) to a
+        name: Name for users.
+        package: Package to import; also the name of the extra that installs it.
+        title: Name as its makers write it.
+        placement: Name of the placement for the engine's plans.
+        weight_formats: Weight formats that the engine was observed to compute as the plan says.
+        activation_formats: The same for activations.
+        opener: Function that opens a graph, `module:function`, imported when needed: (bytes or path, options) ->
             `Session`.
-        reader: What reads from a session which convolutions it runs, and how, `module:function`: (graph, session) to a
-            list of `Executed`; None where the engine does not tell.
-        checker: What makes sure that it can run here, `module:function`; None where its package is enough.
-        precisions: Of what is not quantized; the first is its own choice.
-        channel_activations: Whether an activation may have a scale a channel.
-        saturates: Whether it has x86 kernels that add pairs of products in 16 bits, see `quant.saturation`.
-        widens: Whether it can be told to add them in 32 bits.
-        on_processor: Whether it runs on the processor, and so opens bundles and is timed and studied here.
-        usual: Whether commands take it where their user names no engine.
-        versioner: What returns the version that computes, `module:function`; None where it is its package's.
-        builder: What returns the shell line that builds its own file of an exported encoder, `module:function`; None
-            where it runs the ONNX file.
+        reader: Function that reads which convolutions a session runs, and how, `module:function`: (graph, session) ->
+            list of `Executed`; None if the engine does not tell.
+        checker: Function that checks that the engine can run here, `module:function`; None if its package is enough.
+        precisions: Precisions of the parts that are not quantized; the first is the engine's default.
+        channel_activations: Whether an activation may have a scale per channel.
+        saturates: Whether the engine has x86 kernels that add pairs of products in 16 bits; see `quant.saturation`.
+        widens: Whether the engine can be set to add the products in 32 bits.
+        on_processor: Whether the engine runs on the processor (CPU); only then can it open bundles and be timed and
+            studied here.
+        usual: Whether commands use the engine if the user names none.
+        versioner: Function that returns the version that computes, `module:function`; None if it is the package's
+            version.
+        builder: Function that returns the shell command for building the engine's own file from an exported encoder,
+            `module:function`; None if the engine runs the ONNX file.
     """
 
     name: str
@@ -68,15 +70,15 @@ class Engine:
     builder: str | None = None
 
     def formats(self, role: Role) -> tuple[str, ...]:
-        """Return the formats of weights or of activations."""
+        """Return the supported formats of weights or activations."""
         return self.weight_formats if role == "weight" else self.activation_formats
 
     def check(self) -> None:
-        """Make sure, before long work, that it can run on this machine.
+        """Check, before long work, that the engine can run on this machine.
 
         Raises:
-            EngineError: Its package, or a device, is missing.
-            VersionError: Its package is too old.
+            EngineError: The engine's package or a device is missing.
+            VersionError: The engine's package is too old.
         """
         if self.checker is not None:
             imported(self.checker)()
@@ -84,10 +86,10 @@ class Engine:
             require(self.package)
 
     def version(self) -> str:
-        """Return the version that computes; `not installed` where there is none.
+        """Return the version that computes; `not installed` if there is none.
 
         Raises:
-            EngineError: It cannot be asked here.
+            EngineError: The version cannot be found out here.
         """
         if self.versioner is not None:
             return str(imported(self.versioner)())
@@ -97,10 +99,10 @@ class Engine:
             return "not installed"
 
     def check_precision(self, precision: str) -> None:
-        """Make sure that it has a precision for what is not quantized.
+        """Make sure that the engine supports a precision for the parts that are not quantized.
 
         Raises:
-            InputError: It has not.
+            InputError: The engine does not support the precision.
         """
         if precision not in self.precisions:
             raise InputError(
@@ -108,27 +110,27 @@ class Engine:
             )
 
     def precision_for(self, asked: Precision) -> Precision:
-        """Return the precision of what is not quantized; `f32` asks for the engine's own choice.
+        """Return the precision of the parts that are not quantized; `f32` requests the engine's default.
 
         Raises:
-            InputError: It has not what was asked for.
+            InputError: The engine does not support the requested precision.
         """
         used = self.precisions[0] if asked == "f32" else asked
         self.check_precision(used)
         return used
 
     def open(self, model: bytes | Path, options: SessionOptions) -> Session:
-        """Give it a graph.
+        """Open a graph in the engine.
 
         Raises:
-            InputError: It has no such precision.
-            EngineError: It is not installed, or cannot run the graph.
+            InputError: The engine does not support the precision.
+            EngineError: The engine is not installed, or cannot run the graph.
         """
         try:
             session: Session = imported(self.opener)(model, options)
         except (InputError, EngineError, VersionError):
             raise
-        except Exception as error:  # each engine has errors of its own
+        except Exception as error:  # each engine raises its own errors
             what = repr(str(model)) if isinstance(model, Path) else "the graph"
             raise EngineError(
                 f"{self.name} cannot run {what} ({reason_of(error)}): export it for {self.name}"
@@ -136,16 +138,16 @@ class Engine:
         return session
 
     def build_line(self, graph: Path) -> str | None:
-        """Return the shell line that builds its own file of an exported encoder; None where it runs the ONNX file."""
+        """Return the shell command that builds the engine's own file; None if the engine runs the ONNX file."""
         return None if self.builder is None else str(imported(self.builder)(graph))
 
     def read(self, graph: bytes, session: Session) -> Sequence[Executed] | None:
-        """Return the convolutions that a session runs, in its own words; None where it does not tell."""
+        """Return the convolutions that a session runs, in the engine's own words; None if it does not tell."""
         found: Sequence[Executed] | None = None if self.reader is None else imported(self.reader)(graph, session)
         return found
 
 
 def imported(reference: str) -> Any:
-    """Return what `module:name` means."""
+    """Return the object that `module:name` refers to."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)

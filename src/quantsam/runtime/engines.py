@@ -31,11 +31,11 @@ def get_engine(name: str, *, on_processor: bool = False) -> Engine:
     """Return an engine by name.
 
     Args:
-        name: Its name.
-        on_processor: Only engines that run on the processor.
+        name: Name of the engine.
+        on_processor: Whether to accept only engines that run on the processor.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: There is no engine with this name.
     """
     known = engine_names(on_processor=on_processor)
     if name not in known:
@@ -49,21 +49,21 @@ def engine_names(*, on_processor: bool = False) -> tuple[str, ...]:
 
 
 def usual_engines() -> tuple[str, ...]:
-    """Return the names of the engines of this processor that commands take where their user names none."""
+    """Return the names of the processor's engines that commands use if the user names none."""
     return tuple(name for name in engine_names(on_processor=True) if ENGINES[name].usual)
 
 
 def installed_engines() -> tuple[str, ...]:
-    """Return the names of the usual engines whose packages are installed; none is imported."""
+    """Return the names of the usual engines with installed packages, without importing them."""
     return tuple(name for name in usual_engines() if importlib.util.find_spec(ENGINES[name].package) is not None)
 
 
 def check_engine(name: str) -> None:
-    """Make sure, before long work, that something computes: `pytorch`, or an engine that is installed.
+    """Check, before long work, that a backend can compute: `pytorch`, or an installed engine.
 
     Raises:
-        InputError: There is no such engine.
-        EngineError: It is not installed, or its device is missing.
+        InputError: The engine is unknown.
+        EngineError: The engine is not installed, or its device is missing.
     """
     known = (PYTORCH, *ENGINES)
     if name not in known:
@@ -73,10 +73,10 @@ def check_engine(name: str) -> None:
 
 
 def check_precision(name: str, precision: str) -> None:
-    """Make sure that something computes what is not quantized in a precision; `f32` leaves it to the engine.
+    """Make sure that a backend supports a precision for unquantized parts; `f32` leaves the choice to the engine.
 
     Raises:
-        InputError: It does not.
+        InputError: The backend does not support the precision.
     """
     able = [other for other, engine in ENGINES.items() if precision in engine.precisions]
     if precision != "f32" and name not in able:
@@ -86,11 +86,11 @@ def check_precision(name: str, precision: str) -> None:
 
 
 def placement_of(engine: str, *, vnni: bool = False) -> str:
-    """Return the name of the placement of plans that something computes.
+    """Return the name of the placement for a backend's plans.
 
     Args:
         engine: `pytorch`, or an engine's name.
-        vnni: For processors with VNNI alone, where that makes a difference.
+        vnni: Whether the plans are only for processors with VNNI, if that makes a difference.
     """
     if engine == PYTORCH:
         return "thesis"
@@ -99,15 +99,15 @@ def placement_of(engine: str, *, vnni: bool = False) -> str:
 
 
 def open_session(engine: str, model: bytes | Path, options: SessionOptions = _DEFAULT) -> Session:
-    """Give a graph to an engine of this processor.
+    """Open a graph in an engine on this processor.
 
     Args:
-        engine: Its name.
-        model: The ONNX file, or what is in it.
-        options: How to run it.
+        engine: Name of the engine.
+        model: The ONNX file, or its content.
+        options: How to run the graph.
 
     Raises:
-        InputError: There is no such engine, or it has no such precision.
+        InputError: The engine is unknown, or does not support the precision.
         EngineError: The engine is not installed, or cannot run the graph.
     """
     return get_engine(engine, on_processor=True).open(model, options)
@@ -117,9 +117,9 @@ def surroundings(engine: str) -> dict[str, str]:
     """Return the machine and the versions that a result depends on; see `environment`.
 
     Args:
-        engine: What computes: `pytorch`, or an engine's name.
+        engine: The backend: `pytorch`, or an engine's name.
 
     Raises:
-        EngineError: The engine cannot be asked here.
+        EngineError: The engine's version cannot be found out here.
     """
     return environment() if engine == PYTORCH else {**environment(), engine: ENGINES[engine].version()}

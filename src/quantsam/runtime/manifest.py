@@ -1,4 +1,4 @@
-"""What a bundle's `manifest.json` says, and the picture by which a bundle proves that it computes what it should."""
+"""A bundle's `manifest.json`, and the test image that shows whether a bundle computes what it should."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantsam.errors import BundleError
 
 MANIFEST, ENCODER, DECODER = "manifest.json", "encoder.onnx", "decoder.onnx"
 CHECK_GRAPH, CHECK_ARRAYS = "check.onnx", "check.npz"
-VERSION, _READABLE = 3, (2, 3)  # version 2 had no thresholds for everything
+VERSION, _READABLE = 3, (2, 3)  # version 2 had no thresholds for segmenting everything
 CHECK_BOXES = ((18.0, 28.0, 82.0, 92.0), (98.0, 18.0, 142.0, 102.0), (8.0, 8.0, 152.0, 112.0))
 """Boxes on the test image whose masks are checked, x0 y0 x1 y1 in pixels."""
 
@@ -38,10 +38,10 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How far what a bundle computes may be from the exact simulation, whose values are in `check.npz`.
+    """How far a bundle's results may be from the exact simulation, whose values are in `check.npz`.
 
     Attributes:
-        layers: Of each layer in `check.onnx` the largest allowed difference of an output, by its label.
+        layers: Largest allowed difference of an output for each layer in `check.onnx`, by the layer's label.
         least_mask_iou: Least mean IoU of the masks of `CHECK_BOXES` on the test image, 0..1.
     """
 
@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What a mask must reach that nobody asked for.
+    """The thresholds for masks that are found without a prompt.
 
     Attributes:
         iou_threshold: Least predicted IoU, 0..1.
@@ -67,29 +67,29 @@ class Manifest:
     """Everything that a bundle's user needs to know beside the two graphs.
 
     Attributes:
-        version: Of this format.
-        quantsam: Version of the package that wrote it.
+        version: Version of this format.
+        quantsam: Version of the package that wrote the bundle.
         model: The variant's name.
         engine: The engine that the encoder was exported for.
-        scheme: Of the encoder.
-        placement: Of the encoder.
-        plan_digest: Of the encoder's plan.
-        encoder_digest: Of the float encoder's weights.
-        input_size: Side of the encoder's input; a picture's longer side is resized to it, the rest is padded with 0.
-        prompt_size: Side of the frame in which prompts are given, the longer side of the picture filling it.
+        scheme: Scheme of the encoder.
+        placement: Placement of the encoder.
+        plan_digest: Digest of the encoder's plan.
+        encoder_digest: Digest of the float encoder's weights.
+        input_size: Side of the encoder's input; an image's longer side is resized to it, the rest is padded with 0.
+        prompt_size: Side of the frame for prompt coordinates; the longer side of the image fills it.
         embedding: Shape of the embedding, (C, H, W).
-        pixel_mean: Taken off 8-bit RGB.
-        pixel_std: By which the difference is divided.
-        mask_threshold: Logits above it are the mask.
-        files: `encoder.onnx`, `decoder.onnx`, `check.npz`, and `check.onnx` where layers are quantized.
-        check: How far what it computes may be from the exact simulation.
+        pixel_mean: Mean that is subtracted from 8-bit RGB.
+        pixel_std: Divisor of the difference.
+        mask_threshold: Logits above this value belong to the mask.
+        files: `encoder.onnx`, `decoder.onnx`, `check.npz`, and `check.onnx` if layers are quantized.
+        check: How far the results may be from the exact simulation.
         processors: `any`: the integer kernels are exact on every processor; `vnni`: only where products are added in
             32 bits.
-        exported_on: Instruction sets of the processor that exported it.
-        everything: What masks of everything must reach.
-        precision: Of what the plan leaves in float: `f32`, or `f16`.
-        kept_in_float32: With `f16` the values that float16 could not hold, by name in `encoder.onnx`.
-        decoder_weights: How the decoder's weights are stored: `f32`, `f16` or `int8`; it computes in float32.
+        exported_on: Instruction sets of the processor that exported the bundle.
+        everything: Thresholds for segmenting everything.
+        precision: Precision of the parts that the plan leaves in float: `f32` or `f16`.
+        kept_in_float32: With `f16`, the values that float16 cannot hold, by name in `encoder.onnx`.
+        decoder_weights: How the decoder's weights are stored: `f32`, `f16` or `int8`; the decoder computes in float32.
     """
 
     version: int
@@ -121,7 +121,7 @@ class Manifest:
 
 
 def test_image() -> NDArray[np.uint8]:
-    """Return the picture that every bundle is checked with, (120, 160, 3) uint8: gradients, discs and stripes."""
+    """Return the test image for all bundles, (120, 160, 3) uint8: gradients, discs and stripes."""
     height, width = _TEST_HW
     y, x = np.mgrid[:height, :width]
     disc = (x - 50) ** 2 + (y - 60) ** 2 < 900
@@ -136,7 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a bundle's manifest.
 
     Raises:
-        BundleError: There is none, or it is not what it should be.
+        BundleError: There is no manifest, or it is invalid.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -41,7 +41,7 @@ class OnnxRuntimeSession:
         self.wide_sums = options.wide_sums
         ort = require("onnxruntime")
         settings = ort.SessionOptions()
-        settings.log_severity_level = 4  # what is wrong comes as an exception
+        settings.log_severity_level = 4  # errors are raised as exceptions
         self._scratch = tempfile.TemporaryDirectory() if options.profile else None
         if self._scratch is not None:
             settings.enable_profiling = True
@@ -60,20 +60,20 @@ class OnnxRuntimeSession:
         """Return all outputs by name."""
         try:
             found = self.handle.run(self._outputs, dict(inputs))
-        except Exception as error:  # a kernel that finds only now that it cannot, such as a scale a channel
+        except Exception as error:  # a kernel that fails only now, for example at per-channel scales
             raise EngineError(
                 f"onnxruntime cannot run the graph ({reason_of(error)}): export it for onnxruntime"
             ) from error
         return dict(zip(self._outputs, found, strict=True))
 
     def profile(self, inputs: Mapping[str, Array], warm_up: int, rounds: int) -> list[list[tuple[str, float]]]:
-        """Return for each of some inferences every node's name and milliseconds, in the order of running; once."""
+        """Return each inference's node names and milliseconds, in running order; callable once."""
         for _ in range(warm_up + rounds):
             self.run(inputs)
         return node_times(self.events())[warm_up : warm_up + rounds]
 
     def events(self) -> list[Any]:
-        """Return what was noted since a session of `profile` was made; once, for it ends the noting."""
+        """Return the events recorded since a session with `profile` was made; ends the recording."""
         found: list[Any] = json.loads(Path(self.handle.end_profiling()).read_text("utf-8"))
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -81,11 +81,11 @@ class OnnxRuntimeSession:
 
 
 def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
-    """Let ONNX Runtime write the graph it runs; it does so only while a session is made."""
+    """Let ONNX Runtime write the graph that it runs; it does so only when it makes a session."""
     assert isinstance(session, OnnxRuntimeSession)
     try:
         import onnx
-    except ModuleNotFoundError:  # not needed to run a bundle
+    except ModuleNotFoundError:  # onnx is not needed to run a bundle
         return _told_by_profile(graph, session)
     ort = require("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def _executed(name: str, operator: str) -> Executed:
 
 
 def _told_by_profile(graph: bytes, session: OnnxRuntimeSession) -> list[Executed]:
-    """Run a graph once and return what ONNX Runtime notes of its convolutions."""
+    """Run a graph once and return what ONNX Runtime records about its convolutions."""
     options = SessionOptions(threads=1, profile=True, wide_sums=session.wide_sums)
     profiled = OnnxRuntimeSession(graph, options)
     profiled.run(zeros({i.name: i.shape for i in profiled.handle.get_inputs()}))
@@ -115,7 +115,7 @@ def _told_by_profile(graph: bytes, session: OnnxRuntimeSession) -> list[Executed
 
 
 def zeros(shapes: Mapping[str, Sequence[int | str | None]]) -> dict[str, Array]:
-    """Return float32 inputs of some shapes; sides that vary are 1."""
+    """Return float32 inputs of the given shapes; variable sides are 1."""
     return {
         name: np.zeros([side if isinstance(side, int) else 1 for side in shape], np.float32)
         for name, shape in shapes.items()
@@ -123,10 +123,10 @@ def zeros(shapes: Mapping[str, Sequence[int | str | None]]) -> dict[str, Array]:
 
 
 def node_times(events: Iterable[Any]) -> list[list[tuple[str, float]]]:
-    """Return of what ONNX Runtime noted, for each inference, every node's name and milliseconds."""
+    """Return every node's name and milliseconds per inference, from ONNX Runtime's events."""
     found: list[list[tuple[str, float]]] = [[]]
     for event in events:
-        if event["name"] == "SequentialExecutor::Execute":  # closes an inference
+        if event["name"] == "SequentialExecutor::Execute":  # marks the end of an inference
             found.append([])
         elif event["name"].endswith("_kernel_time"):
             found[-1].append((event["name"].removesuffix("_kernel_time"), event["dur"] / 1000))
@@ -134,7 +134,7 @@ def node_times(events: Iterable[Any]) -> list[list[tuple[str, float]]]:
 
 
 def convolutions_of(events: Iterable[Any]) -> list[Executed]:
-    """Return of what ONNX Runtime noted in one inference the convolutions that ran."""
+    """Return the convolutions that ran, from ONNX Runtime's events of one inference."""
     told = [(event["name"], event.get("args", {}).get("op_name", "")) for event in events]
     return [
         _executed(name.removesuffix("_kernel_time"), operator)

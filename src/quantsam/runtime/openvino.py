@@ -56,7 +56,7 @@ class OpenVinoSession:
         return {name: array for names, array in zip(self._outputs, found, strict=True) for name in names}
 
     def profile(self, inputs: Mapping[str, Array], warm_up: int, rounds: int) -> list[list[tuple[str, float]]]:
-        """Return for each of some inferences every node's name and milliseconds, in the order in which they ran."""
+        """Return each inference's node names and milliseconds, in running order."""
         found = []
         for number in range(warm_up + rounds):
             self.run(inputs)
@@ -68,11 +68,11 @@ class OpenVinoSession:
 
 @functools.cache
 def _core(openvino: Any) -> Any:
-    """Return the one OpenVINO core of this process, which lives as long as it.
+    """Return the one OpenVINO core of this process, which lives as long as the process.
 
-    A core gives the thread that first compiles with it a signal stack and unmaps it when it goes. Cores that go in the
-    order in which they came leave the thread with an unmapped one, and the next signal that Python handles, such as
-    Ctrl-C, ends the process.
+    A core gives a signal stack to the thread that first compiles with it, and unmaps the stack when the core is
+    destroyed. If cores are destroyed in the order of their creation, the thread is left with an unmapped stack. The
+    next signal that Python handles, such as Ctrl-C, then ends the process.
     """
     return openvino.Core()
 

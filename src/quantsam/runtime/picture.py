@@ -1,4 +1,4 @@
-"""Segment one picture by prompts that a person gives, whoever computes, and compare two answers. Without PyTorch."""
+"""Segment one image with a user's prompts on any backend, and compare two answers. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Float32 = NDArray[np.float32]
 
 
 class Segmenter(Protocol):
-    """What answers prompts on a picture: a bundle, or the full model."""
+    """An object that answers prompts on an image: a bundle, or the full model."""
 
     def set_image(self, image: UInt8Image) -> None:
-        """Encode a picture (H, W, 3)."""
+        """Encode an image (H, W, 3)."""
         ...
 
     def best_masks(
@@ -40,21 +40,21 @@ class Segmenter(Protocol):
     def segment_everything(
         self, image: UInt8Image, settings: GridSettings | None, progress: Progress | None, tally: Tally | None = None
     ) -> list[FoundMask]:
-        """Find the masks of a picture without a prompt."""
+        """Find the masks of an image without a prompt."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PicturePrompts:
-    """What to segment in a picture; coordinates in its pixels.
+    """The prompts for an image; coordinates are in the image's pixels.
 
-    Points together are one prompt, and with one box beside them they refine that box. Boxes alone are a prompt each.
-    Without any, everything is segmented.
+    All points together are one prompt; with one box, they refine that box. Without points, each box is a prompt.
+    Without any prompt, everything is segmented.
 
     Attributes:
         boxes_xyxy: Left, top, right, bottom.
-        points_xy: Points.
-        labels: For each point 1, on the object, or 0, off it.
+        points_xy: Points, x y.
+        labels: Label of each point: 1 on the object, 0 off it.
     """
 
     boxes_xyxy: tuple[BoxXyxy, ...] = ()
@@ -67,11 +67,11 @@ class PicturePrompts:
         return not self.boxes_xyxy and not self.points_xy
 
     def check(self, image_hw: tuple[int, int]) -> None:
-        """Make sure that the prompts mean something on a picture of this height and width.
+        """Make sure that the prompts are valid on an image of this height and width.
 
         Raises:
-            InputError: A point or box lies outside the picture, a box has no area, coordinates are shares of the
-                picture's sides, there are points and several boxes, or no point lies on the object.
+            InputError: A point or box lies outside the image, a box has no area, coordinates are fractions of the
+                image's sides, points are combined with several boxes, or no point lies on the object.
         """
         height, width = image_hw
         size = f"the picture, {width} x {height} pixels"
@@ -95,9 +95,9 @@ class PicturePrompts:
             raise InputError("at least one point must lie on the object, got only label 0: add a point with label 1")
 
     def within(self, image_hw: tuple[int, int]) -> PicturePrompts:
-        """Return the prompts with boxes cut to a picture of this height and width; `check` them first.
+        """Return the prompts with boxes clipped to an image of this height and width; call `check` first.
 
-        A box that reaches beyond the picture is unlike all that the model was trained on: its masks are often empty.
+        A box that reaches beyond the image is unlike the training data: its masks are often empty.
         """
         height, width = image_hw
         boxes = tuple(
@@ -108,7 +108,7 @@ class PicturePrompts:
 
 
 def _check_pixels(name: str, values: tuple[float, ...], image_hw: tuple[int, int]) -> None:
-    """Refuse coordinates that are shares of the picture's sides, as some tools and models give them."""
+    """Refuse coordinates that are fractions of the image's sides, as some tools and models give."""
     height, width = image_hw
     is_share = all(0 <= value <= 1 for value in values) and any(value != int(value) for value in values)
     if is_share and min(height, width) > 2:
@@ -123,15 +123,15 @@ def _check_pixels(name: str, values: tuple[float, ...], image_hw: tuple[int, int
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PictureMask:
-    """One mask of a picture.
+    """One mask of an image.
 
     Attributes:
         mask: (H, W) bool.
-        area: Pixels of the mask.
-        box_xyxy: The tight box around it, right and bottom exclusive; all 0 where the mask is empty.
-        predicted_iou: The model's own estimate.
-        asked: What the mask was asked for, in JSON values.
-        found: The same mask where everything was segmented.
+        area: Number of pixels in the mask.
+        box_xyxy: The tight box around the mask, right and bottom exclusive; all 0 if the mask is empty.
+        predicted_iou: The model's own estimate of the IoU.
+        asked: The prompt of the mask, in JSON values.
+        found: The same mask as found when segmenting everything; else None.
     """
 
     mask: BoolMask
@@ -144,7 +144,7 @@ class PictureMask:
     def to_json_dict(self) -> dict[str, Any]:
         """Return `segmentation` (a compressed RLE), `area`, `bbox` (x y width height), `predicted_iou`, and `asked`.
 
-        Compressing the mask of a large picture takes a fifth of a second.
+        Compressing the mask of a large image takes 0.2 s.
         """
         if self.found is not None:
             return self.found.to_json_dict()
@@ -167,18 +167,18 @@ def segment_picture(
     progress: Progress | None = None,
     tally: Tally | None = None,
 ) -> list[PictureMask]:
-    """Segment a picture: for each prompt the mask of highest predicted IoU, or everything.
+    """Segment an image: return the mask with the highest predicted IoU per prompt, or the masks of everything.
 
     Args:
-        segmenter: What answers.
+        segmenter: The model or bundle that answers the prompts.
         image: (H, W, 3) uint8 RGB.
-        prompts: What to segment.
-        grid: How everything is looked for, where there is no prompt; as is usual for the model if None.
-        progress: Wraps the work on everything.
-        tally: Counts what is left out of everything.
+        prompts: The prompts; none for everything.
+        grid: How to search for everything if there is no prompt; the model's usual settings if None.
+        progress: Wraps the iteration when segmenting everything.
+        tally: Counts the masks that are left out when segmenting everything.
 
     Raises:
-        InputError: The prompts do not fit the picture.
+        InputError: The prompts do not fit the image.
     """
     image_hw = (image.shape[0], image.shape[1])
     prompts.check(image_hw)
@@ -204,16 +204,16 @@ def segment_picture(
 def agreements(
     reference: Sequence[PictureMask], other: Sequence[PictureMask], paired: bool, progress: Progress | None = None
 ) -> list[float]:
-    """Return for each mask of the reference its IoU with the other's: its own, or where unpaired the best one.
+    """Return each reference mask's IoU with its pair in `other`, or with the best match if unpaired.
 
-    Two empty masks agree, unlike in `mask_iou`, which scores answers.
+    Two empty masks agree here, unlike in `mask_iou`, which scores answers.
 
     Args:
-        reference: Masks of one picture.
-        other: Masks of the same picture.
-        paired: Whether they answer the same prompts, in order.
-        progress: Wraps the iteration over the reference, given its length: unpaired, each of its masks is
-            compared with all of the other's.
+        reference: Masks of one image.
+        other: Masks of the same image.
+        paired: Whether both answer the same prompts, in the same order.
+        progress: Wraps the iteration over the reference, and receives its length. If unpaired, each reference mask is
+            compared with all other masks.
     """
     candidates_of = [[mask] for mask in other] if paired else [other] * len(reference)
     compared: Iterable[tuple[PictureMask, Sequence[PictureMask]]] = zip(reference, candidates_of, strict=True)
@@ -228,7 +228,7 @@ def _agreement(a: PictureMask, b: PictureMask) -> float:
     (left, top, right, bottom), (x0, y0, x1, y1) = a.box_xyxy, b.box_xyxy
     if left >= x1 or x0 >= right or top >= y1 or y0 >= bottom:
         return 0.0
-    both = np.s_[min(top, y0) : max(bottom, y1), min(left, x0) : max(right, x1)]  # no pixel of either lies outside
+    both = np.s_[min(top, y0) : max(bottom, y1), min(left, x0) : max(right, x1)]  # no pixel of either mask lies outside
     return mask_iou(a.mask[both], b.mask[both])
 
 

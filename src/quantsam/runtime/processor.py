@@ -1,7 +1,8 @@
-"""Whether an engine's integer kernels add products in 32 bits on this processor.
+"""Find out whether an engine's integer kernels add products in 32 bits on this processor.
 
-It is measured: a probe with the largest codes runs in the engine itself. So an unknown or future processor, an emulator
-or a limit set by an environment variable cannot mislead, as the names of instruction sets could.
+This is measured: a probe with the largest codes runs in the engine itself. Names of instruction sets could mislead, for
+example on an unknown or future processor, in an emulator, or with a limit set by an environment variable. The probe
+cannot mislead.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ Processors = Literal["any", "vnni"]
 def adds_in_32_bits(engine: str) -> bool:
     """Whether an engine's integer kernels add products in 32 bits on this processor.
 
-    Without VNNI (or AMX), x86 kernels add pairs of them in 16 bits, which saturate.
+    Without VNNI (or AMX), x86 kernels add pairs of products in 16 bits, which saturate.
 
     Args:
-        engine: Its name.
+        engine: Name of the engine.
 
     Raises:
         EngineError: The engine is not installed.
@@ -42,15 +43,15 @@ def adds_in_32_bits(engine: str) -> bool:
     graph = resources.files(__package__).joinpath(PROBE).read_bytes()
     session = open_session(engine, graph, SessionOptions(threads=1, shapes={"in": PROBE_SHAPE}))
     found = session.run({"in": np.ones(PROBE_SHAPE, np.float32)})["out"]
-    # 32 products of the largest codes; saturating pairs come to half of their sum
+    # 32 products of the largest codes; saturating pairs give half of the true sum
     return bool((found > 0.75 * PROBE_SHAPE[1]).all())
 
 
 def processor_text(engine: str | None = None) -> str:
-    """Say in a few words what this processor has.
+    """Describe this processor's instruction sets in a few words.
 
     Args:
-        engine: Say also how this engine's kernels add.
+        engine: Engine whose way of adding products is also described.
     """
     sets = " ".join(instruction_sets()) or f"unknown instruction sets ({platform.machine() or 'unknown machine'})"
     if engine is None:
@@ -60,11 +61,11 @@ def processor_text(engine: str | None = None) -> str:
 
 
 def inexact_message(what: str, engine: str) -> str:
-    """Say that a plan for VNNI does not suit this processor, and the way out.
+    """Say that a plan for VNNI does not suit this processor, and what to do.
 
     Args:
-        what: The plan or bundle.
-        engine: The engine that runs it.
+        what: Name of the plan or bundle.
+        engine: The engine that runs the plan or bundle.
     """
     return (
         f"{what} is exact only where products are added in 32 bits, got {processor_text(engine)}: "
@@ -73,6 +74,6 @@ def inexact_message(what: str, engine: str) -> str:
 
 
 def way_to_exactness(engine: str) -> str:
-    """Return for what to calibrate or export so that it is exact here; what was made for another engine may not be."""
+    """Return the advice for an exact plan here; a plan made for another engine may not be exact."""
     able = " or ".join(name for name, each in ENGINES.items() if each.widens)
     return f"for {engine} with --processors any, or for {able}"

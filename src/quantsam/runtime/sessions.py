@@ -1,4 +1,4 @@
-"""What a graph in an engine is, whichever engine it is. Nothing here imports PyTorch."""
+"""The common interface to a graph in any engine. Nothing here imports PyTorch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ Precision = Literal["f32", "bf16", "f16"]
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How a graph is run.
+    """How to run a graph.
 
     Attributes:
-        threads: Threads of one inference; the engine's choice if None.
-        precision: What is not quantized runs in float32, or where the engine can in bfloat16 or float16.
-        optimize: Let the engine rewrite the graph; without, it runs node by node as written (ONNX Runtime alone).
-        profile: Let the engine note what each node takes, for `Session.profile`; slows it down.
-        wide_sums: Let ONNX Runtime add products in 32 bits on x86 processors without VNNI too; slower, also where it
+        threads: Number of threads per inference; the engine's choice if None.
+        precision: Precision of the parts that are not quantized: float32, or bfloat16 or float16 if the engine supports
+            it.
+        optimize: Let the engine rewrite the graph; else it runs node by node as written (only ONNX Runtime).
+        profile: Let the engine record each node's time, for `Session.profile`; slower.
+        wide_sums: Let ONNX Runtime add products in 32 bits on x86 processors without VNNI too; slower, even if it
             changes nothing.
-        shapes: Fixed shapes of inputs whose dimensions vary in the file, by name; faster on OpenVINO.
+        shapes: Fixed shapes, by name, for inputs with variable dimensions in the file; faster on OpenVINO.
     """
 
     threads: int | None = None
@@ -42,13 +43,13 @@ class SessionOptions:
 
 
 class Session(Protocol):
-    """A graph that an engine has taken in.
+    """A graph that is open in an engine.
 
     Attributes:
         engine: The engine's name.
-        handle: The engine's own object, for what only it can tell.
+        handle: The engine's own object, for engine-specific queries.
 
-    A session that runs in another process also has `own_ms`, what its last inference took there.
+    A session that runs in another process also has `own_ms`, the time of its last inference there.
     """
 
     engine: str
@@ -63,22 +64,22 @@ def require(package: str) -> Any:
     """Import an engine's package.
 
     Raises:
-        EngineError: It is not installed; the message says which extra brings it.
-        VersionError: It is too old; the message says what it must be.
+        EngineError: The package is not installed; the message names the extra that installs it.
+        VersionError: The package is too old; the message states the required version.
     """
     if find_spec(package) is None:
         raise EngineError(
             f"engine {package!r} needs the package {package}, which is not installed: pip install 'quantsam[{package}]'"
         )
     check_version(package)
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's; it complains where it cannot write, too
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of ONNX Runtime; it also complains if it cannot write
     return importlib.import_module(package)
 
 
 def reason_of(error: Exception) -> str:
-    """Return why an engine refuses, in its own words but without its source's paths, types and conditions."""
+    """Return an engine's reason for a refusal, without source paths, types and conditions."""
     text = " ".join(str(error).split())
-    for mark in ("Status Message: ", " was false. ", "NOT_IMPLEMENTED : "):  # what it means stands behind the condition
+    for mark in ("Status Message: ", " was false. ", "NOT_IMPLEMENTED : "):  # the meaning follows the condition
         text = text.rpartition(mark)[2]
     text = re.sub(r"Exception from \S+\s*|Check '[^']*' failed at \S+\s*|FrontEnd API failed with \w+:\s*", "", text)
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
@@ -95,10 +96,10 @@ class Executed:
     """One convolution as the engine runs it.
 
     Attributes:
-        label: What its values' names begin with: `stage3:4:2/`, `stage4:1:0/depthwise0.`.
-        operator: The engine's own word: `QLinearConv`, `brgconv_avx512_I8`, ...
-        precision: Of its input: `u8`, `i8`, `f32`, ...; `?` where the engine does not tell.
-        fused: Names of the graph's nodes that run inside of it.
+        label: Prefix of the convolution's value names: `stage3:4:2/`, `stage4:1:0/depthwise0.`.
+        operator: The engine's own name for the operator: `QLinearConv`, `brgconv_avx512_I8`, ...
+        precision: Precision of the input: `u8`, `i8`, `f32`, ...; `?` if the engine does not tell.
+        fused: Names of the graph's nodes that run inside this operator.
     """
 
     label: str
@@ -108,5 +109,5 @@ class Executed:
 
     @property
     def is_integer(self) -> bool:
-        """Whether it multiplies integers."""
+        """Whether the convolution multiplies integers."""
         return self.precision in _INTEGERS

@@ -1,4 +1,4 @@
-"""TensorRT, on a CUDA device; what runs it needs PyTorch and is in `engines.tensorrt`."""
+"""TensorRT, on a CUDA device; the code that runs it needs PyTorch and is in `engines.tensorrt`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an engine on this processor compute what a bundle's exporter computed in exact integers?"""
+"""Check that an engine on this processor computes what a bundle's exporter computed in exact integers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Segmenter(Protocol):
-    """What of a bundle's predictor is checked."""
+    """The part of a bundle's predictor that is checked."""
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
-        """Encode a picture (H, W, 3)."""
+        """Encode an image (H, W, 3)."""
         ...
 
     def predict_batch(
@@ -38,11 +38,11 @@ def read_arrays(content: bytes, where: str) -> Arrays:
     """Read `check.npz`.
 
     Args:
-        content: Of the file.
+        content: Content of the file.
         where: The bundle's folder, for the message.
 
     Raises:
-        BundleError: It is damaged.
+        BundleError: The content is damaged.
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as found:
@@ -55,14 +55,14 @@ def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, optio
     """Make sure that an engine computes a few layers as the exporter did, given the largest codes.
 
     Args:
-        engine: The engine.
+        engine: Name of the engine.
         graph: `check.onnx`.
-        arrays: Of `check.npz`.
-        check: How far off an output may be.
-        options: As for the encoder, but for the shapes.
+        arrays: Arrays from `check.npz`.
+        check: Largest allowed deviations of the outputs.
+        options: As for the encoder, except for the shapes.
 
     Raises:
-        BundleError: A layer is further off.
+        BundleError: A layer deviates by more.
     """
     for label in check.layers:
         for name in (f"{label}given", f"{label}found"):
@@ -81,10 +81,10 @@ def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, optio
 
 
 def verify_masks(predictor: Segmenter, arrays: Arrays, check: Check, engine: str) -> None:
-    """Make sure that the whole gives the exporter's masks of the test image.
+    """Make sure that the whole bundle gives the exporter's masks on the test image.
 
     Raises:
-        BundleError: It does not.
+        BundleError: The masks differ.
     """
     predictor.set_image(test_image())
     masks, _, _ = predictor.predict_batch(boxes=np.asarray(CHECK_BOXES, np.float32), multimask=False)

@@ -1,1 +1,1 @@
-"""Which format each layer should have: found under a budget, verified by evaluation."""
+"""Search a format for each layer under a budget, and verify the result by evaluation."""

@@ -1,4 +1,4 @@
-"""Budgets as people write them: `1.5MB`, `40%`, `12ms`, `3G`."""
+"""Budgets in readable form: `1.5MB`, `40%`, `12ms`, `3G`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Budget:
     """The most that a scheme may cost.
 
     Attributes:
-        value: In the table's unit, or percent of the float model's cost.
-        relative: Whether it is percent.
+        value: Cost in the table's unit, or in percent of the float model's cost.
+        relative: Whether the value is in percent.
     """
 
     value: float
     relative: bool = False
 
     def of(self, table: CostTable) -> float:
-        """Return it in a table's unit."""
+        """Return the budget in a table's unit."""
         return self.value / 100 * table.float_cost if self.relative else self.value
 
 
@@ -44,7 +44,7 @@ def parse_budget(text: str, cost: Cost) -> Budget:
         cost: `size`, `latency` or `bit-operations`.
 
     Raises:
-        InputError: It is neither.
+        InputError: The text is neither.
 
     >>> parse_budget("1.5MB", "size")
     Budget(value=1500000.0, relative=False)

@@ -1,4 +1,4 @@
-"""What a search reports: its front on pictures that it has not seen, beside the schemes that people know."""
+"""The report of a search: its front on unseen images, beside well-known schemes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HAND_MADE = ("int8", "mix-dwsc", "mix-mbc-neck")
 
 
 def known_choices(model: EfficientViTSam, palette: Palette) -> dict[str, Choice]:
-    """Return the schemes of a palette that people know: one format everywhere, and the hand-made mixtures by name."""
+    """Return the well-known schemes of a palette, by name: one format everywhere, and the hand-made mixtures."""
     found = {name: palette.uniform(number) for number, name in enumerate(palette.formats)}
     if FLOAT in found:
         found["fp32"] = found.pop(FLOAT)
@@ -50,17 +50,17 @@ def confirm(
     held_out: Sequence[int],
     notes: dict[str, JsonValue] | None,
 ) -> SearchRecord:
-    """Measure the front and the known schemes on unseen pictures, and the chosen one on the engine.
+    """Measure the front and the well-known schemes on unseen images, and the finalists on the engine.
 
     Args:
-        model: In float.
-        dataset: What was searched on.
-        finder: Done.
-        named: The schemes that people know.
-        verifier: Makes one, given a label, pictures and an engine.
-        searched: Number of pictures that schemes were measured on.
-        held_out: Pictures that were not seen.
-        notes: Added to the record's settings.
+        model: The float model.
+        dataset: The dataset that the search used.
+        finder: The finished finder.
+        named: The well-known schemes, by name.
+        verifier: Makes a verifier from a label, images and an engine.
+        searched: Number of images that schemes were measured on.
+        held_out: Ids of the unseen images.
+        notes: Entries to add to the record's settings.
     """
     settings, palette, table = finder.settings, finder.palette, finder.table
     chosen, front = finder.chosen(), finder.front()
@@ -157,7 +157,7 @@ def _record(
 
 
 def _thin(front: Sequence[Choice], count: int) -> list[Choice]:
-    """Leave out members of a front evenly until `count` are left; the ends stay."""
+    """Thin a front out evenly to `count` members; the ends stay."""
     if len(front) <= count:
         return list(front)
     return [front[round(i * (len(front) - 1) / (count - 1))] for i in range(count)]

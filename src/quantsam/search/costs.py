@@ -1,4 +1,4 @@
-"""What a choice of formats costs: bytes, bit-operations, or milliseconds on an engine, as a sum over layers."""
+"""The cost of a choice of formats in bytes, bit operations, or milliseconds on an engine, as a sum over layers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class CostTable:
     Attributes:
         name: `size`, `bit-operations` or `latency`.
         unit: `bytes`, `bit operations` or `ms`.
-        constant: What all choices share.
-        cells: By layer and format what is added.
-        float_cost: Of the float model.
+        constant: Cost that all choices share.
+        cells: Added cost, by layer and format.
+        float_cost: Cost of the float model.
     """
 
     name: str
@@ -37,22 +37,22 @@ class CostTable:
     float_cost: float
 
     def cost(self, choice: Choice) -> float:
-        """Return what a choice costs."""
+        """Return the cost of a choice."""
         return self.constant + sum(row[number] for row, number in zip(self.cells, choice, strict=True))
 
     @property
     def lowest(self) -> float:
-        """The least that any choice costs."""
+        """The least cost of any choice."""
         return self.constant + sum(min(row) for row in self.cells)
 
     @property
     def highest(self) -> float:
-        """The most that any choice costs."""
+        """The highest cost of any choice."""
         return self.constant + sum(max(row) for row in self.cells)
 
 
 def size_table(model: EfficientViTSam, palette: Palette) -> CostTable:
-    """Bytes of the encoder's weights, see `plans.sizes`."""
+    """Return the costs in bytes of the encoder's weights, see `plans.sizes`."""
     encoder = model.float_encoder
     whole = account(encoder, ()).fp32_bytes
     cells = tuple(
@@ -63,9 +63,9 @@ def size_table(model: EfficientViTSam, palette: Palette) -> CostTable:
 
 
 def bit_operations_table(model: EfficientViTSam, palette: Palette) -> CostTable:
-    """Multiply-accumulates of one image times bits of the weight times bits of the activation; float counts as 32.
+    """Return the costs in bit operations: multiply-accumulates for one image times weight bits times activation bits.
 
-    In linear attention both factors are activations.
+    Float counts as 32 bits. In linear attention both factors are activations.
     """
     macs = {str(address): count for address, count in count_macs(model.float_encoder).items()}
     bits = []
@@ -85,14 +85,16 @@ def bit_operations_table(model: EfficientViTSam, palette: Palette) -> CostTable:
 def latency_table(
     model: EfficientViTSam, palette: Palette, engine: str, *, threads: int, rounds: int = 20
 ) -> CostTable:
-    """Milliseconds on an engine: its own profile of each format everywhere, scaled to the unprofiled whole.
+    """Return the costs in milliseconds on an engine.
+
+    The engine profiles each format on all layers; the profile is scaled to the time of the whole without profiler.
 
     Args:
-        model: In float.
-        palette: With the engine's placement.
+        model: The float model.
+        palette: A palette with the engine's placement.
         engine: `onnxruntime` or `openvino`.
-        threads: Of one inference.
-        rounds: Inferences of each format, with the profiler and without.
+        threads: Number of threads per inference.
+        rounds: Number of inferences per format, with the profiler and without.
     """
     plans = [(engine, plan) for plan in palette.plans]
     whole = [entry for entry in measure_latency(model, plans, rounds=rounds, threads=threads) if entry.engine == engine]
@@ -104,7 +106,7 @@ def latency_table(
         columns.append([own.get(address, 0.0) for address in palette.layers])
         constants.append(measured.median_ms - sum(columns[-1]))
     constant = min(constants)
-    # what differs between formats and belongs to no layer of the palette counts to the first
+    # time that differs between formats but belongs to no layer of the palette counts for the first layer
     cells = tuple(
         tuple(
             column[layer] + (extra - constant if layer == 0 else 0.0)
@@ -117,14 +119,14 @@ def latency_table(
 
 
 def without_slow_formats(palette: Palette, table: CostTable) -> tuple[Palette, CostTable, tuple[str, ...]]:
-    """Leave out formats in which the whole encoder costs no less than in float.
+    """Remove formats in which the whole encoder is no faster than in float.
 
     Args:
         palette: Formats and layers.
-        table: Of latency.
+        table: Latency costs.
 
     Returns:
-        Palette and costs of the other formats, and the names of those that were left out.
+        Palette and costs of the remaining formats, and the names of the removed formats.
 
     Raises:
         InputError: Nothing but float is left.
@@ -160,7 +162,7 @@ def encoder_ms(
     threads: int,
     rounds: int = 20,
 ) -> dict[str, float]:
-    """Return by name the median of each choice's whole encoder on an engine, in milliseconds."""
+    """Return the median time of each choice's whole encoder on an engine, in milliseconds, keyed by name."""
     plans = [(engine, palette.plan(choice, name)) for name, choice in choices.items()]
     measured = measure_latency(model, plans, rounds=rounds, threads=threads)
-    return {name: entry.median_ms for name, entry in zip(choices, measured, strict=False)}  # the decoder's follow
+    return {name: entry.median_ms for name, entry in zip(choices, measured, strict=False)}  # the decoder follows

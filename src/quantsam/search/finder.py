@@ -16,11 +16,11 @@ from quantsam.search.program import best_choice
 from quantsam.search.settings import SearchSettings
 from quantsam.search.verify import Verifier
 
-_HALVINGS = 5  # of the gap between the largest scheme that loses too much and the smallest that does not
+_HALVINGS = 5  # of the gap in cost between the largest scheme that loses too much and the smallest that does not
 
 
 class Finder:
-    """Solves, verifies and improves."""
+    """Solves integer programs, verifies whole schemes and improves them."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Finder:
 
     @property
     def scores(self) -> dict[Choice, RowScore]:
-        """What was measured."""
+        """Scores of all measured choices."""
         return self._verifier.scores
 
     def find(self, named: dict[str, Choice]) -> None:
@@ -63,7 +63,7 @@ class Finder:
             )
 
     def solve(self, budget: float) -> list[Choice]:
-        """Return the best choices within a budget, one for each table of losses."""
+        """Return the best choices within a budget, one per table of losses."""
         found = list(dict.fromkeys(best_choice(losses, self.table, budget) for losses in self._losses))
         self._solved.update(found)
         return found
@@ -82,22 +82,22 @@ class Finder:
             lower, upper = (lower, min(costs)) if costs else (middle, upper)
 
     def within(self, choice: Choice, max_drop: float) -> bool:
-        """Whether a measured choice loses no more than allowed."""
+        """Return whether a measured choice loses no more than allowed."""
         drop = self.scores[choice].drop
         return drop is not None and drop <= max_drop
 
     def affordable(self, choice: Choice) -> bool:
-        """Whether a choice is within the budget."""
+        """Return whether a choice is within the budget."""
         return self.budget is None or self.table.cost(choice) <= self.budget * (1 + 1e-9)
 
     def front(self) -> list[Choice]:
-        """Return the affordable choices that none beats, the cheapest first."""
+        """Return the Pareto-optimal choices within the budget, the cheapest first."""
         choices = [choice for choice in self.scores if self.affordable(choice)]
         points = [(self.table.cost(choice), self.scores[choice].mask_loss or 0.0) for choice in choices]
         return [choices[index] for index in pareto(points)]
 
     def chosen(self) -> Choice | None:
-        """Return the choice that was asked for; None for the whole front."""
+        """Return the requested choice; None if the whole front is requested."""
         if self.settings.max_drop is not None:
             good = [choice for choice in self.scores if self.within(choice, self.settings.max_drop)]
             if not good:

@@ -1,4 +1,4 @@
-"""Better choices where losses do not add up: Optuna's NSGA-II, started from what the integer program found."""
+"""Improve choices when losses do not add up: Optuna's NSGA-II, started from the integer program's choices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from quantsam.search.costs import CostTable
 from quantsam.search.palette import Choice, Palette
 
 _BATCH = 8
-_PATIENCE = 20  # batches without anything new, after which there is nothing left to find
-_OUT_OF_REACH = 1e9  # loss told for what is over the budget: worse than anything measured
+_PATIENCE = 20  # batches without a new choice after which to stop
+_OUT_OF_REACH = 1e9  # loss reported for choices over the budget: worse than anything measured
 
 
 def can_improve() -> bool:
-    """Whether Optuna is installed."""
+    """Return whether Optuna is installed."""
     return find_spec("optuna") is not None
 
 
@@ -31,16 +31,16 @@ def improve(
     budget: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Let choices evolve towards less loss and less cost; `measure` is told every one within the budget.
+    """Evolve choices towards less loss and less cost. `measure` gets every choice within the budget.
 
     Args:
-        palette: What choices are made from.
-        table: Their costs.
-        measure: Returns the loss of each of some choices.
-        start: Choices to begin with, measured already.
-        trials: New choices to try.
-        budget: What costs more is not measured.
-        seed: The same seed tries the same choices.
+        palette: Formats and layers to choose from.
+        table: Costs of choices.
+        measure: Returns the losses of choices.
+        start: Choices to begin with, already measured.
+        trials: Number of new choices to try.
+        budget: Choices that cost more are not measured.
+        seed: Seed of the sampler; the same seed tries the same choices.
 
     Raises:
         InputError: Optuna is not installed.

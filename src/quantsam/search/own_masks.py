@@ -1,4 +1,4 @@
-"""Images with the float model's own masks as their objects: to choose by without ground truth."""
+"""Images whose objects are the float model's own masks, for choices without ground truth."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from quantsam.prediction.grid import GridSettings
 
 GRID = GridSettings(points_per_side=4, iou_threshold=0.0, stability_threshold=0.0)
 MOST_MASKS = 8
-"""Of an image, those of the highest predicted IoU."""
+"""Maximum number of masks per image, those with the highest predicted IoU."""
 
 
 class OwnMasks:
-    """A dataset of images whose objects are what a float model finds at a coarse grid of points."""
+    """A dataset of images whose objects are the masks that a float model finds at a coarse grid of points."""
 
     def __init__(self, model: EfficientViTSam, images: ImageSource) -> None:
-        """Make ready; an image is segmented when it is asked for.
+        """Create the dataset. An image is segmented when its masks are first requested.
 
         Args:
-            model: In float.
+            model: The float model.
             images: The images; their numbers are the ids.
         """
         self._model, self._images = model, images
@@ -43,7 +43,7 @@ class OwnMasks:
 
     @property
     def image_ids(self) -> Sequence[int]:
-        """Their numbers."""
+        """Numbers of the images."""
         return range(len(self._images))
 
     def image(self, image_id: int) -> UInt8Image:

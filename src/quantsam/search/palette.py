@@ -1,4 +1,4 @@
-"""What a search chooses from: formats for every layer, all calibrated in one go."""
+"""The formats that a search chooses from for every layer, all calibrated together."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from quantsam.schemes.target import FLOAT
 from quantsam.schemes.write import scheme_from_layers
 
 OF_ONE_SCHEME: tuple[RepairName, ...] = ("rounding", "bias")
-"""Repairs that belong to the rounding of one scheme; a search chooses among many."""
+"""Repairs that depend on the rounding of one scheme. A search compares many schemes, so it cannot use them."""
 
 Choice = tuple[int, ...]
-"""The number of a format for each layer of a palette."""
+"""Number of the chosen format for each layer of a palette."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,11 @@ class Palette:
 
     Attributes:
         formats: Names such as `float`, `int8`, `w4a8`.
-        layers: Addresses, in the order of the forward pass; those that the placement quantizes at all.
+        layers: Addresses of the layers that the placement quantizes, in the order of the forward pass.
         kinds: Kind of each layer.
-        plans: For each format the calibrated plan that has it everywhere.
-        repairs: That all of the plans have.
-        shared: Inputs that have the grid of an output, by key: see `plans.shared_grids`.
+        plans: For each format, the calibrated plan with this format on all layers.
+        repairs: Repairs that all plans have.
+        shared: Key of the output whose grid an input takes, keyed by the input's key; see `plans.shared_grids`.
     """
 
     formats: tuple[str, ...]
@@ -52,11 +52,11 @@ class Palette:
     shared: Mapping[str, str] = field(default_factory=dict)
 
     def uniform(self, format_number: int) -> Choice:
-        """Return the choice of one format everywhere."""
+        """Return the choice of one format for all layers."""
         return (format_number,) * len(self.layers)
 
     def sites(self, layer: int, format_number: int) -> tuple[PlanSite, ...]:
-        """Return what is quantized of a layer in a format."""
+        """Return the quantized sites of a layer in a format."""
         address = self.layers[layer]
         return tuple(site for site in self.plans[format_number].sites if site.layer == address)
 
@@ -67,9 +67,9 @@ class Palette:
         return dataclasses.replace(scheme, repairs=self.repairs) if scheme.rules else scheme
 
     def plan(self, choice: Choice, name: str = "mixed") -> Plan:
-        """Return a choice as a calibrated plan: the one that its scheme gives, calibrated on the same images.
+        """Return a choice as a calibrated plan: the plan of its scheme, calibrated on the same images.
 
-        What was migrated was found with one format everywhere, and may differ a little from that.
+        Migrated scales were found with one format on all layers, so they may differ a little from that plan's.
         """
         sites = [site for layer, number in enumerate(choice) for site in self.sites(layer, number)]
         model_plan = max(self.plans, key=lambda plan: len(plan.sites))
@@ -97,16 +97,15 @@ def make_palette(
     """Calibrate every format on every layer.
 
     Args:
-        model: In float.
-        formats: At least two, the same as `uniform_scheme` takes, or `float`.
-        images: To calibrate on; gone through once for each width of activations.
+        model: The float model.
+        formats: At least two formats: `float`, or anything that `uniform_scheme` accepts.
+        images: Calibration images; without repairs, one pass per bit width of activations.
         placement: Where tensors are quantized.
-        repairs: What is repaired, the same in all formats but for ranges, see `repair_plan`; none of
-            `OF_ONE_SCHEME`.
+        repairs: Repairs, see `repair_plan`, but none of `OF_ONE_SCHEME`. Only ranges differ between formats.
         progress: Wraps the iteration over the images.
 
     Raises:
-        InputError: Fewer than two formats, or one twice; a repair that is not known, or one of `OF_ONE_SCHEME`.
+        InputError: There are fewer than two formats or a format twice, or a repair is unknown or in `OF_ONE_SCHEME`.
         SchemeError: There is no such format.
     """
     names = tuple(name.strip().lower() for name in formats)
@@ -123,10 +122,10 @@ def make_palette(
 
 
 def check_repairs(repairs: Sequence[str]) -> tuple[RepairName, ...]:
-    """Return what a search can repair, in order.
+    """Check that a search can use the repairs, and return them in order.
 
     Raises:
-        InputError: A repair is not known, or belongs to one scheme.
+        InputError: A repair is unknown, or depends on one scheme.
     """
     wanted = parse_repairs(repairs) if repairs else ()
     unfit = [name for name in wanted if name in OF_ONE_SCHEME]
@@ -146,7 +145,7 @@ def _repaired_plans(
     repairs: tuple[RepairName, ...],
     progress: Progress | None,
 ) -> list[Plan]:
-    """Return the plans of formats with the same transforms of the encoder, found for one of them, and own ranges."""
+    """Return one plan per format. They share the encoder's transforms, found for one format; ranges are their own."""
     bare = [make_plan(model, scheme, placement) for scheme in format_schemes(names)]
     label = None if progress is None else (lambda _: progress)
     model_plan = bare[names.index("int8") if "int8" in names else next(n for n, p in enumerate(bare) if p.sites)]
@@ -171,7 +170,7 @@ def _with_ranges_of(
 ) -> tuple[Transform, ...]:
     """Return the transforms of a mixed plan: those that all plans share, and the ranges of each layer's own plan.
 
-    An input whose output stays in float keeps the range that its own plan chose for that output.
+    An input that reads an output in float keeps the range that its own plan chose for that output.
     """
     shared = tuple(t for t in model_plan.transforms if not isinstance(t, ChooseRanges))
     chosen = [
@@ -189,10 +188,10 @@ def _with_ranges_of(
 
 
 def check_choice(names: Sequence[str]) -> None:
-    """Make sure, before long work, that there is something to choose from.
+    """Check, before long work, that there is something to choose from.
 
     Raises:
-        InputError: Fewer than two formats, or one twice.
+        InputError: There are fewer than two formats, or a format twice.
         SchemeError: There is no such format.
     """
     format_schemes(names)
@@ -201,7 +200,7 @@ def check_choice(names: Sequence[str]) -> None:
 
 
 def format_schemes(names: Sequence[str]) -> list[Scheme]:
-    """Return for each name the scheme that has this format, or float, everywhere.
+    """Return, for each name, the scheme with this format, or float, on all layers.
 
     Raises:
         SchemeError: There is no such format.

@@ -1,4 +1,4 @@
-"""The integer program: one format a layer, the least loss within a budget."""
+"""The integer program: one format per layer, with the least loss within a budget."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from quantsam.search.palette import Choice
 
 
 def best_choice(losses: Sequence[Sequence[float]], table: CostTable, budget: float) -> Choice:
-    """Minimise the sum of losses with costs within a budget, exactly (HiGHS, through SciPy).
+    """Minimise the sum of losses within a budget, exactly (HiGHS, through SciPy).
 
     Args:
-        losses: By layer and format; they are taken to add up.
+        losses: Losses by layer and format; they are assumed to add up.
         table: Costs of the same layers and formats.
-        budget: The most that the choice may cost.
+        budget: Maximum cost of the choice.
 
     Raises:
-        InputError: No choice costs so little; the message gives the feasible range.
+        InputError: No choice is within the budget; the message gives the feasible range.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import identity, kron
@@ -46,10 +46,10 @@ def best_choice(losses: Sequence[Sequence[float]], table: CostTable, budget: flo
 
 
 def check_budget(table: CostTable, budget: float) -> None:
-    """Make sure that some choice is within a budget.
+    """Check that some choice is within a budget.
 
     Raises:
-        InputError: None is.
+        InputError: No choice is within the budget.
     """
     if not budget >= table.lowest * (1 - 1e-12):
         raise InputError(

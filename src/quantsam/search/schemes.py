@@ -1,4 +1,4 @@
-"""The search: measure layers, solve, verify, improve, and confirm on pictures that it has not seen."""
+"""The search for schemes: measure layers, solve, verify, improve, and confirm on unseen images."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ def search_schemes(
 ) -> SearchRecord:
     """Find formats for all layers.
 
-    Every layer is measured alone in every format (`sensitivity`); an integer program then gives the best sum within
-    each of some budgets, Optuna improves on them where losses do not add up, and all are simulated as a whole. What is
-    reported as held out was not seen in any of this.
+    Every layer is measured alone in every format (`sensitivity`). An integer program then finds the least sum of losses
+    within each of several budgets. Losses do not add up exactly, so Optuna, if installed, improves these schemes. All
+    schemes are simulated as a whole. None of these steps uses the held-out images.
 
     Args:
-        model: In float.
-        palette: What to choose from.
-        dataset: What to score on; pictures without objects are left out.
-        settings: What to do.
-        store: Where the record is appended, and the studies of the layers; a repeated search takes those from there,
-            an interrupted one goes on where it was.
-        progress: Given a label, returns what wraps the iteration over pictures.
-        notes: Added to the record's settings.
-        workers: Schemes that are computed side by side; as many as there are processors if None.
+        model: The float model.
+        palette: Formats and layers to choose from.
+        dataset: Dataset to score on; images without objects are left out.
+        settings: Settings of the search.
+        store: Store to which the record and the studies of the layers are appended. A repeated search reuses the
+            studies; an interrupted search resumes.
+        progress: Maps a label to a wrapper of the iteration over images.
+        notes: Entries to add to the record's settings.
+        workers: Number of schemes to compute in parallel; None for the number of processors.
 
     Returns:
-        A record whose `entries` are schemes, `front` those that none beats, and `chosen` the one asked for;
-        `palette.scheme` makes them anew.
+        A record: `entries` are the schemes, `front` the Pareto-optimal ones, and `chosen` the requested one.
+        `palette.scheme` makes them again.
 
     Raises:
         InputError: A setting is wrong, or no scheme is within the budget: the message gives the feasible range.
@@ -109,7 +109,7 @@ def search_schemes(
 
 
 def make_table(model: EfficientViTSam, palette: Palette, settings: SearchSettings) -> CostTable:
-    """Return the costs that a search has to do with."""
+    """Return the costs for a search's settings."""
     if settings.cost == "latency":
         assert settings.engine is not None
         return latency_table(model, palette, settings.engine, threads=torch.get_num_threads(), rounds=settings.rounds)
@@ -125,9 +125,9 @@ def _layer_losses(
     progress: Callable[[str], Progress] | None,
     workers: int | None,
 ) -> list[list[list[float]]]:
-    """Return two tables of losses by layer and format: the masks' loss, and the root of the embedding's noise.
+    """Return two tables of losses by layer and format: the loss of masks, and the root of the embedding's noise.
 
-    Neither adds up exactly; schemes are solved for with both, and verification decides.
+    Neither adds up exactly. The integer program uses both, and verification decides.
     """
     wanted = StudySettings(
         method="race", prompts=settings.prompts, first=settings.first, most=settings.first, seed=settings.seed

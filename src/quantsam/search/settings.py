@@ -1,4 +1,4 @@
-"""What a search is asked to do."""
+"""Settings of a search."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ COSTS: tuple[Cost, ...] = get_args(Cost)
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """What a search does.
+    """Settings of a search.
 
     Attributes:
-        cost: What is to be small: `size`, `bit-operations` or `latency`.
-        budget: The most that a scheme may cost, or a text such as `30%`, see `parse_budget`; None for the whole front.
-        max_drop: Points of mIoU that may be lost; the cheapest scheme within is chosen. Excludes `budget`.
-        engine: An engine; the palette must have its placement. `latency` needs one, for others it is optional: the
-            chosen scheme is then confirmed on it.
-        prompts: Which prompts.
-        first: Pictures on which every layer is measured in every format.
-        images: Pictures on which whole schemes are measured, the first among them.
-        held_out: Further pictures, which confirm.
-        points: Budgets for which the integer program is solved; also the number of schemes kept of the front.
-        trials: Schemes that Optuna may try; None for 48 where it is installed.
-        seed: Order of the pictures, and of the trials.
-        rounds: `latency`: inferences a figure.
+        cost: Cost to minimise: `size`, `bit-operations` or `latency`.
+        budget: Maximum cost of a scheme, or a text such as `30%`, see `parse_budget`; None for the whole front.
+        max_drop: Allowed loss in points of mIoU; the cheapest scheme within it is chosen. Excludes `budget`.
+        engine: An engine; the palette must have its placement. `latency` needs an engine. For other costs it is
+            optional, and confirms the chosen scheme.
+        prompts: Kind of prompts.
+        first: Number of images on which every layer is measured in every format.
+        images: Number of images on which whole schemes are measured, including `first`.
+        held_out: Number of further images that confirm the schemes.
+        points: Number of budgets for which the integer program is solved, and of schemes kept from the front.
+        trials: Number of schemes that Optuna may try; None for 48 if Optuna is installed.
+        seed: Seed for the order of the images, and for the trials.
+        rounds: For an engine: number of inferences per timing.
     """
 
     cost: Cost = "size"
@@ -56,10 +56,10 @@ USUAL = SearchSettings()
 
 
 def check_settings(settings: SearchSettings) -> None:
-    """Make sure, before long work, that a search can be done.
+    """Check, before long work, that a search is possible.
 
     Raises:
-        InputError: A setting is not known or out of range.
+        InputError: A setting is unknown or out of range.
     """
     if settings.cost not in COSTS:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What choices really lose: each is simulated and compared with FP32, object by object."""
+"""Measure the real losses of choices: simulate each as a whole and compare it with FP32, object by object."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ AT_ONCE = 8  # simulated encoders in memory
 
 
 class Verifier:
-    """Scores choices on some pictures, each choice once.
+    """Scores choices on images, each choice once.
 
     Attributes:
-        scores: What every choice came to so far.
+        scores: Scores of all choices so far.
     """
 
     def __init__(
@@ -42,19 +42,19 @@ class Verifier:
         engine: str = PYTORCH,
         workers: int | None = None,
     ) -> None:
-        """Make ready; what `outcomes` holds of an earlier, interrupted run is not measured again.
+        """Create a verifier. Results of an earlier, interrupted run in `outcomes` are not measured again.
 
         Args:
-            model: In float.
-            palette: What choices are made from.
-            dataset: What to score on.
-            image_ids: Pictures of it.
-            prompt: Which prompts.
-            outcomes: Where what comes of each picture is kept.
-            progress: Given a label, returns what wraps the iteration over the pictures.
-            label: What progress is called.
-            engine: What computes: `pytorch` simulates.
-            workers: Choices side by side; as many as there are processors if None.
+            model: The float model.
+            palette: Formats and layers of the choices.
+            dataset: Dataset to score on.
+            image_ids: Ids of the images to use.
+            prompt: Kind of prompts.
+            outcomes: Journal of the results per image.
+            progress: Maps a label to a wrapper of the iteration over the images.
+            label: Label of the progress.
+            engine: Engine that runs the choices; `pytorch` simulates.
+            workers: Number of choices to compute in parallel; None for the number of processors.
         """
         self._model, self._palette, self._dataset, self._ids = model, palette, dataset, list(image_ids)
         self._prompt, self._outcomes, self._progress = prompt, outcomes, progress
@@ -62,7 +62,7 @@ class Verifier:
         self.scores: dict[Choice, RowScore] = {}
 
     def score(self, choices: Sequence[Choice]) -> Mapping[Choice, RowScore]:
-        """Measure those that were not measured yet, several side by side, and return all."""
+        """Measure the choices that are not measured yet, several in parallel, and return all scores."""
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.scores]
         for start in range(0, len(new), AT_ONCE):
             self._measure(new[start : start + AT_ONCE])

@@ -1,1 +1,1 @@
-"""Which layers hurt: one layer quantized at a time, exactly or estimated."""
+"""Find the layers that hurt: quantize one layer at a time, exactly or with an estimate."""

@@ -1,7 +1,8 @@
-"""Every site's noise in the embedding, estimated from one backward pass a picture.
+"""Estimate every site's noise in the embedding from a few backward passes per image.
 
-To first order an error d at a site moves the embedding by J d, with J the Jacobian. For a random vector r of signs the
-expectation of (r^T J d)^2 is ||J d||^2, and r^T J for all sites together is one backward pass (Hutchinson's estimator).
+To first order, an error d at a site moves the embedding by J d, where J is the Jacobian. For a random vector r of
+signs, the expectation of (r^T J d)^2 is ||J d||^2. One backward pass computes r^T J for all sites (Hutchinson's
+estimator).
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ PROBES = 4
 
 
 class _ErrorSite(nn.Module):
-    """Passes values on and notes the product of their rounding error with the gradient that comes back."""
+    """Passes values on and records the product of their rounding error and the gradient that comes back."""
 
     def __init__(self, key: str, rounded: nn.Module, products: dict[str, float]) -> None:
         super().__init__()
         self.key, self.rounded, self.products = key, rounded, products
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x * 1  # a tensor of its own, whose gradient is this site's
+        y = x * 1  # a separate tensor, whose gradient is this site's gradient
         with torch.no_grad():
             error = self.rounded(x.detach()) - x
         if y.requires_grad:
@@ -56,21 +57,22 @@ class _Rounded(nn.Module):
 def gradient_noise(
     model: EfficientViTSam, plan: Plan, pictures: Iterable[UInt8Image], *, probes: int = PROBES, seed: int = 0
 ) -> dict[str, float]:
-    """Estimate what each site of a plan adds to the embedding's noise.
+    """Estimate how much noise each site of a plan adds to the embedding.
 
     Args:
-        model: In float.
-        plan: Calibrated, for this model.
-        pictures: (H, W, 3) uint8 each.
-        probes: Random vectors, and so backward passes, a picture.
-        seed: Of the random vectors.
+        model: The float model.
+        plan: A calibrated plan for this model.
+        pictures: Images, (H, W, 3) uint8 each.
+        probes: Number of random vectors, and so of backward passes, per image.
+        seed: Seed of the random vectors.
 
     Returns:
-        By site, the energy of the noise over that of the embedding; errors of different sites count as independent.
+        The noise energy relative to the embedding's energy, keyed by site. Errors of different sites count as
+        independent.
 
     Raises:
         PlanError: The plan does not fit, or is not calibrated.
-        DatasetError: There is no picture.
+        DatasetError: There is no image.
     """
     plan.check_calibrated()
     prepared = prepare(model, plan)

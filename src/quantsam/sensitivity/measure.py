@@ -1,4 +1,4 @@
-"""Measure many rows on a picture at once: what they share is computed once, the rest on all cores."""
+"""Measure many rows on an image at once: shared work is computed once, the rest on all cores."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _Encoding = tuple[int, Callable[[], Tensor]]
 
 
 class RowMeter:
-    """Scores rows against FP32 and the ground truth, picture by picture.
+    """Scores rows against FP32 and the ground truth, image by image.
 
-    Rows run side by side, each on one thread: the operations of one picture are too small to be shared well. So the
-    figures are those of an evaluation on one thread, to the last bit.
+    Rows run in parallel, each on one thread, because the operations of one image are too small to split well. The
+    figures are therefore those of an evaluation on one thread, to the last bit.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class RowMeter:
         """Prepare all rows.
 
         Args:
-            model: In float.
-            base: What all rows differ from in few modules: a plan without sites, or with all.
-            rows: Of plans calibrated for this model.
-            engine: What computes them.
-            prompt: Which prompts.
-            workers: Rows side by side; as many as there are processors if None.
+            model: The float model.
+            base: The plan from which all rows differ in a few modules: without sites, or with all sites.
+            rows: Rows of plans calibrated for this model.
+            engine: Engine that runs the rows.
+            prompt: Kind of prompts.
+            workers: Number of rows to compute in parallel; None for the number of processors.
         """
         self._model, self._rows, self._prompt = model, list(rows), prompt
         self._device = model.device
@@ -89,11 +89,11 @@ class RowMeter:
         self._pool.shutdown(cancel_futures=True)
 
     def measure(self, dataset: Dataset, image_id: int, picture: UInt8Image, wanted: Sequence[int]) -> Outcome:
-        """Measure some rows on a picture.
+        """Measure some rows on an image.
 
         Returns:
-            `image_id`; `objects`: id, area and IoU of FP32 of each; `signal`: energy of FP32's embedding; `rows`: by
-            name the energy of the difference, and each object's IoU with the truth and with FP32's mask.
+            `image_id`; `objects`: each object's id, area and IoU in FP32; `signal`: energy of FP32's embedding; `rows`,
+            by name: energy of the difference, and each object's IoU with the ground truth and with FP32's mask.
         """
         objects = scored_annotations(dataset, image_id)
         outcome: Outcome = {"image_id": image_id, "objects": [], "signal": 0.0, "rows": {}}
@@ -113,7 +113,7 @@ class RowMeter:
                     continue
                 if self._together:
                     future = self._pool.submit(self._row, encode, embedding, reference, objects, truths)
-                else:  # not even beside the base, which this thread computes
+                else:  # not even in parallel with the base, which this thread computes
                     future = Future()
                     future.set_result(self._row(encode, embedding, reference, objects, truths))
                 waiting.append((index, future))
@@ -153,7 +153,7 @@ class RowMeter:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread for a while."""
+    """Make PyTorch use one thread within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Which rows need more pictures: those whose place in the ranking is not decided yet."""
+"""Find the rows that need more images, because their rank is not decided yet."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _CONFIDENCE = 1.645  # 95 %, one-sided
 
 
 def undecided(losses: Mapping[str, Mapping[int, float]], least: float) -> set[str]:
-    """Return the rows that cannot be told from a neighbour in the ranking.
+    """Return the rows that cannot be distinguished from a neighbour in the ranking.
 
     Args:
-        losses: For each row the loss of each picture that it was measured on.
-        least: Rows whose loss is below this with confidence are left as they are.
+        losses: For each row, the loss on each image that it was measured on.
+        least: Rows whose loss is confidently below this need no more images.
     """
     means = {name: math.fsum(values.values()) / len(values) for name, values in losses.items()}
     ranked = sorted(means, key=lambda name: -means[name])

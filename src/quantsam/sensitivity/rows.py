@@ -1,4 +1,4 @@
-"""The rows of a study: what each of them quantizes, cut from one calibrated plan."""
+"""The rows of a study: each row is a part of one calibrated plan."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ UNITS: dict[Unit, Callable[[PlanSite], str]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One row.
+    """One row of a study.
 
     Attributes:
-        unit: `stage3:4:2`, `stage3:4`, `stage3` or a kind; behind an `@` a scheme takes it.
+        unit: `stage3:4:2`, `stage3:4`, `stage3` or a kind; a scheme line accepts it after `@`.
         part: `both`, `weights` or `activations`.
-        kind: Kind of the layers; `mixed` for several.
-        layers: Addresses.
-        plan: What is quantized.
-        paths: Modules that differ from the study's base.
+        kind: Kind of the layers; `mixed` for several kinds.
+        layers: Addresses of the unit's layers.
+        plan: The plan that the row measures.
+        paths: Paths of the modules that differ from the study's base.
     """
 
     unit: str
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The unit, and the part unless it is both; unique in a study."""
+        """The unit, and the part unless it is `both`; unique in a study."""
         return self.unit if self.part == "both" else f"{self.unit} {self.part}"
 
 
@@ -59,10 +59,10 @@ def make_rows(plan: Plan, *, by: Unit = "layer", mode: Mode = "in", part: Part =
     """Cut a plan into rows.
 
     Args:
-        plan: Calibrated, with everything quantized that a row may quantize.
-        by: What a unit is: `layer`, `block`, `stage` or `kind`.
-        mode: `in`: a row quantizes its unit alone. `out`: all but its unit.
-        part: `both`, `weights`, `activations`, or `each`: one row a unit for weights, one for activations.
+        plan: The calibrated plan; it quantizes everything that a row may quantize.
+        by: Kind of unit: `layer`, `block`, `stage` or `kind`.
+        mode: `in`: a row quantizes only its unit. `out`: it quantizes all but its unit.
+        part: `both`, `weights`, `activations`, or `each`: per unit, one row for weights and one for activations.
 
     Raises:
         InputError: Nothing is quantized.

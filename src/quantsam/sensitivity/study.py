@@ -1,4 +1,4 @@
-"""A sensitivity study: one calibration, one pass over the pictures, all rows."""
+"""A sensitivity study: measure all rows with one calibration and one pass over the images."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ _ENGINES_AT_ONCE = 8  # each holds a compiled model
 
 @dataclass(frozen=True, slots=True)
 class StudySettings:
-    """What a study does.
+    """Settings of a study.
 
     Attributes:
-        by: What a row is about: `layer`, `block`, `stage` or `kind`.
-        mode: `in`: quantize the unit alone; `out`: all but the unit.
-        part: `both`, `weights`, `activations`, or `each` in rows of its own.
-        method: `exact`: all pictures for all rows. `race`: a few pictures for all, then more where the ranking is not
-            decided. `gradient`: an estimate of the embedding's noise from one backward pass a picture.
-        prompts: Which prompts.
-        engine: What computes the rows.
-        first: `race` and `gradient`: pictures that every row is measured on.
-        most: `race`: pictures at most; what is undecided then stays so, within its standard error.
-        step: `race`: pictures a round after that.
+        by: Unit of a row: `layer`, `block`, `stage` or `kind`.
+        mode: `in`: quantize only the unit; `out`: quantize all but the unit.
+        part: `both`, `weights`, `activations`, or `each` in separate rows.
+        method: `exact`: all images for all rows. `race`: a few images for all rows, then more where the ranking is not
+            decided. `gradient`: an estimate of the embedding's noise from a few backward passes per image.
+        prompts: Kind of prompts.
+        engine: Engine that runs the rows.
+        first: `race` and `gradient`: number of images that every row is measured on.
+        most: `race`: maximum number of images; ranks that are undecided then stay so, within their standard error.
+        step: `race`: number of images per further round.
         least: `race`: rows whose masks lose less than this, in points, need no rank.
-        seed: Order of the pictures.
+        seed: Seed for the order of the images.
     """
 
     by: Unit = "layer"
@@ -81,28 +81,28 @@ def measure_sensitivity(
     record_id: str | None = None,
     workers: int | None = None,
 ) -> SensitivityRecord:
-    """Find out which layers hurt.
+    """Measure which layers hurt.
 
     Args:
-        model: In float.
-        plan: Calibrated, with everything quantized that a row may quantize.
-        dataset: What to score on; pictures without objects are left out.
-        settings: What to do.
-        store: Where the record is appended; if it holds this very study already, that is returned. Until it is done,
-            what came of each picture is kept beside the store, so that the same call goes on where a killed one
-            stopped, to the same figures.
-        progress: Given a label, returns what wraps the iteration over the pictures.
-        notes: Added to the record's settings.
-        record_id: The record's id; one made from all that the figures depend on if None.
-        workers: Rows that are computed side by side; as many as there are processors if None.
+        model: The float model.
+        plan: The calibrated plan; it quantizes everything that a row may quantize.
+        dataset: Dataset to score on; images without objects are left out.
+        settings: Settings of the study.
+        store: Store to which the record is appended. If it already holds this study, that record is returned. Results
+            per image are kept beside the store until the study ends, so the same call resumes an interrupted study,
+            with the same figures.
+        progress: Maps a label to a wrapper of the iteration over the images.
+        notes: Entries to add to the record's settings.
+        record_id: The record's id; None for an id made from everything that the figures depend on.
+        workers: Number of rows to compute in parallel; None for the number of processors.
 
     Returns:
-        A record whose `rows` are what was found. Figures of a row are paired with FP32's, object by object.
+        A record with one entry per row in `rows`. A row's figures are paired with FP32's figures, object by object.
 
     Raises:
-        InputError: A setting is not known, or nothing is quantized.
+        InputError: A setting is unknown or out of range, or nothing is quantized.
         DatasetError: The dataset has no object to score.
-        StoreError: The store cannot be written, or another process is at the same study.
+        StoreError: The store cannot be written, or another process runs the same study.
     """
     check_settings(settings)
     rows = make_rows(plan, by=settings.by, mode=settings.mode, part=settings.part)
@@ -145,10 +145,10 @@ def measure_sensitivity(
 
 
 def check_settings(settings: StudySettings) -> None:
-    """Make sure, before long work, that a study can be done.
+    """Check, before long work, that a study is possible.
 
     Raises:
-        InputError: A setting is not known.
+        InputError: A setting is unknown or out of range.
     """
     if settings.method not in METHODS:
         hint = nearest(settings.method, METHODS)
@@ -170,7 +170,7 @@ def check_settings(settings: StudySettings) -> None:
 def _race(
     todo: RowPass, names: Sequence[str], ids: Sequence[int], settings: StudySettings, progress: Progress | None
 ) -> None:
-    """Measure all rows on a few pictures, then those that cannot be told apart on more."""
+    """Measure all rows on a few images, then on more images the rows that cannot be distinguished."""
     todo.visit(ids[: settings.first], progress=progress)
     for start in range(settings.first, min(settings.most, len(ids)), settings.step):
         wanted = undecided(todo.table.losses, settings.least)
@@ -200,7 +200,7 @@ def _by_gradient(
 
 
 def _depends_on(model: EfficientViTSam, plan: Plan, dataset: Dataset, settings: StudySettings) -> dict[str, JsonValue]:
-    """Return all that a study's figures depend on."""
+    """Return everything that a study's figures depend on."""
     return {
         "study": dataclasses.asdict(settings),
         "weights_digest": model.weights_digest(),

@@ -1,4 +1,4 @@
-"""What came of rows, picture by picture, and the pass over the pictures that measures them."""
+"""Results of rows, image by image, and the pass over the images that measures them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from quantsam.sensitivity.rows import Row
 
 
 class RowTable:
-    """What came of all pictures so far.
+    """Results of all images so far.
 
     Attributes:
-        losses: By row and picture the mean loss of masks against FP32's, in points.
-        images: How many pictures there were.
+        losses: Mean loss of masks against FP32's masks, in points, keyed by row and image.
+        images: Number of images so far.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class RowTable:
         self.images = 0
 
     def take(self, outcome: dict[str, Any]) -> None:
-        """Add a picture."""
+        """Add the results of an image."""
         self.images += 1
         ious = [iou for _, _, iou in outcome["objects"]]
         self._float += ious
@@ -50,7 +50,7 @@ class RowTable:
             self._signal[name] = self._signal.get(name, 0.0) + outcome["signal"]
 
     def score(self, row: Row) -> RowScore:
-        """Return what a row came to."""
+        """Return the score of a row."""
         name = row.name
         drop, drop_se = mean_and_error(self._drops[name])
         loss, loss_se = mean_and_error(self._mask_losses[name])
@@ -67,19 +67,19 @@ class RowTable:
 
 
 class RowPass:
-    """Measures rows on pictures; what a journal holds already is taken from there."""
+    """Measures rows on images; results that a journal already holds are reused."""
 
     def __init__(
         self, meter: RowMeter, rows: Sequence[Row], dataset: Dataset, outcomes: Outcomes, part: int | str = 0
     ) -> None:
-        """Take up what is known.
+        """Read the known results of this pass.
 
         Args:
-            meter: Of these rows.
+            meter: Meter of these rows.
             rows: The rows.
-            dataset: The pictures.
-            outcomes: Where what comes of a picture is kept, for several passes.
-            part: Tells this pass from the others.
+            dataset: Dataset with the images.
+            outcomes: Journal of the results per image, shared by several passes.
+            part: Label that distinguishes this pass from others.
         """
         self.table = RowTable()
         self._meter, self._dataset, self._outcomes, self._part = meter, dataset, outcomes, part
@@ -89,7 +89,7 @@ class RowPass:
     def visit(
         self, image_ids: Iterable[int], names: Iterable[str] | None = None, progress: Progress | None = None
     ) -> None:
-        """Measure some rows, or all, on some pictures, and add what came of them to the table."""
+        """Measure some rows, or all, on some images, and add the results to the table."""
         wanted = list(self._numbers.values()) if names is None else [self._numbers[name] for name in names]
         todo = []
         for image_id in image_ids:
@@ -105,10 +105,10 @@ class RowPass:
 
 
 def pictures_with_objects(dataset: Dataset) -> list[int]:
-    """Return the pictures that show an object to score.
+    """Return the ids of the images that show an object to score.
 
     Raises:
-        DatasetError: There is none.
+        DatasetError: No image shows one.
     """
     ids = [image_id for image_id in dataset.image_ids if scored_annotations(dataset, image_id)]
     if not ids:

@@ -1,1 +1,1 @@
-"""Run a plan in PyTorch with rounded values."""
+"""Simulate a plan in PyTorch with rounded values."""

@@ -1,4 +1,4 @@
-"""Residual additions as ONNX Runtime computes them in integers, `QLinearAdd`: where all three tensors are rounded."""
+"""Residual additions as ONNX Runtime computes them in integers (`QLinearAdd`), if all three tensors are rounded."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _NOWHERE = ""  # is no site's path
 
 
 class IntegerResidual(nn.Module):
-    """A residual block whose addition has codes in and codes out.
+    """A residual block whose addition maps codes to codes.
 
-    With the ratios `r_a = s_a / s_y` and `r_b = s_b / s_y` the kernel of ONNX Runtime computes
+    With the ratios `r_a = s_a / s_y` and `r_b = s_b / s_y`, the kernel of ONNX Runtime computes
     `rint(fma(a, r_a, fma(b, r_b, z_y - fma(z_a, r_a, z_b * r_b))))`, all in float32, from the block's codes `a` and its
-    input's codes `b`. It differs from rounding the sum of the values where that is next to a tie.
+    input's codes `b`. If the sum of the values is next to a tie, rounding that sum may give another result.
     """
 
     def __init__(self, residual: Residual, a: QParams, b: QParams, out: QParams, spec: TensorSpec) -> None:
-        """Take a block, the grids of what its convolutions give, of its input as it is added, and of the sum.
+        """Take a block and three grids: of its convolutions' output, of its added input, and of the sum.
 
-        All have one scale a tensor; `spec` is the sum's.
+        All have one scale per tensor; `spec` is the sum's specification.
         """
         super().__init__()
         self.main, self.shortcut_site, self.shortcut = residual.main, residual.shortcut_site, True
@@ -66,7 +66,7 @@ def _fma(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
 def use_integer_additions(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder) -> None:
     """Replace, in place, the residual blocks of a simulation whose additions ONNX Runtime computes in integers.
 
-    These are the ones where both terms are rounded, and whoever reads the sum rounds it to the same grid.
+    In these blocks both terms are rounded, and all readers of the sum round it to the same grid.
 
     Args:
         encoder: The simulation, not fused.
@@ -94,10 +94,10 @@ class _Addition:
     """A residual addition and the sites around it.
 
     Attributes:
-        path: The `Residual`.
-        output: Where the block's own output is rounded.
-        inputs: Where its input is, as it is added: one of these.
-        readers: Where the sum is; one that nothing rounds is named too.
+        path: Path of the `Residual`.
+        output: Site that rounds the block's own output.
+        inputs: Sites of which one rounds the block's added input.
+        readers: Sites that round the sum, with an empty path for a reader without one.
     """
 
     path: str
@@ -122,13 +122,13 @@ def _additions(prepared: ImageEncoder) -> Iterator[_Addition]:
 
 
 def _entering(prepared: ImageEncoder, part: Chain | Attention) -> list[str]:
-    """Return where a part rounds its input: for its first convolution, and where it adds it."""
+    """Return the sites that round a part's input: for its first convolution, and for its shortcut."""
     first = entering_site(prepared, part.convolutions[0])
     return [first or _NOWHERE, *([part.shortcut_site] if part.shortcut else [])]
 
 
 def _leaving(prepared: ImageEncoder, part: Chain | Attention) -> list[str]:
-    """Return where a part rounds its output last, if nothing comes behind."""
+    """Return the site that rounds a part's output last, if no other operation follows."""
     last = leaving_site(prepared, part.convolutions[-1])
     return [last] if last else []
 

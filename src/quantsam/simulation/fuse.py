@@ -1,9 +1,9 @@
-"""Make a simulation fast: everything between two convolutions becomes one table look-up.
+"""Make a simulation fast: one table look-up replaces everything between two convolutions.
 
-Behind a convolution whose output is rounded to 8 bits there are only 256 values a channel, so
-BatchNorm, activation and every further rounding, up to and including the next convolution's input,
-are functions of that code. They are evaluated once, by the modules themselves, on the 256 values; the
-simulation then reads the result from the table. It computes what the unfused modules compute.
+A convolution output that is rounded to 8 bits has only 256 values per channel. BatchNorm, activation
+and every further rounding, including that of the next convolution's input, are functions of that
+code. The modules themselves evaluate them once on the 256 values. The simulation then reads the
+results from the table. It computes the same as the unfused modules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_LEVELS = 256
 
 
 class LookUp(nn.Module):
-    """Rounds to codes and replaces each by an entry of its channel's table."""
+    """Rounds values to codes and replaces each code by an entry of its channel's table."""
 
     def __init__(self, scale: float, zero_point: int, qmin: int, table: Tensor) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class LookUp(nn.Module):
 
 
 def fuse(encoder: ImageEncoder) -> None:
-    """Replace, in place, what follows each 8-bit convolution output by a look-up."""
+    """Replace, in place, the modules behind each 8-bit convolution output by a look-up."""
     for block in structure_of(encoder).blocks:
         for part in block.parts:
             layers = [encoder.get_submodule(conv.path) for conv in part.convolutions]

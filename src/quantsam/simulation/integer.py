@@ -1,8 +1,8 @@
 """Convolutions in exact integers: codes in, an int32 accumulator, and the engine's own requantization.
 
-Integers up to 2^24 are exact in float32. A product of an 8-bit activation code with an 8-bit weight code, summed over
-a kernel, may be larger; so activations are split in two halves of four bits, whose sums stay below for up to 8,192
-summands, and the two sums are put together in float64; with more summands all is float64.
+Integers up to 2^24 are exact in float32. Products of 8-bit activation codes and 8-bit weight codes, summed over a
+kernel, may be larger. So activations are split into two halves of four bits. Their sums stay below 2^24 for up to 8,192
+summands, and float64 adds the two sums. With more summands, everything is computed in float64.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HALF = 16
 
 
 class Requantize(nn.Module):
-    """From an accumulator to rounded values, as ONNX Runtime's `QLinearConv` does it."""
+    """Maps an accumulator to rounded values, as ONNX Runtime's `QLinearConv` does."""
 
     def __init__(self, site: FakeQuantize, scale: Tensor) -> None:
         """Take the output's site and the accumulator's scale, () or (C,)."""
@@ -46,8 +46,8 @@ class Requantize(nn.Module):
 class IntegerConv2d(nn.Module):
     """A quantized convolution as an integer engine computes it.
 
-    `acc = sum (x - zero_point) * w + bias`, exactly; then, where the output is quantized, ONNX Runtime's
-    `clamp(rint(float32(acc) * float32(s_x * s_w / s_y)) + zero_point)`, ties to even; else OpenVINO's
+    First `acc = sum (x - zero_point) * w + bias`, exactly. If the output is quantized, then ONNX Runtime's
+    `clamp(rint(float32(acc) * float32(s_x * s_w / s_y)) + zero_point)`, ties to even. Otherwise OpenVINO's
     `float32(acc) * float32(s_x * s_w) + bias`.
     """
 
@@ -63,12 +63,12 @@ class IntegerConv2d(nn.Module):
         """Take a convolution.
 
         Args:
-            conv: Whose geometry, sites and float bias are taken.
-            codes: (out, in / groups, kernel, kernel), of the weight, less its zero point.
-            x: Grid of the input, one scale a tensor or a channel.
+            conv: The convolution, for its geometry, sites and float bias.
+            codes: (out, in / groups, kernel, kernel) codes of the weight, less its zero point.
+            x: Grid of the input, one scale per tensor or per channel.
             w: Grid of the weight.
-            bias: (out,) int32 codes of scale `s_x * s_w`, instead of the float bias.
-            saturation: What the kernel's 16-bit sums lose; None for sums in 32 bits.
+            bias: (out,) int32 codes of scale `s_x * s_w`, which replace the float bias.
+            saturation: Loss from the kernel's 16-bit sums; None for sums in 32 bits.
         """
         super().__init__()
         self.saturation = saturation
@@ -91,7 +91,7 @@ class IntegerConv2d(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def input_codes(self, x: Tensor) -> Tensor:
-        """Map rounded values (N, in, H, W) to their codes less the zero point, integers in float32."""
+        """Map rounded values (N, in, H, W) to their codes less the zero point, as integers in float32."""
         return torch.round(x / _by_channel(self.get_buffer("x_scale")))
 
     def accumulate(self, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class IntegerConv2d(nn.Module):
         return acc if bias is None else acc + _by_channel(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H', W'), rounded where the plan rounds the output."""
+        """Map (N, in, H, W) to (N, out, H', W'), rounded if the plan rounds the output."""
         if self.input_scale is not None:
             x = self.input_scale(x)
         y = self.accumulate(self.input_site(x)).float()
@@ -131,7 +131,7 @@ def use_integers(encoder: ImageEncoder, plan: Plan, prepared: ImageEncoder, *, s
         encoder: The simulation, not fused.
         plan: Its plan.
         prepared: The float encoder that the plan was made on.
-        saturate: Add pairs of products in 16 bits, as the engine's x86 kernels do without VNNI.
+        saturate: Add pairs of products in 16 bits, as the engine's x86 kernels without VNNI do.
     """
     biases = integer_biases(plan, prepared)
     order = get_placement(plan.placement).pairs if saturate else None

@@ -1,4 +1,4 @@
-"""What kernels without VNNI lose: pairs of products that saturate at 16 bits, see `quant.saturation`."""
+"""The loss in kernels without VNNI: pairs of products saturate at 16 bits, see `quant.saturation`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _VALUES_AT_ONCE = 1 << 23
 
 
 class PairSaturation(nn.Module):
-    """By how much the accumulators of one convolution fall short.
+    """Computes what saturation takes off the accumulators of one convolution.
 
-    Only pairs of weights that can overflow are looked at.
+    Only pairs of weights that can overflow are computed.
 
     Attributes:
-        channels: Output channels that own such a pair, (n,) int64.
+        channels: Output channels with such a pair, (n,) int64.
     """
 
     def __init__(self, conv: Conv2d, codes: Tensor, zero_point: Tensor, order: PairOrder) -> None:
         """Take a convolution that is not depthwise.
 
         Args:
-            conv: Whose geometry is taken.
-            codes: (out, in / groups, kernel, kernel) weight codes as the kernel has them, zero point included.
-            zero_point: () of the input's codes.
-            order: In which the kernel forms pairs.
+            conv: The convolution, for its geometry.
+            codes: (out, in / groups, kernel, kernel) weight codes as the kernel sees them, including the zero point.
+            zero_point: (), zero point of the input's codes.
+            order: How the kernel forms pairs.
         """
         super().__init__()
         self.kernel, self.stride, self.padding, self.groups = conv.kernel_size, conv.stride, conv.padding, conv.groups
@@ -47,10 +47,10 @@ class PairSaturation(nn.Module):
         """Return what saturation takes off the exact sums.
 
         Args:
-            codes: (N, in, H, W) codes of the input less their zero point, integers in float32.
+            codes: (N, in, H, W) codes of the input less their zero point, as integers in float32.
 
         Returns:
-            (N, out, H', W') float64; the accumulator without VNNI is the exact one less this.
+            (N, out, H', W') float64: subtract it from the exact accumulator to get the accumulator without VNNI.
         """
         images, height, width = len(codes), *self._output_hw(codes)
         windows = self._pairs(codes)  # (N, groups, pairs, 2, H' * W')
@@ -64,7 +64,7 @@ class PairSaturation(nn.Module):
         return excess.reshape(images, self.out_channels, height, width)
 
     def _pairs(self, codes: Tensor) -> Tensor:
-        """Return the kernel's windows of raw codes, padding included, in pairs."""
+        """Return the kernel's windows of raw codes, including padding, in pairs."""
         raw = codes + self.get_buffer("zero_point")
         pad = int(self.padding[0])
         raw = F.pad(raw, (pad, pad, pad, pad), value=float(self.get_buffer("zero_point")))

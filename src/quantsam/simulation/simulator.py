@@ -1,4 +1,4 @@
-"""Run a plan in PyTorch: weights rounded once, activations rounded at their sites."""
+"""Simulate a plan in PyTorch: round weights once, and activations at their sites."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from quantsam.simulation.sites import FakeQuantize, ShiftedFakeQuantize
 
 
 class SimulatedEncoder(nn.Module):
-    """An encoder that behaves as its plan says.
+    """An encoder that simulates its plan.
 
     Attributes:
         plan: The plan.
-        integers: None where floats stand for integers; `exact` or `saturating` where it computes in integers.
+        integers: `exact` or `saturating` if it computes in integers; None if floats stand for integers.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ def simulate(
     Args:
         model: The model the plan was made for.
         plan: A calibrated plan.
-        exact: Compute quantized convolutions in integers, with the requantization of the engine whose placement the
-            plan has, see `simulation.integer`; not fused, and slower.
-        saturate: Compute in integers, and let sums saturate as the engine's x86 kernels do without VNNI: what a plan
-            for VNNI gives on another processor.
-        fused: Replace what lies between two convolutions by table look-ups, see `simulation.fuse`.
+        exact: Compute quantized convolutions in integers, with the requantization of the plan's engine, see
+            `simulation.integer`. This is slower and not fused.
+        saturate: Compute in integers, and let sums saturate as in the engine's x86 kernels without VNNI. This shows
+            what a plan for VNNI computes on another processor.
+        fused: Replace the modules between two convolutions by table look-ups, see `simulation.fuse`.
 
     Raises:
-        PlanError: The plan is not calibrated or was made for another model; `saturate` with a placement of no x86
-            engine.
+        PlanError: The plan is not calibrated or was made for another model, or `saturate` is set but the placement's
+            engine has no kernels that saturate.
     """
     if saturate and get_placement(plan.placement).pairs is None:
         raise PlanError(
@@ -81,16 +81,16 @@ def assemble(
     saturate: bool = False,
     rounded: dict[tuple[str, TensorSpec], Tensor] | None = None,
 ) -> ImageEncoder:
-    """Put the encoder of a simulation together.
+    """Assemble the encoder of a simulation.
 
     Args:
         prepared: The float encoder with the plan's transforms, see `prepare`.
-        plan: Calibrated, and for this encoder: not checked here.
+        plan: A calibrated plan for this encoder; this is not checked.
         fused: See `simulate`.
         exact: See `simulate`.
         saturate: See `simulate`.
-        rounded: Rounded weights by site and specification, taken from here and added to, so that plans share memory;
-            for plans of one calibration.
+        rounded: Cache of rounded weights by site and specification; it is read and extended, so that plans of one
+            calibration share memory.
     """
     placement = get_placement(plan.placement)
     exact = exact or saturate

@@ -1,4 +1,4 @@
-"""The module that stands at a site in a simulation."""
+"""The modules that replace sites in a simulation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quantsam.quant.quantizers import fake_quantize
 
 
 class FakeQuantize(nn.Module):
-    """Rounds what passes it to a fixed grid."""
+    """Rounds a tensor to a fixed grid."""
 
     def __init__(self, spec: TensorSpec, params: QParams) -> None:
         super().__init__()
@@ -21,11 +21,11 @@ class FakeQuantize(nn.Module):
 
     @property
     def params(self) -> QParams:
-        """The grid, on whatever device the module is."""
+        """The grid, on the module's device."""
         return QParams(self.get_buffer("scale"), self.get_buffer("zero_point"), self.axis)
 
     def has_levels(self, most: int) -> bool:
-        """Whether it leaves at most `most` different values in the whole tensor."""
+        """Return whether rounding leaves at most `most` different values in the whole tensor."""
         uniform = self.spec.quantizer == "uniform" and self.axis is None
         return uniform and self.spec.fmt.levels <= most
 
@@ -35,7 +35,7 @@ class FakeQuantize(nn.Module):
 
 
 class ShiftedFakeQuantize(FakeQuantize):
-    """Rounds as OpenVINO's kernels do: `rint(x * (1 / scale) + zero_point)`, the product and sum rounded once."""
+    """Rounds like OpenVINO's kernels: `rint(x * (1 / scale) + zero_point)`, with product and sum rounded once."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` rounded, same shape."""

@@ -1,4 +1,4 @@
-"""An encoder as a chain of steps, one a layer: encoders that differ in a few layers share what comes before."""
+"""An encoder as a chain of steps, one per layer. Encoders that differ in a few layers share the steps before these."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from quantsam.models.structure import Attention, Block, Chain, structure_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What is in flight between two steps.
+    """The tensors that one step passes to the next.
 
     Attributes:
         x: (N, C, H, W), the last layer's output.
-        shortcut: Input of the block that is being computed, where it is to be added.
-        kept: Outputs of finished stages that the neck needs, by stage.
+        shortcut: Input of the current block, if it will be added.
+        kept: Outputs of finished stages that the neck needs, with their stage.
     """
 
     x: Tensor
@@ -32,20 +32,20 @@ class Step:
     """One step.
 
     Attributes:
-        paths: Modules of the encoder that it runs.
-        run: From the state before to the state behind it.
+        paths: Paths of the encoder's modules that the step runs.
+        run: Maps the state before the step to the state after it.
     """
 
     paths: tuple[str, ...]
     run: Callable[[State], State]
 
     def owns(self, path: str) -> bool:
-        """Whether a module is part of it."""
+        """Return whether a module is part of the step."""
         return any(path == own or path.startswith(f"{own}.") for own in self.paths)
 
 
 def encoder_steps(encoder: ImageEncoder) -> list[Step]:
-    """Return the steps of an encoder; run one after the other they compute what the encoder does, bit for bit."""
+    """Return the steps of an encoder. Run in order, they compute the same as the encoder, bit for bit."""
     structure, neck = structure_of(encoder), encoder.neck
     steps: list[Step] = []
     for index, blocks in enumerate(structure.stages):
@@ -61,7 +61,7 @@ def encoder_steps(encoder: ImageEncoder) -> list[Step]:
 
 
 def run_steps(steps: Iterable[Step], state: State) -> State:
-    """Run some steps."""
+    """Run steps in order."""
     for step in steps:
         state = step.run(state)
     return state
@@ -70,17 +70,17 @@ def run_steps(steps: Iterable[Step], state: State) -> State:
 class SharedEncoders:
     """A base encoder and variants of it that differ in a few modules.
 
-    A variant starts where it first differs, from the base's values, and runs its own modules only where they differ.
-    What a variant gives is bit for bit what its own encoder would give.
+    A variant starts from the base's values where it first differs, and runs its own modules only where they differ. Its
+    result is bit for bit the result of its own encoder.
     """
 
     def __init__(self, base: ImageEncoder, variants: Sequence[tuple[ImageEncoder, Iterable[str]]]) -> None:
         """Take encoders.
 
         Args:
-            base: The encoder that all are compared with.
-            variants: Encoders, each with the paths of what may differ from the base: sites, or modules that own a
-                weight.
+            base: The encoder that all variants are compared with.
+            variants: Encoders, each with the paths of the sites, or modules with a weight, that may differ from the
+                base.
         """
         self._base = encoder_steps(base)
         self._starts: list[int] = []
@@ -92,21 +92,21 @@ class SharedEncoders:
             self._chains.append([*own, *self._base[last + 1 :]])
 
     def _extent(self, paths: Iterable[str]) -> tuple[int, int]:
-        """Return the first and last step that may differ; with look-ups a rounded input belongs to the step before."""
+        """Return the first and last step that may differ; with look-ups, a rounded input belongs to the step before."""
         owners = {next(i for i, step in enumerate(self._base) if step.owns(path)) for path in paths}
         if not owners:
             return len(self._base), len(self._base)
         return max(min(owners) - 1, 0), min(max(owners) + 1, len(self._base) - 1)
 
     def tasks(self, image: Tensor, wanted: Sequence[int]) -> Iterator[tuple[int, Callable[[], Tensor]]]:
-        """Yield, for the base (-1) and each wanted variant, what computes its embedding.
+        """Yield a function that computes the embedding, for the base (-1) and each wanted variant.
 
-        They come in the order in which they start, and only one state of the base is alive besides those that the
-        caller still holds; so calling each as it comes takes little memory.
+        The functions come in the order in which they start. Only one state of the base is alive besides those that the
+        caller still holds, so calling each function as it comes takes little memory.
 
         Args:
             image: (1, 3, S, S), normalized.
-            wanted: Numbers of variants.
+            wanted: Numbers of the wanted variants.
         """
         state = State(image)
         for position in range(len(self._base) + 1):
@@ -120,7 +120,7 @@ class SharedEncoders:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rest:
-    """The steps that are left, on a state."""
+    """The remaining steps and the state they start from."""
 
     steps: Sequence[Step]
     state: State
@@ -176,6 +176,6 @@ def _then(step: Step, following: Callable[[State], State]) -> Step:
 
 
 def _with_shortcut(encoder: ImageEncoder, site: str, step: Step) -> Step:
-    """Return a step that keeps its input, as it is added to the block's output."""
+    """Return a step that also keeps its input, rounded by the shortcut's site, to add it to the block's output."""
     module = encoder.get_submodule(site)
     return Step((site, *step.paths), lambda state: step.run(replace(state, shortcut=module(state.x))))

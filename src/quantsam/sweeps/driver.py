@@ -1,4 +1,4 @@
-"""The driver of a sweep: hands out work, and alone writes what comes of it."""
+"""The driver of a sweep: it hands out the work and collects the results."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from quantsam.sweeps.state import SweepState
 from quantsam.sweeps.sweep import Sweep
 from quantsam.sweeps.worker import Job, Shelf
 
-_PICTURES_A_TASK = 16  # at most; a killed sweep repeats no more than these a worker
+_PICTURES_A_TASK = 16  # at most; a killed sweep repeats at most these for each worker
 
 
 @dataclass(slots=True)
 class SweepProgress:
-    """How far a sweep is.
+    """Progress of a sweep.
 
     Attributes:
-        done: Points finished now.
-        skipped: Points that the store had already.
-        failed: Causes by point, of now and of earlier runs that were not retried.
+        done: Points that this run finished.
+        skipped: Points that the store already held.
+        failed: Points that failed, with causes: in this run, or in earlier runs and not retried.
         left: Points still to do.
-        pictures_done: Pictures scored, of the points that this run does.
-        pictures: All pictures of those points.
-        calibrating: Label of the point that is calibrated for, at the moment.
+        pictures_done: Images scored so far, for the points of this run.
+        pictures: All images of those points.
+        calibrating: Label of the point that is being calibrated; None between calibrations.
     """
 
     done: list[tuple[Point, Record, float]] = field(default_factory=list)
@@ -62,27 +62,27 @@ def run_sweep(
     retry: bool = False,
     report: Callable[[SweepProgress], None] | None = None,
 ) -> SweepProgress:
-    """Do all points of a sweep that the store does not hold yet.
+    """Run all points of a sweep that the store does not hold yet.
 
-    A point's identity is a digest of everything that determines its numbers, and is the id of its record: so a point
-    is in the store once or not at all, whoever ran it. What came of single pictures is kept until then; after a kill
-    at any instant the same call goes on there.
+    A point's identity is a digest of everything that determines its numbers. It is also the id of the point's record,
+    so the store holds a point once or not at all, whoever ran it. Results of single images are kept until the record
+    is written: after a kill at any moment, the same call resumes the sweep.
 
-    A sensitivity study is one task: workers of this process keep its pictures too, workers elsewhere begin it anew.
+    A sensitivity study is one task. Workers of this process keep its images too; workers elsewhere restart the study.
 
     Args:
-        sweep: What to do.
-        store: Where records go; `STORE-sweep` beside it holds failures, calibrated plans and the lock.
-        start: Makes the runner, once it is known that there is something to do; given models and data that it may
-            share. Threads of this process, as many as fill the processor, if None.
-        retry: Try points again that failed before.
-        report: Called whenever something came of a point.
+        sweep: Sweep to run.
+        store: Store for the records; `STORE-sweep` beside it holds failures, calibrated plans and the lock.
+        start: Makes the runner from models and data that it may share; called only if there is something to do. If
+            None, the runner uses as many threads of this process as fill the processor.
+        retry: Retry points that failed before.
+        report: Called whenever a point has made progress.
 
     Returns:
-        What was done; failures are noted and do not stop other points.
+        What was done. Failures are noted and do not stop other points.
 
     Raises:
-        QuantsamError: A point cannot run: found before anything starts.
+        QuantsamError: A point cannot run. This is found before anything starts.
         StoreError: The store is of another program or version, cannot be written, or another process sweeps into it.
     """
     store.check_writable()
@@ -96,7 +96,7 @@ def run_sweep(
             record = store.find(opened.identity)
             if record is not None:
                 progress.skipped.append((opened.point, record))
-                # a process killed just after it appended the record has left this
+                # left behind by a process that was killed just after it appended the record
                 journal_path(journals_of(store), {"point": opened.identity}).unlink(missing_ok=True)
             elif opened.identity in known and not retry:
                 progress.failed.append((opened.point, known[opened.identity]["cause"]))
@@ -115,7 +115,7 @@ def run_sweep(
 
 @dataclass(slots=True, eq=False)
 class _Active:
-    """A point that is being worked at."""
+    """A point in progress."""
 
     opened: OpenedPoint
     plan: Plan
@@ -160,7 +160,7 @@ class _Driver:
     # calibration
 
     def _plans(self, group: Sequence[OpenedPoint]) -> dict[str, Plan]:
-        """Return the calibrated plan of each point of a model; what cannot be calibrated has failed."""
+        """Return the calibrated plan of each point of a model; points that cannot be calibrated have failed."""
         found: dict[str, Plan] = {}
         missing: list[OpenedPoint] = []
         model = self._shelf.model(group[0].point)
@@ -188,7 +188,7 @@ class _Driver:
     def _tried(
         self, points: Sequence[OpenedPoint], make_plans: Callable[[Sequence[OpenedPoint]], dict[str, Plan]]
     ) -> dict[str, Plan]:
-        """Calibrate; where that fails, each scheme alone, so that none fails for another."""
+        """Calibrate all schemes together; if that fails, each one alone, so that no scheme fails because of another."""
         try:
             return make_plans(points)
         except StoreError:
@@ -216,7 +216,7 @@ class _Driver:
         return plans
 
     def _calibrate(self, points: Sequence[OpenedPoint]) -> dict[str, Plan]:
-        """Calibrate all schemes in one pass, the images shared out among the workers."""
+        """Calibrate all schemes in one pass; the workers share the images."""
         point = points[0].point
         model, images = self._shelf.model(point), self._shelf.images(point)
         schemes = {opened.calibration: opened.scheme for opened in points}
@@ -231,7 +231,7 @@ class _Driver:
         plans = calibrated_plans(
             model,
             list(schemes.values()),
-            images,  # repairs go through them in this process
+            images,  # repairs use them in this process
             deployment.placed,
             **deployment.roles,
             repairs=deployment.repairs,
@@ -288,7 +288,7 @@ class _Driver:
 
     def _take(self, task: WorkItem, result: Any) -> None:
         active = self._active.get(task.tag)
-        if active is None:  # it failed while this was under way
+        if active is None:  # the point failed while this task was running
             return
         if isinstance(result, StoreError):
             raise result

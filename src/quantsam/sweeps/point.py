@@ -1,4 +1,4 @@
-"""A point of a sweep: one run, said in plain values."""
+"""A point of a sweep: one run as plain values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OF_ONE_KIND = {
 }
 _RENAMED = {"limit": "calibration_images"}
 _PATHS = ("weights", "detections", "annotations", "image_root", "data", "calibration", "scheme")
-_BARE = (*BARE_NAMES, *scheme_names())  # what these say is no path, even beside a folder of that name
+_BARE = (*BARE_NAMES, *scheme_names())  # never a path, even if there is a folder of that name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,32 +37,32 @@ class Point:
 
     Attributes:
         kind: `evaluate` or `sensitivity`.
-        model: A variant's name.
-        weights: A file; `{model}` in it stands for the model's name.
-        device: Where PyTorch computes.
-        scheme: As `quantsam evaluate` takes it; of a sensitivity study also a bare format.
-        observer: What finds the ranges of activations; what the scheme or the placement says if None.
+        model: Name of a variant.
+        weights: Weights file; `{model}` in it stands for the model's name.
+        device: Device on which PyTorch computes.
+        scheme: Scheme, as for `quantsam evaluate`. A sensitivity study also takes a bare format.
+        observer: Observer that finds the ranges of activations; None for that of the scheme or the placement.
         quantize: `both`, `weights` or `activations`.
-        repair: What is repaired, `streams+migrate`, or `none`; what the scheme says if None.
-        placement: Where tensors are quantized; the engine's own, or `thesis`, if None.
-        engine: What computes.
-        precision: Of what OpenVINO does not quantize.
-        data: As `quantsam evaluate` takes it.
+        repair: Repairs to apply, for example `streams+migrate`, or `none`; None for those of the scheme.
+        placement: Where tensors are quantized. If None, the engine's own placement, or `thesis`.
+        engine: What computes: `pytorch` or an engine.
+        precision: Precision of the parts that OpenVINO does not quantize.
+        data: Data to score on, as for `quantsam evaluate`.
         annotations: See `open_dataset`.
         image_root: See `open_dataset`.
-        crowds: `yes`, or `no`: whether crowds are scored too, as in the authors' evaluation.
-        images: How many images are scored; all if None.
-        prompts: Which prompts.
+        crowds: `yes` to score crowds too, as in the authors' evaluation, or `no`.
+        images: Number of images to score; all if None.
+        prompts: Prompts, for example `box`.
         detections: A detector's results file, instead of prompts.
-        calibration: Images; nano's come along.
-        calibration_images: How many of them; all if None.
-        calibration_seed: Which of them; `seed` if None.
-        seed: Which images are taken where a number is given.
-        by: Of a sensitivity study, as are the rest; see `StudySettings`.
-        mode: See there.
-        part: See there.
-        method: See there.
-        first: See there.
+        calibration: Calibration images; the model's own if None.
+        calibration_images: Number of calibration images; all if None.
+        calibration_seed: Seed that chooses the calibration images; `seed` if None.
+        seed: Seed that chooses images where a number of images is given.
+        by: Sensitivity studies only; see `StudySettings`.
+        mode: Likewise.
+        part: Likewise.
+        method: Likewise.
+        first: Likewise.
     """
 
     kind: str = "evaluate"
@@ -95,7 +95,7 @@ class Point:
 
     @property
     def label(self) -> str:
-        """What tells it from others, in a few words."""
+        """A few words that distinguish the point from others."""
         shown = ("model", "scheme", "data", "prompts", "engine")
         words = [self.kind] if self.kind != "evaluate" else []
         words += [Path(str(getattr(self, name))).name for name in shown]
@@ -106,17 +106,17 @@ class Point:
 
     @property
     def quantized(self) -> str:
-        """`both`, `weights` or `activations`: of a study what its rows may quantize."""
+        """`both`, `weights` or `activations`; for a study, what its rows may quantize."""
         return self.part if self.kind == "sensitivity" and self.part in QUANTIZE else self.quantize
 
     @property
     def model_source(self) -> ModelSource:
-        """Its model."""
+        """The model."""
         return ModelSource(name=self.model, weights=self.weights, device=self.device)
 
     @property
     def data_source(self) -> DataSource:
-        """What it is scored on."""
+        """The data to score on."""
         return DataSource(
             spec=self.data,
             annotations=self.annotations,
@@ -128,13 +128,13 @@ class Point:
 
     @property
     def calibration_source(self) -> CalibrationSource:
-        """What it is calibrated on."""
+        """The calibration images."""
         seed = self.seed if self.calibration_seed is None else self.calibration_seed
         return CalibrationSource(spec=self.calibration, images=self.calibration_images, seed=seed)
 
     @property
     def deployment(self) -> Deployment:
-        """What computes, and what of the scheme is carried out."""
+        """What computes, and which parts of the scheme it applies."""
         return Deployment(
             engine=self.engine,
             placement=self.placement,
@@ -150,19 +150,19 @@ _TYPES = {name: int if "int" in str(f.type) else str for name, f in _FIELDS.item
 
 
 def value_type(key: str) -> type | None:
-    """Return whether a key takes text or whole numbers; None for an unknown one."""
+    """Return the type of a key's values, text or whole numbers; None for an unknown key."""
     return _TYPES.get(_RENAMED.get(key, key))
 
 
 def make_point(values: Mapping[str, Any], where: str) -> Point:
-    """Make a point of plain values; paths become absolute, so that it means the same wherever it runs.
+    """Make a point from plain values. Paths become absolute, so that the point means the same wherever it runs.
 
     Args:
-        values: By key; what is left out has its default.
-        where: How to call it in errors.
+        values: Values by key; other keys keep their defaults.
+        where: What errors call the point.
 
     Raises:
-        InputError: A key is not known or of another kind, a value is of the wrong type.
+        InputError: A key is unknown or belongs to another kind, or a value has the wrong type.
     """
     values = _with_new_names(values, where)
     kind = values.get("kind", "evaluate")
@@ -192,7 +192,7 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
 
 
 def _with_new_names(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return values whose keys are of this version."""
+    """Return values with old keys renamed to those of this version."""
     for old, new in _RENAMED.items():
         if old in values:
             if new in values:

@@ -19,22 +19,22 @@ from quantsam.sweeps.worker import Worker
 _ANSWER_S = 10.0
 _JOIN_S = 60.0
 _GIVE_UP_S = 300.0
-_TRIES = 2  # more, after the first
-_JOINS = 5  # actors that may fail at their first answer, in a row, for each worker
+_TRIES = 2  # further tries after the first
+_JOINS = 5  # for each worker, actors in a row that may fail at their first answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     task: WorkItem
-    lost: int = 0  # actors that died over it
+    lost: int = 0  # actors that died during the task
 
 
 class RayRunner:
     """Actors of a Ray cluster.
 
-    An actor whose process or node dies is replaced as soon as there is room, and what it was at is done again by
-    another; a task that loses three has failed. Results come back to the driver alone, which writes the store, so
-    nothing is lost or doubled.
+    An actor whose process or node dies is replaced as soon as there is room, and another actor repeats its tasks. A
+    task that loses three actors has failed. Only the driver gets the results and writes the store, so nothing is lost
+    or stored twice.
     """
 
     is_local = False
@@ -50,10 +50,10 @@ class RayRunner:
         """Join a cluster and start actors.
 
         Args:
-            address: Of the cluster, `10.0.0.1:6379` or `auto`; None starts one on this machine.
-            workers: How many actors; as many as the cluster has room for if None.
-            threads: Of each; so many processors are reserved for it.
-            device: Where they compute; for `cuda` each has a GPU of its own.
+            address: Address of the cluster, `10.0.0.1:6379` or `auto`; None starts a cluster on this machine.
+            workers: Number of actors; None for as many as the cluster has room for.
+            threads: Threads per actor; as many processors are reserved for it.
+            device: Device on which actors compute; with `cuda`, each actor has its own GPU.
 
         Raises:
             EngineError: Ray is not installed, or no cluster answers.
@@ -61,7 +61,7 @@ class RayRunner:
         """
         if find_spec("ray") is None:
             raise EngineError("runner ray needs the package ray, which is not installed: pip install 'quantsam[ray]'")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what is to come
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a coming change
         if address not in (None, "auto"):
             _check_answers(str(address))
         import ray as package
@@ -81,7 +81,7 @@ class RayRunner:
             "scheduling_strategy": "SPREAD",
         }
         self._threads = threads
-        self._failed_joins = 0  # in a row
+        self._failed_joins = 0  # consecutive failures
         self._actors: list[Any] = []
         self._joining: dict[Any, Any] = {}  # by the reference of its first answer
         self._queue: deque[_Call] = deque()
@@ -100,12 +100,12 @@ class RayRunner:
             )
 
     def submit(self, task: WorkItem) -> None:
-        """Hand a task in."""
+        """Submit a task."""
         self._queue.append(_Call(task))
         self._hand_out()
 
     def next(self) -> tuple[WorkItem, Any]:
-        """Wait for any task that was handed in, and return it with its result or its exception."""
+        """Wait for any submitted task, and return it with its result or its exception."""
         idle_since = time.monotonic()
         while True:
             self._hand_out()
@@ -130,7 +130,7 @@ class RayRunner:
                 raise EngineError("the Ray cluster lost all workers and has no room for new ones: run the sweep again")
 
     def _room(self) -> int:
-        """Return how many workers the nodes have room for."""
+        """Return the number of workers that the nodes have room for."""
         kind, share = ("GPU", 1) if self._options["num_gpus"] else ("CPU", self._threads)
         return sum(int(node["Resources"].get(kind, 0)) // share for node in self._ray.nodes() if node["Alive"])
 
@@ -139,7 +139,7 @@ class RayRunner:
         self._joining[actor.ping.remote()] = actor
 
     def _take_in(self) -> None:
-        """Let actors that have answered work; where there is no room, they wait for it."""
+        """Put actors that have answered to work. Where there is no room yet, Ray lets actors wait."""
         ready, _ = self._ray.wait(list(self._joining), num_returns=len(self._joining), timeout=0)
         for reference in ready:
             actor = self._joining.pop(reference)
@@ -149,7 +149,7 @@ class RayRunner:
                 self._failed_joins = 0
             except self._ray.exceptions.RayError:
                 self._failed_joins += 1
-                if self._failed_joins < _JOINS * self.workers:  # a node without quantsam fails every time, at once
+                if self._failed_joins < _JOINS * self.workers:  # a node without quantsam fails every time, immediately
                     self._start_actor()
 
     def _lost(self, actor: Any) -> None:
@@ -159,7 +159,7 @@ class RayRunner:
             self._start_actor()
 
     def _hand_out(self) -> None:
-        """Give tasks to whom has the least to do, two at a time."""
+        """Give tasks to the least busy actors, at most two tasks to each."""
         while self._queue and self._actors:
             busy = Counter(id(actor) for _, actor in self._running.values())
             actor = min(self._actors, key=lambda one: busy[id(one)])
@@ -174,7 +174,7 @@ class RayRunner:
 
 
 def _check_answers(address: str) -> None:
-    """Knock once: Ray itself would wait for minutes."""
+    """Try one connection, because Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()

@@ -1,4 +1,4 @@
-"""Who works: threads of this process, or the actors of a Ray cluster."""
+"""Runners do the work of a sweep: threads of this process, or the actors of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class WorkItem:
     """A call of a worker's method.
 
     Attributes:
-        method: Its name.
-        arguments: What it is given.
-        tag: For who asked.
+        method: Name of the method.
+        arguments: Arguments of the call.
+        tag: A value for the caller, to recognise the result.
     """
 
     method: str
@@ -28,11 +28,11 @@ class WorkItem:
 
 
 class Runner(Protocol):
-    """Workers.
+    """Workers that do tasks.
 
     Attributes:
-        workers: How many.
-        is_local: Whether they share this process, and so may write the store.
+        workers: Number of workers.
+        is_local: Whether the workers share this process, and so may write the store.
     """
 
     workers: int
@@ -47,7 +47,7 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop; what is not finished is given up."""
+        """Stop, and give up unfinished tasks."""
         ...
 
 
@@ -62,10 +62,10 @@ class LocalRunner:
         """Start workers.
 
         Args:
-            shelf: Models and data that are loaded already.
-            workers: How many; as many as fill the processor if None.
-            threads: Of each.
-            device: Where they compute; off the processor one worker is best.
+            shelf: Models and data that are already loaded.
+            workers: Number of workers; None for as many as fill the processor, or one on another device.
+            threads: Threads per worker.
+            device: Device on which the workers compute.
         """
         fill = max((os.cpu_count() or 1) // threads, 1) if device == "cpu" else 1
         self.workers = (workers or fill) if threads_may_meet() else 1
@@ -87,7 +87,7 @@ class LocalRunner:
         return task, done.exception() or done.result()
 
     def close(self) -> None:
-        """Stop; what is not finished is given up after the picture that it is at."""
+        """Stop; unfinished tasks are given up after their current image."""
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 

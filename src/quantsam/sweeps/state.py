@@ -33,7 +33,7 @@ class SweepState:
         """Keep other processes from sweeping into the same store.
 
         Raises:
-            StoreError: One does already, or the folder cannot be written.
+            StoreError: Another process already sweeps into it, or the folder cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class SweepState:
             yield
 
     def failures(self) -> dict[str, dict[str, str]]:
-        """Return by point's identity its label, the cause and the time of what failed.
+        """Return the failed points by identity: label, cause and time of the failure.
 
         Raises:
             StoreError: The file is damaged.
@@ -69,23 +69,23 @@ class SweepState:
         self._write({**self.failures(), identity: {"point": label, "cause": cause, "when": utc_now()}})
 
     def forget(self, identity: str) -> None:
-        """Note that a point is to be tried again, or succeeded."""
+        """Forget a failure, because the point succeeded or will be tried again."""
         known = self.failures()
         if known.pop(identity, None) is not None:
             self._write(known)
 
     def plan(self, identity: str, model: EfficientViTSam) -> Plan | None:
-        """Return a calibrated plan that was kept, None if there is none that is whole."""
+        """Return a calibrated plan that was kept; None if there is none or it is damaged."""
         try:
             return load_plan(self.folder / "plans" / identity, model)
         except PlanError:
             return None
 
     def keep(self, identity: str, plan: Plan) -> None:
-        """Keep a calibrated plan: calibrating full-size models takes long.
+        """Keep a calibrated plan, because calibrating full-size models takes long.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: The plan cannot be written.
         """
         try:
             save_plan(plan, self.folder / "plans" / identity)

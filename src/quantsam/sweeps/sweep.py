@@ -23,9 +23,9 @@ class Sweep:
     """A set of runs.
 
     Attributes:
-        name: Its name; kept with each record.
-        points: Its runs, each once.
-        threads: Of each worker; the last digits depend on it, so it is the same wherever a point runs.
+        name: Name of the sweep; kept with each record.
+        points: Runs of the sweep, each once.
+        threads: Threads per worker. The last digits depend on it, so it is the same wherever a point runs.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Sweep:
 def read_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """Read a sweep's file.
 
-    `[common]` holds keys of `Point` for all runs; each `[[runs]]` adds or replaces some. A list of values stands for
-    each of them: the points are all combinations.
+    `[common]` holds keys of `Point` for all runs; each `[[runs]]` adds or overrides some. A key may have a list of
+    values: the points are all combinations.
 
     Args:
         path: The file.
-        overrides: Keys and values that replace the file's in every run, see `parse_settings`.
+        overrides: Keys and values that override the file's in every run, see `parse_settings`.
 
     Raises:
         InputError: The file cannot be read, is not TOML, has unknown keys or values of the wrong type.
@@ -71,10 +71,10 @@ def read_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
 
 def make_sweep(name: str, points: Sequence[Point], threads: int = 1, where: str = "sweep") -> Sweep:
-    """Make a sweep of points; the same one twice counts once.
+    """Make a sweep of points. A repeated point counts once.
 
     Raises:
-        InputError: There is no point, or too many.
+        InputError: There are no points, or too many.
     """
     once = tuple(dict.fromkeys(points))
     if not 1 <= len(once) <= _MOST:
@@ -92,13 +92,13 @@ def expand(table: Mapping[str, Any], where: str) -> list[Point]:
 
 
 def with_repeats(sweep: Sweep, repeats: int) -> Sweep:
-    """Return a sweep that repeats each run on other calibration images: with calibration seeds 0, 1, ...
+    """Return a sweep that repeats each run on other calibration images, with calibration seeds 0, 1, ...
 
-    Runs that calibrate on all images that there are have nothing to repeat, and stay as they are. Two seeds may draw
-    the same images where there are few; such runs are one, and are done once.
+    Runs that calibrate on all available images have nothing to repeat and stay as they are. If there are few images,
+    two seeds may draw the same ones; such runs have the same identity and are done once.
 
     Raises:
-        InputError: No run takes a number of calibration images, or one has a seed of its own.
+        InputError: No run takes a number of calibration images, or a run has its own calibration seed.
     """
     given = next((p.calibration_seed for p in sweep.points if p.calibration_seed is not None), None)
     if given is not None:
@@ -116,10 +116,10 @@ def with_repeats(sweep: Sweep, repeats: int) -> Sweep:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Read `key=value` or `key=value,value`, as the command line gives them, into what `expand` takes.
+    """Read `key=value` or `key=value,value` from the command line into a table for `expand`.
 
     Raises:
-        InputError: A text has another form, or a key twice.
+        InputError: A text has another form, or a key appears twice.
     """
     table: dict[str, list[Any]] = {}
     for text in texts:

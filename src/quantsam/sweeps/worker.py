@@ -1,4 +1,4 @@
-"""What does the work of a sweep: pictures of points, studies, parts of calibrations; in this process or in another."""
+"""The workers of a sweep: they score images, do studies and observe calibration images, in this process or another."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _KEPT = {"model": 1, "dataset": 4, "images": 2}
 
 
 class Shelf:
-    """Models and data that several threads share; the last few used are kept."""
+    """Models and data that several threads share; the most recently used are kept."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -48,21 +48,21 @@ class Shelf:
             kept = self._kept[kind]
             found: T | None = kept.pop(key, None)
             while found is None and len(kept) >= _KEPT[kind]:
-                kept.pop(next(iter(kept)))  # the one not used for longest, before the new one takes memory
+                kept.pop(next(iter(kept)))  # the least recently used, before the new one takes memory
             found = make() if found is None else found
             kept[key] = found
             return found
 
     def model(self, point: Point) -> EfficientViTSam:
-        """Return a point's model, in float."""
+        """Return a point's float model."""
         return self._get("model", point.model_source, lambda: open_model(point.model_source))
 
     def dataset(self, point: Point) -> Dataset:
-        """Return what a point is scored on."""
+        """Return the dataset that a point is scored on."""
         return self._get("dataset", point.data_source, lambda: open_data(point.data_source))
 
     def images(self, point: Point) -> ImageSource:
-        """Return what a point is calibrated on."""
+        """Return a point's calibration images."""
         source = dataclasses.replace(point.calibration_source, spec=point.calibration_source.spec_for(point.model))
         return self._get("images", source, lambda: open_calibration(source, point.model))
 
@@ -72,10 +72,10 @@ class Job:
     """A point as workers get it.
 
     Attributes:
-        point: What to do.
-        plan: Its plan, calibrated unless it is to be observed; without the encoder.
-        expected: What its identity was made of: digests of `weights`, `dataset`, `calibration` and `detections`, and
-            the version of each package. A worker that has something else refuses.
+        point: The point.
+        plan: The point's plan, without the encoder. It is calibrated, except for observing calibration images.
+        expected: What the point's identity was made of: digests of `weights`, `dataset`, `calibration` and
+            `detections`, and the version of each package. A worker that has something else refuses the job.
     """
 
     point: Point
@@ -84,24 +84,24 @@ class Job:
 
 
 class Worker:
-    """Does parts of points. Each thread or process has its own; the shelf may be shared by threads."""
+    """Does parts of points. Each thread or process has its own worker; threads may share the shelf."""
 
     def __init__(
         self, shelf: Shelf | None = None, *, threads: int = 1, stopped: Callable[[], bool] = lambda: False
     ) -> None:
-        """Make ready.
+        """Set the number of threads.
 
         Args:
-            shelf: Models and data; its own if None.
-            threads: Of this worker.
-            stopped: Asked between pictures: whether to give up.
+            shelf: Models and data; the worker's own if None.
+            threads: Number of threads of this worker.
+            stopped: Returns whether to give up; called between images.
         """
         torch.set_num_threads(threads)
         self._shelf, self._threads, self._stopped = shelf or Shelf(), threads, stopped
         self._evaluation: tuple[Any, Evaluation] | None = None
 
     def ping(self) -> bool:
-        """Answer."""
+        """Answer, to show that the worker is ready."""
         return True
 
     def observe(self, job: Job, start: int, stop: int) -> Observations:
@@ -112,18 +112,18 @@ class Worker:
         return observe(self._model(job), job.plan, self._until_stopped(pictures))
 
     def score(self, job: Job, image_ids: Sequence[int]) -> list[Outcome]:
-        """Score some pictures of a point."""
+        """Score some images of a point."""
         return list(self._until_stopped(self._evaluate(job).run(image_ids)))
 
     def finish(self, job: Job, outcomes: Sequence[Outcome], record_id: str, settings: dict[str, JsonValue]) -> Record:
-        """Make the record of a point of all its outcomes."""
+        """Make a point's record from all its outcomes."""
         kept = Outcomes()
         for outcome in outcomes:
             kept.append(outcome)
         return self._evaluate(job).record(kept, record_id=record_id, settings=settings)
 
     def study(self, job: Job, record_id: str, notes: dict[str, JsonValue], store: ResultStore | None) -> Record:
-        """Do a sensitivity study; its record is appended, and it can be taken up again, if a store is given."""
+        """Do a sensitivity study. With a store, the study can be resumed, and its record is appended."""
         model, dataset = self._model(job), self._dataset(job)
         return measure_sensitivity(
             model,
@@ -141,7 +141,7 @@ class Worker:
         point, plan = job.point, job.plan
         key = (point, plan.digest)
         if self._evaluation is None or self._evaluation[0] != key:
-            self._evaluation = None  # before the next one takes its memory
+            self._evaluation = None  # free its memory before the next one is made
             model, dataset = self._model(job), self._dataset(job)
             precision: Any = point.precision
             quantized = quantized_model(model, plan, point.engine, precision)
@@ -178,7 +178,7 @@ def versions(point: Point) -> dict[str, str]:
 
 
 def study_settings(point: Point) -> StudySettings:
-    """Return what a point of kind `sensitivity` asks for."""
+    """Return the study settings of a point of kind `sensitivity`."""
     return StudySettings(
         point.by, point.mode, point.part, point.method, point.prompts, point.engine, point.first, seed=point.seed
     )

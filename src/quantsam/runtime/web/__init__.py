@@ -1,4 +1,4 @@
-"""ONNX Runtime in a browser's WebAssembly: what the page of `quantsam export --engine web` computes, run from here."""
+"""ONNX Runtime in a browser's WebAssembly: run from Python what `quantsam export --engine web` runs in its page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One headless Chromium for this process, driven by Playwright in a thread of its own.
+"""One headless Chromium for this process, driven by Playwright in its own thread.
 
-Playwright's objects belong to the thread that made them, and to none where an event loop runs; so whoever asks, in
-whatever thread, the one thread here does it.
+Playwright's objects belong to the thread that made them, and must not be in a thread with an event loop. So one thread
+here does the work for all callers, whatever their thread.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _PAGE_FILES = ("engine.html", "engine.js", "worker.js", "graph.js")
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _FLAGS = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
 _CLOSING_S = 10.0
-_LOOK_S = 1.0  # how often it is looked whether the thread still lives
+_LOOK_S = 1.0  # interval between checks that the thread is alive
 
 
 class Browser:
-    """A browser that runs, and its server of files.
+    """A running browser and its file server.
 
     Attributes:
-        exchange: Serves its pages.
-        version: `Chromium 140.0.7339.16`.
+        exchange: The server of the browser's pages.
+        version: Name and version, such as `Chromium 140.0.7339.16`.
     """
 
     def __init__(self) -> None:
@@ -54,38 +54,38 @@ class Browser:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can still be asked."""
+        """Whether the browser still responds."""
         return self._thread.is_alive() and self.call(lambda running: bool(running.is_connected()))
 
     def call(self, function: Callable[[Any], _T]) -> _T:
-        """Return what a function of Playwright's browser returns, called in its thread.
+        """Call a function with Playwright's browser in the browser's thread, and return its result.
 
         Raises:
-            EngineError: It was closed, or has died.
+            EngineError: The browser was closed, or has died.
         """
         future: Future[_T] = Future()
         self._asked.put((function, future))
         return self._answer(future)
 
     def _answer(self, future: Future[_T]) -> _T:
-        """Wait for an answer as long as there is somebody to give it."""
+        """Wait for an answer as long as the thread is alive."""
         while not wait([future], timeout=_LOOK_S).done:
             if not self._thread.is_alive() and not future.done():
                 raise EngineError("the browser of engine web is gone: open the graph again")
         return future.result()
 
     def send(self, function: Callable[[Any], object]) -> None:
-        """Have a function called likewise, some time; what becomes of it is of no interest."""
+        """Call a function in the same way, later, and ignore its result."""
         self._asked.put((function, Future()))
 
     def close(self) -> None:
-        """End it."""
+        """Close the browser."""
         self._asked.put(None)
         self._thread.join(_CLOSING_S)
         self.exchange.close()
 
     def _serve(self) -> None:
-        """Start a browser and do what is asked, until None is; what goes wrong is told to who waits."""
+        """Start a browser and serve requests until None arrives; pass errors to the waiting caller."""
         try:
             from playwright.sync_api import sync_playwright
 
@@ -112,13 +112,13 @@ def _launched(chromium: Any) -> Any:
     """Return Playwright's own Chromium, or the machine's.
 
     Raises:
-        EngineError: There is none.
+        EngineError: There is no Chromium.
     """
     reason = ""
     for place in (None, *filter(None, map(shutil.which, _NAMES))):
         try:
             return chromium.launch(executable_path=place, args=list(_FLAGS))
-        except Exception as error:  # not installed, or it does not start
+        except Exception as error:  # Chromium is not installed, or does not start
             reason = first_line(error)
     raise EngineError(
         f"engine web needs a Chromium, and none starts here ({reason}): run `playwright install chromium`, or install "
@@ -136,7 +136,7 @@ _lock = threading.Lock()
 
 
 def shared_browser() -> Browser:
-    """Return this process's browser, started when it is first needed.
+    """Return this process's browser; start it on first use.
 
     Raises:
         EngineError: Playwright, a browser or onnxruntime-web is missing.
@@ -156,5 +156,5 @@ def shared_browser() -> Browser:
 
 @functools.lru_cache(maxsize=1)
 def _browser(process: int) -> Browser:
-    del process  # after a fork the browser's thread is missing: another one
+    del process  # after a fork the browser's thread is missing, so start another browser
     return Browser()

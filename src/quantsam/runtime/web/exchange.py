@@ -1,4 +1,4 @@
-"""A server on this machine alone, for one page: its files, and bytes from Python to it and back."""
+"""A local server for one page: it serves files, and exchanges bytes between Python and the page."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Print nothing: a page that goes away breaks its connection."""
+        """Print nothing: a page that closes breaks its connection."""
 
 
 class Exchange:
-    """Serves files by name, and each piece of bytes once; below an address that nobody can guess.
+    """Serves files by name, and each piece of bytes once, below an unguessable address.
 
     Attributes:
-        address: Where the files are, with a slash behind.
+        address: Base address of the files, with a trailing slash.
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
@@ -39,21 +39,21 @@ class Exchange:
         threading.Thread(target=self._server.serve_forever, name="quantsam-exchange", daemon=True).start()
 
     def give(self, content: bytes) -> str:
-        """Return the address where a page finds bytes, once."""
+        """Offer bytes to a page, once, and return their address."""
         name = self.reserve()
         self._held[name] = content
         return name
 
     def reserve(self) -> str:
-        """Return an address where a page may put bytes."""
+        """Return an address where a page can put bytes."""
         return f"held/{secrets.token_hex(8)}"
 
     def take(self, name: str) -> bytes:
-        """Return what a page has put there; once."""
+        """Return the bytes that a page has put there; works once."""
         return self._held.pop(name)
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 

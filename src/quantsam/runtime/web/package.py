@@ -58,7 +58,7 @@ SOFTWARE.
 """The package says MIT and holds no text; this is the repository's."""
 
 _VARIABLE = "QUANTSAM_CACHE"
-_TIMEOUT_S = 20.0  # between two pieces of the download
+_TIMEOUT_S = 20.0  # limit between two pieces of the download
 _PIECE = 1 << 20
 _MOST_PIECES = 64
 
@@ -66,15 +66,15 @@ _MOST_PIECES = 64
 def runtime_files(archive: Path | None = None, progress: Progress | None = None) -> dict[str, bytes]:
     """Return the files of `FILES` by name: from an archive, the user's cache, or the npm registry.
 
-    What was not in the cache is put there.
+    Files that were not in the cache are added to it.
 
     Args:
-        archive: `onnxruntime-web-VERSION.tgz`, for machines without network; looked at first.
+        archive: `onnxruntime-web-VERSION.tgz`, for machines without network; used first.
         progress: Wraps the iteration over the pieces of a download.
 
     Raises:
         InputError: The archive is not the pinned one.
-        EngineError: It is neither kept nor can it be downloaded.
+        EngineError: The package is not in the cache and cannot be downloaded.
     """
     folder = _folder()
     if archive is None:
@@ -94,14 +94,14 @@ def runtime_files(archive: Path | None = None, progress: Progress | None = None)
 
 
 def _folder() -> Path | None:
-    """Return where the files are kept; `off` in the variable is of what could be out of date, which these cannot."""
+    """Return the cache folder; `off` in the variable is ignored, because these files cannot be out of date."""
     named = os.environ.get(_VARIABLE, "off")
     folder = cache_folder(NAME) if named in ("", "off") else expanded(named) / NAME
     return None if folder is None else folder / VERSION
 
 
 def _kept(folder: Path) -> dict[str, bytes] | None:
-    """Return what the cache has, None where something is missing or damaged."""
+    """Return the cached files; None if any is missing or damaged."""
     try:
         found = {name: (folder / name).read_bytes() for name in FILES}
     except OSError:
@@ -130,8 +130,8 @@ def _downloaded(progress: Progress | None) -> bytes:
             total = int(answer.headers.get("Content-Length") or 0)
             pieces = itertools.islice(iter(lambda: answer.read(_PIECE), b""), _MOST_PIECES)
             content = b"".join(progress(pieces, -(-total // _PIECE) or None) if progress else pieces)
-    except (OSError, HTTPException, ValueError) as error:  # no network, no such file, a broken answer
-        cause = getattr(error, "reason", error)  # urllib wraps what the network says
+    except (OSError, HTTPException, ValueError) as error:  # no network, no such file, or a broken response
+        cause = getattr(error, "reason", error)  # urllib wraps the network's error
         reason = first_line(cause) if isinstance(cause, Exception) else str(cause)
         raise EngineError(
             f"{NAME} {VERSION} is not kept here and cannot be downloaded ({reason}): {_REMEDY}"
@@ -147,7 +147,7 @@ _REMEDY = (
 
 
 def _members(content: bytes) -> dict[str, bytes]:
-    """Return the files that are used of an archive whose checksum is right."""
+    """Return the needed files from an archive with the right checksum."""
     found = {}
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for name in FILES:

@@ -21,7 +21,7 @@ _ALIGNMENT = 8
 
 
 def check_web() -> None:
-    """Make sure that a browser can be driven here.
+    """Make sure that Python can drive a browser here.
 
     Raises:
         EngineError: Playwright, a browser or onnxruntime-web is missing.
@@ -30,7 +30,7 @@ def check_web() -> None:
 
 
 def web_version() -> str:
-    """Return what computes: `onnxruntime-web 1.27.0 in Chromium 140.0.7339.16`.
+    """Return the versions that compute, such as `onnxruntime-web 1.27.0 in Chromium 140.0.7339.16`.
 
     Raises:
         EngineError: See `check_web`.
@@ -39,12 +39,12 @@ def web_version() -> str:
 
 
 class WebSession:
-    """A graph in a page of its own: a worker there opens and runs it.
+    """A graph in its own page, where a worker opens and runs it.
 
     Attributes:
-        threads: How many it has.
-        shapes: Of its inputs; sides that vary have a name.
-        own_ms: What the last inference took in the page, without the way there and back.
+        threads: Number of threads.
+        shapes: Shapes of the inputs; variable sides have a name.
+        own_ms: Time of the last inference in the page, without the transfer.
     """
 
     engine = "web"
@@ -73,25 +73,25 @@ class WebSession:
         answer = exchange.reserve()
         try:
             found = self.handle.ask({**message, "answer": answer})
-        except Exception as error:  # a kernel that finds only now that it cannot, or the browser is gone
+        except Exception as error:  # a kernel fails only now, or the browser is gone
             raise EngineError(f"web cannot run the graph ({reason_of(error)}): export it for web") from error
         self.own_ms = float(found["ms"])
         return _unpacked(found["arrays"], exchange.take(answer))
 
     def profile(self, inputs: Mapping[str, Array], warm_up: int, rounds: int) -> list[list[tuple[str, float]]]:
-        """Return for each of some inferences every node's name and milliseconds, in the order of running; once."""
+        """Return each inference's node names and milliseconds, in running order; callable once."""
         for _ in range(warm_up + rounds):
             self.run(inputs)
         return node_times(self.events())[warm_up : warm_up + rounds]
 
     def events(self) -> list[Any]:
-        """Return what was noted since a session of `profile` was made; once, for it ends the noting."""
+        """Return the events recorded since a session with `profile` was made; ends the recording."""
         found: list[Any] = json.loads(self.handle.ask({"action": "events"}))
         return found
 
 
 def executed_convolutions(graph: bytes, session: Session) -> list[Executed]:
-    """Run a graph once and return what ONNX Runtime notes of its convolutions."""
+    """Run a graph once and return what ONNX Runtime records about its convolutions."""
     assert isinstance(session, WebSession)
     profiled = WebSession(graph, SessionOptions(session.threads, profile=True))
     profiled.run(zeros(profiled.shapes))
@@ -106,10 +106,10 @@ class _Page:
         self._page = browser.call(self._opened)
 
     def ask(self, message: dict[str, Any]) -> Any:
-        """Return what the worker answers.
+        """Return the worker's answer.
 
         Raises:
-            EngineError: It cannot do that.
+            EngineError: The worker reports an error.
         """
         answer = self._browser.call(lambda _: self._page.evaluate("message => self.ask(message)", message))
         if "error" in answer:
@@ -117,7 +117,7 @@ class _Page:
         return answer.get("found")
 
     def close(self, _: object = None) -> None:
-        """Close the page; in the browser's thread."""
+        """Close the page, in the browser's thread."""
         self._page.close()
 
     def _opened(self, running: Any) -> Any:
@@ -128,7 +128,7 @@ class _Page:
 
 
 def _packed(inputs: Mapping[str, Array]) -> tuple[list[dict[str, Any]], bytes]:
-    """Return what arrays there are, and their bytes one behind the other, each at a place where all types may begin."""
+    """Return descriptions of arrays, and their bytes concatenated, each aligned for every type."""
     told, parts, start = [], [], 0
     for name, array in inputs.items():
         content = np.ascontiguousarray(array).tobytes()
@@ -141,7 +141,7 @@ def _packed(inputs: Mapping[str, Array]) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def _unpacked(told: list[dict[str, Any]], content: bytes) -> dict[str, Array]:
-    """Return arrays whose bytes lie one behind the other."""
+    """Return arrays from concatenated bytes."""
     found, start = {}, 0
     for each in told:
         part = content[start : start + each["bytes"]]
