@@ -61,7 +61,7 @@ def exact_and_estimates(name: str, scheme: str, images: int, repeated: int) -> d
         spent += seconds
         off = max(off, abs(drop - (next(r.drop for r in exact if r.unit == row.unit) or 0.0)))
     whole_s = spent / repeated * len(rows)
-    print(f"{name} {scheme}, {images} pictures, {len(rows)} rows: exact {exact_s:.0f} s, by hand {whole_s:.0f} s "
+    print(f"{name} {scheme}, {images} images, {len(rows)} rows: exact {exact_s:.0f} s, by hand {whole_s:.0f} s "
           f"({whole_s / (exact_s + calibrating_s):.1f} times), off by {off:.2g}", flush=True)  # fmt: skip
     found: dict[str, Any] = {}
     for label, settings in ESTIMATES.items():
@@ -85,9 +85,9 @@ def exact_and_estimates(name: str, scheme: str, images: int, repeated: int) -> d
 
 ESTIMATES = {
     "race": StudySettings(method="race"),
-    "race, 24 pictures at most": StudySettings(method="race", first=4, most=24),
-    "6 pictures": StudySettings(method="race", first=6, most=6),
-    "gradient, 8 pictures": StudySettings(method="gradient", first=8),
+    "race, 24 images at most": StudySettings(method="race", first=4, most=24),
+    "6 images": StudySettings(method="race", first=6, most=6),
+    "gradient, 8 images": StudySettings(method="gradient", first=8),
 }
 
 
@@ -104,7 +104,7 @@ def _rated(exact: list[RowScore], estimate: list[RowScore], seconds: float, fast
 
 
 def growth(name: str, scheme: str) -> list[dict[str, Any]]:
-    """Return the seconds of an exact study as pictures and rows grow."""
+    """Return the seconds of an exact study as images and rows grow."""
     model = qs.load_model(name)
     plan = qs.calibrate(model, qs.make_plan(model, uniform_scheme(scheme)), qs.open_images("scenes:4:1"))
     found = []

@@ -19,14 +19,10 @@ from web_tables import WEB_TABLES
 from quantsam.report.published import THESIS, thesis_point
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    "README.md",
-    "docs/tour.md",
-    "docs/measurements.md",
-    "docs/placements.md",
-    "docs/why-simulations-disagree.md",
-    "recipes/nano/README.md",
-)
+PAGES = [
+    page.relative_to(ROOT)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "recipes").rglob("*.md"))]
+]
 
 
 def accuracy(name: str) -> str:
@@ -81,7 +77,7 @@ def scores() -> str:
         sizes = [score.get(size, ["", "", ""]) for size in ("all", "small", "medium", "large")]
         cells = [f"{own} ({fill})" if own != "" else "" for own, fill, _ in sizes]
         rows.append([score["dataset"], score["prompts"], *cells, str(score["all"][2])])
-    header = ["held-out pictures", "prompts", "mIoU (filled box)", "small", "medium", "large", "objects"]
+    header = ["held-out images", "prompts", "mIoU (filled box)", "small", "medium", "large", "objects"]
     caption = f"FP32, percent; in brackets what filling each object's box scores. {machine(document)}."
     return f"{markdown(header, rows)}\n\n{caption}"
 
@@ -140,7 +136,7 @@ def decoder() -> str:
         for row in document["rows"]
     ]
     header = ["ms a box", "official arithmetic", "plain", "ours", "official / ours", "plain / ours", "mean IoU"]
-    caption = f"Boxes of one picture of 640 x 480, {document['threads']} threads, {machine(document)}."
+    caption = f"Boxes of one image of 640 x 480, {document['threads']} threads, {machine(document)}."
     return f"{markdown(header, rows)}\n\n{caption}"
 
 
@@ -276,7 +272,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def filled(page: str, text: str) -> str:
+def filled(page: Path, text: str) -> str:
     """Return a page's text with its tables renewed; one whose result is missing or of an earlier version is left."""
 
     def fill(match: re.Match[str]) -> str:

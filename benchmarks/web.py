@@ -39,7 +39,7 @@ CODED = 3  # pictures whose codes are compared
 
 
 def codes(model: EfficientViTSam, plan: Plan, dataset: Dataset) -> dict[str, float]:
-    """Compare what stands behind every rounding, on some pictures."""
+    """Compare what stands behind every rounding, on some images."""
     graph = encoder_to_onnx(model, plan)
     sites = [site for site in plan.sites if site.role == "activation"]
     for site in sites:

@@ -25,7 +25,7 @@ def same() -> str:
     header = [document["model"], "masks", "same in every pixel", "mean IoU, %", "least IoU, %", "embedding: most off"]
     caption = (
         f"Annotated boxes of {document['masks']['int8']['images']} scenes. int8: of {codes['codes']:,} codes behind "
-        f"{codes['sites']} roundings of 3 pictures {codes['differing']:,} differ. {versions['web']}; onnxruntime "
+        f"{codes['sites']} roundings of 3 images {codes['differing']:,} differ. {versions['web']}; onnxruntime "
         f"{versions['onnxruntime']}. {machine(document)}."
     )
     return f"{markdown(header, rows)}\n\n{caption}"

@@ -78,24 +78,22 @@ def jittered(box: Float, side: int, rng: np.random.Generator) -> Float:
     return np.clip(box + np.clip(noise, -12, 12), 0, side).astype(np.float32)
 
 
-def depth_of(region: Mask, rng: np.random.Generator | None) -> NDArray[np.float32]:
-    """Return depth, x and y of a pixel deep inside a region: the deepest, or with `rng` one of the deep ones.
+def deep_pixel(region: Mask, rng: np.random.Generator | None) -> NDArray[np.float32]:
+    """Return x and y of a pixel deep inside a region, (2,) px: the deepest, or with `rng` one of the deep ones.
 
-    Depth is the distance to the nearest pixel outside; beyond the window is outside. It is the deepest pixel's, and 0
-    where the region is empty.
+    Depth is the distance to the nearest pixel outside; beyond the window is outside. An empty region gives (0, 0).
     """
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     if len(rows) == 0:
-        return np.zeros(3, np.float32)
+        return np.zeros(2, np.float32)
     top, left = rows[0], columns[0]
     part = region[top : rows[-1] + 1, left : columns[-1] + 1]
     depth = distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    most = depth[y, x]
     if rng is not None:
-        deep = np.argwhere(depth > rng.uniform(0, 0.8) * most)
+        deep = np.argwhere(depth > rng.uniform(0, 0.8) * depth.max())
         y, x = deep[rng.integers(len(deep))]
-    return np.array([most, left + x, top + y], np.float32)
+    return np.array([left + x, top + y], np.float32)
 
 
 class StepDataset(TorchDataset[Batch]):
@@ -155,7 +153,7 @@ class StepDataset(TorchDataset[Batch]):
         if rng.random() < 0.7:
             corner = (CELL * rng.integers((FRAME - form.side) // CELL + 1, size=2)).astype(np.float32)
         shift = np.tile(corner, 2)
-        points = [depth_of(window.masks[k], None if rng.random() < 0.5 else rng)[1:] for k in order[boxes:]]
+        points = [deep_pixel(window.masks[k], None if rng.random() < 0.5 else rng) for k in order[boxes:]]
         seeds = np.zeros((MOST_MASKS, 2), np.int64)
         for k, mask in enumerate(window.masks):
             inside = np.argwhere(mask)
