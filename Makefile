@@ -9,7 +9,7 @@ COCO ?= ../shared/data/coco
 FLOOR_TESTS ?= tests/unit tests/cli
 FLOOR_EXTRAS := quantize,onnxruntime,openvino,search,ray,report,app
 
-.PHONY: demo test test-slow test-floors arm64 lint format bench screenshots docs clean
+.PHONY: demo test test-slow test-floors arm64 lint format bench screenshots docs docs-site clean
 
 demo: $(READY)  ## quantize and score the shipped models, simulated and on real engines; writes quantsam-demo/report.html
 	$(BIN)/quantsam demo --out quantsam-demo
@@ -54,11 +54,15 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/starting.py
 
-screenshots: $(READY)  ## take the pictures of docs/img/ anew; needs Chromium
+screenshots: $(READY)  ## take the images of docs/img/ anew; needs Chromium
 	$(BIN)/python docs/screenshots.py
 
-docs: $(READY)  ## fill the tables of README.md and docs/ from benchmarks/results/
+docs: $(READY)  ## fill the tables of README.md and docs/ from benchmarks/results/, and the samples of output from the commands
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python docs/samples.py
+
+docs-site: $(READY)  ## build the documentation into site/, links checked; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quantsam needs Python 3.11 or newer")'
@@ -75,4 +79,4 @@ $(READY): pyproject.toml constraints.txt Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-floors build dist quantsam-demo src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-floors build dist site quantsam-demo src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

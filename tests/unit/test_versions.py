@@ -18,7 +18,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def declared():
     """Every range of pyproject.toml by distribution."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in ("dev", "bench")}
+    extras = {
+        name: lines for name, lines in project["optional-dependencies"].items() if name not in ("dev", "docs", "bench")
+    }
     lines = [*project["dependencies"], *(line for several in extras.values() for line in several)]
     return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in lines)
 
