@@ -92,7 +92,7 @@ def test_without_the_extra(run, monkeypatch, package):
     ("options", "words"),
     [
         (["--model", "nan"], ["model must be one of", "'nano'"]),
-        (["--scheme", "int9"], ["scheme must be", "int9"]),
+        (["--scheme", "int88"], ["scheme must be", "int88"]),
         (["--scheme", "int8@stage3:40", "--model", "nano"], ["must match a layer"]),
         (["--engine", "onnx"], ["engine must be one of"]),
         (["--model", "l0"], ["calibrating l0 needs pictures"]),

@@ -103,7 +103,7 @@ def test_weights_that_cannot_be_had(start, tmp_path):
     assert "--weights" in err
 
 
-@pytest.mark.parametrize("line", ["--debug schemes int7", "schemes --debug int7", "schemes int7 --debug"])
+@pytest.mark.parametrize("line", ["--debug schemes int88", "schemes --debug int88", "schemes int88 --debug"])
 def test_debug_adds_the_traceback_wherever_it_stands(run, line):
     ran = run(*shlex.split(line))
     assert (ran.code, ran.out) == (2, "")

@@ -60,7 +60,7 @@ settings_options = option_group(
         "--method",
         default="race",
         show_default=True,
-        help="race: images while the ranking is open; exact: all; gradient: a backward pass per image.",
+        help="race: images while the ranking is open; exact: all; gradient: four backward passes per image.",
     ),
     click.option("--first", default=8, show_default=True, help="race, gradient: number of images for every row."),
     prompts_option,
