@@ -77,7 +77,8 @@ def filled(text: str) -> str:
 
 
 def words(text: str) -> str:
-    """Return a page without its figures, ids and the widths of its tables, which differ from machine to machine."""
+    """Return a page without what differs between machines: figures, ids, widths of tables, lines on processors."""
+    text = re.sub(r"^.*\b(?:avx|avx2|avx512|vnni|avx512_vnni|amx)\b.*\n", "", text, flags=re.MULTILINE)
     figures = re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{6,}\b|[-+±]?\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?", "#", text)
     return re.sub(r"[ ─━-]+", " ", re.sub(r"(?:# )+", "# ", figures))
 
