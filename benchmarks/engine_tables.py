@@ -35,25 +35,6 @@ def gap(figures: dict[str, Any], prefix: str = "") -> str:
     return f"{value:+.3f} ± {value - low:.3f}"
 
 
-def agreement_short() -> str:
-    """Return simulated and deployed mIoU with box prompts on scenes, for both models."""
-    rows = []
-    for r in agreements():
-        f = r["figures"]
-        if (r["prompt"], r["data"]) != ("box", "scenes") or r["scheme"] == "w8a16":
-            continue
-        between = next(v for k, v in f.items() if k.startswith("between_") and k.endswith("mask_iou"))
-        exact = gap(f, "exact_") if "exact_gap" in f else ""
-        cells = [f"{f[name]:.2f}" for name in ("miou_fp32", "miou_simulated", "miou")]
-        integers = f"{f['convolutions_integer']} of {f['convolutions_quantized']}"
-        names = [r["model"], r["scheme"], r["engine"]]
-        said = _verdict({k: v for k, v in r.items() if k not in ("data", "created", "env")})
-        rows.append([*names, *cells, gap(f), exact, f"{f['mask_iou']:.2f}", f"{between:.2f}", integers, said])
-    header = ["model", "scheme", "engine", "FP32", "simulated", "engine", "gap", "exact gap", "mask IoU"]
-    header += ["between engines", "in integers", "verdict"]
-    return f"{markdown(header, rows)}\n\n{agreement_caption()}"
-
-
 def _verdict(values: dict[str, Any]) -> str:
     """Return what a record of agreement, as JSON, says of its engine."""
     record = read_record(values)
@@ -218,7 +199,6 @@ def s_first(steps: tuple[dict[str, Any], ...]) -> bool:
 
 
 ENGINE_TABLES: dict[str, Callable[[], str]] = {
-    "agreement": agreement_short,
     "agreement-full": agreement_full,
     "without-vnni": without_vnni,
     "saturation": saturation,

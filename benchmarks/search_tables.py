@@ -2,73 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common import load, machine, markdown
 
-MODELS = ("nano", "nano-outlier")
 DATA = ("scenes", "photographs")
-HAND_MADE = ("int8", "mix-dwsc", "mix-mbc-neck")
-
-
-def front() -> str:
-    """Return the found schemes that dominate the hand-made ones, beside these."""
-    rows = []
-    for name in MODELS:
-        document = load(f"search_{name}")
-        entries = {entry["name"]: entry for entry in document["entries"]}
-        for hand in HAND_MADE:
-            rows.append([name, hand, *_cells(entries[hand], document)])
-            found = dominating(document["entries"], hand, DATA)
-            if found is not None:
-                rows.append(["", f"→ {found.removeprefix(f'{name}-')}", *_cells(entries[found], document)])
-    header = ["model", "scheme", "encoder MB", "of FP32", *(f"mIoU lost, {kind}" for kind in DATA)]
-    documents = [load(f"search_{name}") for name in MODELS]
-    seconds = " and ".join(f"{d['searching_s']:.0f} s" for d in documents)
-    caption = (
-        "→: the smallest found scheme that is smaller and loses no more, on scenes and on photographs (without "
-        "crowds). Points of mIoU lost against FP32, paired, ± standard error; neither the scenes nor the photographs "
-        "were seen by the search. "
-        "Simulated with the thesis' placement; calibrating and searching took "
-        f"{seconds}. {machine(documents[0])}."
-    )
-    return f"{markdown(header, rows)}\n\n{caption}"
 
 
 def dominating(entries: list[dict[str, Any]], hand: str, data: Sequence[str]) -> str | None:
     """Return the smallest found scheme that is smaller than a hand-made one and loses no more on all data."""
     mine = next(e for e in entries if e["name"] == hand)
-    smaller = [e for e in entries if e["origin"] == "found" and e["cost"] < mine["cost"]]
-    found = _smallest_as_good(smaller, mine, data)
-    return None if found is None else str(found["name"])
-
-
-def _smallest_as_good(
-    entries: Iterable[dict[str, Any]], than: dict[str, Any], data: Sequence[str]
-) -> dict[str, Any] | None:
-    better = [e for e in entries if all(e[k]["drop"] <= than[k]["drop"] for k in data)]
-    return min(better, key=lambda e: float(e["cost"]), default=None)
-
-
-def front_repaired() -> str:
-    """Return the schemes found for nano-hard as it is, each beside the smallest repaired one that is as good."""
-    plain, repaired = load("search_nano-hard"), load("search_nano-hard-repaired")
-    data = [kind for kind in DATA if kind in plain["entries"][0]]
-    rows = []
-    for entry in plain["entries"]:
-        found = _smallest_as_good(repaired["entries"], entry, data)
-        cells = ["", "", *("" for _ in DATA)] if found is None else [found["name"], *_cells(found, repaired)]
-        rows.append([entry["name"], *_cells(entry, plain), *cells])
-    lost = [f"mIoU lost, {kind}" for kind in DATA]
-    header = ["as it is", "encoder MB", "of FP32", *lost, "repaired", "encoder MB", "of FP32", *lost]
-    caption = (
-        f"nano-hard; repaired: {','.join(repaired['repairs'])}. Beside each scheme stands the smallest repaired one "
-        "that loses no more on all of this data. Points of mIoU against FP32, paired, ± standard error. Simulated with "
-        f"the thesis' placement; calibrating, repairing and searching took {plain['searching_s']:.0f} and "
-        f"{repaired['searching_s']:.0f} s. {machine(repaired)}."
-    )
-    return f"{markdown(header, rows)}\n\n{caption}"
+    better = [
+        e
+        for e in entries
+        if e["origin"] == "found" and e["cost"] < mine["cost"] and all(e[k]["drop"] <= mine[k]["drop"] for k in data)
+    ]
+    return min(better, key=lambda e: float(e["cost"]))["name"] if better else None
 
 
 def front_full(name: str) -> str:
@@ -151,10 +101,8 @@ def sweep() -> str:
 
 
 SEARCH_TABLES: dict[str, Callable[[], str]] = {
-    "front": front,
     "front-nano": lambda: front_full("nano"),
     "front-nano-outlier": lambda: front_full("nano-outlier"),
-    "front-repaired": front_repaired,
     "latency-check": latency_check,
     "sensitivity": sensitivity,
     "sensitivity-growth": growth,

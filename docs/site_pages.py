@@ -32,10 +32,10 @@ SHIM = "https://unpkg.com/iframe-worker/shim"  # Material's plug-in `offline` lo
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List every command in the navigation, in the order of `quantsam --help`."""
     pages = [{f"quantsam {name}": f"{COMMANDS}/{name}.md"} for name in NAMES]
-    for section in config.nav or []:
-        for entry in section.get("Reference", []) if isinstance(section.get("Reference"), list) else []:
-            if "Commands" in entry:
-                entry["Commands"] = [f"{COMMANDS}/index.md", *pages]
+    assert config.nav is not None
+    reference = next(section["Reference"] for section in config.nav if "Reference" in section)
+    commands = next(entry for entry in reference if "Commands" in entry)
+    commands["Commands"] = [f"{COMMANDS}/index.md", *pages]
     return config
 
 
@@ -79,8 +79,8 @@ def usage(name: str) -> str:
 
 
 def _usage(command: click.Command, context: click.Context) -> str:
-    parts = [_prose(command.help or ""), f"```\n{' '.join(command.collect_usage_pieces(context))}\n```"]
-    parts[1] = parts[1].replace("```\n", f"```\n{context.command_path} ", 1)
+    line = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    parts = [_prose(command.help or ""), f"```\n{line}\n```"]
     options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
     records = [record for option in options if (record := option.get_help_record(context))]
     parts.append("\n".join(["| option | what it does |", "| --- | --- |", *(_row(*record) for record in records)]))

@@ -1,6 +1,6 @@
 """What the documentation tells to type works: schemes, sweeps, options, Python; samples are what commands print."""
 
-import importlib.util
+import importlib
 import re
 import shlex
 import subprocess
@@ -21,6 +21,10 @@ from quantsam.sweeps.sweep import read_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
+sys.path.insert(0, str(DOCS))
+
+import samples  # noqa: E402
+
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md"), *(REPOSITORY / "recipes").rglob("*.md")])
 BLOCKS = [
     (page.name, kind, text)
@@ -78,16 +82,9 @@ def test_python_names_what_there_is(text):
         assert hasattr(quantsam, name), name
 
 
-def samples():
-    spec = importlib.util.spec_from_file_location("samples", DOCS / "samples.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def is_current(page):
     text = page.read_text("utf-8")
-    return samples().words(samples().filled(text)) == samples().words(text)
+    return samples.words(samples.filled(text)) == samples.words(text)
 
 
 @pytest.mark.parametrize("name", ["cache", "data", "index", "layers", "schemes"])
@@ -96,13 +93,13 @@ def test_samples_of_output_are_current(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", samples().pages(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", samples.pages(), ids=lambda page: page.stem)
 def test_all_samples_of_output_are_current(page):
     assert is_current(page), "run `make docs`"
 
 
 def test_an_outdated_sample_is_found():
-    words = samples().words
+    words = samples.words
     assert words("nano  | 86.01 | 3f2a9c") == words("nano | 7 |  0b1d22")
     assert words("nano | 86.01") != words("nano-hard | 86.01")
 

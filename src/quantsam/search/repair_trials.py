@@ -131,15 +131,16 @@ class RepairTrials:
         return [*missed, *waiting]
 
     def _together(self, groups: Sequence[Group]) -> list[Group] | None:
-        """Try groups at once that do not help alone: where a model has several causes of loss, each hides the others.
+        """Try groups at once that do not help alone: first those that cost no time, then all.
+
+        A model with several causes of loss needs this, since each cause hides what the repair of another gives.
 
         Returns:
-            The groups that are left where some helped, first those that cost no time; None where none did.
+            The groups that were left out of what helped; None if nothing helped.
         """
         free = [names for names in groups if names != BY_COST[-1]]
-        for at_once in (free, groups):
-            tried_before = len(at_once) < 2 or (at_once is groups and len(free) == len(groups))
-            if tried_before or self._is_done():
+        for at_once in (free, groups) if len(free) < len(groups) else (free,):
+            if len(at_once) < 2 or self._is_done():
                 continue
             if self._keeps(self._with_repairs([name for names in at_once for name in names])):
                 return [names for names in groups if names not in at_once]

@@ -106,7 +106,7 @@ def find_repairs(
     held_out = OwnMasks(model, SomeImages(images, [n for n in numbers if n % HELD_OUT == HELD_OUT - 1], "held out"))
     calibration = SomeImages(images, [n for n in numbers if n % HELD_OUT != HELD_OUT - 1], "without those held out")
     depends_on: dict[str, Any] = {
-        "search": "repairs",
+        "search": "repairs, then together",  # an earlier search tried them only one by one
         "settings": dataclasses.asdict(settings),
         "weights_digest": model.weights_digest(),
         "scheme": bare.scheme_digest,

@@ -92,6 +92,24 @@ def test_the_program_gives_quantsams_masks(bundles, picture, tmp_path, engine):
     assert mask_iou(changed, box[0][0] | points[0][0]) > 0.95
 
 
+def test_the_program_turns_an_image_upright_as_quantsam_does(bundles, picture, tmp_path):
+    path, image = picture
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by a quarter to the left
+    turned = tmp_path / "turned.png"
+    Image.fromarray(np.ascontiguousarray(np.rot90(image))).save(turned, exif=exif)
+    assert (qs.load_image(turned, apply_exif=True) == image).all()
+    found = []
+    for number, file in enumerate((path, turned)):
+        out = ("--out", tmp_path / f"{number}.png", "--masks", tmp_path / f"{number}.npz")
+        ran = run_alone(bundles["onnxruntime"], file, "--box", BOX, *out)
+        assert ran.returncode == 0, ran.stderr
+        with np.load(tmp_path / f"{number}.npz") as kept:
+            found.append(kept["masks"])
+    assert found[0].shape[1:] == image.shape[:2]
+    assert (found[0] == found[1]).all()
+
+
 def test_the_program_finds_everything_as_quantsam_does(bundles, picture, tmp_path):
     path, image = picture
     line = ("--everything", "--side", "6", "--least-iou", "0.3", "--least-stability", "0.3")

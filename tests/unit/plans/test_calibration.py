@@ -9,7 +9,8 @@ from quantsam.errors import CalibrationError, ImageError, InputError
 from quantsam.plans.calibration import calibrate
 from quantsam.plans.make import make_plan
 from quantsam.prediction.transforms import preprocess
-from quantsam.schemes.load import parse_scheme
+from quantsam.repair.repair import repair_plan
+from quantsam.schemes.load import load_scheme, parse_scheme
 from quantsam.simulation.simulator import simulate
 
 
@@ -203,3 +204,11 @@ def test_files_that_are_no_pictures(tiny, tmp_path):
     one_line([tmp_path / "absent.png"], ImageError, "absent.png", tiny)
     one_line("scenes:4", InputError, r"got the single 'scenes:4': .*open_images", tiny)
     one_line(tmp_path, InputError, "got the single", tiny)
+
+
+def test_a_plan_prints_as_one_line(tiny):
+    bare = make_plan(tiny, load_scheme("int8"), "openvino")
+    start = f"<Plan: int8 of {tiny.name}, placement openvino, {len(bare.sites)} quantized tensors"
+    assert repr(bare) == f"{start}, not calibrated>"
+    repaired = repair_plan(tiny, bare, [preprocess(image, 64) for image in pictures(2)], "streams")
+    assert repr(repaired) == f"{start}, repaired by streams, calibrated on 2 images>"
