@@ -59,7 +59,7 @@ screenshots: $(READY)  ## take the images of docs/img/ anew; needs Chromium
 
 docs: $(READY)  ## fill the tables of README.md and docs/ from benchmarks/results/, and the samples of output from the commands
 	$(BIN)/python benchmarks/tables.py
-	$(BIN)/python docs/samples.py
+	$(BIN)/python docs/command_samples.py
 
 docs-site: $(READY)  ## build the documentation into site/, links checked; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 sys.path.insert(0, str(DOCS))
 
-import samples  # noqa: E402
+import command_samples  # noqa: E402
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md"), *(REPOSITORY / "recipes").rglob("*.md")])
 BLOCKS = [
@@ -84,7 +84,7 @@ def test_python_names_what_there_is(text):
 
 def is_current(page):
     text = page.read_text("utf-8")
-    return samples.words(samples.filled(text)) == samples.words(text)
+    return command_samples.words(command_samples.filled(text)) == command_samples.words(text)
 
 
 @pytest.mark.parametrize("name", ["cache", "data", "index", "layers", "schemes"])
@@ -93,13 +93,13 @@ def test_samples_of_output_are_current(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", samples.pages(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", command_samples.pages(), ids=lambda page: page.stem)
 def test_all_samples_of_output_are_current(page):
     assert is_current(page), "run `make docs`"
 
 
 def test_an_outdated_sample_is_found():
-    words = samples.words
+    words = command_samples.words
     assert words("nano  | 86.01 | 3f2a9c") == words("nano | 7 |  0b1d22")
     assert words("nano | 86.01") != words("nano-hard | 86.01")
 

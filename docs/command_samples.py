@@ -1,6 +1,6 @@
 """Fill the samples of output in docs/: each stands between `<!-- sample COMMAND -->` and `<!-- end sample -->`.
 
-    python docs/samples.py [PAGE ...]
+    python docs/command_samples.py [PAGE ...]
 
 The commands of a page run in their order, in an empty folder that is also their home, so each sees what those before
 it wrote. `<!-- run COMMAND -->` runs without being shown. In a command, `{1}` stands for the first result's id.
