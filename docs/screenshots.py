@@ -1,4 +1,4 @@
-"""Take the pictures of docs/img/ anew: masks before and after repair, the demonstration's report, the local page.
+"""Take the images of docs/img/ anew: masks before and after repair, the demonstration's report, the local page.
 
 python docs/screenshots.py [--report quantsam-demo/report.html] [--only collapse]
 
@@ -34,7 +34,7 @@ SCENE, HELD_OUT_SEED = 7, 3  # the image of the masks: neither calibrated on nor
 
 
 def keep(name: str, png: bytes) -> None:
-    """Write a picture with at most 256 colours: a quarter of its size, and nobody sees it."""
+    """Write an image with at most 256 colours: a quarter of its size, and nobody sees it."""
     path = IMAGES / f"{name}.png"
     Image.open(BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
