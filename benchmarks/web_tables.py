@@ -53,8 +53,8 @@ def times() -> str:
     ]
     header = ["ms", *(f"{engine}, {threads} thread{'s' if threads > 1 else ''}" for engine, threads in ways)]
     caption = (
-        f"{document['model']}, what a tenth of {document['rounds']} rounds in turn stays below, beside other work that "
-        f"kept both cores busy; the decoder answers one box. {document['versions']['web']}. {machine(document)}."
+        f"{document['model']}, what a tenth of {document['rounds']} rounds in turn stays below; the decoder answers "
+        f"one box. {document['versions']['web']}. {machine(document)}."
     )
     return f"{markdown(header, rows)}\n\n{caption}"
 

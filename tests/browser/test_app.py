@@ -175,8 +175,8 @@ def test_a_file_that_is_no_picture_is_refused_and_the_old_picture_stays(open_app
     drag(page, 0.13, 0.54, 0.57, 1.0)
     status(page, "^done")
     before = painted(page, "fp32"), painted(page, "int8"), iou(page, "int8")
-    choose(page, b"a text, not a picture", "notes.txt")
-    assert "not a picture" in status(page, "not a picture")
+    choose(page, b"a text, not an image", "notes.txt")
+    assert "not an image" in status(page, "not an image")
     assert page.locator("#status.error").is_visible()
     assert (painted(page, "fp32"), painted(page, "int8"), iou(page, "int8")) == before
     assert sum(before[0].values()) > 0
@@ -192,12 +192,12 @@ def test_a_refusal_stays_while_the_old_pictures_masks_come(open_app):
     masks = hold(page, "**/api/masks")
     drag(page, 0.13, 0.54, 0.57, 1.0)
     wait_until(page, lambda: masks)
-    choose(page, b"a text, not a picture", "notes.txt")
-    status(page, "not a picture")
+    choose(page, b"a text, not an image", "notes.txt")
+    status(page, "not an image")
     masks[0].continue_()
     page.locator("[data-caption='int8'] dd.iou").wait_for(timeout=WAIT_MS)
     page.wait_for_timeout(100)
-    assert "not a picture" in status(page, "not a picture")
+    assert "not an image" in status(page, "not an image")
     assert sum(painted(page, "fp32").values()) > 0
     page.unroute("**/api/masks")
     page.get_by_label("mix-dwsc").check()
@@ -323,7 +323,7 @@ def test_what_makes_no_sense_is_said(open_app):
     use_box = page.locator("#box-form button")
     page.locator("summary").click()
     use_box.click()
-    status(page, "choose a picture first")
+    status(page, "choose an image first")
     open_first_example(page)
     for name, value in zip(("x0", "y0", "x1", "y1"), (50, 50, 20, 20), strict=True):
         page.locator(f"#{name}").fill(str(value))
@@ -332,7 +332,7 @@ def test_what_makes_no_sense_is_said(open_app):
     page.locator("#x1").fill("600")
     page.locator("#y1").fill("70")
     use_box.click()
-    status(page, "lie in the picture, 512 x 512")
+    status(page, "lie in the image, 512 x 512")
     assert page.locator("rect").count() == 0
     page.mouse.click(*at(page, 0.5, 0.5), button="right")
     status(page, "at least one point must lie on the object")  # the server says this one

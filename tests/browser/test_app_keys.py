@@ -72,7 +72,7 @@ def test_the_keys_are_listed_on_a_question_mark(open_app):
     assert dialog.is_hidden()
     page.keyboard.press("?")
     assert dialog.is_visible()
-    for word in ("zoom in", "move the picture", "next object", "delete the chosen object", "redo", "being dragged"):
+    for word in ("zoom in", "move the image", "next object", "delete the chosen object", "redo", "being dragged"):
         assert word in dialog.inner_text()
     page.keyboard.press("Escape")
     assert dialog.is_hidden()

@@ -15,7 +15,7 @@ VIEW = """() => {
 
 
 def view(page):
-    """Return which part of the picture is seen, in its pixels."""
+    """Return which part of the image is seen, in its pixels."""
     return page.evaluate(VIEW)
 
 
@@ -29,7 +29,7 @@ def press(page, keys, times=1):
 
 
 def box(page, stage=0):
-    """Return the drawn box in pixels of the picture: left, top, right, bottom."""
+    """Return the drawn box in pixels of the image: left, top, right, bottom."""
     rect = page.locator(".stage").nth(stage).locator("rect.box").first
     x, y, width, height = (float(rect.get_attribute(name)) for name in ("x", "y", "width", "height"))
     return [x, y, x + width, y + height]
@@ -118,7 +118,7 @@ def test_the_picture_is_moved_by_space_or_the_middle_button_and_no_box_is_made(o
     page.mouse.move(*at(page, 0.5, 0.99), steps=2)
     page.mouse.move(*at(page, 2.2, 0.99), steps=2)
     page.mouse.up(button="middle")
-    assert view(page)["x"] == 0  # not beyond the picture
+    assert view(page)["x"] == 0  # not beyond the image
     assert page.locator("rect, .stage g").count() == 0
     assert page.locator(".stage img").first.get_attribute("src") == shown
     with page.expect_request("**/api/masks") as asked:

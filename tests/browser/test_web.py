@@ -279,14 +279,14 @@ def test_what_cannot_be_read_is_said_and_the_picture_stays(open_web, image):
     page = open_web()
     choose(page, png(image))
     status(page, "^400 x 281 pixels")
-    choose(page, b"a text, not a picture", "notes.txt")
-    assert status(page, "notes.txt is not a picture that this browser can read: convert it to PNG or JPEG")
+    choose(page, b"a text, not an image", "notes.txt")
+    assert status(page, "notes.txt is not an image that this browser can read: convert it to PNG or JPEG")
     assert page.locator("#status.error").is_visible()
     drag(page, 0.15, 0.3, 0.65, 0.95)
     status(page, "^done")
     assert page.locator("#status.error").count() == 0
     numbers(page, "box-form", x0=10, y0=10, x1=900, y1=50)
-    status(page, "a box must lie in the picture, 400 x 281 pixels, got 900")
+    status(page, "a box must lie in the image, 400 x 281 pixels, got 900")
     numbers(page, "box-form", x0=50, y0=50, x1=20, y1=20)
     status(page, "right of its left")
 

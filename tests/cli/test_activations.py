@@ -100,7 +100,7 @@ def test_nothing_is_kept_where_that_was_asked_for(run, plan, picture, own_store)
     ("line", "code", "words"),
     [
         (["{}/none.png"], 1, ["none.png"]),
-        (["{}/text.png"], 1, ["text.png", "is not a picture"]),
+        (["{}/text.png"], 1, ["text.png", "is not an image"]),
         (["{}/scene.png", "--out", "{}/a.txt"], 2, ["--out must end in .npz, .png"]),
         (["{}/scene.png", "--out", "{}/scene.png"], 2, ["--out would replace"]),
         (["{}/scene.png", "--store", "{}/text.png/r.sqlite"], 1, ["is a file, not a folder"]),

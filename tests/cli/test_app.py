@@ -95,7 +95,7 @@ def test_without_the_extra(run, monkeypatch, package):
         (["--scheme", "int88"], ["scheme must be", "int88"]),
         (["--scheme", "int8@stage3:40", "--model", "nano"], ["must match a layer"]),
         (["--engine", "onnx"], ["engine must be one of"]),
-        (["--model", "l0"], ["calibrating l0 needs pictures"]),
+        (["--model", "l0"], ["calibrating l0 needs images"]),
         (["--weights", "a.pt"], ["--weights", "one --model"]),
         (["--max-mb", "0"], ["--max-mb"]),
         (["--max-pixels", "0"], ["--max-pixels"]),

@@ -27,7 +27,7 @@ def truncate(path):
 DAMAGE = {
     "truncated": (truncate, "damaged"),
     "zero bytes": (lambda path: path.write_bytes(b""), "empty"),
-    "text": (lambda path: path.write_text("a text, not a picture"), "not a picture"),
+    "text": (lambda path: path.write_text("a text, not an image"), "not an image"),
     "a dangling link": (lambda path: (path.unlink(), path.symlink_to("nowhere.jpg")), None),
 }
 
@@ -48,7 +48,7 @@ def test_a_broken_calibration_picture(run, photographs, tmp_path, kind):
 def test_an_empty_calibration_folder(run, tmp_path):
     (tmp_path / "empty").mkdir()
     ran = run("calibrate", "--calibration", tmp_path / "empty", "--out", tmp_path / "plan")
-    ran.complains(1, "empty has no pictures", ".jpg")
+    ran.complains(1, "empty has no images", ".jpg")
     assert not (tmp_path / "plan").exists()
 
 
@@ -63,7 +63,7 @@ def test_calibration_pictures_of_one_colour(run, photographs, tmp_path):
     for path in photographs.iterdir():
         Image.new("RGB", (64, 64), (90, 90, 90)).save(path)
     ran = run("calibrate", "--calibration", photographs, "--out", tmp_path / "plan")
-    ran.complains(1, "calibrate with pictures")
+    ran.complains(1, "of a single colour: use real images")
     assert not (tmp_path / "plan").exists()
 
 

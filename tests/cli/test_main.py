@@ -52,7 +52,7 @@ def test_no_command_shows_the_help_and_fails(run):
         ("evaluate --data scenes:2 --images 3", ["at most 2", "got 3"]),
         ("evaluate --data scenes:x", ["got 'scenes:x'", "write e.g. scenes:300"]),
         ("evaluate --device quantum", ["'quantum'", "use 'cpu'"]),
-        ("evaluate --model l0 --scheme int8", ["calibrating l0 needs pictures", "--calibration"]),
+        ("evaluate --model l0 --scheme int8", ["calibrating l0 needs images", "--calibration"]),
         ("evaluate --scheme int8@stage3:4:9 --calibration scenes:1", ["stage3:4:9", "quantsam layers nano"]),
         ("evaluate --scheme int8@stag3", ["'stag3'", "did you mean"]),
         ("evaluate --plan x --scheme int8", ["--plan", "--scheme", "exclude"]),

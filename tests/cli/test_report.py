@@ -76,7 +76,7 @@ def test_lost_pictures_are_told(run, scored, own_store, tmp_path):
         connection.execute("DELETE FROM pictures")
     ran = run("report", "--out", tmp_path / "r.html")
     assert ran.code == 0
-    assert "without their picture" in ran.err
+    assert "without their image" in ran.err
     assert ran.err.count("\n") == 1
 
 

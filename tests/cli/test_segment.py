@@ -78,9 +78,9 @@ def test_everything(run, picture, tmp_path):
         (("--box", "1,2,3"), ["x0,y0,x1,y1", "got '1,2,3'"]),
         (("--box", "1,2,3,nan"), ["got '1,2,3,nan'"]),
         (("--box", "9,9,5,12"), ["left < right", "got 9,9,5,12"]),
-        (("--box", "200,0,210,9"), ["must overlap the picture, 90 x 60 pixels", "got 200,0,210,9"]),
-        (("--point", "90,5"), ["must lie in the picture, 90 x 60 pixels", "got 90,5"]),
-        (("--point", "5,-1"), ["must lie in the picture", "got 5,-1"]),
+        (("--box", "200,0,210,9"), ["must overlap the image, 90 x 60 pixels", "got 200,0,210,9"]),
+        (("--point", "90,5"), ["must lie in the image, 90 x 60 pixels", "got 90,5"]),
+        (("--point", "5,-1"), ["must lie in the image", "got 5,-1"]),
         (("--point", "5,5,2"), ["label must be 1", "got 2"]),
         (("--point", "5,5,0"), ["add a point with label 1"]),
         (("--point", "5,5", "--box", "1,1,9,9", "--box", "2,2,9,9"), ["points may go with one box, got 2 boxes"]),
@@ -155,13 +155,13 @@ def test_a_picture_too_large_for_its_format(run, picture, monkeypatch, tmp_path)
 
     monkeypatch.setattr(Image.Image, "save", too_large)
     ran = run("segment", picture, "--box", "1,1,9,9", "--out", tmp_path / "o.webp")
-    ran.complains(1, "WEBP does not take a picture of 90 x 60 pixels", "a name that ends in .png")
+    ran.complains(1, "WEBP does not take an image of 90 x 60 pixels", "a name that ends in .png")
 
 
 def test_a_box_beyond_the_picture_is_cut_and_told_of(run, picture, tmp_path):
     out = ("--out", tmp_path / "o.png", "--json")
     ran = run("segment", picture, "--box", "30,20,700,450", *out)
-    assert "the box 30,20,700,450 reaches beyond the picture, 90 x 60 pixels, and is cut to 30,20,90,60" in ran.err
+    assert "the box 30,20,700,450 reaches beyond the image, 90 x 60 pixels, and is cut to 30,20,90,60" in ran.err
     (cut,) = ran.json["masks"]["fp32"]
     (same,) = run("segment", picture, "--box", "30,20,90,60", *out).json["masks"]["fp32"]
     assert cut == same
@@ -172,7 +172,7 @@ def test_a_box_beyond_the_picture_is_cut_and_told_of(run, picture, tmp_path):
     ("prompt", "pixels"), [(("--box", "0.1,0.2,0.5,1"), "9,12,45,60"), (("--point", "0.5,0.25"), "45,15")]
 )
 def test_shares_of_the_sides_are_no_pixels(run, picture, prompt, pixels):
-    run("segment", picture, *prompt).complains(2, "must be in pixels of the picture, 90 x 60", f"give {pixels}")
+    run("segment", picture, *prompt).complains(2, "must be in pixels of the image, 90 x 60", f"give {pixels}")
 
 
 def test_everything_says_what_was_left_out_and_by_what(run, picture, tmp_path):

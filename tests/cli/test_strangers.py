@@ -170,7 +170,7 @@ def test_ids_of_any_size(run, coco, own_coco, own_store, tmp_path, offset):
 
 @pytest.fixture
 def odd(tmp_path, coco):
-    """A folder whose name is no UTF-8, with the toy data and a picture of such a name."""
+    """A folder whose name is no UTF-8, with the toy data and an image of such a name."""
     folder = tmp_path / os.fsdecode(b"caf\xe9 [1]")
     shutil.copytree(coco, folder / "data")
     (folder / "pictures").mkdir()

@@ -97,7 +97,7 @@ def test_a_public_name_says_what_it_needs():
 
 @pytest.mark.slow
 def test_an_environment_without_torch(bundle, picture, tmp_path):
-    """Installs the runtime and an engine, nothing else, and segments a picture."""
+    """Installs the runtime and an engine, nothing else, and segments an image."""
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

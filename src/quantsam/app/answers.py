@@ -88,7 +88,7 @@ class Answers:
         key = (request.token, request.model, scheme, request.engine)
         encoded = self._encoded.get(key)
         if encoded is None:
-            job.status(f"encoding the picture with {scheme} {where(request.engine)}")
+            job.status(f"encoding the image with {scheme} {where(request.engine)}")
             encoded = _encode(quantized, picture)
             self._encoded.put(key, encoded, encoded.embedding.nbytes)
         return encoded

@@ -76,7 +76,7 @@ class QuantizedModels:
         if (model, placed) not in self._plans:
             source = self.catalogue.calibration[model]
             schemes = self.catalogue.schemes
-            text = f"calibrating {', '.join(schemes)} of {model} {where(engine)} on pictures of {source.name}"
+            text = f"calibrating {', '.join(schemes)} of {model} {where(engine)} on images of {source.name}"
             steps = job.steps(text, shared=True)
             plans = calibrated_plans(float_model, list(schemes.values()), source, placed, progress=steps)
             self._plans[model, placed] = dict(zip(schemes, plans, strict=True))

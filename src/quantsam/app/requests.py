@@ -106,11 +106,11 @@ def check_on_picture(request: MaskRequest, picture: Picture, limits: Limits) -> 
     boxes, pixels = len(request.prompts.boxes_xyxy), math.prod(picture.image_hw)
     if boxes * pixels > limits.mask_bytes and boxes > 1:
         most = max(1, limits.mask_bytes // pixels)
-        raise _wrong(f"on a picture of {pixels:,} pixels there may be {most} boxes at once, got {boxes}: clear some")
+        raise _wrong(f"on an image of {pixels:,} pixels there may be {most} boxes at once, got {boxes}: clear some")
     side, view_pixels = request.grid.points_per_side, math.prod(picture.view_hw)
     if request.prompts.everything and side**2 * view_pixels > limits.grid_pixels and side > 1:
         most = max(1, math.isqrt(limits.grid_pixels // view_pixels))
-        raise _wrong(f"on this picture points_per_side may be at most {most}, got {side}: ask fewer points a side")
+        raise _wrong(f"on this image points_per_side may be at most {most}, got {side}: ask fewer points a side")
 
 
 def _json(body: bytes) -> Any:

@@ -104,7 +104,7 @@ class Page:
 
     async def _upload(self, request: Request) -> Response:
         with self._uploads.one():
-            content = await self._body(request, self.limits.upload_bytes, "a picture's file")
+            content = await self._body(request, self.limits.upload_bytes, "an image's file")
             try:
                 picture = await run_in_threadpool(read_picture, content, self.limits.pixels)
             except ImageError as error:
@@ -192,7 +192,7 @@ class Page:
     async def _picture(self, token: str) -> Picture:
         picture = await run_in_threadpool(self.pictures.get, token)  # an example's first use draws it
         if picture is None:
-            raise HTTPException(404, "the server does not have this picture, or not any more: choose it again")
+            raise HTTPException(404, "the server does not have this image, or not any more: choose it again")
         return picture
 
     async def _body(self, request: Request, most: int, name: str) -> bytes:

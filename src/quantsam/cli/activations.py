@@ -25,7 +25,7 @@ _HELD = ("scheme", "calibration", "calibration_images", "repair", "placement", "
 
 
 @click.command(name="activations")
-@click.argument("picture", type=click.Path(path_type=Path))
+@click.argument("picture", metavar="IMAGE", type=click.Path(path_type=Path))
 @model_options
 @scheme_option
 @click.option("--plan", "plan_folder", type=click.Path(), help="A plan from `quantsam calibrate`, instead of --scheme.")
@@ -73,7 +73,7 @@ def command(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """Compare PICTURE's activations in float with those under a scheme, site by site.
+    """Compare IMAGE's activations in float with those under a scheme, site by site.
 
     Quantized activations include all rounding in earlier layers. The table lists the sites with the lowest SQNR first.
     The record holds all sites that --site names, and figures of those that differ most: at most 96 channels.

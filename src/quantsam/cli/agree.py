@@ -190,7 +190,7 @@ def _print_layers(title: str, entries: Sequence[LayerReport]) -> None:
         for entry in entries
     ]
     click.echo()
-    print_table(f"{title}, layer by layer, on one picture", columns, rows)
+    print_table(f"{title}, layer by layer, on one image", columns, rows)
     for name, way in (("simulation", "simulated"), ("exact simulation", "exact")):
         first = next((e.layer for e in entries if (d := getattr(e, way)) is not None and d.most_lsb > 0), None)
         click.echo(f"{name}: " + ("the same to the last code" if first is None else f"departs first at {first}"))

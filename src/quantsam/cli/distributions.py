@@ -193,7 +193,7 @@ def _looked_at(
         return CalibrationSource(spec=pictures.data, images=pictures.images, seed=calibration.seed)
     if plan_folder is not None and get_variant(model).calibration is None:
         raise click.UsageError(
-            f"looking at a plan of {model} needs pictures, got no --data: name a folder of photographs, e.g. sa-1b"
+            f"looking at a plan of {model} needs images, got no --data: name a folder of photographs, e.g. sa-1b"
         )
     return replace(calibration, images=pictures.images or calibration.images)
 

@@ -136,7 +136,7 @@ def command(
     elif engine == WEB_ENGINE.name:
         click.echo(f"serve it: python -m http.server --directory {quoted(out)} 8000, and open http://localhost:8000")
     else:
-        click.echo(f"try it: quantsam segment PICTURE --everything --bundle {quoted(out)}")
+        click.echo(f"try it: quantsam segment IMAGE --everything --bundle {quoted(out)}")
 
 
 def _check_half(engine: Engine, scheme: str | None) -> None:

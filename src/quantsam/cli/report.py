@@ -49,7 +49,7 @@ def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, 
     written = write_figures(report.charts, figures) if figures is not None else []
     if report.missing_pictures:
         click.echo(
-            f"quantsam: {report.missing_pictures} objects are shown without their picture, which the store has lost: "
+            f"quantsam: {report.missing_pictures} objects are shown without their image, which the store has lost: "
             "evaluate again to have them",
             err=True,
         )

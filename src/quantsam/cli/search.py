@@ -195,7 +195,7 @@ def _report(record: SearchRecord) -> None:
     entries = record.entries
     unit = record.settings["unit"]
     seen, unseen = record.settings["searched_pictures"], record.settings["held_out_pictures"]
-    title = f"{record.model} on {record.dataset}: {seen} pictures searched, {unseen} held out"
+    title = f"{record.model} on {record.dataset}: {seen} images searched, {unseen} held out"
     columns = ["scheme", "role", f">{record.settings['cost']}", ">of float", ">mask loss", ">mIoU drop"]
     columns += [">± SE", ">held out: mask loss", ">mIoU drop", ">± SE"]
     if record.engine != "pytorch":

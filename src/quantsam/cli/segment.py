@@ -156,7 +156,7 @@ def command(
         print_json({"picture": str(out), "masks": described, "iou_with_fp32": ious})
         return
     _print(found, ious, prompts, {name: (tally, settings) for name, tally in tallies.items()})
-    click.echo(f"picture: {out}" + (f"   masks: {masks_file}" if masks_file else ""))
+    click.echo(f"image: {out}" + (f"   masks: {masks_file}" if masks_file else ""))
 
 
 def _check_grid(ctx: click.Context, grid: Mapping[str, float], everything: bool) -> None:
@@ -206,8 +206,8 @@ def _fitted(prompts: PicturePrompts, image_hw: tuple[int, int]) -> PicturePrompt
         if max(abs(a - b) for a, b in zip(given, box, strict=True)) > 1:
             shown, left = (",".join(f"{value:g}" for value in values) for values in (given, box))
             notice(
-                f"the box {shown} reaches beyond the picture, {image_hw[1]} x {image_hw[0]} pixels, and is cut to "
-                f"{left}: was it meant for a picture of another size?"
+                f"the box {shown} reaches beyond the image, {image_hw[1]} x {image_hw[0]} pixels, and is cut to "
+                f"{left}: was it meant for an image of another size?"
             )
     return cut
 

@@ -163,7 +163,7 @@ def _shown() -> Iterator[Callable[[SweepProgress], None]]:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} pictures"),
+        TextColumn("{task.completed}/{task.total} images"),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,

@@ -37,7 +37,7 @@ def command(bundle: Path, engine: str | None, threads: int | None, rounds: int, 
     click.echo(f"  files: {len(manifest.files)} as exported")
     click.echo(f"  processor: {found.processor}")
     click.echo(f"  engine: {found.engine} {found.engine_version}")
-    click.echo(f"  values: {exact}; masks of the test picture are the exporter's")
+    click.echo(f"  values: {exact}; masks of the test image are the exporter's")
     click.echo(f"  kernels: {kernels}")
-    for name, timing in (("encoder", found.encoder), ("decoder, a box", found.decoder), ("a picture", found.whole)):
+    for name, timing in (("encoder", found.encoder), ("decoder, a box", found.decoder), ("an image", found.whole)):
         click.echo(f"  {name}: {timing.median_ms:.1f} ms, 95 % within {timing.p95_ms:.1f} ms")

@@ -77,6 +77,6 @@ def _too_large(picture: Image, path: Path, form: str) -> Exception:
     from quantsam.errors import OutputError
 
     return OutputError(
-        f"cannot write {path}: {form} does not take a picture of {picture.width} x {picture.height} pixels: "
+        f"cannot write {path}: {form} does not take an image of {picture.width} x {picture.height} pixels: "
         "give a name that ends in .png"
     )

@@ -53,10 +53,10 @@ class ImageFolder:
         if not found:
             matching = "" if pattern == "*" else f" matching {pattern!r}"
             raise DatasetError(
-                f"{self.folder} has no pictures{matching}: expected files ending in "
+                f"{self.folder} has no images{matching}: expected files ending in "
                 f"{', '.join(sorted(SUFFIXES))} in it or in the folders directly in it"
             )
-        self.names = tuple(stable_subset(found, limit, seed, f"pictures in {self.folder}"))
+        self.names = tuple(stable_subset(found, limit, seed, f"images in {self.folder}"))
         base = shown(name or self.folder.resolve().name)
         self._name = base if limit is None else f"{base}[{limit}:{seed}]"
 
@@ -160,7 +160,7 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
     except FileNotFoundError:
         raise DatasetError(f"the folder {folder} does not exist: check the path") from None
     except NotADirectoryError:
-        raise DatasetError(f"{folder} is a file: give the folder that holds the pictures") from None
+        raise DatasetError(f"{folder} is a file: give the folder that holds the images") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"the folder {str(folder)!r} cannot be read ({error}): check the path") from None
 

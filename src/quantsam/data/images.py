@@ -59,14 +59,14 @@ def load_image(path: str | Path, *, apply_exif: bool = False) -> UInt8Image:
 
 
 def decode_image(
-    content: bytes, name: str = "the picture", *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS
+    content: bytes, name: str = "the image", *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS
 ) -> UInt8Image:
     """Read an image from memory, as `load_image` does from a file; see `decode_turned` for the arguments."""
     return decode_turned(content, name, apply_exif=apply_exif, max_pixels=max_pixels)[0]
 
 
 def decode_turned(
-    content: bytes, name: str = "the picture", *, apply_exif: bool = True, max_pixels: int = MAX_PIXELS
+    content: bytes, name: str = "the image", *, apply_exif: bool = True, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8Image, int]:
     """Read an image from memory, and report how it was turned.
 
@@ -172,7 +172,7 @@ def _unknown(source: Path | io.BytesIO, name: str) -> str:
         kind = unread_kind(file)
     if kind is not None:
         return f"{name} is {kind[0]}: {kind[1]}"
-    return f"{name} is not a picture: expected one of {', '.join(FORMATS)}, AVIF, HEIC"
+    return f"{name} is not an image: expected one of {', '.join(FORMATS)}, AVIF, HEIC"
 
 
 def check_image_array(array: Any, name: str = "image") -> UInt8Image:
@@ -211,8 +211,8 @@ def _mend_shape(shape: tuple[int, ...], name: str) -> str | None:
     if len(shape) == 3 and shape[0] in (1, 3, 4):
         return f"transpose it from channels-first, {name}.transpose(1, 2, 0)"
     if len(shape) == 4:
-        return f"pass the pictures of a batch one by one, {name}[0]"
-    return "read the picture with quantsam.data.images.load_image"
+        return f"pass the images of a batch one by one, {name}[0]"
+    return "read the image with quantsam.data.images.load_image"
 
 
 def _mend_dtype(dtype: np.dtype[Any], name: str) -> str:
@@ -255,9 +255,9 @@ def _check_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise ImageError(f"{str(path)!r} cannot be opened ({error}): check the path") from None
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{path} is a folder: give the path of one picture")
+        raise ImageError(f"{path} is a folder: give the path of one image")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
-        raise ImageError(f"{path} is not a regular file: give the path of one picture")
+        raise ImageError(f"{path} is not a regular file: give the path of one image")
     if status.st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes): copy or download it again, or remove it")
 
@@ -272,6 +272,6 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise ImageError(f"{name} holds no pixels: its header says {width} x {height}")
     if width * height > max_pixels:
         raise ImageError(
-            f"{name} says it is {width} x {height} pixels: a picture may have at most {max_pixels:,} pixels; "
+            f"{name} says it is {width} x {height} pixels: an image may have at most {max_pixels:,} pixels; "
             "make it smaller first"
         )

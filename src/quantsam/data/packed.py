@@ -36,8 +36,8 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"SQLite format 3", "an SQLite database", _EXPORT),
     (b"\x93NUMPY", "a NumPy array", _EXPORT),
     (b"\x80", "a Python pickle, which is never opened", _EXPORT),
-    (b"\x89PNG", "a picture", "give the JSON file that describes the pictures"),
-    (b"\xff\xd8\xff", "a picture", "give the JSON file that describes the pictures"),
+    (b"\x89PNG", "an image", "give the JSON file that describes the images"),
+    (b"\xff\xd8\xff", "an image", "give the JSON file that describes the images"),
     (b"%PDF", "a PDF", _EXPORT),
 )
 

@@ -7,20 +7,20 @@ from typing import IO
 
 _CONVERT = "convert it to PNG or JPEG"
 _KINDS: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the picture", "run `git lfs pull`"),
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", _CONVERT),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _CONVERT),
-    (0, b"\xff\x0a", "a JPEG XL picture", _CONVERT),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture", _CONVERT),
-    (0, b"8BPS", "a Photoshop picture", _CONVERT),
-    (0, b"\x76\x2f\x31\x01", "an OpenEXR picture", _CONVERT),
-    (0, b"#?RADIANCE", "a Radiance HDR picture", _CONVERT),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the image", "run `git lfs pull`"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image", _CONVERT),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image", _CONVERT),
+    (0, b"\xff\x0a", "a JPEG XL image", _CONVERT),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL image", _CONVERT),
+    (0, b"8BPS", "a Photoshop image", _CONVERT),
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR image", _CONVERT),
+    (0, b"#?RADIANCE", "a Radiance HDR image", _CONVERT),
     (0, b"%!PS", "PostScript", _CONVERT),
     (0, b"%PDF", "a PDF", "export the page as PNG"),
     (0, b"\0\0\1\0", "an icon", _CONVERT),
-    (128, b"DICM", "a DICOM picture", "export it as PNG with the window that you want"),
-    (0, b"SIMPLE  =", "a FITS picture", _CONVERT),
-    (0, b"\x89HDF", "an HDF5 file", "export its pictures as PNG"),
+    (128, b"DICM", "a DICOM image", "export it as PNG with the window that you want"),
+    (0, b"SIMPLE  =", "a FITS image", _CONVERT),
+    (0, b"\x89HDF", "an HDF5 file", "export its images as PNG"),
     (0, b"\x93NUMPY", "a NumPy array", "save it as PNG"),
     (0, b"\x1f\x8b", "gzip-compressed", "unpack it"),
     (0, b"PK\x03\x04", "a zip archive", "unpack it"),
@@ -63,7 +63,7 @@ def unread_kind(file: IO[bytes]) -> tuple[str, str] | None:
     kind = brand(start)
     if kind is not None:
         package = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif"}[kind]
-        return f"{'an AVIF' if kind == 'AVIF' else 'a HEIC'} picture", f"pip install {package}, or {_CONVERT}"
+        return f"{'an AVIF' if kind == 'AVIF' else 'a HEIC'} image", f"pip install {package}, or {_CONVERT}"
     if start[4:8] == b"ftyp":
         return "a video", "export a frame as PNG"
     if start[:3] == b"\xff\xd8\xff":
@@ -74,7 +74,7 @@ def unread_kind(file: IO[bytes]) -> tuple[str, str] | None:
     if start.lstrip()[:4].lower() == b"<svg" or b"<svg" in start.lower():
         return "an SVG drawing", "export it as PNG"
     if start.lstrip()[:1] == b"<":
-        return "an HTML or XML page", "download the picture again"
+        return "an HTML or XML page", "download the image again"
     return None
 
 
@@ -109,10 +109,10 @@ def _tiff_kind(file: IO[bytes]) -> tuple[str, str] | None:
     bands, bits = tags.get(277, (1,))[0], tags.get(258, (1,))
     sample = _SAMPLES.get(tags.get(339, (1,))[0], "samples of an unknown kind")
     depth = " and ".join(str(value) for value in dict.fromkeys(bits))
-    remedy = "save three of its bands (red, green, blue) as an 8-bit picture"
+    remedy = "save three of its bands (red, green, blue) as an 8-bit image"
     example = "gdal_translate -b 3 -b 2 -b 1 -ot Byte -scale IN.tif OUT.tif" if bands > 3 else ""
     what = f"a TIFF of {bands} band{'s' * (bands != 1)} of {depth}-bit {sample}, which is not read"
-    return what, f"{remedy}, e.g. {example}" if example else f"save it as an 8-bit picture, or {_CONVERT}"
+    return what, f"{remedy}, e.g. {example}" if example else f"save it as an 8-bit image, or {_CONVERT}"
 
 
 def tiff_tags(file: IO[bytes]) -> dict[int, tuple[int, ...]]:

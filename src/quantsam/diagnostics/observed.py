@@ -85,7 +85,7 @@ def observe_distributions(
     """
     if isinstance(images, (str, bytes, os.PathLike)):
         raise InputError(
-            f"images must be a sequence of pictures, got the single {os.fspath(images)!r}: "
+            f"images must be a sequence of images, got the single {os.fspath(images)!r}: "
             "give a list of files, or quantsam.open_images(...)"
         )
     plan.check_calibrated()

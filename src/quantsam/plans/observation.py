@@ -50,7 +50,7 @@ def encoder_input(image: CalibrationImage, size: int) -> Tensor:
             raise InputError(
                 f"a preprocessed image must be float (N, 3, {size}, {size}), got "
                 f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}: "
-                "give the uint8 picture instead, it is preprocessed for you"
+                "give the uint8 image instead, it is preprocessed for you"
             )
         return image.float()
     if isinstance(image, np.ndarray):
@@ -106,7 +106,7 @@ class Observations:
             )
         if not self.varied:
             raise CalibrationError(
-                f"calibration images must show something, got {self.count} of a single colour: calibrate with pictures"
+                f"calibration images must show something, got {self.count} of a single colour: use real images"
             )
 
 
@@ -120,7 +120,7 @@ def observe_activations(
     """
     if isinstance(images, (str, bytes, os.PathLike)):
         raise InputError(
-            f"calibration images must be a sequence of pictures, got the single {os.fspath(images)!r}: "
+            f"calibration images must be a sequence of images, got the single {os.fspath(images)!r}: "
             "give a list of files, or quantsam.open_images(...)"
         )
     observers = {k: make_observer(spec.observer, 1 if spec.per_channel else None) for k, (_, spec) in sites.items()}
@@ -166,5 +166,5 @@ def _check_varied(observer: Observer, key: str, count: int) -> None:
     if bool((low == high).all()):
         raise CalibrationError(
             f"values of {key} must vary, got the constant {float(low.flatten()[0]):g} in all {count} calibration "
-            "images: calibrate with pictures, or keep this layer in float"
+            "images: calibrate with real images, or keep this layer in float"
         )

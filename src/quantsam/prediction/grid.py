@@ -20,8 +20,8 @@ Box = tuple[int, int, int, int]
 _WHOLE = {  # lowest, highest, hint
     "points_per_side": (1, 1024, "SAM takes 32"),
     "points_per_batch": (1, 65536, "take 64, or fewer where memory is short"),
-    "crop_layers": (0, 5, "layer i has 4^i crops; 0 looks at the whole picture only"),
-    "crop_points_downscale": (1, 1024, "1 asks as many points in every crop as in the picture"),
+    "crop_layers": (0, 5, "layer i has 4^i crops; 0 looks at the whole image only"),
+    "crop_points_downscale": (1, 1024, "1 asks as many points in every crop as in the image"),
     "min_region_area": (0, MAX_PIXELS, "it is in pixels; 0 leaves masks as they are"),
 }
 _REAL = {

@@ -220,7 +220,7 @@ class Predictor:
 
     def _ready(self) -> tuple[ImageDecoder, Tensor, tuple[int, int]]:
         if self._embedding is None or self._decoder is None or self.image_hw is None:
-            raise InputError("a predictor needs a picture before prompts, got none: call set_image(image) first")
+            raise InputError("a predictor needs an image before prompts, got none: call set_image(image) first")
         return self._decoder, self._embedding, self.image_hw
 
     def _scaled(

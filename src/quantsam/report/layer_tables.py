@@ -165,7 +165,7 @@ def encoder_table(layers: EncoderLayers) -> Table:
             cells.append("; ".join(scheme.name for scheme in in_float if address in scheme.ran_in_float))
         rows.append(TableRow(tuple(cells)))
     hidden = len(layers.schemes) - len(schemes)
-    notes = [f"{hidden} more schemes are in the picture alone."] if hidden else []
+    notes = [f"{hidden} more schemes are in the chart alone."] if hidden else []
     if layers.study is not None:
         notes.append(f"{_MASK_LOSS}, of the layer alone in {layers.study.label}, on {layers.study.dataset}.")
         notes.append(STANDARD_ERROR)

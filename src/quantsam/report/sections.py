@@ -98,7 +98,7 @@ class Section:
         """The parts of the section: title by anchor."""
         first = {f"{self.anchor}--schemes": "Schemes compared"} if self.tasks else {}
         masks = {f"{self.anchor}--masks": "Masks, before and after"} if self.galleries else {}
-        pictures = {f"{self.anchor}--activations": "Activations of a picture"} if self.activations else {}
+        pictures = {f"{self.anchor}--activations": "Activations of an image"} if self.activations else {}
         return first | masks | {part.anchor: part.title for part in self.parts} | pictures
 
     @property

@@ -76,7 +76,7 @@ def parse_entry(body: str, picture: Callable[[str], bytes | None]) -> GalleryEnt
         values["click_xy"] = None if values["click_xy"] is None else tuple(values["click_xy"])
         entry = typed(GalleryEntry, {**values, "picture": picture(values["picture"])})
         if entry.rank not in (*RANKS, COMPARED) or min(entry.image_hw) < 1:
-            raise ValueError(f"rank must be one of {', '.join((*RANKS, COMPARED))} and the picture have pixels")
+            raise ValueError(f"rank must be one of {', '.join((*RANKS, COMPARED))} and the image have pixels")
         return entry
     except (TypeError, ValueError, KeyError) as error:
         raise StoreError(f"the store holds a gallery entry that is damaged: {error}") from error

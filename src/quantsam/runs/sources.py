@@ -81,7 +81,7 @@ class CalibrationSource:
         found = self.spec or get_variant(model).calibration
         if found is None:
             raise InputError(
-                f"calibrating {model} needs pictures, got no --calibration (in a sweep: calibration): name a folder of "
+                f"calibrating {model} needs images, got no --calibration (in a sweep: calibration): name a folder of "
                 "photographs, e.g. sa-1b"
             )
         return found

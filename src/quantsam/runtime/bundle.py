@@ -252,7 +252,7 @@ class BundlePredictor:
 
     def _ready(self) -> tuple[Float32, tuple[int, int]]:
         if self._embedding is None or self.image_hw is None:
-            raise InputError("a predictor needs a picture before prompts, got none: call set_image(image) first")
+            raise InputError("a predictor needs an image before prompts, got none: call set_image(image) first")
         return self._embedding, self.image_hw
 
     def _resizing(self, image_hw: tuple[int, int]) -> tuple[Float32, Float32]:

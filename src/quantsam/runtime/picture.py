@@ -74,7 +74,7 @@ class PicturePrompts:
                 image's sides, points are combined with several boxes, or no point lies on the object.
         """
         height, width = image_hw
-        size = f"the picture, {width} x {height} pixels"
+        size = f"the image, {width} x {height} pixels"
         for x, y in self.points_xy:
             _check_pixels("a point", (x, y), image_hw)
             if not (0 <= x < width and 0 <= y < height):
@@ -116,7 +116,7 @@ def _check_pixels(name: str, values: tuple[float, ...], image_hw: tuple[int, int
         pixels = ",".join(f"{value * side:g}" for value, side in zip(values, sides, strict=True))
         shown = ",".join(f"{value:g}" for value in values)
         raise InputError(
-            f"{name} must be in pixels of the picture, {width} x {height}, got {shown}: if these are shares of its "
+            f"{name} must be in pixels of the image, {width} x {height}, got {shown}: if these are shares of its "
             f"sides, give {pixels}"
         )
 

@@ -105,5 +105,5 @@ def gradient_noise(
                 for key, product in products.items():
                     noise[key] += product**2
     if not signal:
-        raise DatasetError("a gradient study needs at least one picture, got none: name other data")
+        raise DatasetError("a gradient study needs at least one image, got none: name other data")
     return {key: value / signal for key, value in noise.items()}

@@ -70,7 +70,7 @@ class Served:
         return TestClient(self.page.app({"testserver"}))
 
     def upload(self, pixels):
-        """Send a picture and return its token."""
+        """Send an image and return its token."""
         answer = self.client.post("/api/pictures", content=png(pixels))
         assert answer.status_code == 201, answer.text
         return str(answer.json()["picture"])

@@ -114,7 +114,7 @@ def test_a_pixel_bomb_is_not_decoded(serve, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image))
     answer = served.client.post("/api/pictures", content=_bomb(1001, 1000))
     assert answer.status_code == 415
-    assert "1001 x 1000 pixels: a picture may have at most 1,000,000" in answer.json()["error"]
+    assert "1001 x 1000 pixels: an image may have at most 1,000,000" in answer.json()["error"]
     assert decoded == []
 
 

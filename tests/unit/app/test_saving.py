@@ -53,7 +53,7 @@ def test_a_cut_out_is_transparent_where_the_mask_is_not(served, tiny, noise):
     assert found.shape == (bottom - top, right - left, 4)
     assert (found[..., 3] == 255 * inside).all()
     assert (found[inside, :3] == noise()[top:bottom, left:right][inside]).all()
-    assert not found[~inside].any()  # nothing of the picture beside the object is given away
+    assert not found[~inside].any()  # nothing of the image beside the object is given away
 
 
 def test_another_of_the_three_masks_is_saved_where_it_is_meant(served, noise):

@@ -141,7 +141,7 @@ def test_bad_input_to_the_program_is_one_line(bundles, picture, tmp_path):
         ((path, "--box", BOX, "--masks", tmp_path / "m.npy"), "m.npy must end in .npz"),
         ((path, "--point", "1,nan"), "must be 2 or 3 numbers"),
         ((path,), "give --box, --point or --everything"),
-        ((tmp_path / "text.png", "--box", BOX), "text.png is no picture that can be read"),
+        ((tmp_path / "text.png", "--box", BOX), "text.png is not an image that can be read"),
     ):
         ran = run_alone(folder, *arguments)
         assert ran.returncode != 0

@@ -321,7 +321,7 @@ def test_an_engine_without_the_kernels(bundles):
 
 def test_bad_prompts(bundles):
     predictor = qs.load_bundle(bundles["openvino"][0], threads=1, verify=False)
-    with pytest.raises(InputError, match="a predictor needs a picture before prompts"):
+    with pytest.raises(InputError, match="a predictor needs an image before prompts"):
         predictor.predict(box=[0, 0, 5, 5])
     predictor.set_image(np.zeros((60, 80, 3), np.uint8))
     for prompt, message in (

@@ -95,7 +95,7 @@ def test_pattern_chooses_by_relative_name(tmp_path):
         picture(tmp_path / name)
     assert ImageFolder(tmp_path, pattern="*.jpg").names == ("a.jpg", "sa_000020/c.jpg")
     assert ImageFolder(tmp_path, pattern="sa_000020/*").names == ("sa_000020/c.jpg",)
-    with pytest.raises(DatasetError, match=r"has no pictures matching '\*.gif'"):
+    with pytest.raises(DatasetError, match=r"has no images matching '\*.gif'"):
         ImageFolder(tmp_path, pattern="*.gif")
 
 
@@ -125,10 +125,10 @@ def test_bad_folders(tmp_path):
     with pytest.raises(DatasetError, match=r"the folder .*none does not exist: check the path"):
         ImageFolder(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(DatasetError, match=r"file is a file: give the folder that holds the pictures"):
+    with pytest.raises(DatasetError, match=r"file is a file: give the folder that holds the images"):
         ImageFolder(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"empty has no pictures: expected files ending in .avif, .bmp, .heic"):
+    with pytest.raises(DatasetError, match=r"empty has no images: expected files ending in .avif, .bmp, .heic"):
         ImageFolder(tmp_path / "empty")
     with pytest.raises(DatasetError, match=r"cannot be read .*null"):
         ImageFolder("a\0b")
@@ -136,12 +136,12 @@ def test_bad_folders(tmp_path):
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limit_below_one(folder, limit):
-    with pytest.raises(InputError, match=rf"at least 1 of 10 pictures in .* must be taken, got {limit}: leave"):
+    with pytest.raises(InputError, match=rf"at least 1 of 10 images in .* must be taken, got {limit}: leave"):
         ImageFolder(folder, limit=limit)
 
 
 def test_limit_above_what_is_there(folder):
-    with pytest.raises(InputError, match=r"at most 10 pictures in .* can be taken, got 11: lower the number"):
+    with pytest.raises(InputError, match=r"at most 10 images in .* can be taken, got 11: lower the number"):
         ImageFolder(folder, limit=11)
 
 

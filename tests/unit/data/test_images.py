@@ -23,7 +23,7 @@ def smooth_jpeg(path, height=200, width=300, **options):
 
 
 def png_header_only(path, width, height):
-    """A file of a few bytes that claims to be a picture of any size."""
+    """A file of a few bytes that claims to be an image of any size."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -173,7 +173,7 @@ def test_damaged_exif_does_not_matter(tmp_path):
 def test_missing_folder_empty_and_pipe(tmp_path):
     with pytest.raises(ImageError, match=r"none.jpg does not exist: check the path"):
         load_image(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match=r"is a folder: give the path of one picture"):
+    with pytest.raises(ImageError, match=r"is a folder: give the path of one image"):
         load_image(tmp_path)
     (tmp_path / "zero.jpg").touch()
     with pytest.raises(ImageError, match=r"zero.jpg is empty \(0 bytes\): copy or download it again"):
@@ -205,7 +205,7 @@ def test_unreadable(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"these are words", b"\0" * 1000, b"P7 no", b"\xfe\xed"])
 def test_not_a_picture(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(ImageError, match=r"a.jpg is not a picture: expected one of JPEG, PNG"):
+    with pytest.raises(ImageError, match=r"a.jpg is not an image: expected one of JPEG, PNG"):
         load_image(tmp_path / "a.jpg")
 
 
@@ -234,7 +234,7 @@ def test_damaged_header(tmp_path):
     content = bytearray(path.read_bytes())
     content[20] ^= 1  # the checksum of the header no longer fits
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"a.png is (damaged|not a picture)"):
+    with pytest.raises(ImageError, match=r"a.png is (damaged|not an image)"):
         load_image(path)
 
 
@@ -249,7 +249,7 @@ def test_bomb_is_refused_from_its_header(tmp_path):
 
 def test_large_pictures_below_the_limit_give_no_pillow_warning(tmp_path, monkeypatch, noise):
     Image.fromarray(noise).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as if the picture were six times too large
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as if the image were six times too large
     np.testing.assert_array_equal(load_image(tmp_path / "a.png"), noise)
 
 
@@ -297,6 +297,6 @@ def test_a_picture_in_memory_is_named_and_may_have_a_limit_of_its_own(noise, tmp
     assert decode_image(path.read_bytes(), max_pixels=600).shape == (20, 30, 3)
     with pytest.raises(ImageError, match=r"the upload says it is 30 x 20 pixels: .* at most 599 pixels"):
         decode_image(path.read_bytes(), "the upload", max_pixels=599)
-    for content, word in ((b"", "empty"), (b"text", "not a picture"), (path.read_bytes()[:900], "damaged")):
+    for content, word in ((b"", "empty"), (b"text", "not an image"), (path.read_bytes()[:900], "damaged")):
         with pytest.raises(ImageError, match=f"the upload is {word}"):
             decode_image(content, "the upload")

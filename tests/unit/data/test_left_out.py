@@ -219,7 +219,7 @@ def test_images_of_another_size_or_kind_are_found_before_the_work(tmp_path):
     with pytest.raises(DatasetError, match=r"2.png is 100 x 120 pixels but .* says 120 x 100"):
         open_dataset(folder)
     (folder / "val2017" / "2.png").write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"2.png is not a picture"):
+    with pytest.raises(ImageError, match=r"2.png is not an image"):
         open_dataset(folder)
 
 

@@ -112,9 +112,9 @@ def test_numbers_of_32_bits_are_not_called_16(tmp_path):
 
 
 def test_what_cannot_be_scaled_is_told_of():
-    with pytest.warns(Notice, match="the picture: of the bits of a sample few are used"):
+    with pytest.warns(Notice, match="the image: of the bits of a sample few are used"):
         decode_image(b"P6 5 4 65535\n" + np.full((4, 5, 3), 200, ">u2").tobytes())
-    with pytest.warns(Notice, match="the picture: of the bits of a sample few are used: it is read as nearly black"):
+    with pytest.warns(Notice, match="the image: of the bits of a sample few are used: it is read as nearly black"):
         decode_image(png(samples(8, 2)))
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_scaled_is_told_of():
         (5, np.uint8, "a TIFF of 5 bands of 8-bit whole numbers"),
         (8, np.float32, "a TIFF of 8 bands of 32-bit floating-point numbers, .* gdal_translate -b 3 -b 2 -b 1"),
         (13, np.int16, "a TIFF of 13 bands of 16-bit signed numbers"),
-        (2, np.uint16, "a TIFF of 2 bands of 16-bit whole numbers, which is not read: save it as an 8-bit picture"),
+        (2, np.uint16, "a TIFF of 2 bands of 16-bit whole numbers, which is not read: save it as an 8-bit image"),
     ],
 )
 def test_a_geotiff_says_its_bands(tmp_path, bands, dtype, words, order, big):
@@ -150,14 +150,14 @@ def test_nothing_of_pillow_s_own_is_printed(capfd):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture: convert it to PNG or JPEG"),
-        (b"\xff\x0a", "a JPEG XL picture"),
-        (b"8BPS\0\1", "a Photoshop picture"),
-        (b"\0" * 128 + b"DICM", "a DICOM picture: export it as PNG"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image: convert it to PNG or JPEG"),
+        (b"\xff\x0a", "a JPEG XL image"),
+        (b"8BPS\0\1", "a Photoshop image"),
+        (b"\0" * 128 + b"DICM", "a DICOM image: export it as PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript: convert it"),
         (b"%PDF-1.4", "a PDF: export the page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the picture: run `git lfs pull`"),
-        (b"<!DOCTYPE html><html>403", "an HTML or XML page: download the picture again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the image: run `git lfs pull`"),
+        (b"<!DOCTYPE html><html>403", "an HTML or XML page: download the image again"),
         (b'<?xml version="1.0"?><svg xmlns="x">', "an SVG drawing"),
         (b"\x1f\x8b\x08", "gzip-compressed: unpack it"),
         (b"PK\x03\x04", "a zip archive: unpack it"),
@@ -194,9 +194,9 @@ def test_what_needs_a_plug_in_says_which(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_avif", None)
     monkeypatch.setattr(features, "check", lambda name: False)
     (tmp_path / "a.heic").write_bytes(HEIC)
-    with pytest.raises(ImageError, match=r"a.heic is a HEIC picture: pip install pillow-heif, or convert it"):
+    with pytest.raises(ImageError, match=r"a.heic is a HEIC image: pip install pillow-heif, or convert it"):
         load_image(tmp_path / "a.heic")
-    with pytest.raises(ImageError, match=r"is an AVIF picture: pip install pillow-avif-plugin, or convert it"):
+    with pytest.raises(ImageError, match=r"is an AVIF image: pip install pillow-avif-plugin, or convert it"):
         decode_image(HEIC.replace(b"heic", b"avif"))
 
 

@@ -94,7 +94,7 @@ def test_packed_lvis_and_detections(tmp_path):
         (b"\x89HDF\r\n", "HDF5 file: export it"),
         (b"SQLite format 3\0", "SQLite database: export it"),
         (pickle.dumps(COCO), "Python pickle, which is never opened: export it"),
-        (b"\x89PNG\r\n\x1a\n", "a picture: give the JSON file"),
+        (b"\x89PNG\r\n\x1a\n", "an image: give the JSON file"),
         (
             b'<?xml version="1.0"?>\n<annotation><folder>VOC</folder>',
             r"XML \(an annotation of Pascal VOC\): export it in",

@@ -133,7 +133,7 @@ def test_a_sum_that_is_read_in_float_too_is_added_in_float(tiny, images, tmp_pat
 def test_layer_by_layer_on_openvino(tiny, placed, images):
     reports = report_layers(tiny, placed("int8", "openvino"), images[0], simulate)
     assert all(r.is_integer and r.quantized for r in reports)
-    assert reports[0].exact.most_lsb == 0  # nothing but the picture's rounding is before it
+    assert reports[0].exact.most_lsb == 0  # nothing but the image's rounding is before it
     assert all(r.exact.most_lsb <= 1 for r in reports[:5])
     assert set(reports[0].to_json_dict()) >= {"layer", "operator", "precision", "fused", "exact"}
 

@@ -21,7 +21,7 @@ def mask_of(*lines):
     ("mask", "xy"),
     [
         (mask_of(".....", ".###.", ".###.", ".###.", "....."), (2, 2)),
-        (mask_of("###", "###", "###"), (1, 1)),  # beyond the picture is outside
+        (mask_of("###", "###", "###"), (1, 1)),  # beyond the image is outside
         (mask_of("##...", "##...", "....."), (0, 0)),  # all equally deep: the first in reading order
         (mask_of(".....", "...#.", "....."), (3, 1)),  # a single pixel
         (mask_of("#"), (0, 0)),

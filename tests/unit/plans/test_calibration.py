@@ -186,7 +186,7 @@ def test_a_site_that_never_varies_is_named(make_tiny):
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (torch.zeros(3, 64, 64), r"must be float \(N, 3, 64, 64\), got float32 \(3, 64, 64\): give the uint8 picture"),
+        (torch.zeros(3, 64, 64), r"must be float \(N, 3, 64, 64\), got float32 \(3, 64, 64\): give the uint8 image"),
         (torch.zeros(1, 3, 32, 64), r"got float32 \(1, 3, 32, 64\)"),
         (torch.zeros(0, 3, 64, 64), r"got float32 \(0, 3, 64, 64\)"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "got uint8"),
@@ -200,7 +200,7 @@ def test_images_of_the_wrong_form(tiny, image, words):
 
 def test_files_that_are_no_pictures(tiny, tmp_path):
     (tmp_path / "a.png").write_text("hello")
-    one_line([tmp_path / "a.png"], ImageError, "is not a picture", tiny)
+    one_line([tmp_path / "a.png"], ImageError, "is not an image", tiny)
     one_line([tmp_path / "absent.png"], ImageError, "absent.png", tiny)
     one_line("scenes:4", InputError, r"got the single 'scenes:4': .*open_images", tiny)
     one_line(tmp_path, InputError, "got the single", tiny)

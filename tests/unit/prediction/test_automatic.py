@@ -240,7 +240,7 @@ def test_masks_cut_by_a_crop_are_dropped_and_others_mapped_back(tiny, crop, insi
 
 
 def test_of_duplicates_between_crops_the_one_of_the_smaller_stays(tiny):
-    whole = [[(rectangle(5, 5, 20, 20), 0.9)]]  # 30 x 30 px of the picture
+    whole = [[(rectangle(5, 5, 20, 20), 0.9)]]  # 30 x 30 px of the image
     crop = [[(rectangle(10, 10, 40, 40), 0.5)]]
     (found,) = segment_everything(scripted(tiny, whole, crop, [[]], [[]], [[]]), LARGE, CROPS)
     assert (found.predicted_iou, found.crop_box_xyxy) == (0.5, (0, 0, 64, 64))

@@ -1,4 +1,4 @@
-"""From a picture and prompts to masks."""
+"""From an image and prompts to masks."""
 
 import numpy as np
 import pytest
@@ -134,7 +134,7 @@ def test_any_encoder_will_do(tiny):
 
 
 def test_prompts_before_a_picture_are_refused(tiny):
-    with pytest.raises(InputError, match=r"^a predictor needs a picture before prompts.*set_image\(image\)"):
+    with pytest.raises(InputError, match=r"^a predictor needs an image before prompts.*set_image\(image\)"):
         Predictor(tiny).predict(box=BOX)
 
 

@@ -92,7 +92,7 @@ def test_mask_resize_undoes_preprocess(image_hw):
 
 def test_mask_resize_cuts_the_padding_off():
     masks = torch.full((2, 3, 16, 16), -9.0)
-    masks[..., :8, :] = 4.0  # the upper half is the picture, the lower one padding
+    masks[..., :8, :] = 4.0  # the upper half is the image, the lower one padding
     result = mask_resize((32, 64), 16, 64)(masks)
     assert result.shape == (2, 3, 32, 64)
     assert (result[..., :28, :] == 4).all()

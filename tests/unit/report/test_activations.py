@@ -1,4 +1,4 @@
-"""Activations of a picture on the page: maps, histograms, captions."""
+"""Activations of an image on the page: maps, histograms, captions."""
 
 import base64
 import dataclasses
@@ -120,7 +120,7 @@ def test_the_page_shows_them(store):
 def test_the_part_is_in_the_list_of_parts(store, fill):
     fill(store)
     html = make_report(store).html
-    assert '<a href="#nano--activations">Activations of a picture</a>' in html
+    assert '<a href="#nano--activations">Activations of an image</a>' in html
 
 
 def test_hostile_names_are_text(store):

@@ -35,7 +35,7 @@ def test_a_report_shows_each_part(store, fill):
         assert f"<h3>{part}</h3>" in report.html
     for part in ("Simulation against engine", "How values are distributed", "The encoder, layer by layer"):
         assert f"<h3>{part}</h3>" in report.html
-    assert "<h3>Activations of a picture</h3>" in report.html
+    assert "<h3>Activations of an image</h3>" in report.html
     assert (report.shown, report.missing_pictures) == (11, 0)
     assert {*specs(report.html)} == {chart.name for chart in report.charts}
     assert len(report.charts) == 10

@@ -1,4 +1,4 @@
-"""The record of a picture's activations: maps in 8 bits, and what is refused."""
+"""The record of an image's activations: maps in 8 bits, and what is refused."""
 
 import base64
 import copy

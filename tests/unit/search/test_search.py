@@ -300,7 +300,7 @@ def test_pareto_and_dominance():
 
     hand = entry("hand", 10.0, 1.0, 0.5, origin="hand-made")
     same_cost = entry("same", 10.0, 0.0, 0.0)
-    lucky = entry("lucky", 2.0, 0.0, 0.6)  # better on the pictures of the search alone
+    lucky = entry("lucky", 2.0, 0.0, 0.6)  # better on the images of the search alone
     uniform = entry("uniform", 3.0, 0.0, 0.0, origin="uniform")
     assert dominating(hand, [hand, same_cost, lucky, uniform]) is None
     dear, cheap = entry("dear", 9.0, 2.0, 0.1), entry("cheap", 8.0, 2.0, 0.5)

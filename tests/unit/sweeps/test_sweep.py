@@ -128,7 +128,7 @@ def test_what_a_file_may_not_say(tmp_path, text, words):
         ({"engine": "onnxruntime", "scheme": "fp8_e4m3@neck"}, "must have a format of onnxruntime"),
         ({"precision": "bf16"}, "precision .* is of openvino"),
         ({"prompts": "boxes"}, "prompts must be"),
-        ({"model": "l0", "scheme": "int8"}, "needs pictures"),
+        ({"model": "l0", "scheme": "int8"}, "needs images"),
         ({"data": "scenes:x"}, "scenes are written"),
         ({"quantize": "none"}, "quantize must be one of"),
         ({"kind": "sensitivity", "by": "layr"}, "by must be one of"),

@@ -25,7 +25,7 @@ export function change(prompts, object) {
 // Runs an action of the user's; what it refuses is shown.
 export function attempt(action) {
   try {
-    if (!state.picture) throw new Error("choose a picture first");
+    if (!state.picture) throw new Error("choose an image first");
     return action();
   } catch (error) {
     return complain(error);

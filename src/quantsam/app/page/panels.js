@@ -20,8 +20,8 @@ function stage(picture, name, ...layers) {
   made.dataset.key = `stage-${name}`;
   made.style.setProperty("--ratio", picture.width / picture.height);
   made.setAttribute("role", "group");
-  made.setAttribute("aria-label", `${name}: picture and masks`);
-  const shown = element("img", { src: picture.source, alt: `The picture, ${name}`, draggable: false });
+  made.setAttribute("aria-label", `${name}: image and masks`);
+  const shown = element("img", { src: picture.source, alt: `The image, ${name}`, draggable: false });
   const prompts = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   prompts.setAttribute("aria-hidden", "true");
   made.append(world(shown), ...layers, prompts);

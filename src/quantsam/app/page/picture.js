@@ -47,7 +47,7 @@ function refuse(error) {
 export function openFile(file) {
   const most = state.options.upload_bytes;
   if (file.size > most) {
-    return refuse(new Error(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB, a picture may have at most ${most / 1e6} MB`));
+    return refuse(new Error(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB, an image may have at most ${most / 1e6} MB`));
   }
   return open(() => sendPicture(file), file.name, `sending ${file.name}`);
 }

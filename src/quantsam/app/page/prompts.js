@@ -8,7 +8,7 @@ export function checkBox(box, { width, height }) {
   const [left, top, right, bottom] = box;
   if (left >= right || top >= bottom) throw new Error("a box's right must be right of its left, its bottom below its top");
   if (left < 0 || top < 0 || right > width || bottom > height) {
-    throw new Error(`a box must lie in the picture, ${width} x ${height} pixels`);
+    throw new Error(`a box must lie in the image, ${width} x ${height} pixels`);
   }
   return box;
 }
@@ -16,7 +16,7 @@ export function checkBox(box, { width, height }) {
 export function checkPoint(point, { width, height }) {
   const [x, y] = point;
   if (x < 0 || y < 0 || x >= width || y >= height) {
-    throw new Error(`a point must lie in the picture, ${width} x ${height} pixels`);
+    throw new Error(`a point must lie in the image, ${width} x ${height} pixels`);
   }
   return point;
 }

@@ -1,8 +1,8 @@
 """Segment an image with this bundle. Needs numpy, Pillow, and onnxruntime or openvino; no PyTorch, no quantsam.
 
-    python run.py PICTURE --box 40,60,300,280
-    python run.py PICTURE --point 120,80 --point 200,90,0      one point on the object, one off it
-    python run.py PICTURE --everything
+    python run.py IMAGE --box 40,60,300,280
+    python run.py IMAGE --point 120,80 --point 200,90,0      one point on the object, one off it
+    python run.py IMAGE --everything
 
 Writes the image with the masks painted on it (--out), and on request all masks as arrays (--masks FILE.npz). You may
 copy, change and ship this file with the bundle; the README beside it describes the inputs and outputs of both graphs.
@@ -217,7 +217,7 @@ def point_of(text: str) -> tuple[list[float], int]:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1; each box gives one mask")
     parser.add_argument("--point", action="append", default=[], help="x,y (off the object: x,y,0); all give one mask")
     parser.add_argument("--everything", action="store_true", help="segment everything in the image")
@@ -237,9 +237,9 @@ def main() -> None:
         check_out(args.masks, [".npz"])
     boxes, marks = [box_of(text) for text in args.box], [point_of(text) for text in args.point]
     try:
-        image = read_picture(args.picture)
+        image = read_picture(args.image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        sys.exit(f"run.py: {args.picture} is no picture that can be read: {error}")
+        sys.exit(f"run.py: {args.image} is not an image that can be read: {error}")
     try:
         segmenter = Segmenter(HERE, args.engine)
     except ImportError as error:

@@ -85,7 +85,7 @@ function show() {
 // Runs an action of the user's; what it refuses is shown.
 async function attempt(action) {
   try {
-    if (!state.picture) throw new Error("choose a picture first");
+    if (!state.picture) throw new Error("choose an image first");
     if (state.opening) return;
     await action();
   } catch (error) {
@@ -132,7 +132,7 @@ function undo() {
 function inside(values, most, what) {
   values.forEach((value, index) => {
     if (!(value >= 0 && value <= most[index % 2])) {
-      throw new Error(`${what} must lie in the picture, ${most[0]} x ${most[1]} pixels, got ${value}`);
+      throw new Error(`${what} must lie in the image, ${most[0]} x ${most[1]} pixels, got ${value}`);
     }
   });
 }
@@ -276,7 +276,7 @@ async function start() {
   watchFiles();
   watchPrompts();
   byId("file").disabled = byId("example").disabled = false;
-  say("choose a picture, or take the example");
+  say("choose an image, or take the example");
   const sentence = `EfficientViT-SAM ${model}, ${scheme}, in ONNX Runtime Web with ${threads} thread${threads > 1 ? "s" : ""}.`;
   byId("about").textContent = sentence;
   document.body.dataset.ready = threads;

@@ -52,11 +52,11 @@ async function pixelsOf(file) {
   try {
     bitmap = await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
   } catch {
-    throw new Error(`${file.name || "this"} is not a picture that this browser can read: convert it to PNG or JPEG`);
+    throw new Error(`${file.name || "this"} is not an image that this browser can read: convert it to PNG or JPEG`);
   }
   const { width, height } = bitmap;
   if (width * height > MOST_PIXELS) {
-    throw new Error(`${width} x ${height} pixels are too many, at most ${MOST_PIXELS / 1e6} million: make the picture smaller`);
+    throw new Error(`${width} x ${height} pixels are too many, at most ${MOST_PIXELS / 1e6} million: make the image smaller`);
   }
   const canvas = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   canvas.fillStyle = "#fff"; // behind what is transparent
