@@ -206,6 +206,14 @@ class ChooseRanges(_ByName):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ChooseWeightRanges(ChooseRanges):
+    """Overrides the ranges of weights below 8 bits, whose codes `RoundWeights` then chooses."""
+
+    name: ClassVar[str] = "choose_weight_ranges"
+    repair: ClassVar[str | None] = "rounding"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RoundWeights(_ByName):
     """Adds offsets to the nearest codes of weights below 8 bits: int8, keyed by the convolution's path.
 
@@ -258,6 +266,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
         ScaleInputs,
         ScaleOutputs,
         ChooseRanges,
+        ChooseWeightRanges,
         RoundWeights,
         CorrectBiases,
     )

@@ -80,21 +80,22 @@ def repair_plan(
         if "ranges" in wanted:
             chosen = choose_ranges(prepare(model, repaired), repaired, images, wrap("ranges: errors"))
             if chosen is not None:
-                repaired = with_final_grids(model, _with_transform(repaired, chosen))
+                repaired = with_final_grids(model, _with_transforms(repaired, chosen))
         if "rounding" in wanted:
-            codes = rounding_of_weights(prepare(model, repaired), repaired, images, wrap("rounding: inputs"))
-            repaired = _with_transform(repaired, codes)
+            rounded = rounding_of_weights(prepare(model, repaired), repaired, images, wrap("rounding: inputs"))
+            if rounded is not None:
+                repaired = with_final_grids(model, _with_transforms(repaired, *rounded))
         if "bias" in wanted:
             means = correction_of_biases(prepare(model, repaired), repaired, images, wrap("bias: means"))
-            repaired = _with_transform(repaired, means)
+            repaired = repaired if means is None else _with_transforms(repaired, means)
         return repaired
 
     return made_once(model, bare, images, make, ",".join(wanted))
 
 
-def _with_transform(plan: Plan, found: Transform | None) -> Plan:
-    """Return a plan with one more transform, if there is one, and the same grids."""
-    return plan if found is None else dataclasses.replace(plan, transforms=(*plan.transforms, found))
+def _with_transforms(plan: Plan, *found: Transform) -> Plan:
+    """Return a plan with further transforms and the same grids."""
+    return dataclasses.replace(plan, transforms=plan.transforms + found)
 
 
 def _uncalibrated(plan: Plan, lost: Sequence[str]) -> Plan:

@@ -1,9 +1,11 @@
-"""Repair `rounding`: codes of weights below 8 bits compensate each other's errors.
+"""Repair `rounding`: codes of weights below 8 bits compensate each other's errors, on steps that fit them.
 
-The graph gets no extra node, and the grids do not change. The columns of a weight are rounded one after the other. The
-columns that are still float compensate each rounding error in the output as far as they can (GPTQ: Frantar et al.,
-2023, arXiv:2210.17323). Errors are weighted by position as in other repairs; otherwise only a few massive positions
-would count. 8-bit weights do not change: they lose next to nothing, and their codes must not saturate.
+The graph gets no extra node. The columns of a weight are rounded one after the other. The columns that are still float
+compensate each rounding error in the output as far as they can (GPTQ: Frantar et al., 2023, arXiv:2210.17323). Each
+row is rounded so with several steps, and takes the step and the codes with the smallest error: a smaller step clips
+the row's largest weights, which the others compensate. Errors are weighted by position as in other repairs; otherwise
+only a few massive positions would count. 8-bit weights do not change: they lose next to nothing, and their codes must
+not saturate.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from torch import Tensor
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.notices import notice
+from quantsam.plans.calibration import weight_grid_of_range
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
-from quantsam.plans.prepare import takes_offsets, weight_codes
-from quantsam.plans.transforms import RoundWeights
+from quantsam.plans.prepare import takes_offsets
+from quantsam.plans.transforms import ChooseWeightRanges, RoundWeights
 from quantsam.progress import Progress
-from quantsam.quant.quantizers import fake_quantize
+from quantsam.quant.quantizers import fake_quantize, quantize, range_from_params
 from quantsam.repair.trials import PositionWeights
 from quantsam.repair.watch import watch_inputs
 
@@ -35,11 +38,14 @@ DAMPING = 0.01
 BLOCK = 128
 """Number of columns after which the errors so far are passed on to all remaining columns."""
 
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5)
+"""Shares of a row's step to try; 1 keeps the observer's step."""
+
 
 def rounding_of_weights(
     prepared: ImageEncoder, plan: Plan, images: Iterable[CalibrationImage], progress: Progress | None = None
-) -> RoundWeights | None:
-    """Return offsets of weights' codes; None if no weight below 8 bits has a quantized input.
+) -> tuple[ChooseWeightRanges, RoundWeights] | None:
+    """Return ranges of weights and offsets of their codes; None if no weight below 8 bits has a quantized input.
 
     Args:
         prepared: The float encoder with the plan's transforms.
@@ -52,7 +58,10 @@ def rounding_of_weights(
         notice("repair rounding chooses the codes of weights below 8 bits, of which the plan has none: nothing changes")
         return None
     watch_inputs(prepared, {p: i.look for p, i in found.items()}, images, most=MEASURED_ON, progress=progress)
-    return RoundWeights({path: inputs.offsets() for path, inputs in found.items()})
+    ranges, offsets = {}, {}
+    for path, inputs in found.items():
+        ranges[inputs.key], offsets[path] = inputs.rounded()
+    return ChooseWeightRanges(ranges), RoundWeights(offsets)
 
 
 class _Inputs:
@@ -63,8 +72,7 @@ class _Inputs:
         assert isinstance(conv, Conv2d)
         assert isinstance(conv.padding, tuple)
         self._padding = conv.padding
-        self._conv, self._weight, self._x = conv, weight, x
-        self._nearest = weight_codes(prepared, weight)
+        self._conv, self._weight, self._x, self.key = conv, weight, x, weight.key
         each = conv.weight[0].numel()
         self._moments = conv.weight.new_zeros(conv.groups, each, each, dtype=torch.float64)
 
@@ -81,19 +89,49 @@ class _Inputs:
             columns = columns.view(conv.groups, -1, columns.shape[-1])
             self._moments += ((columns * weight) @ columns.mT).double()
 
-    def offsets(self) -> Tensor:
-        """Return the offsets to add to the nearest codes, int8, the weight's shape, on the processor."""
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Return the range of each row, (2, 1 or out) float32, and offsets to add to the nearest codes on its grid.
+
+        The offsets are int8 and have the weight's shape. Both are on the processor.
+        """
         weight = self._conv.weight.detach()
         grid, spec, groups = self._weight.grid.to(weight.device), self._weight.spec, self._conv.groups
-        scale, zero = (part.double().expand(len(weight)).view(groups, -1) for part in (grid.scale, grid.zero_point))
-        low = -spec.fmt.qmax if spec.narrow and spec.fmt.signed else spec.fmt.qmin
-        target = weight.double().view(groups, len(weight) // groups, -1) / scale[..., None]
-        nearest = self._nearest.double().view_as(target) - zero[..., None]
-        chosen = compensated(target, self._moments, low - zero, spec.fmt.qmax - zero)
-        # in units of a step; a row keeps its nearest codes if these are better
-        better = _errors(chosen - target, self._moments) < _errors(nearest - target, self._moments)
-        offset = (chosen - nearest) * better[..., None]
-        return offset.view(weight.shape).to(torch.int8).cpu()
+        rows = len(weight) // groups
+        scale, zero = (part.double().expand(len(weight)).view(groups, rows) for part in (grid.scale, grid.zero_point))
+        target = weight.double().view(groups, rows, -1) / scale[..., None]
+        low = (-spec.fmt.qmax if spec.narrow and spec.fmt.signed else spec.fmt.qmin) - zero
+        codes, shares = best_codes(target, self._moments, low, spec.fmt.qmax - zero, alone=spec.per_channel)
+        of_grid = shares.view(-1) if spec.per_channel else shares.view(-1)[:1]
+        ends = torch.stack([end.reshape(-1) for end in range_from_params(grid, spec)]) * of_grid.float()
+        chosen = weight_grid_of_range(weight, spec, *(end.reshape(grid.scale.shape) for end in ends))
+        zeros = chosen.zero_point.double().expand(len(weight)).view(-1, 1, 1, 1)
+        offset = codes.view(weight.shape) + zeros - quantize(weight, spec, chosen).double()
+        return ends.cpu(), offset.to(torch.int8).cpu()
+
+
+def best_codes(target: Tensor, moments: Tensor, low: Tensor, high: Tensor, *, alone: bool) -> tuple[Tensor, Tensor]:
+    """Return the best codes of all that compensated and nearest rounding find with several steps, and the steps.
+
+    Args:
+        target: Weights in units of the observer's steps, (groups, rows, columns) float64.
+        moments: See `compensated`.
+        low: Smallest code, (groups, rows).
+        high: Largest code, (groups, rows).
+        alone: Whether each row has a step of its own.
+
+    Returns:
+        Codes less their zero point, float64, `target`'s shape; steps in units of the observer's, (groups, rows).
+    """
+    shares = target.new_tensor(SHARES).repeat_interleave(target.shape[1])  # the rows once for each share
+    targets = target.repeat(1, len(SHARES), 1) / shares[:, None]
+    low, high = (end.repeat(1, len(SHARES)) for end in (low, high))
+    tried = [compensated(targets, moments, low, high), targets.round().clamp(low[..., None], high[..., None])]
+    errors = torch.stack([_errors(codes - targets, moments) * shares**2 for codes in tried], dim=1)
+    errors = errors.view(len(target), -1, target.shape[1])  # (groups, ways, rows)
+    best = (errors if alone else errors.sum((0, 2), keepdim=True).expand_as(errors)).argmin(1)
+    codes = torch.stack(tried, dim=1).view(len(target), -1, *target.shape[1:])
+    taken = codes.gather(1, best[:, None, :, None].expand(-1, 1, -1, target.shape[2]))[:, 0]
+    return taken, target.new_tensor(SHARES)[best % len(SHARES)]
 
 
 def _errors(changes: Tensor, moments: Tensor) -> Tensor:
