@@ -40,7 +40,7 @@ ALL = "reflect,streams,shift,migrate,ranges,bias"
 ROUNDED = f"{BEST},rounding"
 REPAIRS = {
     "int8": ("", "streams", "migrate", "ranges", "streams,migrate,ranges", "reflect,streams", BEST, ALL),
-    "w4a8": ("", BEST, ROUNDED, "reflect,streams,shift,migrate,ranges,rounding,bias"),
+    "w4a8": ("", "rounding", ROUNDED),
 }
 ROUNDS, PAUSE_S = 40, 0.05
 

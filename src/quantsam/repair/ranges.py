@@ -1,7 +1,7 @@
 """Repair `ranges`: choose a grid's range by the error of the layer's output, behind its activation.
 
 The cost of a clipped value depends on its reader, and values that a GELU flattens need no codes. The graph gets no
-extra node. Weights keep their observer's ranges: choosing them layer by layer made nano lose more in w4a8, not less.
+extra node. Weights keep their observer's ranges; those below 8 bits count as float here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quantsam.models.encoder import ImageEncoder
 from quantsam.models.structure import Convolution, structure_of
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
-from quantsam.plans.prepare import rounded_weight
+from quantsam.plans.prepare import rounded_weight, takes_offsets
 from quantsam.plans.shared_grids import shared_grids
 from quantsam.plans.transforms import ChooseRanges
 from quantsam.progress import Progress
@@ -161,7 +161,8 @@ class _Layer:
         self._matters = torch.ones_like(conv.weight[:, 0, 0, 0], dtype=torch.float64) if matters is None else matters
         self._behind: list[nn.Module] = [] if conv.output_scale is None else [conv.output_scale]
         self._behind += [prepared.get_submodule(path) for path in (convolution.norm, convolution.act) if path]
-        self._rounded = rounded_weight(prepared, weight)
+        # the error of a weight below 8 bits is large and grows with the input: a range that clips would seem to mend it
+        self._rounded = conv.weight if takes_offsets(weight.spec) else rounded_weight(prepared, weight)
         is_depthwise = conv.groups == conv.in_channels
         if x is not None and (x.spec.quantizer != "uniform" or (x.grid.axis is not None and not is_depthwise)):
             x = None

@@ -28,6 +28,9 @@ from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 AFTER_CALIBRATION = ("ranges", "rounding", "bias")
 """Repairs of a calibrated plan; they are made again if other repairs are added."""
 
+REVISION = 2
+"""Raise it when repairs find other values than before: plans that are cached from an earlier revision do not count."""
+
 
 def repair_plan(
     model: EfficientViTSam,
@@ -90,7 +93,7 @@ def repair_plan(
             repaired = repaired if means is None else _with_transforms(repaired, means)
         return repaired
 
-    return made_once(model, bare, images, make, ",".join(wanted))
+    return made_once(model, bare, images, make, f"{','.join(wanted)}, revision {REVISION}")
 
 
 def _with_transforms(plan: Plan, *found: Transform) -> Plan:
