@@ -29,7 +29,7 @@ AFTER_CALIBRATION = ("ranges", "rounding", "bias")
 """Repairs of a calibrated plan; they are made again if other repairs are added."""
 
 REVISION = 2
-"""Raise it when repairs find other values than before: plans that are cached from an earlier revision do not count."""
+"""Raise it when repairs find other values than before: cached plans and stored searches then lose effect."""
 
 
 def repair_plan(

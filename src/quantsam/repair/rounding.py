@@ -2,10 +2,10 @@
 
 The graph gets no extra node. The columns of a weight are rounded one after the other. The columns that are still float
 compensate each rounding error in the output as far as they can (GPTQ: Frantar et al., 2023, arXiv:2210.17323). Each
-row is rounded so with several steps, and takes the step and the codes with the smallest error: a smaller step clips
-the row's largest weights, which the others compensate. Errors are weighted by position as in other repairs; otherwise
-only a few massive positions would count. 8-bit weights do not change: they lose next to nothing, and their codes must
-not saturate.
+row is rounded in this way with several steps, and takes the step and the codes with the smallest error: a smaller step
+clips the row's largest weights, which the others compensate. Errors are weighted by position as in other repairs;
+otherwise only a few massive positions would count. 8-bit weights do not change: they lose next to nothing, and their
+codes must not saturate.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from quantsam.plans.make import make_plan
 from quantsam.plans.plan import Plan
 from quantsam.progress import Progress
 from quantsam.repair.calibrated import calibrated_plans
+from quantsam.repair.repair import REVISION
 from quantsam.results.record import JsonValue, identity
 from quantsam.results.repair_record import RepairRecord
 from quantsam.results.store import ResultStore
@@ -107,6 +108,7 @@ def find_repairs(
     calibration = SomeImages(images, [n for n in numbers if n % HELD_OUT != HELD_OUT - 1], "without those held out")
     depends_on: dict[str, Any] = {
         "search": "repairs, then together",  # an earlier search tried them only one by one
+        "revision": REVISION,
         "settings": dataclasses.asdict(settings),
         "weights_digest": model.weights_digest(),
         "scheme": bare.scheme_digest,
