@@ -47,6 +47,7 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/saturation.py
 	$(BIN)/python benchmarks/causes.py --coco $(COCO)
 	$(BIN)/python benchmarks/repair.py
+	$(BIN)/python benchmarks/repair_scores.py --coco $(COCO)
 	$(BIN)/python benchmarks/search.py --coco $(COCO)
 	$(BIN)/python benchmarks/sensitivity.py
 	$(BIN)/python benchmarks/sweep.py

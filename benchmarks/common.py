@@ -49,6 +49,25 @@ def load(name: str) -> dict[str, Any]:
     return document
 
 
+def kept_rows(name: str, settings: dict[str, Any], again: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Return the rows of a raw result that are not measured anew.
+
+    Args:
+        name: The result's name.
+        settings: What the result and this run must have in common, beside the processor.
+        again: Tells of a row whether it is measured anew.
+    """
+    before, here = load(name), environment()
+    processor = ("cpu", "instruction_sets")
+    was = {key: before[key] for key in settings} | {key: before["environment"].get(key) for key in processor}
+    now = settings | {key: here.get(key) for key in processor}
+    if was != now:
+        raise SystemExit(
+            f"error: --add needs the settings and the processor of the rows that are there, {was}, got {now}"
+        )
+    return [row for row in before["rows"] if not again(row)]
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table, numbers to the right."""
     rule = ["---"] + ["---:"] * (len(header) - 1)

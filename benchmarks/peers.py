@@ -4,7 +4,7 @@
     pip install aimet-onnx       (in another, named by --aimet-python)
     pip install torchao torch    (in a third, with this Python's torch, named by --torchao-python; needs g++)
     python benchmarks/peers.py [--scenes 100] [--models nano nano-outlier nano-hard] [--nncf-python PYTHON]
-        [--aimet-python PYTHON] [--torchao-python PYTHON]
+        [--aimet-python PYTHON] [--torchao-python PYTHON] [--add]
 
 NNCF quantizes our FP32 graph for OpenVINO: as it does by default; with its mixed preset; with SmoothQuant for
 convolutions; with full bias correction; with accuracy control, which leaves operations in float. ONNX Runtime's
@@ -22,6 +22,7 @@ Accuracy is the engine's own, paired with FP32's on the same objects; time is th
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import interleaved_ms, save
+from common import interleaved_ms, kept_rows, load, save
 from numpy.typing import NDArray
 from peer_ways import THREADS, Run, Way, by_aimet, by_nncf, by_onnxruntime, by_torchao, by_us
 from repair import CALIBRATION, HELD_OUT_SEED
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hard"])
     parser.add_argument("--engines", nargs="+", default=["onnxruntime", "openvino", "inductor"])
+    parser.add_argument("--add", action="store_true", help="keep what was measured of other models and engines")
     parser.add_argument("--nncf-python", help="a Python that has nncf")
     parser.add_argument("--aimet-python", help="a Python that has aimet-onnx")
     parser.add_argument("--torchao-python", help="a Python that has torchao and this torch")
@@ -113,13 +115,18 @@ def main() -> None:
     qs.keep_freed_memory()
     torch.set_num_threads(THREADS)
     os.environ["QUANTSAM_CACHE"] = "off"  # what is timed is made, not loaded
+    settings = {"scenes": args.scenes, "rounds": args.rounds, "threads": THREADS}
     versions: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
+    if args.add:
+        again = set(itertools.product(args.models, args.engines))
+        rows = kept_rows("peers", settings, lambda row: (row["model"], row["engine"]) in again)
+        versions = load("peers")["engines"]
     for name in args.models:
         for engine in args.engines:
             rows += measure(name, engine, args, versions)
-            found: dict[str, Any] = {"scenes": args.scenes, "rounds": args.rounds, "threads": THREADS, "rows": rows}
-            found["engines"] = environment("onnxruntime", "openvino", "onnx") | versions
+            found: dict[str, Any] = {**settings, "rows": rows}
+            found["engines"] = versions | environment("onnxruntime", "openvino", "onnx")
             save("peers", found | {"isa": list(instruction_sets())})
 
 

@@ -1,8 +1,8 @@
 """What each repair gives and costs: nano and what is made from it, everything quantized, on both engines.
 
-    python benchmarks/repair.py [--scenes 300] [--coco COCO_FOLDER] [--models nano nano-outlier nano-hard] [--add]
+    python benchmarks/repair.py [--scenes 60] [--models nano nano-outlier nano-hard] [--add]
 
-All repairs are scored on held-out scenes by boxes; unrepaired and best also by one click, and on photographs of COCO.
+All repairs are scored on held-out scenes by boxes; repair_scores.py has more images and prompts for the best ones.
 Accuracy is the engine's own, paired with FP32's on the same objects; time is the encoder's on the engine, all variants
 in turn. ONNX Runtime's row "scales in the rounding" quantizes by a scale a channel and dequantizes by one a tensor,
 instead of multiplying.
@@ -17,12 +17,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from common import interleaved_ms, load, save
+from common import interleaved_ms, kept_rows, save
 
 import quantsam as qs
 from quantsam.engines import onnx_encoder
@@ -31,7 +30,6 @@ from quantsam.plans.placements import Placement, get_placement
 from quantsam.plans.plan import Plan
 from quantsam.repair.repair import repair_plan
 from quantsam.results.compare import compare
-from quantsam.results.machine import environment
 
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
@@ -99,47 +97,11 @@ def measure(name: str, scheme: str, engine: str, dataset: qs.Dataset) -> list[di
     return [{**row, "ms": taken[str(row["repairs"])]} for row in rows]
 
 
-def elsewhere(name: str, engine: str, data: str, dataset: qs.Dataset, prompts: str) -> list[dict[str, Any]]:
-    """Return rows of INT8 before and after the best repairs, with other prompts or on other images."""
-    model = qs.load_model(name)
-    plans = {key or "none": made for key, made in plans_of(model, "int8", engine, ("", BEST)).items()}
-    whole = qs.evaluate(model, dataset, prompts=prompts)
-    rows = []
-    for key, (plan, _) in plans.items():
-        deployed = model.with_encoder(qs.make_engine_encoder(model, plan, engine))
-        for how, encoded in (("simulated", model.with_encoder(qs.simulate(model, plan))), ("deployed", deployed)):
-            record = qs.evaluate(encoded, dataset, prompts=prompts)
-            difference = compare(whole, record)
-            row: dict[str, Any] = {"model": name, "engine": engine, "data": data, "prompts": prompts}
-            row |= {"repairs": key, "how": how}
-            row |= {"fp32": whole.figures["miou"], "drop": -difference.mean_difference}
-            row |= {"drop_se": difference.standard_error, "count": record.figures["count"]}
-            rows.append(row)
-            print(f"{name} {data} {prompts} on {engine}, {key}, {how}: {difference.mean_difference:+.2f}", flush=True)
-    return rows
-
-
-def kept(args: argparse.Namespace) -> dict[str, Any]:
-    """Return of the result that is there what is not measured anew."""
-    before, here = load("repair"), environment()
-    was = (before["scenes"], *(before["environment"].get(name) for name in ("cpu", "instruction_sets")))
-    now = (args.scenes, *(here.get(name) for name in ("cpu", "instruction_sets")))
-    if was != now:
-        raise SystemExit(f"error: --add needs scenes and processor of the result that is there, {was}, got {now}")
-    again = set(itertools.product(args.models, args.schemes))
-    return {
-        "rows": [row for row in before["rows"] if (row["model"], row["scheme"]) not in again],
-        "elsewhere": [row for row in before["elsewhere"] if row["model"] not in args.elsewhere],
-    }
-
-
 def main() -> None:
     """Measure all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--models", nargs="*", default=["nano", "nano-outlier", "nano-hard"])
-    parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/: photographs too")
-    parser.add_argument("--elsewhere", nargs="*", default=["nano", "nano-hard"], help="models scored there too")
     parser.add_argument("--schemes", nargs="+", choices=REPAIRS, default=list(REPAIRS))
     parser.add_argument("--add", action="store_true", help="keep what was measured of other models and schemes")
     args = parser.parse_args()
@@ -147,18 +109,12 @@ def main() -> None:
     os.environ["QUANTSAM_CACHE"] = "off"  # what is timed is made, not loaded
     dataset = qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)
     engines = ("onnxruntime", "openvino")
-    found: dict[str, Any] = {"scenes": args.scenes, "rows": [], "elsewhere": []}
+    found: dict[str, Any] = {"scenes": args.scenes, "rows": []}
     if args.add:
-        found |= kept(args)
-    others: list[tuple[str, qs.Dataset, str]] = [("scenes", dataset, "click")]
-    if args.coco:
-        photographs = qs.open_dataset(args.coco)
-        others += [("photographs", photographs, prompts) for prompts in ("box", "click")]
+        again = set(itertools.product(args.models, args.schemes))
+        found["rows"] = kept_rows("repair", {"scenes": args.scenes}, lambda row: (row["model"], row["scheme"]) in again)
     for name, scheme, engine in itertools.product(args.models, args.schemes, engines):
         found["rows"] += measure(name, scheme, engine, dataset)
-        save("repair", found)
-    for name, engine, other in itertools.product(args.elsewhere, engines, others):
-        found["elsewhere"] += elsewhere(name, engine, *other)
         save("repair", found)
 
 

@@ -1,6 +1,6 @@
 """Search formats for all layers, and confirm the front beside the hand-made schemes.
 
-    python benchmarks/search.py [--scenes 200] [--coco COCO_FOLDER] [--only PART]
+    python benchmarks/search.py [--searched scenes:300] [--scenes 200] [--coco COCO_FOLDER] [--only PART]
 
 nano and nano-outlier as they are, nano-hard also repaired. Searched on scenes of seed 0; confirmed on scenes of another
 seed and on photographs, which the search never saw.
@@ -32,7 +32,6 @@ from quantsam.sensitivity.table import pictures_with_objects
 
 FORMATS = ("float", "w8a16", "int8", "w4a8")
 CALIBRATION = "scenes:32:1"
-SEARCHED = "scenes:300"
 HELD_OUT_SEED = 3
 REPAIRS = ("reflect", "streams", "migrate", "ranges")
 SEARCHES = {
@@ -43,12 +42,12 @@ SEARCHES = {
 }
 
 
-def find(name: str, repairs: Sequence[str], held_out: dict[str, Dataset]) -> dict[str, Any]:
+def find(name: str, repairs: Sequence[str], searched: str, held_out: dict[str, Dataset]) -> dict[str, Any]:
     """Search one model, repaired or not, and return the schemes with what they lose on all data."""
     model = qs.load_model(name)
     started = time.perf_counter()
     palette = make_palette(model, FORMATS, qs.open_images(CALIBRATION), repairs=repairs)
-    record = search_schemes(model, palette, qs.open_dataset(SEARCHED), SearchSettings())
+    record = search_schemes(model, palette, qs.open_dataset(searched), SearchSettings())
     searching_s = time.perf_counter() - started
     entries = record.entries
     choices = {e.name: tuple(palette.formats.index(fmt) for fmt in e.formats) for e in entries}
@@ -64,6 +63,7 @@ def find(name: str, repairs: Sequence[str], held_out: dict[str, Dataset]) -> dic
         print(f"{name}: {hand} is dominated by {dominating(shown, hand, list(held_out))}", flush=True)
     return {
         "repairs": list(repairs),
+        "searched": searched,
         "entries": shown,
         "schemes_measured": record.figures["schemes"],
         "fp32_bytes": record.figures["float_cost"],
@@ -89,6 +89,7 @@ def main() -> None:
     """Do all searches, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--searched", default="scenes:300", help="the images that are searched on")
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/ and annotations/")
     parser.add_argument("--only", choices=[*SEARCHES, "latency"], help="one part alone")
     parser.add_argument("--rounds", type=int, default=30, help="inferences a figure of latency")
@@ -100,7 +101,7 @@ def main() -> None:
     parts = [args.only] if args.only else [*SEARCHES, "latency"]
     for part in parts:
         if part != "latency":
-            save(f"search_{part}", find(*SEARCHES[part], held_out))
+            save(f"search_{part}", find(*SEARCHES[part], args.searched, held_out))
     if "latency" in parts:
         save("search_latency", {engine: latencies(engine, args.rounds) for engine in ("onnxruntime", "openvino")})
 

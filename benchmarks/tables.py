@@ -246,6 +246,14 @@ def distributions() -> str:
     return f"{markdown(header, rows)}\n\n{caption}"
 
 
+def installed_sizes() -> str:
+    """Return the disk that the base package and each extra need."""
+    document = load("installed_sizes")
+    sizes = {"(none)": document["base"], **{f"`{name}`": size for name, size in document["added"].items()}}
+    rows = [[name, f"{size / 2**20:,.0f}"] for name, size in sizes.items()]
+    return f"{markdown(['extra', 'MiB'], rows)}\n\nInstalled; extras: beside the base. {machine(document)}."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "overview": overview,
     "nano-scores": scores,
@@ -260,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "report": report,
     "distributions": distributions,
     "starting": starting,
+    "installed-sizes": installed_sizes,
     **ENGINE_TABLES,
     **REPAIR_TABLES,
     **SEARCH_TABLES,

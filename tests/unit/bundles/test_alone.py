@@ -5,6 +5,8 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -346,18 +348,50 @@ def test_stored_weights_are_the_nearest_codes(nano):
     assert {t.name for t in with_stored_weights(model, "f32").graph.initializer} == weights.keys()
 
 
-@pytest.mark.slow
-def test_the_sample_in_cpp_gives_the_same_mask(bundles, picture, tmp_path):
-    """Built with the headers and libraries of OpenVINO's Python package."""
-    if not all(map(shutil.which, ("cmake", "g++", "make"))):
-        pytest.skip("cmake, g++ and make are not all installed")
+DEBIAN = "http://deb.debian.org/debian/pool/main/o/onnxruntime/libonnxruntime-dev_1.21.0+dfsg-1_amd64.deb"
+"""ONNX Runtime's C++ headers: PyPI's wheel has the library alone, which runs programs built for earlier headers."""
+
+
+def options_of_openvino(folder):
+    """Return CMake's options for OpenVINO's Python package, which has headers and libraries."""
     from openvino import utils
 
+    return [f"-DOpenVINO_DIR={utils.get_cmake_path()}"]
+
+
+def options_of_onnxruntime(folder):
+    """Return CMake's options for the headers of Debian's package and the library of the Python package."""
+    import onnxruntime
+
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("dpkg-deb, which unpacks ONNX Runtime's C++ headers, is not installed")
+    try:
+        with urllib.request.urlopen(DEBIAN, timeout=60) as answer:
+            (folder / "headers.deb").write_bytes(answer.read())
+    except OSError as error:
+        pytest.skip(f"ONNX Runtime's C++ headers cannot be downloaded: {error}")
+    subprocess.run(["dpkg-deb", "-x", folder / "headers.deb", folder / "unpacked"], check=True)
+    root = folder / "onnxruntime"
+    (root / "lib").mkdir(parents=True)
+    (folder / "unpacked" / "usr" / "include" / "onnxruntime").rename(root / "include")
+    library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (root / "lib" / name).symlink_to(library)
+    return ["-DUSE_ONNXRUNTIME=ON", f"-DONNXRUNTIME_ROOT={root}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "options_of"), [("openvino", options_of_openvino), ("onnxruntime", options_of_onnxruntime)]
+)
+def test_the_sample_in_cpp_gives_the_same_mask(engine, options_of, bundles, picture, tmp_path):
+    if not all(map(shutil.which, ("cmake", "g++", "make"))):
+        pytest.skip("cmake, g++ and make are not all installed")
     path, image = picture
     Image.fromarray(image).save(tmp_path / "p.ppm")
-    folder = bundles["openvino"]
-    where = f"-DOpenVINO_DIR={utils.get_cmake_path()}"
-    for line in (["cmake", "-S", folder, "-B", tmp_path / "build", where], ["cmake", "--build", tmp_path / "build"]):
+    folder = bundles[engine]
+    configure = ["cmake", "-S", folder, "-B", tmp_path / "build", *options_of(tmp_path)]
+    for line in (configure, ["cmake", "--build", tmp_path / "build"]):
         ran = subprocess.run(line, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
     program = tmp_path / "build" / "segment"
@@ -368,9 +402,9 @@ def test_the_sample_in_cpp_gives_the_same_mask(bundles, picture, tmp_path):
     predictor = qs.load_bundle(folder, threads=1)
     predictor.set_image(image)
     masks, iou = predictor.best_masks(boxes=[box])
-    assert float(ran.stdout.split()[2]) == pytest.approx(100 * iou[0], abs=0.5)
+    assert float(ran.stdout.split()[2]) == pytest.approx(100 * iou[0], abs=1e-3)
     with Image.open(tmp_path / "m.pgm") as found:
-        assert mask_iou(np.asarray(found) > 0, masks[0]) > 0.99
+        assert mask_iou(np.asarray(found) > 0, masks[0]) > 0.999  # the decoder is float: sums may differ by threads
     line[1] = path
     ran = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (1, f"segment: {path} must be a binary PPM (P6) of 8 bits\n")

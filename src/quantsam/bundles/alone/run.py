@@ -180,7 +180,7 @@ def numbers(text: str, counts: tuple[int, ...]) -> list[float]:
     return found
 
 
-def read_picture(path: Path) -> Array:
+def read_image(path: Path) -> Array:
     """Return an image as (H, W, 3) uint8 RGB, upright as its EXIF says; 16-bit grey keeps its upper eight bits."""
     with Image.open(path) as file:
         opened = ImageOps.exif_transpose(file)
@@ -237,7 +237,7 @@ def main() -> None:
         check_out(args.masks, [".npz"])
     boxes, marks = [box_of(text) for text in args.box], [point_of(text) for text in args.point]
     try:
-        image = read_picture(args.image)
+        image = read_image(args.image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         sys.exit(f"run.py: {args.image} is not an image that can be read: {error}")
     try:
