@@ -38,7 +38,9 @@ def lost(better: Record, worse: Record) -> tuple[float, float | None]:
     return -difference.mean_difference, difference.standard_error
 
 
-def measure(name: str, sets: dict[tuple[str, str], qs.Dataset], ways: tuple[str, ...]) -> None:
+def measure(
+    name: str, sets: dict[tuple[str, str], qs.Dataset], ways: tuple[str, ...], *, simulated: bool = True
+) -> None:
     """Measure one model and save its result after each plan."""
     model = qs.load_model(name)
     whole = {key: qs.evaluate(model, dataset, prompts=key[1]) for key, dataset in sets.items()}
@@ -47,7 +49,7 @@ def measure(name: str, sets: dict[tuple[str, str], qs.Dataset], ways: tuple[str,
         for engine in ENGINES:
             plan = make_plan(model, engine, repairs)
             encoders: dict[str, Encoder] = {"deployed": qs.make_engine_encoder(model, plan, engine)}
-            if repairs != "none":
+            if simulated and repairs != "none":
                 encoders["simulated"] = qs.simulate(model, plan)
             for key, dataset in sets.items():
                 records = {
@@ -73,13 +75,15 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, help="a COCO folder with val2017/: photographs too")
     parser.add_argument("--prompts", nargs="+", default=["box", "click"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), help="repairs, 'none' for plain INT8")
+    parser.add_argument("--deployed", action="store_true", help="leave the simulation out")
     args = parser.parse_args()
     qs.keep_freed_memory()
     images: dict[str, qs.Dataset] = {"scenes": qs.SceneDataset(args.scenes, seed=HELD_OUT_SEED)}
     if args.coco:
         images["photographs"] = qs.open_dataset(args.coco)
+    sets = {(kind, prompts): data for kind, data in images.items() for prompts in args.prompts}
     for name in args.models:
-        measure(name, {(kind, p): data for kind, data in images.items() for p in args.prompts}, tuple(args.ways))
+        measure(name, sets, tuple(args.ways), simulated=not args.deployed)
 
 
 if __name__ == "__main__":

@@ -86,14 +86,22 @@ def repair_scores() -> str:
 
 
 def repairs_large() -> str:
-    """Return how long repairs of a full-size model take, and their memory."""
-    document = load("repair_l0")
-    rows = [[r["repairs"], f"{r['seconds']:.0f}", f"{r['peak_mib'] / 1024:.1f}"] for r in document["rows"]]
-    caption = (
-        f"L0, int8, placed as {document['engine']} does, fixed random weights, {document['images']} calibration "
-        f"images, {document['threads']} threads, calibration included. {machine(document)}."
-    )
-    return f"{markdown(['repairs', 's', 'peak GiB'], rows)}\n\n{caption}"
+    """Return how long repairs of full-size models take, and their memory."""
+    documents = [load(f"repair_{name}") for name in ("l0", "xl1")]
+    rows = [
+        [
+            d["model"].upper(),
+            r["repairs"],
+            *map(str, (d["images"], d["threads"])),
+            f"{r['seconds']:.0f}",
+            f"{r['peak_mib'] / 1024:.1f}",
+        ]
+        for d in documents
+        for r in d["rows"]
+    ]
+    machines = "; ".join(f"{d['model'].upper()}: {machine(d)}" for d in documents)
+    caption = f"int8, placed as {documents[0]['engine']} does, fixed random weights, calibration included. {machines}."
+    return f"{markdown(['model', 'repairs', 'images', 'threads', 's', 'peak GiB'], rows)}\n\n{caption}"
 
 
 def peers() -> str:

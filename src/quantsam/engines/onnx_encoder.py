@@ -21,8 +21,9 @@ from quantsam.engines.onnx_graph import FLOAT, Graph
 from quantsam.files import atomic_write
 from quantsam.models.blocks import Conv2d, LayerNorm2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder, UpSample
+from quantsam.models.references import Attention, Block, Chain, Convolution
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.structure import Attention, Block, Chain, Convolution, sides_of, structure_of
+from quantsam.models.structure import sides_of, structure_of
 from quantsam.plans.biases import corrected_biases, integer_biases
 from quantsam.plans.layers import discover_layers
 from quantsam.plans.placements import get_placement

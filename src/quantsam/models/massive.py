@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from quantsam.errors import InputError
 from quantsam.models.encoder import ImageEncoder
+from quantsam.models.references import Chain
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.structure import Chain, Stream, Structure, structure_of
+from quantsam.models.structure import Stream, Structure, structure_of
 
 SPARE = 1 / 6  # share of a block's hidden channels, the least important ones; one of them becomes the detector
 PEAK = 8.0  # output of the detector at its largest position

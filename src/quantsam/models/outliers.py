@@ -13,8 +13,9 @@ import math
 import torch
 
 from quantsam.errors import InputError
+from quantsam.models.references import Chain
 from quantsam.models.sam import EfficientViTSam
-from quantsam.models.structure import Chain, structure_of
+from quantsam.models.structure import structure_of
 
 
 def with_outlier_channels(

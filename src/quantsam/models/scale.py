@@ -15,7 +15,8 @@ from quantsam.errors import PlanError
 from quantsam.models.blocks import ChannelScale, Conv2d
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder, set_parameter
-from quantsam.models.structure import Convolution, Port, structure_of
+from quantsam.models.references import Convolution
+from quantsam.models.structure import Port, structure_of
 
 LARGEST_EXPONENT = 40
 """Larger exponents would bring weights and activations near the limits of float32."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from quantsam.errors import PlanError
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.graph import copy_encoder, set_parameter
-from quantsam.models.structure import Convolution, Stream, conv_of, structure_of
+from quantsam.models.references import Convolution
+from quantsam.models.structure import Stream, conv_of, structure_of
 
 
 def shiftable_streams(encoder: ImageEncoder) -> Iterator[Stream]:

@@ -11,7 +11,8 @@ from torch import nn
 from quantsam.errors import PlanError, nearest
 from quantsam.models.blocks import Conv2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Chain, Convolution, sides_of, structure_of
+from quantsam.models.references import Attention, Chain, Convolution
+from quantsam.models.structure import sides_of, structure_of
 from quantsam.schemes.scheme import Address
 
 Role = Literal["weight", "activation"]

@@ -12,7 +12,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Chain, Convolution, conv_of, structure_of
+from quantsam.models.references import Attention, Chain, Convolution
+from quantsam.models.structure import conv_of, structure_of
 from quantsam.plans.placements import get_placement
 from quantsam.plans.plan import Plan, PlanSite
 

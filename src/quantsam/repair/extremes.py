@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Convolution, structure_of
+from quantsam.models.references import Convolution
+from quantsam.models.structure import structure_of
 from quantsam.plans.observation import CalibrationImage, check_finite, observe_activations
 from quantsam.progress import Progress
 from quantsam.quant.params import TensorSpec

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Convolution, conv_of, structure_of
+from quantsam.models.references import Attention, Convolution
+from quantsam.models.structure import conv_of, structure_of
 
 
 def output_importance(prepared: ImageEncoder) -> dict[str, Tensor]:

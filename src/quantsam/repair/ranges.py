@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Convolution, structure_of
+from quantsam.models.references import Convolution
+from quantsam.models.structure import structure_of
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.prepare import rounded_weight, takes_offsets

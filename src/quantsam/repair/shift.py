@@ -12,8 +12,8 @@ from torch import Tensor
 
 from quantsam.models.blocks import Conv2d
 from quantsam.models.encoder import ImageEncoder
+from quantsam.models.references import Convolution
 from quantsam.models.shift import shiftable_streams
-from quantsam.models.structure import Convolution
 from quantsam.plans.observation import CalibrationImage
 from quantsam.plans.plan import Plan
 from quantsam.plans.transforms import ShiftStreams

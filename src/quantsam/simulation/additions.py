@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from quantsam.models.blocks import Residual
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Chain, structure_of
+from quantsam.models.references import Attention, Chain
+from quantsam.models.structure import structure_of
 from quantsam.plans.plan import Plan, PlanSite
 from quantsam.plans.shared_grids import entering_site, leaving_site
 from quantsam.quant.params import QParams, TensorSpec

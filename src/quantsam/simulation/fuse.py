@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from quantsam.models.blocks import Conv2d, ConvLayer, Site
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Chain, structure_of
+from quantsam.models.references import Chain
+from quantsam.models.structure import structure_of
 from quantsam.quant import kernels
 from quantsam.quant.params import QParams
 from quantsam.simulation.sites import FakeQuantize

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from quantsam.models.blocks import LinearAttention
 from quantsam.models.encoder import ImageEncoder
-from quantsam.models.structure import Attention, Block, Chain, structure_of
+from quantsam.models.references import Attention, Block, Chain
+from quantsam.models.structure import structure_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,8 @@ from torch import nn
 from quantsam.models.blocks import Conv2d, LinearAttentionCore
 from quantsam.models.encoder import ImageEncoder
 from quantsam.models.fold import fold_norms
-from quantsam.models.structure import Attention, sides_of, structure_of
+from quantsam.models.references import Attention
+from quantsam.models.structure import sides_of, structure_of
 from quantsam.models.variants import VARIANTS
 
 
