@@ -33,7 +33,7 @@ _WORST = 3
 def measure_activations(
     model: EfficientViTSam,
     plan: Plan,
-    picture: UInt8Image,
+    image: UInt8Image,
     name: str,
     *,
     wanted: Callable[[str], bool] = lambda site: True,
@@ -48,7 +48,7 @@ def measure_activations(
     Args:
         model: The float model.
         plan: A calibrated plan for this model.
-        picture: (height, width, 3) uint8 RGB.
+        image: (height, width, 3) uint8 RGB.
         name: Name of the image, such as its file name.
         wanted: Takes a site's name and returns whether to compare it; all sites take hundreds of MiB in large models.
         drawn: Number of sites with figures in the record, 0 to `MOST_DRAWN`: those with the lowest SQNR, each tensor
@@ -68,13 +68,13 @@ def measure_activations(
         CalibrationError: A value is not finite.
         StoreError: The store cannot be read or written.
     """
-    check_image_array(picture, "picture")
+    check_image_array(image, "image")
     if not 0 <= drawn <= MOST_DRAWN or channels < 1:
         raise InputError(f"0 to {MOST_DRAWN} sites can be drawn, of 1 channel or more, got {drawn} of {channels}")
     names = [site for site in activation_names(model, plan.placement) if wanted(site)]
     if not names:
         raise InputError(f"activations of at least one site must be wanted, got none of {model.name}")
-    digest = hashlib.sha256(f"{picture.shape}".encode() + picture.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
     each = min(channels, _MOST_CHANNELS // max(drawn, 1))
     depends_on: dict[str, JsonValue] = {
         "activations": [plan.scheme, plan.scheme_digest],
@@ -92,7 +92,7 @@ def measure_activations(
     kept = store.find(record_id) if store is not None else None
     if isinstance(kept, ActivationRecord) and use is None:
         return kept
-    found = compare_activations(model, plan, picture, wanted)
+    found = compare_activations(model, plan, image, wanted)
     for site in found:
         _check_finite(site)
     if use is not None:

@@ -187,7 +187,7 @@ def test_a_model_in_float_has_nothing_to_draw(tiny, picture):
 def test_what_cannot_be_compared(tiny, plan, picture, found, monkeypatch):
     with pytest.raises(PlanError, match="must be calibrated"):
         measure_activations(tiny, qs.make_plan(tiny, "int8"), picture, "p")
-    with pytest.raises(InputError, match="picture must be an array of shape"):
+    with pytest.raises(InputError, match="image must be an array of shape"):
         measure_activations(tiny, plan, picture[..., 0], "p")
     with pytest.raises(InputError, match="0 to 24 sites can be drawn, of 1 channel or more, got 25 of 4"):
         measure_activations(tiny, plan, picture, "p", drawn=25)
