@@ -41,6 +41,7 @@ bench: $(READY)  ## measure; writes benchmarks/results/
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/accuracy.py --coco $(COCO)
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/agreement.py --coco $(COCO)
 	$(BIN)/python benchmarks/processors.py
 	$(BIN)/python benchmarks/processors_l0.py

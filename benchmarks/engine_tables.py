@@ -172,6 +172,26 @@ def engines() -> str:
     return f"{markdown(['', 'ms', 'times its FP32', 'file, MiB'], rows)}\n\n{caption}"
 
 
+def operators() -> str:
+    """Return where ONNX Runtime's time goes, operator by operator."""
+    document = load("operators_l0")
+    graphs = document["graphs"]
+    present = {kind for found in graphs.values() for kind in found}
+    kinds = sorted(present, key=lambda k: -max(found.get(k, {"ms": 0})["ms"] for found in graphs.values()))
+    rows = [["*all*", *(f"{sum(e['ms'] for e in found.values()):.0f}" for found in graphs.values())]]
+    for kind in kinds:
+        cells = [
+            f"{found[kind]['ms']:.1f} ({found[kind]['nodes']})" if kind in found else "" for found in graphs.values()
+        ]
+        rows.append([kind, *cells])
+    caption = (
+        f"L0's encoder, one thread, milliseconds (nodes), median of {document['rounds']} rounds in turn, ONNX "
+        f"Runtime's own profile; fixed random weights; onnxruntime {document['engines']['onnxruntime']}. "
+        f"{machine(document)}."
+    )
+    return f"{markdown(['operator', *graphs], rows)}\n\n{caption}"
+
+
 def causes(kind: str) -> str:
     """Return the walk from the thesis' placement to the engine's."""
     document = load(f"causes_{kind}")
@@ -204,6 +224,7 @@ ENGINE_TABLES: dict[str, Callable[[], str]] = {
     "saturation": saturation,
     "processors-l0": processors_l0,
     "engines": engines,
+    "operators": operators,
     "causes-scenes": lambda: causes("scenes"),
     "causes-photographs": lambda: causes("photographs"),
 }

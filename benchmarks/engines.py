@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from common import interleaved_ms, save
 from numpy.typing import NDArray
+from torch import Tensor
 
 import quantsam as qs
 from quantsam.engines.onnx_encoder import encoder_to_onnx
@@ -108,7 +109,8 @@ def main() -> None:
         for scheme in ("fp32", "int8"):
             session = open_session("openvino", folder / f"openvino_{scheme}.onnx", fast)
             calls[f"openvino {scheme} bf16"] = lambda x, session=session: session.run({"image": x})  # type: ignore[misc]
-        calls["onnxruntime quantize_static"] = _static(folder, [image.numpy() for image in images])
+        static = open_session("onnxruntime", quantize_static_file(folder, images), SessionOptions(THREADS))
+        calls["onnxruntime quantize_static"] = lambda x: static.run({"image": x})
         if args.nncf_python:
             command = [
                 args.nncf_python,
@@ -136,8 +138,8 @@ def main() -> None:
     save(f"engines_{args.model}", found)
 
 
-def _static(folder: Path, images: list[NDArray[np.float32]]) -> Callable[[NDArray[np.float32]], object]:
-    """Let ONNX Runtime's own tool quantize."""
+def quantize_static_file(folder: Path, images: list[Tensor]) -> Path:
+    """Let ONNX Runtime's own tool quantize `onnxruntime_fp32.onnx`, and return its file."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -146,14 +148,13 @@ def _static(folder: Path, images: list[NDArray[np.float32]]) -> Callable[[NDArra
     quantize_static(
         str(prepared),
         str(target),
-        _Noise(images),
+        _Noise([image.numpy() for image in images]),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-    session = open_session("onnxruntime", target, SessionOptions(THREADS))
-    return lambda x: session.run({"image": x})
+    return target
 
 
 if __name__ == "__main__":
