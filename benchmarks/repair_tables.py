@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import load, machine, markdown
+from common import RESULTS, load, machine, markdown
 
 _MODELS = ("nano-hard", "nano-outlier", "nano")
 _BEFORE_AND_AFTER = ("none", "reflect,streams,migrate,ranges")
@@ -76,7 +76,8 @@ def repairs_in_short() -> str:
 
 def repair_scores() -> str:
     """Return what INT8 loses before and after repairs on all images and prompts, and the gaps of the engines."""
-    documents = [load(f"repair_scores/{name}") for name in ("nano-hard", "nano-hard-photographs", *_MODELS[1:])]
+    names = ("nano-hard", "nano-hard-photographs", *_MODELS[1:])
+    documents = [load(f"repair_scores/{name}") for name in names if (RESULTS / f"repair_scores/{name}.json").exists()]
     rows: list[list[str]] = []
     counts: dict[str, None] = {}
     for document in documents:
