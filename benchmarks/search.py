@@ -34,19 +34,22 @@ FORMATS = ("float", "w8a16", "int8", "w4a8")
 CALIBRATION = "scenes:32:1"
 HELD_OUT_SEED = 3
 REPAIRS = ("reflect", "streams", "migrate", "ranges")
-SEARCHES = {
-    "nano": ("nano", ()),
-    "nano-outlier": ("nano-outlier", ()),
-    "nano-hard": ("nano-hard", ()),
-    "nano-hard-repaired": ("nano-hard", REPAIRS),
+SEARCHES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "nano": ("nano", "thesis", ()),
+    "nano-outlier": ("nano-outlier", "thesis", ()),
+    "nano-hard": ("nano-hard", "openvino", ()),
+    "nano-hard-repaired": ("nano-hard", "openvino", REPAIRS),  # `reflect` needs BatchNorm folded
 }
+"""Model, placement and repairs of each search."""
 
 
-def find(name: str, repairs: Sequence[str], searched: str, held_out: dict[str, Dataset]) -> dict[str, Any]:
+def find(
+    name: str, placement: str, repairs: Sequence[str], searched: str, held_out: dict[str, Dataset]
+) -> dict[str, Any]:
     """Search one model, repaired or not, and return the schemes with what they lose on all data."""
     model = qs.load_model(name)
     started = time.perf_counter()
-    palette = make_palette(model, FORMATS, qs.open_images(CALIBRATION), repairs=repairs)
+    palette = make_palette(model, FORMATS, qs.open_images(CALIBRATION), placement=placement, repairs=repairs)
     record = search_schemes(model, palette, qs.open_dataset(searched), SearchSettings())
     searching_s = time.perf_counter() - started
     entries = record.entries
@@ -62,6 +65,7 @@ def find(name: str, repairs: Sequence[str], searched: str, held_out: dict[str, D
     for hand in HAND_MADE:
         print(f"{name}: {hand} is dominated by {dominating(shown, hand, list(held_out))}", flush=True)
     return {
+        "placement": placement,
         "repairs": list(repairs),
         "searched": searched,
         "entries": shown,
