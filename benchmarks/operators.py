@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,10 +33,11 @@ def operators(profile: Path) -> dict[str, dict[str, float]]:
     for event in json.loads(profile.read_text()):
         if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
             taken[event["args"]["op_name"], event["name"]].append(event["dur"] / 1000)
-    nodes, ms = Counter(kind for kind, _ in taken), Counter[str]()
+    found: dict[str, dict[str, float]] = defaultdict(lambda: {"nodes": 0, "ms": 0.0})
     for (kind, _), values in taken.items():
-        ms[kind] += median(values)  # type: ignore[assignment]
-    return {kind: {"nodes": nodes[kind], "ms": value} for kind, value in ms.most_common()}
+        found[kind]["nodes"] += 1
+        found[kind]["ms"] += median(values)
+    return dict(found)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ WAYS = ("none", BEST)
 IMAGES = 32
 
 
-def make_plan(model: qs.EfficientViTSam, engine: str, repairs: str, calibration: str) -> qs.Plan:
+def calibrated_plan(model: qs.EfficientViTSam, engine: str, repairs: str, calibration: str) -> qs.Plan:
     """Return the calibrated plan with the repairs."""
     bare, images = qs.make_plan(model, "int8", engine), [*islice(qs.open_images(calibration), IMAGES)]
     return qs.calibrate(model, bare, images) if repairs == "none" else qs.repair_plan(model, bare, images, repairs)
@@ -50,7 +50,7 @@ def measure(name: str, sets: dict[tuple[str, str], qs.Dataset], args: argparse.N
     rows: list[dict[str, Any]] = []
     for repairs in args.ways:
         for engine in ENGINES:
-            plan = make_plan(model, engine, repairs, args.calibration)
+            plan = calibrated_plan(model, engine, repairs, args.calibration)
             encoders: dict[str, Encoder] = {"deployed": qs.make_engine_encoder(model, plan, engine)}
             if not args.deployed and repairs != "none":
                 encoders["simulated"] = qs.simulate(model, plan)

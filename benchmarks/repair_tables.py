@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import RESULTS, load, machine, markdown
+from common import load, machine, markdown
 
 _MODELS = ("nano-hard", "nano-outlier", "nano")
 _BEFORE_AND_AFTER = ("none", "reflect,streams,migrate,ranges")
@@ -68,8 +68,8 @@ def repairs_in_short() -> str:
     header = ["model", "engine", "FP32", "int8 loses", "repaired loses", "int8 MiB", "repaired MiB"]
     header += ["encoder time / int8's", "s to repair"]
     caption = (
-        f"Points of mIoU by boxes, paired, ± half of the 95 % interval, deployed; {count:,} objects of 300 held-out "
-        f"scenes; {_BEFORE_AND_AFTER[1]}. {machine(document)}."
+        f"Points of mIoU by boxes, paired, ± half of the 95 % interval, deployed; {count:,} objects of held-out "
+        f"scenes; sizes and times: repair.py; {_BEFORE_AND_AFTER[1]}. {machine(document)}."
     )
     return f"{markdown(header, rows)}\n\n{caption}"
 
@@ -77,23 +77,15 @@ def repairs_in_short() -> str:
 def repair_scores() -> str:
     """Return what INT8 loses before and after repairs on all images and prompts, and the gaps of the engines."""
     names = ("nano-hard", "nano-hard-photographs", *_MODELS[1:])
-    documents = [load(f"repair_scores/{name}") for name in names if (RESULTS / f"repair_scores/{name}.json").exists()]
+    documents = [load(f"repair_scores/{name}") for name in names]
     rows: list[list[str]] = []
     counts: dict[str, None] = {}
     for document in documents:
         for r in sorted(document["rows"], key=lambda r: (r["images"] != "scenes", r["prompts"], r["engine"])):
             counts[f"{r['count']:,} objects of {r['images']}"] = None
-            calibrated = document.get("calibration", "scenes")
-            cells = [
-                document["model"],
-                calibrated,
-                r["images"],
-                r["prompts"],
-                r["engine"],
-                r["repairs"],
-                f"{r['fp32']:.2f}",
-            ]
-            rows.append([*cells, _points(r, "simulated"), _points(r, "deployed"), _points(r, "gap")])
+            what = [r[key] for key in ("images", "prompts", "engine", "repairs")]
+            points = [_points(r, name) for name in ("simulated", "deployed", "gap")]
+            rows.append([document["model"], document["calibration"], *what, f"{r['fp32']:.2f}", *points])
     header = ["model", "calibrated on", "images", "prompts", "engine", "repairs", "FP32"]
     header += ["simulated loses", "deployed loses", "gap"]
     caption = (

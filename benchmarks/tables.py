@@ -251,7 +251,8 @@ def installed_sizes() -> str:
     document = load("installed_sizes")
     sizes = {"(none)": document["base"], **{f"`{name}`": size for name, size in document["added"].items()}}
     rows = [[name, f"{size / 2**20:,.0f}"] for name, size in sizes.items()]
-    return f"{markdown(['extra', 'MiB'], rows)}\n\nInstalled; extras: beside the base. {machine(document)}."
+    caption = f"Installed; an extra's size is what it adds to the base. {machine(document)}."
+    return f"{markdown(['extra', 'MiB'], rows)}\n\n{caption}"
 
 
 TABLES: dict[str, Callable[[], str]] = {

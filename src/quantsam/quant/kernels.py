@@ -16,7 +16,20 @@ from torch import Tensor
 
 from quantsam.quant.compiled import kernel
 
-_MOST_THREADS = numba.get_num_threads()  # read before anything changes it: the largest possible number
+
+def _start_threads() -> int:
+    """Start Numba's threads and return their number, the largest possible one.
+
+    Numba sets OpenMP's number of threads when it starts. PyTorch shares that number, and keeps its own here.
+    """
+    before = torch.get_num_threads()
+    most = numba.get_num_threads()
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+    return most
+
+
+_MOST_THREADS = _start_threads()
 _WORTH_THREADS = 1 << 17  # values; one thread rounds them in about 0.1 ms
 _BLOCK = 1 << 13  # values per task: large enough to amortize the call, small enough to stay in the cache
 

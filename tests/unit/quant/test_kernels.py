@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -219,3 +222,10 @@ def test_lookup_overwrites_a_contiguous_tensor():
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 3, 0), (2, 0, 4)])
 def test_lookup_of_nothing(shape):
     assert kernels.lookup_(torch.empty(shape), noise(shape[1], 256), 1.0, 0, -128).shape == shape
+
+
+def test_pytorch_keeps_its_number_of_threads():
+    code = "import torch, quantsam.quant.kernels; print(torch.get_num_threads())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert ran.stdout.split() == ["1"]
