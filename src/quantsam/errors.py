@@ -77,10 +77,31 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "did you mean 'int8'?"
     """
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(repr(option) for option in close) + "?"
-    return "known are: " + ", ".join(options)
+    return _close(name, options) or "known are: " + ", ".join(options)
+
+
+def one_of(what: str, name: object, known: Iterable[str], *, like: str | None = None) -> str:
+    """Return the message for a name that is not among the known ones.
+
+    Args:
+        what: What the name stands for.
+        name: What the user wrote.
+        known: All accepted names, in the order to list them.
+        like: What to look for among the known names; `name` if None.
+
+    >>> one_of("scheme", "imt8", ["int8", "fp32"])
+    "scheme must be one of int8, fp32, got 'imt8': did you mean 'int8'?"
+    >>> one_of("scheme", "xyz", ["int8", "fp32"])
+    "scheme must be one of int8, fp32, got 'xyz'"
+    """
+    names = list(known)
+    close = _close(str(name) if like is None else like, names)
+    return f"{what} must be one of {', '.join(names)}, got {name!r}" + (f": {close}" if close else "")
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def first_line(error: Exception) -> str:

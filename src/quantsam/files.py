@@ -163,14 +163,15 @@ def check_holds_only(path: str | os.PathLike[str], names: Collection[str], what:
 
     Args:
         path: The folder; may be absent.
-        names: Names that the folder may hold.
+        names: Names that the folder may hold; those in subfolders with the subfolder's name, `sub/name`.
         what: What will be written, for the message.
 
     Raises:
         OutputError: The folder holds something else.
     """
     folder = Path(path)
-    others = sorted({entry.name for entry in folder.iterdir()} - set(names)) if folder.is_dir() else []
+    held = (entry for entry in folder.rglob("*") if not entry.is_dir() or entry.is_symlink())
+    others = sorted({entry.relative_to(folder).as_posix() for entry in held} - set(names))
     if others:
         raise OutputError(
             f"cannot write the {what} {os.fspath(path)!r}: the folder also holds {others[0]!r}, "

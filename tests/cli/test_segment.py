@@ -245,8 +245,12 @@ def test_a_bundle_for_tensorrt_names_the_engines_that_run_it(run, picture, tmp_p
     assert "no TensorRT has run it yet" in exported.out
     assert "checked" not in exported.out
     line = ("segment", picture, "--box", "30,20,70,45", "--out", tmp_path / "o.png", "--bundle", bundle)
-    run(*line).complains(2, "does not run tensorrt", "--engine onnxruntime or --engine openvino")
-    run(*line, "--engine", "tensorrt").complains(2, "does not run tensorrt", "--engine onnxruntime")
+    for command in (line, ("verify", bundle)):
+        for engine in ((), ("--engine", "tensorrt")):
+            ran = run(*command, *engine)
+            ran.complains(
+                2, "TensorRT does not run bundles on the processor", "--engine onnxruntime or --engine openvino"
+            )
     assert run(*line, "--engine", "onnxruntime").code == 0
     ran = run(*line, "--engine", "openvino")
     if adds_in_32_bits("openvino"):

@@ -17,7 +17,7 @@ from quantsam.runtime.web.package import SIZE_BYTES as RUNTIME_BYTES
 from quantsam.runtime.web.package import VERSION as RUNTIME_VERSION
 
 README, MODEL_CARD, RUN = "README.md", "model-card.md", "run.py"
-SAMPLE, BUILD = "segment.cpp", "CMakeLists.txt"
+SAMPLE, BUILD, ON_GPU = "segment.cpp", "CMakeLists.txt", "tensorrt_engine.py"
 _PROCESSORS = {
     "any": (
         "Its integers are exact on every processor: products cannot saturate where an engine adds pairs of them in\n"
@@ -29,10 +29,27 @@ _PROCESSORS = {
         "Export it again with `--processors any` for all processors."
     ),
 }
-_ELSEWHERE = (
-    "\n`run.py` and `quantsam verify --engine onnxruntime` run this bundle on the processor, to look at its masks.\n"
-    "On a GPU the engine is built by `trtexec --onnx=encoder.onnx --saveEngine=encoder.engine --stronglyTyped`.\n"
+_GPU_PROCESSORS = (
+    "GPUs add products in 32 bits, so the integers are exact. On a processor they are exact only where it does so:\n"
+    "x86 with VNNI or AMX, Arm. Elsewhere ONNX Runtime can be told to (`session.x64quantprecision`, as `run.py` does)."
 )
+_ON_GPU = """
+## On a GPU
+
+Copy this folder to the machine with the NVIDIA GPU, for example a Jetson with JetPack 6, and run the two lines above.
+They need TensorRT 10 with its Python package and CUDA, which JetPack and NVIDIA's TensorRT containers have. The first
+start builds both graphs, which may take minutes, and keeps them in this folder. `python3 tensorrt_engine.py` builds and
+times them alone. TensorRT's own tool builds them too:
+
+```
+trtexec --onnx=encoder.onnx --saveEngine=encoder.engine --stronglyTyped
+trtexec --onnx=decoder.onnx --saveEngine=decoder.engine --stronglyTyped --minShapes=points:1x2x2,labels:1x2 \\
+    --optShapes=points:1x2x2,labels:1x2 --maxShapes=points:16x64x2,labels:16x64
+```
+
+We had no GPU to try this on. Without one, `pip install onnxruntime`, and give `run.py` the option
+`--engine onnxruntime` to see the masks; `quantsam verify FOLDER --engine onnxruntime` checks the bundle.
+"""
 _OWN_WEIGHTS = "Those of nano came with quantsam under Apache-2.0; nano says nothing of the official models."
 _EXAMPLE = (480, 640)
 
@@ -47,13 +64,9 @@ def documents(manifest: Manifest, records: Sequence[Record] = ()) -> dict[str, s
     card = _model_card(manifest, records)
     if manifest.engine == WEB_ENGINE.name:
         return {README: _web_readme(manifest), MODEL_CARD: card}
-    return {
-        README: _readme(manifest),
-        MODEL_CARD: card,
-        RUN: _template(RUN),
-        SAMPLE: _sample(manifest),
-        BUILD: _template(BUILD),
-    }
+    found = {README: _readme(manifest), MODEL_CARD: card, RUN: _template(RUN)}
+    found |= {SAMPLE: _sample(manifest), BUILD: _template(BUILD)}
+    return found if get_engine(manifest.engine).on_processor else found | {ON_GPU: _template(ON_GPU)}
 
 
 def _web_readme(manifest: Manifest) -> str:
@@ -77,13 +90,16 @@ def _template(name: str) -> str:
 
 def _readme(manifest: Manifest) -> str:
     height, width = scaled_hw(_EXAMPLE, manifest.prompt_size)
+    engine = get_engine(manifest.engine)
     return Template(_template(f"{README}.in")).substitute(
         model=manifest.model,
         scheme=f"{manifest.scheme}, the rest float16" if manifest.precision == "f16" else manifest.scheme,
-        engine=manifest.engine if get_engine(manifest.engine).on_processor else "onnxruntime",
-        elsewhere="" if get_engine(manifest.engine).on_processor else _ELSEWHERE,
-        title=get_engine(manifest.engine).title,
-        placement=get_engine(manifest.engine).title,
+        install=f"numpy pillow {engine.package}" if engine.on_processor else "numpy pillow",
+        python="python" if engine.on_processor else "python3",
+        verify="" if engine.on_processor else " --engine onnxruntime",
+        on_gpu="" if engine.on_processor else _ON_GPU,
+        on_gpu_file="" if engine.on_processor else f"\n| `{ON_GPU}` | builds and runs both graphs in {engine.title} |",
+        title=engine.title,
         check_graph=f", `{CHECK_GRAPH}`" if CHECK_GRAPH in manifest.files else "",
         input_size=manifest.input_size,
         pixel_mean=_numbers(manifest.pixel_mean),
@@ -96,7 +112,7 @@ def _readme(manifest: Manifest) -> str:
         mask_threshold=f"{manifest.mask_threshold:g}",
         iou_threshold=f"{manifest.everything.iou_threshold:g}",
         stability_threshold=f"{manifest.everything.stability_threshold:g}",
-        processors=_PROCESSORS[manifest.processors],
+        processors=_PROCESSORS[manifest.processors] if engine.on_processor else _GPU_PROCESSORS,
         weights=_weights(manifest),
     )
 
@@ -111,6 +127,7 @@ def _sample(manifest: Manifest) -> str:
         mean=_numbers(manifest.pixel_mean),
         std=_numbers(manifest.pixel_std),
         mask_threshold=f"{manifest.mask_threshold:.6f}",
+        wide_sums="true" if manifest.processors == "vnni" else "false",
     )
 
 
@@ -138,7 +155,8 @@ def _model_card(manifest: Manifest, records: Sequence[Record]) -> str:
         "",
     ]
     if not records:
-        return "\n".join([*lines, _NOT_MEASURED])
+        measured = Template(_NOT_MEASURED).substitute(model=manifest.model, engine=manifest.engine)
+        return "\n".join([*lines, measured])
     columns = ("data", "prompts", "computed by", "objects", "mIoU", "standard error", "AP", "processor")
     rows = [
         {
@@ -159,9 +177,9 @@ def _model_card(manifest: Manifest, records: Sequence[Record]) -> str:
 
 _NOT_MEASURED = """No evaluation of this plan was in the result store when it was exported. To have one here:
 
-1. `quantsam calibrate --placement ENGINE --out PLAN`
-2. `quantsam evaluate --plan PLAN --engine ENGINE`
-3. `quantsam export --plan PLAN --engine ENGINE --out BUNDLE`
+1. `quantsam calibrate --model $model --calibration IMAGES --placement $engine --out PLAN`
+2. `quantsam evaluate --model $model --plan PLAN --engine $engine --data DATA`
+3. `quantsam export --model $model --plan PLAN --engine $engine --out BUNDLE`
 """
 _STORED = """These are of the same plan in float32: this bundle stores numbers in fewer bits and was not scored itself.
 """

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from quantsam.bundles.documents import documents
 from quantsam.bundles.references import Reference, make_reference
-from quantsam.bundles.web.folder import web_files
+from quantsam.bundles.web.folder import FILES, list_of_files, page_files
 from quantsam.engines.encoder import check_runs
 from quantsam.engines.half import find_overflows, with_half_precision
 from quantsam.engines.onnx_decoder import decoder_to_onnx
 from quantsam.engines.onnx_encoder import encoder_to_onnx
 from quantsam.engines.stored import Stored, with_stored_weights
-from quantsam.errors import PlanError
-from quantsam.files import atomic_folder, check_replaceable
+from quantsam.errors import BundleError, OutputError, PlanError
+from quantsam.files import atomic_folder, check_holds_only, check_replaceable
 from quantsam.models.sam import EfficientViTSam
 from quantsam.plans.observation import CalibrationImage, encoder_input
 from quantsam.plans.placements import get_placement
@@ -36,19 +36,35 @@ from quantsam.runtime.manifest import (
     FileEntry,
     Manifest,
     Thresholds,
+    read_manifest,
 )
 from quantsam.runtime.processor import processor_text
+from quantsam.runtime.tensorrt import BUILT_SUFFIX
 from quantsam.runtime.web import ENGINE as WEB_ENGINE
 from quantsam.runtime.web.package import runtime_files
 
 
 def check_bundle_folder(folder: str | os.PathLike[str]) -> None:
-    """Check, before long work, that a bundle can be written to a folder.
+    """Check, before long work, that a bundle can be written to a folder without deleting the user's files.
 
     Raises:
-        OutputError: The bundle cannot be written.
+        OutputError: The bundle cannot be written, or the folder holds files that no export wrote.
     """
-    check_replaceable(folder, MANIFEST)
+    path = check_replaceable(folder, MANIFEST)
+    try:
+        old = read_manifest(path)
+    except BundleError:
+        return check_holds_only(path, {MANIFEST}, "bundle")
+    if not old.documents:  # an older version, which did not list them
+        return None
+    changed = old.changed_documents(path)
+    if changed:
+        raise OutputError(
+            f"cannot write the bundle {os.fspath(folder)!r}: {changed[0]} was changed there and would be lost, choose "
+            "another folder, or delete that file"
+        )
+    built = [entry.name for entry in path.glob(f"*{BUILT_SUFFIX}")]
+    return check_holds_only(path, {MANIFEST, FILES, *built, *old.files, *old.documents}, "bundle")
 
 
 def export_bundle(
@@ -106,9 +122,12 @@ def export_bundle(
     )
     mine = (plan.digest, model.weights_digest())  # a plan's digest covers only the encoder
     own = [r for r in records if r.kind == "evaluate" and (r.plan_digest, r.weights_digest) == mine]
-    contents |= {name: text.encode() for name, text in documents(manifest, own).items()}
-    contents[MANIFEST] = manifest.to_json().encode()
-    contents |= web_files(contents, runtime) if is_page else {}
+    page = page_files(runtime) if is_page else {}
+    others = {name: text.encode() for name, text in documents(manifest, own).items()} | page
+    manifest = replace(manifest, documents={name: FileEntry.of(content) for name, content in others.items()})
+    contents |= others | {MANIFEST: manifest.to_json().encode()}
+    if is_page:
+        contents[FILES] = list_of_files(page, contents)
     with atomic_folder(Path(folder), replaces=MANIFEST) as aside:
         for name, content in contents.items():
             (aside / name).parent.mkdir(exist_ok=True)

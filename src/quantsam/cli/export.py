@@ -35,7 +35,9 @@ _HELD = ("scheme", "processors", "repair", "calibration", "calibration_images")
 @model_options
 @scheme_option
 @click.option(
-    "--plan", type=click.Path(), help="A plan from `quantsam calibrate --placement ENGINE`, instead of --scheme."
+    "--plan",
+    type=click.Path(),
+    help="A plan from `quantsam repair` or `quantsam calibrate --placement ENGINE`, instead of --scheme.",
 )
 @deployment_options(engine_option("onnxruntime, openvino, tensorrt or web.", "onnxruntime"), PROCESSORS, REPAIR)
 @calibration_options
@@ -110,6 +112,7 @@ def command(
         installed=False,
     )
     (ready,) = run.plans(deployment, progress("calibrating"))
+    click.echo("writing the bundle, and what it must compute: in exact integers", err=True)
     manifest = export_bundle(
         run.model,
         ready,
@@ -132,7 +135,8 @@ def command(
         kept = len(manifest.kept_in_float32)
         click.echo(f"float16 but for {kept} values that come near its largest number on {seen.name}")
     if line is not None:
-        click.echo(f"build the engine where {described.title} is:\n{line}")
+        click.echo(f"copy {out} to the machine with the GPU, and there: python3 run.py IMAGE --box 40,60,300,280")
+        click.echo(f"run.py builds both graphs in {described.title}; so does, for the encoder:\n{line}")
     elif engine == WEB_ENGINE.name:
         click.echo(f"serve it: python -m http.server --directory {quoted(out)} 8000, and open http://localhost:8000")
     else:
@@ -196,4 +200,4 @@ def _checked(bundle: Path, engine: str) -> str:
         return f"not checked here: {error}"
     except BundleError as error:
         return f"refused on this machine: {error}"
-    return f"it computes here what the simulation in exact integers does ({processor_text(engine)})"
+    return f"on this machine its results are those of the exact integer simulation ({processor_text(engine)})"

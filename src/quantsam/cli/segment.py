@@ -261,21 +261,9 @@ def _loaded(model: ModelSource, scheme: str | None, calibration: CalibrationSour
 
 def _bundled(bundle: Path, engine: str | None) -> dict[str, Segmenter]:
     from quantsam.runtime.bundle import load_bundle
-    from quantsam.runtime.engines import ENGINES, engine_names
-    from quantsam.runtime.manifest import read_manifest
 
-    manifest = read_manifest(bundle)
-    wanted = engine or manifest.engine
-    here = engine_names(on_processor=True)
-    if wanted not in here and wanted in ENGINES:
-        # What TensorRT runs, the others can run too; TensorRT itself needs the engine that trtexec builds.
-        others = " or ".join(f"--engine {name}" for name in here)
-        raise click.UsageError(
-            f"`segment` does not run {wanted}, got "
-            f"{f'--engine {wanted}' if engine else f'its bundle {str(bundle)!r}'}: "
-            f"give {others}, which run the same graph on the processor"
-        )
-    return {manifest.scheme: load_bundle(bundle, engine=engine)}
+    predictor = load_bundle(bundle, engine=engine)
+    return {predictor.manifest.scheme: predictor}
 
 
 def _print(

@@ -34,7 +34,8 @@ def command(bundle: Path, engine: str | None, threads: int | None, rounds: int, 
     if found.convolutions is not None:
         kernels = f"{found.integer} of {found.convolutions} convolutions run in integers"
     click.echo(f"{manifest.model}, {manifest.scheme}, exported for {manifest.engine} by quantsam {manifest.quantsam}")
-    click.echo(f"  files: {len(manifest.files)} as exported")
+    changed = f"; changed since: {', '.join(found.changed)}" if found.changed else ""
+    click.echo(f"  files: manifest, graphs and stored values as exported{changed}")
     click.echo(f"  processor: {found.processor}")
     click.echo(f"  engine: {found.engine} {found.engine_version}")
     click.echo(f"  values: {exact}; masks of the test image are the exporter's")

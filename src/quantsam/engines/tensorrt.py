@@ -23,6 +23,7 @@ from quantsam.files import atomic_write
 from quantsam.notices import notice
 from quantsam.places import cache_folder
 from quantsam.runtime.sessions import SessionOptions, require
+from quantsam.runtime.tensorrt import BUILT_SUFFIX
 
 ENCODER = "encoder.onnx"
 
@@ -34,7 +35,7 @@ def trtexec_command(graph: Path, *, engine_path: Path | None = None) -> str:
         graph: The exported encoder.
         engine_path: Output path of the engine; beside the graph if None.
     """
-    target = engine_path or graph.with_suffix(".engine")
+    target = engine_path or graph.with_suffix(BUILT_SUFFIX)
     return shlex.join(["trtexec", f"--onnx={graph}", f"--saveEngine={target}", "--stronglyTyped"])
 
 

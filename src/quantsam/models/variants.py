@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, one_of
 
 BlockKind = Literal["res", "fmb", "mb", "att3", "att5"]
 
@@ -178,5 +178,5 @@ def get_variant(name: str) -> Variant:
     """
     key = name.lower().replace("_", "-").removeprefix("efficientvit-sam-")
     if key not in VARIANTS:
-        raise InputError(f"model must be one of {', '.join(VARIANTS)}, got {name!r}: {nearest(key, VARIANTS)}")
+        raise InputError(one_of("model", name, VARIANTS, like=key))
     return VARIANTS[key]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, one_of
 from quantsam.plans.layers import Layer, LayerSite, is_depthwise
 from quantsam.plans.transforms import FoldNorms, Transform
 from quantsam.quant.params import TensorSpec
@@ -180,14 +180,11 @@ def get_placement(name: str) -> Placement:
     """
     base, *changes = name.split("+")
     if base not in PLACEMENTS:
-        raise InputError(f"placement must be one of {', '.join(PLACEMENTS)}, got {name!r}: {nearest(base, PLACEMENTS)}")
+        raise InputError(one_of("placement", name, PLACEMENTS, like=base))
     placement = dataclasses.replace(PLACEMENTS[base], name=name)
     for change in changes:
         if change not in CHANGES:
-            raise InputError(
-                f"placement {name!r}: what follows '+' must be one of {', '.join(CHANGES)}, got {change!r}: "
-                f"{nearest(change, CHANGES)}"
-            )
+            raise InputError(one_of(f"placement {name!r}: what follows '+'", change, CHANGES))
         fields = dict(CHANGES[change])
         if "drop" in fields:
             fields["places"] = placement.places - set(fields.pop("drop"))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quantsam.errors import CalibrationError, SchemeError, nearest
+from quantsam.errors import CalibrationError, SchemeError, one_of
 from quantsam.quant.histogram import NOTHING_SEEN, Histogram
 from quantsam.quant.params import QParams, TensorSpec
 from quantsam.quant.quantizers import params_from_range
@@ -245,5 +245,5 @@ def make_observer(name: str, axis: int | None = None) -> Observer:
         SchemeError: No observer has that name, or the observer needs an axis.
     """
     if name not in OBSERVERS:
-        raise SchemeError(f"observer must be one of {', '.join(OBSERVERS)}, got {name!r}: {nearest(name, OBSERVERS)}")
+        raise SchemeError(one_of("observer", name, OBSERVERS))
     return OBSERVERS[name](axis)

@@ -17,8 +17,17 @@ from quantsam.errors import BundleError, EngineError, InputError
 from quantsam.notices import InexactWarning
 from quantsam.prediction.geometry import encoder_input, prompt_scale, resize_matrix, scaled_hw
 from quantsam.prediction.prediction import Prediction
-from quantsam.runtime.engines import get_engine, open_session
-from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_GRAPH, DECODER, ENCODER, FileEntry, Manifest, read_manifest
+from quantsam.runtime.engines import ENGINES, engine_names, get_engine, open_session, usual_engines
+from quantsam.runtime.manifest import (
+    CHECK_ARRAYS,
+    CHECK_GRAPH,
+    DECODER,
+    ENCODER,
+    WAY_OUT,
+    FileEntry,
+    Manifest,
+    read_manifest,
+)
 from quantsam.runtime.processor import adds_in_32_bits, inexact_message
 from quantsam.runtime.sessions import Session, SessionOptions
 from quantsam.runtime.verify import read_arrays, verify_layers, verify_masks
@@ -56,11 +65,11 @@ def load_bundle(
     """
     path = Path(folder)
     manifest = read_manifest(path)
-    engine = engine or manifest.engine
+    engine = check_runs_here(manifest, engine, path)
     contents = {name: _read(path / name) for name in manifest.files}
     for name, content in contents.items():
         if verify and FileEntry.of(content) != manifest.files[name]:
-            raise BundleError(f"{name} of bundle {str(path)!r} is not the file that was exported: export it again")
+            raise BundleError(f"{name} of bundle {str(path)!r} is not the file that was exported: {WAY_OUT}")
     options = _options(manifest, engine, threads, path, warn=not verify)
     side = manifest.input_size
     sessions = {}
@@ -80,6 +89,27 @@ def load_bundle(
             raise _refused(f"bundle {str(path)!r}", manifest, engine, error) from error
         predictor.forget_image()
     return predictor
+
+
+def check_runs_here(manifest: Manifest, engine: str | None, folder: Path) -> str:
+    """Check, before long work, that an engine opens bundles on a processor; return its name.
+
+    Args:
+        manifest: The bundle's manifest.
+        engine: Name of the engine; None for the engine that the bundle was exported for.
+        folder: The bundle, for the message.
+
+    Raises:
+        InputError: The engine is unknown, or does not run on the processor.
+    """
+    wanted, here = engine or manifest.engine, engine_names(on_processor=True)
+    if wanted in here or wanted not in ENGINES:
+        return get_engine(wanted).name
+    others = " or ".join(f"--engine {name}" for name in usual_engines())
+    raise InputError(
+        f"{ENGINES[wanted].title} does not run bundles on the processor, got "
+        f"{'--engine ' + wanted if engine else f'its bundle {str(folder)!r}'}: give {others}, which run the same graphs"
+    )
 
 
 def _options(manifest: Manifest, engine: str, threads: int | None, path: Path, *, warn: bool) -> SessionOptions:
@@ -103,7 +133,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"bundle {str(path.parent)!r} must have a readable {path.name}: {error.strerror}: export it again"
+            f"bundle {str(path.parent)!r} must have a readable {path.name}: {error.strerror}: {WAY_OUT}"
         ) from error
 
 

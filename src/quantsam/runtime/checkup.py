@@ -36,6 +36,7 @@ class Checkup:
         engine: Name of the engine that ran the bundle.
         engine_version: Version of the engine's package.
         processor: Instruction sets, and how the engine adds products.
+        changed: Names of the documents that were changed since the export; see `Manifest.documents`.
         layers: Number of layers that were compared with exact integers.
         integer: Number of convolutions that the engine ran in integers; None if the engine does not tell.
         convolutions: Number of all convolutions that the engine ran; None likewise.
@@ -48,6 +49,7 @@ class Checkup:
     engine: str
     engine_version: str
     processor: str
+    changed: tuple[str, ...]
     layers: int
     integer: int | None
     convolutions: int | None
@@ -93,6 +95,7 @@ def check_up(
         engine=engine,
         engine_version=get_engine(engine).version(),
         processor=processor_text(engine),
+        changed=manifest.changed_documents(Path(folder)),
         layers=len(manifest.check.layers),
         integer=None if found is None else sum(entry.is_integer for entry in found),
         convolutions=None if found is None else len(found),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, one_of
 from quantsam.results.machine import environment
 from quantsam.runtime import onnxruntime, openvino, tensorrt, web
 from quantsam.runtime.engine import Engine
@@ -39,7 +39,7 @@ def get_engine(name: str, *, on_processor: bool = False) -> Engine:
     """
     known = engine_names(on_processor=on_processor)
     if name not in known:
-        raise InputError(f"engine must be one of {', '.join(known)}, got {name!r}: {nearest(name, known)}")
+        raise InputError(one_of("engine", name, known))
     return ENGINES[name]
 
 
@@ -67,7 +67,7 @@ def check_engine(name: str) -> None:
     """
     known = (PYTORCH, *ENGINES)
     if name not in known:
-        raise InputError(f"engine must be one of {', '.join(known)}, got {name!r}: {nearest(name, known)}")
+        raise InputError(one_of("engine", name, known))
     if name != PYTORCH:
         ENGINES[name].check()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,12 @@ from quantsam.errors import BundleError
 
 MANIFEST, ENCODER, DECODER = "manifest.json", "encoder.onnx", "decoder.onnx"
 CHECK_GRAPH, CHECK_ARRAYS = "check.onnx", "check.npz"
-VERSION, _READABLE = 3, (2, 3)  # version 2 had no thresholds for segmenting everything
+VERSION, _READABLE = 4, (2, 3, 4)  # 2 had no thresholds for segmenting everything, 3 no checksums but those of `files`
 CHECK_BOXES = ((18.0, 28.0, 82.0, 92.0), (98.0, 18.0, 142.0, 102.0), (8.0, 8.0, 152.0, 112.0))
 """Boxes on the test image whose masks are checked, x0 y0 x1 y1 in pixels."""
+
+WAY_OUT = "copy the bundle again, or export it again"
+"""What to do with a damaged bundle."""
 
 _TEST_HW = (120, 160)
 
@@ -82,6 +85,7 @@ class Manifest:
         pixel_std: Divisor of the difference.
         mask_threshold: Logits above this value belong to the mask.
         files: `encoder.onnx`, `decoder.onnx`, `check.npz`, and `check.onnx` if layers are quantized.
+        documents: The other files, which explain the bundle or run it; their user may change them.
         check: How far the results may be from the exact simulation.
         processors: `any`: the integer kernels are exact on every processor; `vnni`: only where products are added in
             32 bits.
@@ -114,10 +118,22 @@ class Manifest:
     precision: Literal["f32", "f16"] = "f32"
     kept_in_float32: tuple[str, ...] = ()
     decoder_weights: Literal["f32", "f16", "int8"] = "f32"
+    documents: dict[str, FileEntry] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the content of `manifest.json`."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        """Return the content of `manifest.json`: these fields, and their `digest`."""
+        values = dataclasses.asdict(self)
+        return json.dumps({**values, "digest": _digest(values)}, indent=1) + "\n"
+
+    def changed_documents(self, folder: Path) -> tuple[str, ...]:
+        """Return the names of the documents that are not as they were exported; absent ones are left out."""
+        present = {name: folder / name for name in self.documents if (folder / name).is_file()}
+        return tuple(name for name, path in present.items() if FileEntry.of(path.read_bytes()) != self.documents[name])
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's fields; `run.py` computes it too."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def test_image() -> NDArray[np.uint8]:
@@ -150,20 +166,26 @@ def read_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"bundle {str(folder)!r} must have version {known}, got {data['version']!r}: export it again"
             )
+        if data["version"] > 3 and data.pop("digest") != _digest(data):
+            raise BundleError(f"{MANIFEST} of bundle {str(folder)!r} is not the file that was exported: {WAY_OUT}")
         return _from_json(data)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(
-            f"{MANIFEST} of bundle {str(folder)!r} is damaged ({type(error).__name__}: {error}): export it again"
+            f"{MANIFEST} of bundle {str(folder)!r} is damaged ({type(error).__name__}: {error}): {WAY_OUT}"
         ) from error
 
 
 def _from_json(data: dict[str, Any]) -> Manifest:
-    files = {name: FileEntry(**entry) for name, entry in data.pop("files").items()}
+    files, documents = (
+        {name: FileEntry(**entry) for name, entry in entries.items()}
+        for entries in (data.pop("files"), data.pop("documents", {}))
+    )
     check, everything = data.pop("check"), data.pop("everything", {})
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     manifest = Manifest(
         **fields,
         files=files,
+        documents=documents,
         check=Check({str(k): float(v) for k, v in check["layers"].items()}, float(check["least_mask_iou"])),
         everything=Thresholds(**{str(k): float(v) for k, v in everything.items()}),
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from quantsam.runtime.engine import Engine
 
+BUILT_SUFFIX = ".engine"
+"""Suffix of the files that TensorRT builds from ONNX graphs, for one GPU."""
+
 ENGINE = Engine(
     name="tensorrt",
     package="tensorrt",

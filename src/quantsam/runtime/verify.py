@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantsam.errors import BundleError
 from quantsam.runtime.engines import open_session
-from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_BOXES, CHECK_GRAPH, Check, test_image
+from quantsam.runtime.manifest import CHECK_ARRAYS, CHECK_BOXES, CHECK_GRAPH, WAY_OUT, Check, test_image
 from quantsam.runtime.processor import processor_text, way_to_exactness
 from quantsam.runtime.sessions import SessionOptions
 
@@ -48,7 +48,7 @@ def read_arrays(content: bytes, where: str) -> Arrays:
         with np.load(io.BytesIO(content), allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{CHECK_ARRAYS} of bundle {where!r} is damaged ({error}): export it again") from error
+        raise BundleError(f"{CHECK_ARRAYS} of bundle {where!r} is damaged ({error}): {WAY_OUT}") from error
 
 
 def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, options: SessionOptions) -> None:
@@ -67,7 +67,7 @@ def verify_layers(engine: str, graph: bytes, arrays: Arrays, check: Check, optio
     for label in check.layers:
         for name in (f"{label}given", f"{label}found"):
             if name not in arrays or arrays[name].dtype != np.float32 or arrays[name].ndim != 4:
-                raise BundleError(f"{CHECK_ARRAYS} must have float32 images {name!r}, got none: export it again")
+                raise BundleError(f"{CHECK_ARRAYS} must have float32 images {name!r}, got none: {WAY_OUT}")
     session = open_session(engine, graph, options)
     found = session.run({f"{label}given": arrays[f"{label}given"] for label in check.layers})
     for label, tolerance in check.layers.items():
@@ -90,7 +90,7 @@ def verify_masks(predictor: Segmenter, arrays: Arrays, check: Check, engine: str
     masks, _, _ = predictor.predict_batch(boxes=np.asarray(CHECK_BOXES, np.float32), multimask=False)
     expected = arrays.get("masks")
     if expected is None or expected.dtype != np.bool_ or expected.shape != masks[:, 0].shape:
-        raise BundleError(f"{CHECK_ARRAYS} must have the masks of {len(masks)} boxes, got none: export it again")
+        raise BundleError(f"{CHECK_ARRAYS} must have the masks of {len(masks)} boxes, got none: {WAY_OUT}")
     both = (masks[:, 0] & expected).sum((1, 2))
     either = (masks[:, 0] | expected).sum((1, 2))
     iou = float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-from quantsam.errors import SchemeError, nearest
+from quantsam.errors import SchemeError, nearest, one_of
 from quantsam.models.variants import VARIANTS
 from quantsam.quant.formats import FORMATS
 from quantsam.quant.observers import OBSERVERS
@@ -52,10 +52,7 @@ def with_observer(scheme: Scheme, observer: str, name: str | None = None) -> Sch
     """
     name = name or f"{scheme.name}:{observer}"
     if observer not in OBSERVERS:
-        known = ", ".join(OBSERVERS)
-        raise SchemeError(
-            f"scheme {name!r}: the observer must be one of {known}, got {observer!r}: {nearest(observer, OBSERVERS)}"
-        )
+        raise SchemeError(one_of(f"scheme {name!r}: the observer", observer, OBSERVERS))
     if not scheme.quantizes_activations:
         raise SchemeError(f"scheme {name!r}: an observer finds ranges of activations, got none: leave {observer!r} out")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, one_of
 
 RepairName = Literal["reflect", "streams", "shift", "migrate", "ranges", "rounding", "bias"]
 REPAIRS: tuple[RepairName, ...] = get_args(RepairName)
@@ -31,7 +31,7 @@ def parse_repairs(text: str | Sequence[str]) -> tuple[RepairName, ...]:
     names = [name.strip().lower() for name in (re.split("[,+]", text) if isinstance(text, str) else text)]
     for name in names:
         if name not in REPAIRS:
-            raise InputError(f"a repair must be one of {', '.join(REPAIRS)}, got {name!r}: {nearest(name, REPAIRS)}")
+            raise InputError(one_of("a repair", name, REPAIRS))
     if not names:
         raise InputError(f"repairs must be some of {', '.join(REPAIRS)}, got none")
     return tuple(name for name in REPAIRS if name in names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, one_of
 from quantsam.runtime.engines import PYTORCH
 from quantsam.schemes.repairs import REPAIRS, RepairName, parse_repairs
 
@@ -45,8 +45,7 @@ class RepairSettings:
             raise InputError(f"repairs to try must be some of {', '.join(REPAIRS)}, got none")
         parse_repairs(self.repairs)
         if self.fall_back_to not in FALL_BACKS:
-            hint = nearest(self.fall_back_to, FALL_BACKS)
-            raise InputError(f"fall_back_to must be one of {', '.join(FALL_BACKS)}, got {self.fall_back_to!r}: {hint}")
+            raise InputError(one_of("fall_back_to", self.fall_back_to, FALL_BACKS))
         if self.fall_back < 0 or self.rounds < 1:
             raise InputError(
                 f"fall_back must be at least 0 and rounds at least 1, got {self.fall_back} and {self.rounds}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, one_of
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.runtime.engines import engine_names, get_engine
 from quantsam.search.budget import Budget, Cost, parse_budget
@@ -62,9 +62,7 @@ def check_settings(settings: SearchSettings) -> None:
         InputError: A setting is unknown or out of range.
     """
     if settings.cost not in COSTS:
-        raise InputError(
-            f"cost must be one of {', '.join(COSTS)}, got {settings.cost!r}: {nearest(settings.cost, COSTS)}"
-        )
+        raise InputError(one_of("cost", settings.cost, COSTS))
     if settings.engine is not None:
         get_engine(settings.engine)
     timed = engine_names(on_processor=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from quantsam.data.dataset import Dataset
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, one_of
 from quantsam.evaluation.ahead import images_ahead
 from quantsam.evaluation.evaluator import journals_of
 from quantsam.evaluation.journal import Outcomes, open_journal
@@ -151,14 +151,13 @@ def check_settings(settings: StudySettings) -> None:
         InputError: A setting is unknown or out of range.
     """
     if settings.method not in METHODS:
-        hint = nearest(settings.method, METHODS)
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {settings.method!r}: {hint}")
+        raise InputError(one_of("method", settings.method, METHODS))
     if settings.first < 2 or settings.step < 1:
         raise InputError(f"first must be at least 2 and step at least 1, got {settings.first} and {settings.step}")
     for name, known in (("by", tuple(UNITS)), ("mode", MODES), ("part", tuple(PARTS))):
         word = getattr(settings, name)
         if word not in known:
-            raise InputError(f"{name} must be one of {', '.join(known)}, got {word!r}: {nearest(word, known)}")
+            raise InputError(one_of(name, word, known))
     if settings.method == "gradient" and (settings.mode != "in" or settings.engine != PYTORCH):
         raise InputError(
             f"method gradient must have mode 'in' and engine 'pytorch', got {settings.mode!r} and {settings.engine!r}: "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from quantsam.engines.encoder import check_formats
-from quantsam.errors import InputError, QuantsamError, SchemeError, nearest
+from quantsam.errors import InputError, QuantsamError, SchemeError, nearest, one_of
 from quantsam.evaluation.detector import open_detections
 from quantsam.evaluation.prompts import parse_prompt
 from quantsam.models.encoder import ImageEncoder
@@ -97,10 +97,7 @@ def check_point(point: Point) -> None:
     parse_prompt(point.prompts)
     point.deployment.check()
     if point.quantize not in QUANTIZE:
-        raise InputError(
-            f"quantize must be one of {', '.join(QUANTIZE)}, got {point.quantize!r}: "
-            f"{nearest(point.quantize, QUANTIZE)}"
-        )
+        raise InputError(one_of("quantize", point.quantize, QUANTIZE))
     if point.crowds not in CROWDS:
         raise InputError(f"crowds must be yes or no, got {point.crowds!r}: {nearest(point.crowds, CROWDS)}")
     if point.crowds == "no" and point.detections is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsam.data.open import BARE_NAMES
-from quantsam.errors import InputError, nearest
+from quantsam.errors import InputError, nearest, one_of
 from quantsam.files import expanded
 from quantsam.notices import notice
 from quantsam.runs.sources import CalibrationSource, DataSource, Deployment, ModelSource
@@ -167,7 +167,7 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
     values = _with_new_names(values, where)
     kind = values.get("kind", "evaluate")
     if kind not in KINDS:
-        raise InputError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}: {nearest(str(kind), KINDS)}")
+        raise InputError(one_of(f"{where}: kind", kind, KINDS))
     others = {key: other for other, keys in _OF_ONE_KIND.items() if other != kind for key in keys}
     for key, value in values.items():
         if key not in _FIELDS:

@@ -30,7 +30,7 @@ from quantsam.runtime.checkup import check_up
 from quantsam.runtime.manifest import read_manifest
 from quantsam.runtime.onnxruntime import _told_by_profile, executed_convolutions
 
-BOX = "40,60,200,220"
+BOX = "40,60,200,190"
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,14 @@ def picture(tmp_path_factory):
     return path, image
 
 
-def run_alone(folder, *arguments):
-    """Run a bundle's own program where quantsam and PyTorch cannot be imported."""
+def run_alone(folder, *arguments, program="run.py", path=()):
+    """Run a bundle's own program where quantsam and PyTorch cannot be imported; `path` is searched for modules too."""
     script = (
         "import runpy, sys\n"
         "sys.modules['quantsam'] = sys.modules['torch'] = None\n"
-        f"sys.argv = ['run.py', *{[str(a) for a in arguments]!r}]\n"
-        f"runpy.run_path({str(folder / 'run.py')!r}, run_name='__main__')\n"
+        f"sys.path[:0] = {[str(folder), *map(str, path)]!r}\n"  # as Python does for a program's own folder
+        f"sys.argv = [{program!r}, *{[str(a) for a in arguments]!r}]\n"
+        f"runpy.run_path({str(folder / program)!r}, run_name='__main__')\n"
     )
     return subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
 
@@ -80,7 +81,7 @@ def test_the_program_gives_quantsams_masks(bundles, picture, tmp_path, engine):
     prompts = ("--box", BOX, "--point", "100,90", "--point", "30,40,0")
     ran = run_alone(bundles[engine], path, *prompts, "--out", tmp_path / "m.png", "--masks", tmp_path / "m.npz")
     assert ran.returncode == 0, ran.stderr
-    assert f"2 masks, painted on {tmp_path / 'm.png'}" in ran.stdout
+    assert f"2 masks, drawn on {tmp_path / 'm.png'}" in ran.stdout
     predictor = qs.load_bundle(bundles[engine], threads=1, verify=False)
     predictor.set_image(image)
     box = predictor.best_masks(boxes=[[float(v) for v in BOX.split(",")]])
@@ -135,6 +136,8 @@ def test_bad_input_to_the_program_is_one_line(bundles, picture, tmp_path):
     for arguments, words in (
         ((path, "--box", "1,2,3"), "run.py: '1,2,3' must be 4 numbers between commas, in pixels"),
         ((path, "--box", "9,2,3,8"), "run.py: box '9,2,3,8' must be x0,y0,x1,y1 with x0 < x1 and y0 < y1"),
+        ((path, "--box", "900,2,950,8"), "run.py: box '900,2,950,8' must overlap the image, 256 x 200 pixels"),
+        ((path, "--point", "5,200"), "run.py: point '5,200' must lie in the image, 256 x 200 pixels"),
         ((path, "--box", "1,2,1e39,8"), "must be 4 numbers between commas"),
         ((path, "--point", "5,5,2"), "run.py: point '5,5,2' must end in 1 (on the object) or 0 (off it)"),
         ((path, "--everything", "--side", "0"), "--side must be at least 1, got 0"),
@@ -153,12 +156,47 @@ def test_bad_input_to_the_program_is_one_line(bundles, picture, tmp_path):
 
 def test_a_changed_graph_is_refused_by_the_program(nano, plans, picture, tmp_path):
     qs.export_bundle(nano, plans["onnxruntime"], tmp_path / "b")
-    content = bytearray((tmp_path / "b" / "encoder.onnx").read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / "b" / "encoder.onnx").write_bytes(content)
-    ran = run_alone(tmp_path / "b", picture[0], "--box", BOX)
+    for name, change, words in (
+        ("encoder.onnx", lambda c: c[:-1] + b"?", "encoder.onnx is not the file that was exported"),
+        (
+            "manifest.json",
+            lambda c: c.replace(b"123.675", b"123.676"),
+            "manifest.json is not the file that was exported",
+        ),
+        ("manifest.json", lambda c: c.replace(b'"version": 4', b'"version": 5'), "has version 5, this run.py reads 4"),
+        ("manifest.json", lambda c: c[:-9], "is damaged"),
+        ("decoder.onnx", None, "No such file or directory"),
+    ):
+        path = tmp_path / "b" / name
+        whole = path.read_bytes()
+        path.unlink() if change is None else path.write_bytes(change(whole))
+        ran = run_alone(tmp_path / "b", picture[0], "--box", BOX)
+        path.write_bytes(whole)
+        assert ran.returncode == 1
+        assert words in ran.stderr
+        assert ran.stderr.startswith(f"run.py: the bundle in {tmp_path / 'b'} is damaged")
+        assert ran.stderr.endswith("copy it again, or export it again\n")
+
+
+def test_the_program_says_that_an_engine_cannot_run_the_bundle(bundles, picture, tmp_path):
+    line = ("--box", BOX, "--engine", "onnxruntime", "--out", tmp_path / "m.png")
+    ran = run_alone(bundles["openvino"], picture[0], *line)
     assert ran.returncode == 1
-    assert "encoder.onnx is not the file that was exported: copy the bundle again" in ran.stderr
+    assert ran.stderr.startswith("run.py: ")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_the_program_cuts_boxes_as_quantsam_does(bundles, picture, tmp_path):
+    path, image = picture
+    masks = []
+    for box in ("40,60,900,220", f"40,60,{image.shape[1]},{image.shape[0]}"):
+        out = ("--masks", tmp_path / "m.npz", "--out", tmp_path / "m.png")
+        ran = run_alone(bundles["onnxruntime"], path, "--box", box, *out)
+        assert ran.returncode == 0
+        assert ("is cut at the image's sides" in ran.stderr) == (box == "40,60,900,220")
+        with np.load(tmp_path / "m.npz") as found:
+            masks.append(found["masks"])
+    assert (masks[0] == masks[1]).all()
 
 
 def test_16_bits_of_grey_are_not_cut_off(bundles, picture, tmp_path):
@@ -175,15 +213,60 @@ def test_16_bits_of_grey_are_not_cut_off(bundles, picture, tmp_path):
     assert mask_iou(*masks) > 0.99
 
 
-def test_a_bundle_for_a_gpu_says_how_it_is_looked_at(nano, picture, tmp_path):
+STAND_IN = Path(__file__).with_name("stand_in")
+
+
+@pytest.fixture(scope="module")
+def for_gpu(nano, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpu") / "b"
     plan = qs.calibrate(nano, qs.make_plan(nano, "int8", "tensorrt"), qs.open_images("scenes:1:1"))
-    qs.export_bundle(nano, plan, tmp_path / "b")
-    page = (tmp_path / "b" / "README.md").read_text("utf-8")
-    assert "pip install numpy pillow onnxruntime" in page
-    assert "trtexec --onnx=encoder.onnx" in page
-    ran = run_alone(tmp_path / "b", picture[0], "--box", BOX, "--out", tmp_path / "m.png")
-    assert ran.returncode == 0
-    assert ran.stderr == "run.py: tensorrt is not run from here: ONNX Runtime shows the masks\n"
+    qs.export_bundle(nano, plan, folder)
+    return folder
+
+
+def test_a_bundle_for_a_gpu_explains_itself(for_gpu, picture, tmp_path):
+    page = (for_gpu / "README.md").read_text("utf-8")
+    assert "$" not in page
+    for words in ("python3 run.py IMAGE", "JetPack", "trtexec --onnx=encoder.onnx", "GPUs add products in 32 bits"):
+        assert words in page
+    program = (for_gpu / "tensorrt_engine.py").read_text("utf-8")
+    assert "MOST_PROMPTS, MOST_POINTS = 16, 64" in program
+    assert "--maxShapes=points:16x64x2,labels:16x64" in page
+    line = (picture[0], "--box", BOX, "--out", tmp_path / "m.png")
+    ran = run_alone(for_gpu, *line)
+    assert ran.returncode == 1
+    assert ran.stderr == "run.py: the package tensorrt is not installed: without a GPU, give --engine onnxruntime\n"
+    assert run_alone(for_gpu, *line, "--engine", "onnxruntime").returncode == 0
+
+
+def test_the_program_for_a_gpu_calls_tensorrt_as_documented(for_gpu, picture, tmp_path):
+    """By a stand-in that computes with ONNX Runtime: we have no GPU."""
+    found = {}
+    for engine, path in (("onnxruntime", []), ("tensorrt", [STAND_IN])):
+        out = ("--out", tmp_path / "m.png", "--masks", tmp_path / f"{engine}.npz", "--engine", engine)
+        everything = ("--everything", "--side", "5", "--least-iou", "0.3", "--least-stability", "0.3")
+        for _ in range(2):
+            ran = run_alone(for_gpu, picture[0], "--box", BOX, "--point", "100,90", *everything, *out, path=path)
+            assert ran.returncode == 0, ran.stderr
+        assert ran.stderr == ""  # built before, and loaded now
+        with np.load(tmp_path / f"{engine}.npz") as kept:
+            found[engine] = kept["masks"], kept["predicted_iou"]
+    assert len(found["tensorrt"][0]) > 2
+    for a, b in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    built = sorted(path.name for path in for_gpu.glob("*.engine"))
+    assert [name.partition("-")[0] for name in built] == ["decoder", "encoder"]
+    for name in built:
+        (for_gpu / name).write_bytes(b"of another GPU")
+    ran = run_alone(for_gpu, program="tensorrt_engine.py", path=[STAND_IN])
+    assert ran.returncode == 0, ran.stderr
+    assert "building encoder.onnx in TensorRT 10.8.0" in ran.stderr
+    assert "decoder, a box:" in ran.stdout
+    many = [text for x in range(64) for text in ("--point", f"{x},9")]
+    ran = run_alone(for_gpu, picture[0], *many, *out, path=[STAND_IN])
+    assert ran.returncode == 1
+    assert "input points of shape (1, 65, 2) is larger than TensorRT was built for" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_the_page_has_the_manifests_numbers(bundles):
@@ -228,11 +311,12 @@ def test_a_bundle_of_the_version_before_is_read(nano, plans, tmp_path):
     qs.export_bundle(nano, plans["openvino"], tmp_path / "b")
     manifest = tmp_path / "b" / "manifest.json"
     values = json.loads(manifest.read_text())
-    del values["everything"]
+    for name in ("everything", "documents", "digest"):
+        del values[name]
     manifest.write_text(json.dumps(values | {"version": 2}))
     assert read_manifest(tmp_path / "b").everything.iou_threshold == 0.88
     manifest.write_text(json.dumps(values | {"version": 1}))
-    with pytest.raises(BundleError, match="must have version 2 or 3, got 1: export it again"):
+    with pytest.raises(BundleError, match="must have version 2 or 3 or 4, got 1: export it again"):
         read_manifest(tmp_path / "b")
 
 
@@ -405,6 +489,17 @@ def test_the_sample_in_cpp_gives_the_same_mask(engine, options_of, bundles, pict
     assert float(ran.stdout.split()[2]) == pytest.approx(100 * iou[0], abs=1e-3)
     with Image.open(tmp_path / "m.pgm") as found:
         assert mask_iou(np.asarray(found) > 0, masks[0]) > 0.999  # the decoder is float: sums may differ by threads
-    line[1] = path
-    ran = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (1, f"segment: {path} must be a binary PPM (P6) of 8 bits\n")
+    pixels = (tmp_path / "p.ppm").read_bytes().partition(b"\n255\n")[2]
+    (tmp_path / "c.ppm").write_bytes(b"P6\n# by a camera\n256 200\n255\n" + pixels)
+    again = subprocess.run([program, tmp_path / "c.ppm", *line[2:]], capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (0, ran.stdout)
+    for changed, words in (
+        ({1: path}, f"{path} must be a binary PPM (P6) of 8 bits"),
+        ({1: tmp_path / "no.ppm"}, f"{tmp_path / 'no.ppm'} cannot be read"),
+        ({2: "a"}, "the box must be four numbers, got a"),
+        ({2: "250", 4: "40"}, "the box must be x0 y0 x1 y1 in pixels of the image, with x0 < x1 and y0 < y1"),
+        ({7: tmp_path}, f"{tmp_path}/encoder.onnx is not there: name the bundle's folder"),
+    ):
+        given = [str(changed.get(number, text)) for number, text in enumerate(line)]
+        ran = subprocess.run(given, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (1, f"segment: {words}\n")

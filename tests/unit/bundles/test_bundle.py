@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from quantsam.quant.saturation import saturating_channels
 from quantsam.results.machine import instruction_sets
 from quantsam.runtime import bundle, engines, processor, verify
 from quantsam.runtime.engines import open_session
+from quantsam.runtime.manifest import read_manifest
 from quantsam.runtime.manifest import test_image as check_image
 from quantsam.runtime.processor import processor_text
 from quantsam.runtime.sessions import SessionOptions
@@ -127,12 +129,13 @@ def test_the_manifest(bundles, nano):
     folder, _ = bundles["openvino"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["model"], manifest["scheme"], manifest["placement"]) == ("nano", "int8", "openvino")
-    documents = ("manifest.json", "README.md", "model-card.md", "run.py", "segment.cpp", "CMakeLists.txt")
-    assert sorted([*manifest["files"], *documents]) == sorted(p.name for p in folder.iterdir())
+    assert manifest["documents"].keys() == {"README.md", "model-card.md", "run.py", "segment.cpp", "CMakeLists.txt"}
+    named = {**manifest["files"], **manifest["documents"]}
+    assert {*named, "manifest.json"} == {p.name for p in folder.iterdir()}
     assert manifest["processors"] == "any"
     assert manifest["exported_on"] == processor_text()
     assert len(manifest["check"]["layers"]) == 12  # one of each kind, and one depthwise of the branches
-    for name, entry in manifest["files"].items():
+    for name, entry in named.items():
         assert entry["size_bytes"] == (folder / name).stat().st_size
     assert check_image().shape == (120, 160, 3)
     assert len(np.unique(check_image())) > 200
@@ -261,8 +264,15 @@ def edited(folder, target, name, change):
     return target
 
 
+def signed(values):
+    """Return a manifest's content with a checksum that is right."""
+    told = {name: value for name, value in values.items() if name != "digest"}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return json.dumps(told | {"digest": digest}).encode()
+
+
 def manifest_with(**changes):
-    return lambda content: json.dumps(json.loads(content) | changes).encode()
+    return lambda content: signed(json.loads(content) | changes)
 
 
 @pytest.mark.parametrize(
@@ -271,13 +281,24 @@ def manifest_with(**changes):
         ("encoder.onnx", lambda c: c[:-1], BundleError, "encoder.onnx of bundle .* is not the file that was exported"),
         ("manifest.json", lambda c: c[:-9], BundleError, "manifest.json of bundle .* is damaged"),
         ("manifest.json", lambda c: b"[]", BundleError, "manifest.json of bundle .* is damaged"),
-        ("manifest.json", manifest_with(version=9), BundleError, "must have version 2 or 3, got 9: export it again"),
+        (
+            "manifest.json",
+            lambda c: json.dumps(json.loads(c) | {"pixel_mean": [1, 2, 3]}).encode(),
+            BundleError,
+            "manifest.json of bundle .* is not the file that was exported: copy the bundle again, or export it again",
+        ),
+        (
+            "manifest.json",
+            manifest_with(version=9),
+            BundleError,
+            "must have version 2 or 3 or 4, got 9: export it again",
+        ),
         ("manifest.json", manifest_with(input_size=-1), BundleError, "is damaged"),
         ("manifest.json", manifest_with(files={}), BundleError, "is damaged"),
         ("manifest.json", manifest_with(engine="abacus"), InputError, "engine must be one of onnxruntime, openvino"),
         (
             "manifest.json",
-            lambda c: json.dumps((m := json.loads(c)) | {"check": m["check"] | {"least_mask_iou": 1.1}}).encode(),
+            lambda c: signed((m := json.loads(c)) | {"check": m["check"] | {"least_mask_iou": 1.1}}),
             BundleError,
             "masks of the test image must have a mean IoU of at least 1.1 with the exporter's, got ",
         ),
@@ -290,7 +311,7 @@ def manifest_with(**changes):
         ("check.npz", lambda c: c[:-9], BundleError, "check.npz of bundle .* is not the file that was exported"),
         ("check.onnx", lambda c: c + b"0", BundleError, "check.onnx of bundle .* is not the file that was exported"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_damaged_bundle(bundles, tmp_path, name, change, error, message):
     folder = edited(bundles["openvino"][0], tmp_path / "copy", name, change)
@@ -355,6 +376,33 @@ def test_one_call_for_a_bundle_and_for_the_full_model(bundles, scene, prompt, mu
     np.testing.assert_allclose(alone.low_res_logits, whole.low_res_logits, atol=1e-2)
     assert alone.best == whole.best
     assert mask_iou(alone.masks[alone.best], whole.masks[whole.best]) > 0.99
+
+
+def test_what_a_user_put_beside_a_bundle_is_kept(nano, tmp_path):
+    plan, folder = qs.make_plan(nano, "fp32", "openvino"), tmp_path / "b"
+    qs.export_bundle(nano, plan, folder)
+    qs.export_bundle(nano, plan, folder)  # nothing of the user's is there
+
+    def refused(name, message):
+        before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        with pytest.raises(OutputError, match=message):
+            qs.export_bundle(nano, plan, folder)
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+        (folder / name).unlink()
+
+    for name in ("masks.png", "build/segment"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"mine")
+        refused(name, f"cannot write the bundle .*: the folder also holds '{name}', choose an absent or empty one")
+    program = folder / "run.py"
+    program.write_text(program.read_text() + "# mine")
+    assert read_manifest(folder).changed_documents(folder) == ("run.py",)
+    refused("run.py", "run.py was changed there and would be lost, choose another folder, or delete that file")
+    (folder / "encoder.onnx").write_bytes(b"damaged")  # an export mends it
+    qs.export_bundle(nano, plan, folder)
+    assert qs.load_bundle(folder, threads=1).manifest.documents.keys() > {"run.py"}
+    (folder / "manifest.json").write_text("{")
+    refused("manifest.json", "the folder also holds 'CMakeLists.txt'")
 
 
 def test_where_a_bundle_may_be_written(nano, tmp_path):

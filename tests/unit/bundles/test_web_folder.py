@@ -6,7 +6,7 @@ import re
 import pytest
 
 import quantsam as qs
-from quantsam.bundles.web.folder import FILES, LICENSE_FILE, web_files
+from quantsam.bundles.web.folder import FILES, LICENSE_FILE, list_of_files, page_files
 from quantsam.errors import EngineError
 from quantsam.runtime.manifest import DECODER, ENCODER, MANIFEST
 from quantsam.runtime.web import package
@@ -46,8 +46,8 @@ def test_what_the_page_refers_to_is_there_and_nothing_is_elsewhere(folder):
 
 
 def test_another_file_is_another_version():
-    bundle = {ENCODER: b"encoder", DECODER: b"decoder", MANIFEST: b"{}"}
-    versions = [listed(web_files({**bundle, ENCODER: e}, RUNTIME)[FILES])["version"] for e in (b"a", b"b", b"a")]
+    bundle, page = {ENCODER: b"encoder", DECODER: b"decoder", MANIFEST: b"{}"}, page_files(RUNTIME)
+    versions = [listed(list_of_files(page, {**bundle, ENCODER: e}))["version"] for e in (b"a", b"b", b"a")]
     assert versions[0] == versions[2] != versions[1]
 
 

@@ -4,7 +4,7 @@
     python run.py IMAGE --point 120,80 --point 200,90,0      one point on the object, one off it
     python run.py IMAGE --everything
 
-Writes the image with the masks painted on it (--out), and on request all masks as arrays (--masks FILE.npz). You may
+Writes the image with the masks drawn on it (--out), and on request all masks as arrays (--masks FILE.npz). You may
 copy, change and ship this file with the bundle; the README beside it describes the inputs and outputs of both graphs.
 """
 
@@ -27,6 +27,8 @@ Array = NDArray[Any]
 HERE = Path(__file__).resolve().parent
 COLOURS = [(230, 25, 75), (0, 130, 200), (60, 180, 75), (245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230)]
 ON, OFF, TOP_LEFT, BOTTOM_RIGHT, PADDING = 1, 0, 2, 3, -1
+VERSION = 4  # of the manifest
+ENGINES = ("onnxruntime", "openvino", "tensorrt")
 AT_ONCE = 16  # prompts that are decoded together
 
 
@@ -38,7 +40,7 @@ class Graph:
             import onnxruntime
 
             options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
+            options.log_severity_level = 4  # errors are raised
             if wide_sums:  # the plan is exact only if products are added in 32 bits: slower, but correct everywhere
                 options.add_session_config_entry("session.x64quantprecision", "1")
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -66,19 +68,20 @@ class Segmenter:
     """Encodes an image once and answers prompts on it."""
 
     def __init__(self, folder: Path, engine: str | None = None) -> None:
-        self.about = about = json.loads((folder / "manifest.json").read_text("utf-8"))
-        for name, entry in about["files"].items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != entry["sha256"]:
-                sys.exit(f"run.py: {folder / name} is not the file that was exported: copy the bundle again")
+        self.about = about = checked_manifest(folder)
         engine = engine or about["engine"]
-        if engine not in ("onnxruntime", "openvino"):
-            print(f"run.py: {engine} is not run from here: ONNX Runtime shows the masks", file=sys.stderr)
-            engine = "onnxruntime"
+        paths = [folder / name for name in ("encoder.onnx", "decoder.onnx")]
+        if engine == "tensorrt":
+            import tensorrt_engine  # type: ignore[import-not-found]  # lies beside this file in the bundle
+
+            shapes = tensorrt_engine.encoder_shapes(about), tensorrt_engine.decoder_shapes()
+            self._encoder, self._decoder = map(tensorrt_engine.TensorRtGraph, paths, shapes)
+            return
         side, wide = about["input_size"], about["processors"] == "vnni"
         if wide and engine == "openvino":
             print("run.py: this bundle is exact on processors with VNNI alone; see README.md", file=sys.stderr)
-        self._encoder = Graph(folder / "encoder.onnx", engine, {"image": (1, 3, side, side)}, wide)
-        self._decoder = Graph(folder / "decoder.onnx", engine, {}, wide)
+        self._encoder = Graph(paths[0], engine, {"image": (1, 3, side, side)}, wide)
+        self._decoder = Graph(paths[1], engine, {}, wide)
 
     def set_image(self, image: Array) -> None:
         """Encode an image, (H, W, 3) uint8 RGB."""
@@ -141,6 +144,20 @@ class Segmenter:
         return kept
 
 
+def checked_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a bundle, after comparing its checksum and those of the files it names."""
+    about: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+    if about["version"] != VERSION:
+        raise ValueError(f"manifest.json has version {about['version']}, this run.py reads {VERSION}")
+    digest = about.pop("digest")
+    changed = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest() != digest
+    for name in ["manifest.json"] if changed else about["files"]:
+        path = folder / name
+        if changed or hashlib.sha256(path.read_bytes()).hexdigest() != about["files"][name]["sha256"]:
+            raise ValueError(f"{name} is not the file that was exported")
+    return about
+
+
 def scaled(image_hw: tuple[int, int], longest: int) -> tuple[int, int]:
     """Return (height, width) scaled so that the longer side is `longest`."""
     scale = longest / max(image_hw)
@@ -198,20 +215,67 @@ def check_out(path: Path, suffixes: Collection[str]) -> None:
         sys.exit(f"run.py: {path} must be in a folder that exists: make {path.absolute().parent}")
 
 
-def box_of(text: str) -> Array:
-    """Return the corners of a box, (2, 2)."""
+def box_of(text: str, image_hw: tuple[int, int]) -> Array:
+    """Return the corners of a box, cut at the image's sides, (2, 2)."""
     x0, y0, x1, y1 = numbers(text, (4,))
     if x0 >= x1 or y0 >= y1:
         sys.exit(f"run.py: box {text!r} must be x0,y0,x1,y1 with x0 < x1 and y0 < y1")
-    return np.array([[x0, y0], [x1, y1]], np.float32)
+    height, width = image_hw
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        sys.exit(f"run.py: box {text!r} must overlap the image, {width} x {height} pixels")
+    box = np.array([[x0, y0], [x1, y1]], np.float32)
+    cut = np.clip(box, 0, np.array([width, height], np.float32))
+    if (np.abs(cut - box) > 1).any():
+        print(f"run.py: box {text!r} is cut at the image's sides, {width} x {height} pixels", file=sys.stderr)
+    return cut
 
 
-def point_of(text: str) -> tuple[list[float], int]:
+def point_of(text: str, image_hw: tuple[int, int]) -> tuple[list[float], int]:
     """Return a point and its label."""
     mark = numbers(text, (2, 3))
     if len(mark) == 3 and mark[2] not in (OFF, ON):
         sys.exit(f"run.py: point {text!r} must end in 1 (on the object) or 0 (off it), or in neither")
+    height, width = image_hw
+    if not (0 <= mark[0] < width and 0 <= mark[1] < height):
+        sys.exit(f"run.py: point {text!r} must lie in the image, {width} x {height} pixels")
     return mark[:2], int(mark[2]) if len(mark) == 3 else ON
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def open_here(engine: str | None) -> Segmenter:
+    """Open the bundle that this file is in, or exit with a line that says why not."""
+    try:
+        return Segmenter(HERE, engine)
+    except ImportError as error:
+        way_out = (
+            "without a GPU, give --engine onnxruntime" if error.name == "tensorrt" else f"pip install {error.name}"
+        )
+        sys.exit(f"run.py: the package {error.name} is not installed: {way_out}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        sys.exit(f"run.py: the bundle in {HERE} is damaged ({first_line(error)}): copy it again, or export it again")
+    except Exception as error:  # each engine raises its own errors
+        sys.exit(f"run.py: the engine cannot open the bundle in {HERE}: {first_line(error)}")
+
+
+def answers(
+    segmenter: Segmenter, image: Array, boxes: list[Array], marks: list[tuple[list[float], int]], args: Any
+) -> list[tuple[Array, float]]:
+    """Return all masks that were asked for, and their predicted IoU."""
+    segmenter.set_image(image)
+    found = [segmenter.best(corners, np.array([TOP_LEFT, BOTTOM_RIGHT])) for corners in boxes]
+    if marks:
+        points = np.array([*(xy for xy, _ in marks), (0, 0)], np.float32)
+        found.append(segmenter.best(points, np.array([*(label for _, label in marks), PADDING])))
+    if args.everything:
+        least = segmenter.about["everything"]
+        iou = least["iou_threshold"] if args.least_iou is None else args.least_iou
+        stability = least["stability_threshold"] if args.least_stability is None else args.least_stability
+        found += segmenter.everything(args.side, iou, stability)
+    return found
 
 
 def main() -> None:
@@ -221,10 +285,10 @@ def main() -> None:
     parser.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1; each box gives one mask")
     parser.add_argument("--point", action="append", default=[], help="x,y (off the object: x,y,0); all give one mask")
     parser.add_argument("--everything", action="store_true", help="segment everything in the image")
-    parser.add_argument("--side", type=int, default=16, help="--everything: points along each side (%(default)s)")
+    parser.add_argument("--side", type=int, default=32, help="--everything: points along each side (%(default)s)")
     parser.add_argument("--least-iou", type=float, help="--everything: least predicted IoU")
     parser.add_argument("--least-stability", type=float, help="--everything: least stability")
-    parser.add_argument("--engine", choices=["onnxruntime", "openvino"], help="default: the engine of the export")
+    parser.add_argument("--engine", choices=ENGINES, help="default: the engine of the export")
     parser.add_argument("--out", type=Path, default=Path("masks.png"), help="output image (%(default)s)")
     parser.add_argument("--masks", type=Path, help="also write masks (N, H, W) and predicted IoU (N,) as .npz")
     args = parser.parse_args()
@@ -235,33 +299,24 @@ def main() -> None:
     check_out(args.out, Image.registered_extensions().keys() & {".png", ".jpg", ".jpeg", ".webp", ".bmp"})
     if args.masks:
         check_out(args.masks, [".npz"])
-    boxes, marks = [box_of(text) for text in args.box], [point_of(text) for text in args.point]
     try:
         image = read_image(args.image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         sys.exit(f"run.py: {args.image} is not an image that can be read: {error}")
+    hw = (image.shape[0], image.shape[1])
+    boxes, marks = [box_of(text, hw) for text in args.box], [point_of(text, hw) for text in args.point]
+    segmenter = open_here(args.engine)
     try:
-        segmenter = Segmenter(HERE, args.engine)
-    except ImportError as error:
-        sys.exit(f"run.py: the package {error.name} is not installed: pip install {error.name}")
-    except (OSError, ValueError, LookupError) as error:
-        sys.exit(f"run.py: the bundle in {HERE} is damaged ({error}): copy it again")
-    segmenter.set_image(image)
-    found = [segmenter.best(corners, np.array([TOP_LEFT, BOTTOM_RIGHT])) for corners in boxes]
-    if marks:
-        points = np.array([*(xy for xy, _ in marks), (0, 0)], np.float32)
-        found.append(segmenter.best(points, np.array([*(label for _, label in marks), PADDING])))
-    if args.everything:
-        least = segmenter.about.get("everything", {"iou_threshold": 0.88, "stability_threshold": 0.95})
-        iou = least["iou_threshold"] if args.least_iou is None else args.least_iou
-        stability = least["stability_threshold"] if args.least_stability is None else args.least_stability
-        found += segmenter.everything(args.side, iou, stability)
+        found = answers(segmenter, image, boxes, marks, args)
+    except Exception as error:  # each engine raises its own errors
+        made = segmenter.about["engine"]
+        sys.exit(f"run.py: {args.engine or made} cannot run this bundle, exported for {made}: {first_line(error)}")
     painted = image.astype(np.float32)
     for number, (mask, iou) in enumerate(found):
         painted[mask] = 0.5 * painted[mask] + 0.5 * np.array(COLOURS[number % len(COLOURS)])
         print(f"mask {number + 1}: {int(mask.sum())} pixels, predicted IoU {100 * iou:.1f} %")
     Image.fromarray(painted.round().astype(np.uint8)).save(args.out)
-    print(f"{len(found)} masks, painted on {args.out}")
+    print(f"{len(found)} {'mask' if len(found) == 1 else 'masks'}, drawn on {args.out}")
     if args.masks:
         masks = np.array([mask for mask, _ in found]).reshape(-1, *image.shape[:2])
         with args.masks.open("wb") as file:

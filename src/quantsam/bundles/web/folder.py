@@ -30,27 +30,30 @@ GRAPH, FILES, EXAMPLE, LICENSE_FILE = "graph.js", "files.js", "example.jpg", "LI
 _EXAMPLE_SEED, _EXAMPLE_NUMBER = 5, 1
 
 
-def web_files(bundle: Mapping[str, bytes], runtime: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files that turn a bundle into a page, by name.
+def page_files(runtime: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a page by name, without the list of them and without what it reads of a bundle.
 
     Args:
-        bundle: The bundle's files that the page reads: both graphs and the manifest.
         runtime: The files from `runtime_files`.
     """
     folder = resources.files(__package__).joinpath("page")
     own = {name: folder.joinpath(name).read_bytes() for name in PAGE}
     own[GRAPH] = resources.files("quantsam.runtime.web").joinpath(GRAPH).read_bytes()  # the engine `web` uses it too
     own |= {f"ort/{name}": content for name, content in runtime.items()}
-    own[EXAMPLE] = _example()
-    read = {name: bundle[name] for name in (ENCODER, DECODER, MANIFEST)}
-    return {**own, FILES: _list({**own, **read}), LICENSE_FILE: LICENSE.encode()}
+    return {**own, EXAMPLE: _example(), LICENSE_FILE: LICENSE.encode()}
 
 
-def _list(served: Mapping[str, bytes]) -> bytes:
+def list_of_files(page: Mapping[str, bytes], bundle: Mapping[str, bytes]) -> bytes:
     """Return the script that lists the files for the page and its service worker.
 
     The script's version changes with any file, so a browser with an older cached folder fetches the new one.
+
+    Args:
+        page: The files from `page_files`.
+        bundle: The bundle's files; of these the page reads both graphs and the manifest.
     """
+    served = {name: content for name, content in page.items() if name != LICENSE_FILE}
+    served |= {name: bundle[name] for name in (ENCODER, DECODER, MANIFEST)}
     digest = hashlib.sha256()
     for name, content in sorted(served.items()):
         digest.update(f"{name} {len(content)} ".encode() + content)
