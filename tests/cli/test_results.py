@@ -79,7 +79,7 @@ def test_placement_is_shown_where_there_are_several(run, three):
 def test_exports(run, three, tmp_path):
     for suffix in ("csv", "parquet", "md", "json"):
         ran = run("results", "--scheme", "*t8", "--export", tmp_path / f"r.{suffix}")
-        assert (ran.code, ran.out, ran.err) == (0, "", f"{tmp_path / f'r.{suffix}'}: 1 results\n")
+        assert (ran.code, ran.out, ran.err) == (0, "", f"{tmp_path / f'r.{suffix}'}: 1 result\n")
     with (tmp_path / "r.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["scheme"], float(row["miou"])) == ("int8", 52.0)

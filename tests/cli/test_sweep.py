@@ -9,6 +9,15 @@ def test_a_dry_run_lists_all_that_is_missing(run, tmp_path):
     assert f"{tmp_path}/a" in ran.err
     assert f"{tmp_path}/b" in ran.err
     assert "4 of 6 runs cannot start: see above" in ran.err
+    absent = ("--set", f"data={tmp_path}/a", "--set", f"calibration={tmp_path}/c", "--set", f"weights={tmp_path}/w.pt")
+    absent = (*absent, "--set", f"detections={tmp_path}/d.json")
+    ran = run("sweep", *absent, "--set", "scheme=int8", "--dry-run", *store)
+    assert ran.err.count("missing: ") == 4
+    assert all(f"{tmp_path}/{name}" in ran.err for name in ("a", "c", "w.pt", "d.json"))
+    numbers = ("--set", "calibration_images=1,2,10", "--set", "data=scenes:1", "--set", "scheme=int8", "--dry-run")
+    ran = run("sweep", *numbers, *store)
+    shown = [line for line in ran.out.splitlines() if "to do" in line]
+    assert ["calibration_images=10" in line for line in shown] == [False, False, True]
     found = run(*line, "--dry-run", "--json", *store)
     assert found.code == 1
     run(*line, *store).complains(1, f"{tmp_path}/a", "3 more runs cannot either, --dry-run lists all")

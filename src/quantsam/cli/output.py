@@ -142,3 +142,12 @@ def _told(items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
             left = "" if total is None else f" of {total}, {(now - started) / done * (total - done):.0f} s left"
             click.echo(f"{label}: {done}{left}", err=True)
         yield item
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "result"), counted(20, "result")
+    ('1 result', '20 results')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -11,7 +11,7 @@ import click
 
 from quantsam.cli.object_tables import groups_table, objects_table, summary_line
 from quantsam.cli.options import record_filters
-from quantsam.cli.output import json_option, print_json, print_table, wide_option
+from quantsam.cli.output import counted, json_option, print_json, print_table, wide_option
 from quantsam.cli.stores import STORE_HELP
 from quantsam.cli.written import check_not_read
 
@@ -187,12 +187,6 @@ def _again(record: Record, out: _Output) -> None:
     """Print one record: its description and its rows."""
     rows = record.table()
     if out.target is not None:
-        if out.target.suffix.lower() == ".json":
-            from quantsam.results.export import export
-
-            export([record], out.target)
-            click.echo(f"{out.target}: record {record.id[:8]}", err=True)
-            return
         out.export(rows, "rows")
         return
     if out.as_json:
@@ -247,7 +241,7 @@ def _list(results: ResultStore, filters: Mapping[str, Any], out: _Output) -> Non
     records = results.records(**filters)
     if out.target is not None:
         export(records, out.target)
-        click.echo(f"{out.target}: {len(records)} results", err=True)
+        click.echo(f"{out.target}: {counted(len(records), 'result')}", err=True)
     elif out.as_json:
         print_json([record.to_json_dict() for record in records])
     elif not records:
@@ -255,7 +249,7 @@ def _list(results: ResultStore, filters: Mapping[str, Any], out: _Output) -> Non
         way_out = "leave out a filter" if reason == "match" else "`quantsam evaluate` adds some"
         click.echo(f"no results {reason} in {results.path}: {way_out}", err=True)
     else:
-        _print(records, f"{len(records)} results in {results.path}", wide=out.wide)
+        _print(records, f"{counted(len(records), 'result')} in {results.path}", wide=out.wide)
 
 
 def _print(records: Sequence[Record], title: str, *, wide: bool) -> None:
@@ -270,7 +264,7 @@ def _print(records: Sequence[Record], title: str, *, wide: bool) -> None:
     figures: dict[str, Callable[[Record], object]] = {
         ">objects": lambda r: r.figures.get("count"),
         ">mIoU": lambda r: _shown(r.figures.get("miou")),
-        ">± SE": lambda r: _shown(r.figures.get("standard_error")),
+        ">± SE": lambda r: _shown(r.figures.get("standard_error") if "miou" in r.figures else None),
         ">AP": lambda r: _shown(r.figures.get("ap")),
         ">gap": lambda r: _shown(r.figures.get("gap")),
     }

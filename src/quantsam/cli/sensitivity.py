@@ -146,6 +146,7 @@ def _remedies(
     weights = "" if model.weights is None else f" --weights {quoted(model.weights)}"
     engine = "" if deployment.engine == PYTORCH else f" --engine {deployment.engine}"
     images = "" if calibration.spec is None else f" --calibration {quoted(str(calibration.spec))}"
+    images += "" if calibration.images is None else f" --calibration-images {calibration.images}"
     repair = command_line(f"quantsam repair {model.name}{weights}{engine}{images}")
     values: dict[str, object] = {
         "model": model.name,

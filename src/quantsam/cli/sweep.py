@@ -112,14 +112,17 @@ def _try(sweep: Sweep, results: ResultStore, as_json: bool) -> None:
     known = [results.find(one.identity) is not None for one in opened]
     if as_json:
         can = [{"point": o.point.label, "id": o.identity, "done": k} for o, k in zip(opened, known, strict=True)]
-        cannot = [{"point": point.label, "id": None, "done": False, "cause": str(e)} for point, e in failed.items()]
+        cannot = [
+            {"point": point.label, "id": None, "done": False, "cause": "; ".join(map(str, errors))}
+            for point, errors in failed.items()
+        ]
         print_json(can + cannot)
     else:
-        rows = [(o.identity[:8], o.point.label, "done" if k else "") for o, k in zip(opened, known, strict=True)]
+        rows = [(o.identity[:8], o.point.label, "done" if k else "to do") for o, k in zip(opened, known, strict=True)]
         rows += [("", point.label, "cannot run") for point in failed]
         print_table(f"{sweep.name}: {len(rows)} runs", ["id", "run", "state"], rows)
         _tell_same([one.identity for one in opened])
-        for cause in dict.fromkeys(str(error) for error in failed.values()):
+        for cause in dict.fromkeys(str(error) for errors in failed.values() for error in errors):
             click.echo(f"missing: {cause}", err=True)
     if failed:
         raise click.ClickException(f"{len(failed)} of {len(sweep.points)} runs cannot start: see above")

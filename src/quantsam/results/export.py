@@ -54,7 +54,7 @@ def _columns(records: Iterable[Record]) -> list[str]:
 
 
 def _cell(value: Any) -> Cell:
-    return json.dumps(value) if isinstance(value, (list, dict)) else value
+    return json.dumps(value) if isinstance(value, (list, tuple, dict)) else value
 
 
 def markdown_table(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> str:

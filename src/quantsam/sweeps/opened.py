@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,35 +57,59 @@ def open_points(points: Sequence[Point], shelf: Shelf, threads: int) -> list[Ope
     Raises:
         QuantsamError: A point cannot run; the message names it. Nothing has started then.
     """
-    failed = _failures(points, check_point)
+    failed = _checked(points)  # loads nothing
     if not failed:
         opened, failed = try_points(points, shelf, threads)
         if not failed:
             return opened
-    (point, error), *others = failed.items()
+    (point, (error, *_)), *others = failed.items()
     more = f"; {len(others)} more runs cannot either, --dry-run lists all" if others else ""
     raise type(error)(f"{point.label} cannot run: {error}{more}") from error
 
 
 def try_points(
     points: Sequence[Point], shelf: Shelf, threads: int
-) -> tuple[list[OpenedPoint], dict[Point, QuantsamError]]:
-    """Check all points; return the identified points that can run, and the errors of the others."""
+) -> tuple[list[OpenedPoint], dict[Point, list[QuantsamError]]]:
+    """Check all points; return the identified points that can run, and all errors of each of the others."""
+    failed = _checked(points)
+    rest = [point for point in points if point not in failed]
+    groups = {_group(point): number for number, point in reversed([*enumerate(rest)])}  # in the order of the points
     opened: list[OpenedPoint] = []
-    failed = _failures(points, check_point)
-    rest = sorted((point for point in points if point not in failed), key=_group)
-    failed |= _failures(rest, lambda point: opened.append(_open(point, shelf, threads)))
+    for point in sorted(rest, key=lambda point: groups[_group(point)]):
+        errors = _errors(point, *_loads(point, shelf))
+        errors = errors or _errors(point, lambda point: opened.append(_open(point, shelf, threads)))
+        if errors:
+            failed[point] = errors
     return opened, failed
 
 
-def _failures(points: Iterable[Point], call: Callable[[Point], object]) -> dict[Point, QuantsamError]:
-    failed: dict[Point, QuantsamError] = {}
-    for point in points:
+def _checked(points: Sequence[Point]) -> dict[Point, list[QuantsamError]]:
+    """Return the errors of the points that `check_point` refuses."""
+    return {point: errors for point in points if (errors := _errors(point, check_point))}
+
+
+def _errors(point: Point, *calls: Callable[[Point], object]) -> list[QuantsamError]:
+    """Call all with a point; return the errors."""
+    found = []
+    for call in calls:
         try:
             call(point)
         except QuantsamError as error:
-            failed[point] = error
-    return failed
+            found.append(error)
+    return found
+
+
+def _loads(point: Point, shelf: Shelf) -> list[Callable[[Point], object]]:
+    """Return what loads the files of a point that was checked."""
+    with torch.device("meta"):
+        sites = _sites(point, ImageEncoder(get_variant(point.model)), point_scheme(point))
+    return [shelf.model, shelf.dataset, _check_detections, *([shelf.images] if _needs_images(sites) else [])]
+
+
+def _check_detections(point: Point) -> None:
+    """Check that a point's detections are there; they are read once the dataset is."""
+    if point.detections is not None and not Path(point.detections).is_file():
+        raise InputError(f"detections must be a file, got {point.detections!r}: check the path")
 
 
 def check_point(point: Point) -> None:

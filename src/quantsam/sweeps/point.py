@@ -185,9 +185,6 @@ def make_point(values: Mapping[str, Any], where: str) -> Point:
     absolute: dict[str, Any] = {
         name: str(expanded(v).absolute()) for name in _PATHS if _is_path(v := getattr(point, name))
     }
-    for name in ("weights", "detections"):
-        if getattr(point, name) is not None and name not in absolute:
-            raise InputError(f"{where}: {name} must be a file, got {getattr(point, name)!r}: check the path")
     return dataclasses.replace(point, **absolute)
 
 
