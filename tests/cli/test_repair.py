@@ -25,7 +25,7 @@ def test_a_repaired_plan_is_calibrated_evaluated_and_exported(run, tmp_path):
     (record,) = run("evaluate", "--model", "nano-outlier", "--plan", tmp_path / "plan", *DATA).json
     assert record["settings"]["repairs"] == ["streams", "migrate"]
     line = ("export", "--model", "nano-outlier", "--engine", "openvino", "--plan", tmp_path / "plan")
-    assert "it computes here what" in run(*line, "--out", tmp_path / "bundle").out
+    assert "results are those of the exact integer simulation" in run(*line, "--out", tmp_path / "bundle").out
     run(*line, "--repair", "streams", "--out", tmp_path / "other").complains(
         2, "--plan and --repair exclude each other"
     )
@@ -81,6 +81,13 @@ def test_a_plan_for_a_gpu_is_repaired_without_it(run, tmp_path):
     ran = run(*line, "--goal", "100", "--out", tmp_path / "plan")
     assert "--engine tensorrt --plan" in ran.out
     assert (tmp_path / "plan").is_dir()
+
+
+def test_a_search_says_what_there_was_no_time_for(run):
+    ran = run("repair", "nano", "--calibration", "scenes:8:1", "--try", "streams,bias", "--minutes", "0", "--no-store")
+    assert "stopped after --minutes 0: not tried: streams, bias\n" in ran.out
+    ran = run("repair", "nano", "--calibration", "scenes:8:1", "--try", "streams", "--goal", "99", "--no-store")
+    assert "stopped after" not in ran.out
 
 
 def test_a_search_for_repairs_that_cannot_be(run, tmp_path):

@@ -18,7 +18,7 @@ def test_export_verify_and_agree(run, tmp_path, web):
     folder = tmp_path / "page"
     ran = run("export", "--engine", "web", "--calibration", "scenes:2:1", "--out", folder)
     assert ran.code == 0, ran.err
-    assert "for web: it computes here what the simulation in exact integers does" in ran.out
+    assert "for web: on this machine its results are those of the exact integer simulation" in ran.out
     assert f"serve it: python -m http.server --directory {folder} 8000" in ran.out
     found = run("verify", folder, "--rounds", "1", "--threads", "1", "--json").json
     assert found["engine_version"].startswith("onnxruntime-web 1.")

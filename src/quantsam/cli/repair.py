@@ -162,6 +162,11 @@ def _report(record: RepairRecord) -> None:
     print_table(title, columns + ([">ms", ">times"] if timed else []), rows, spare=(">s", ">± SE"))
     click.echo("\nmask loss: 100 less the mean IoU of the masks with those of FP32; gain: paired with what was kept")
     kept = ", ".join(record.last_kept.repairs) or "nothing"
+    if record.out_of_time:
+        left = (
+            f"not tried: {', '.join(record.untried)}" if record.untried else "every repair was tried, but not together"
+        )
+        click.echo(f"stopped after --minutes {record.minutes:g}: {left}")
     click.echo(f"repaired: {kept}; masks lose {record.last_kept.mask_loss:.2f} points, {steps[0].mask_loss:.2f} before")
 
 

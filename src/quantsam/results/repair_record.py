@@ -67,6 +67,24 @@ class RepairRecord(Record):
         """The step that gave the final plan."""
         return [step for step in self.steps if step.kept][-1]
 
+    @property
+    def untried(self) -> tuple[str, ...]:
+        """The repairs that were asked for and that no step had: the goal was reached or the time was over before."""
+        untried = self.results.get("untried")
+        return tuple(map(str, untried)) if isinstance(untried, list) else ()
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the search stopped because its time was over."""
+        return bool(self.results.get("out_of_time"))
+
+    @property
+    def minutes(self) -> float:
+        """The time that the search had; infinite if it had no limit."""
+        asked = self.settings.get("tried")
+        minutes = asked.get("minutes") if isinstance(asked, dict) else None
+        return float(minutes) if isinstance(minutes, (int, float)) else float("inf")
+
     def table(self) -> list[dict[str, Any]]:
         """Return the steps as plain values."""
         return [dataclasses.asdict(step) for step in self.steps]

@@ -90,6 +90,8 @@ class RepairTrials:
     began: float = field(default_factory=time.perf_counter)
     tried: list[tuple[Tried, bool, float | None, float | None]] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
+    _wanted: frozenset[str] = frozenset()
+    _is_late: bool = False
 
     @property
     def best(self) -> Tried:
@@ -111,6 +113,7 @@ class RepairTrials:
         self.tried.append((self._try(UNREPAIRED, dataclasses.replace(self.start, repairs=())), True, None, None))
         if not any(takes_offsets(site.spec) for site in self.best.plan.sites if site.role == "weight"):
             wanted.discard("rounding")  # weights of 8 bits keep their codes
+        self._wanted = frozenset(wanted)
         groups = [tuple(name for name in names if name in wanted) for names in BY_COST]
         left = self._one_by_one([names for names in groups if names])
         while (rest := self._together(left)) is not None:
@@ -195,13 +198,27 @@ class RepairTrials:
                 **exactness(last.plan, True),
                 **notes,
             },
-            results={"steps": [step.to_json_dict() for step in steps], "scheme": scheme_to_toml(last.scheme)},
+            results={
+                "steps": [step.to_json_dict() for step in steps],
+                "scheme": scheme_to_toml(last.scheme),
+                "untried": self._untried(),
+                "out_of_time": self._is_late and not self._has_reached_goal,
+            },
         )
 
+    def _untried(self) -> list[str]:
+        """Return the repairs that no trial had."""
+        tried = {name for one, *_ in self.tried for name in one.scheme.repairs}
+        return [name for name in REPAIRS if name in self._wanted and name not in tried]
+
+    @property
+    def _has_reached_goal(self) -> bool:
+        return self.settings.goal is not None and self.best.mean <= self.settings.goal
+
     def _is_done(self) -> bool:
-        goal, minutes = self.settings.goal, self.settings.minutes
-        reached = goal is not None and self.best.mean <= goal
-        return reached or (minutes is not None and time.perf_counter() - self.began > 60 * minutes)
+        minutes = self.settings.minutes
+        self._is_late = minutes is not None and time.perf_counter() - self.began > 60 * minutes
+        return self._has_reached_goal or self._is_late
 
     def _with_repairs(self, added: Sequence[RepairName]) -> Tried:
         names = {*self.best.scheme.repairs, *added}
