@@ -48,7 +48,7 @@ def test_a_scheme_is_drawn_beside_the_float_model(run, picture, tmp_path):
     line = ("segment", picture, "--box", "30,20,70,45", "--out", tmp_path / "o.png", "--calibration", "scenes:1:1")
     ran = run(*line, "--scheme", "int8")
     assert (ran.code, ran.err) == (0, "")
-    assert "IoU of the two" in ran.out
+    assert "IoU with int8's mask" in ran.out
     with Image.open(tmp_path / "o.png") as drawn:
         assert drawn.size == (2 * (90 + 8) + 8, 60 + 26 + 8)
     both = run(*line, "--scheme", "w8a16", "--json").json
@@ -77,7 +77,8 @@ def test_everything(run, picture, tmp_path):
         (("--everything", "--box", "1,1,5,5"), ["--everything excludes the others"]),
         (("--box", "1,2,3"), ["x0,y0,x1,y1", "got '1,2,3'"]),
         (("--box", "1,2,3,nan"), ["got '1,2,3,nan'"]),
-        (("--box", "9,9,5,12"), ["left < right", "got 9,9,5,12"]),
+        (("--box", "9,9,5,12"), ["left < right", "got 9,9,5,12", "width and height, give 9,9,14,21"]),
+        (("--box", "9,9,-5,12"), ["left < right", "got 9,9,-5,12: give x0,y0,x1,y1\n"]),
         (("--box", "200,0,210,9"), ["must overlap the image, 90 x 60 pixels", "got 200,0,210,9"]),
         (("--point", "90,5"), ["must lie in the image, 90 x 60 pixels", "got 90,5"]),
         (("--point", "5,-1"), ["must lie in the image", "got 5,-1"]),

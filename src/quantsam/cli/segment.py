@@ -214,11 +214,14 @@ def _fitted(prompts: PicturePrompts, image_hw: tuple[int, int]) -> PicturePrompt
 
 def _draw(out: Path, pixels: UInt8Image, found: dict[str, list[PictureMask]], prompts: PicturePrompts) -> None:
     from quantsam.report.overlay import overlay, side_by_side
+    from quantsam.runtime.picture import matches
 
-    panels = [
-        overlay(pixels, [m.mask for m in masks], prompts.boxes_xyxy, prompts.points_xy, prompts.labels)
-        for masks in found.values()
-    ]
+    drawn = (prompts.boxes_xyxy, prompts.points_xy, prompts.labels)
+    reference = next(iter(found.values()))
+    panels = []
+    for masks in found.values():  # one object has one colour in all of them
+        colours = matches(reference, masks) if prompts.everything and masks is not reference else None
+        panels.append(overlay(pixels, [m.mask for m in masks], *drawn, colours))
     save_picture(panels[0] if len(panels) == 1 else side_by_side(panels, list(found)), out)
 
 
@@ -282,7 +285,7 @@ def _print(
             mean = 100 * sum(ious) / len(ious)
             click.echo(f"IoU of each FP32 mask with the nearest quantized one: {mean:.1f} % on average")
         return
-    reference = next(iter(found.values()))
+    reference, (_, *others) = next(iter(found.values())), found
     for index, mask in enumerate(reference):
-        iou = f", IoU of the two {100 * ious[index]:.1f} %" if ious else ""
+        iou = f", IoU with {others[0]}'s mask {100 * ious[index]:.1f} %" if ious else ""
         click.echo(f"mask {index + 1}: {mask.area} pixels, predicted IoU {100 * mask.predicted_iou:.0f} %{iou}")

@@ -24,6 +24,7 @@ def overlay(
     boxes_xyxy: Sequence[tuple[float, float, float, float]] = (),
     points_xy: Sequence[tuple[float, float]] = (),
     labels: Sequence[int] = (),
+    colours: Sequence[int] | None = None,
 ) -> Image.Image:
     """Draw masks, each in its own colour and smaller masks above larger ones, and the prompts.
 
@@ -33,15 +34,17 @@ def overlay(
         boxes_xyxy: Boxes in pixels.
         points_xy: Points in pixels.
         labels: For each point, 1 (drawn yellow) or 0 (drawn red).
+        colours: Number of each mask's colour; counted from 0 if None.
 
     Returns:
         An RGB image of the same size.
     """
     pixels = image.astype(np.float32)
     order = sorted(range(len(masks)), key=lambda i: -int(np.count_nonzero(masks[i])))
+    numbers = range(len(masks)) if colours is None else colours
     for i in order:
         mask = masks[i]
-        colour = 255 * np.array(colorsys.hsv_to_rgb((0.58 + i * _GOLDEN) % 1, 0.85, 1.0), np.float32)
+        colour = 255 * np.array(colorsys.hsv_to_rgb((0.58 + numbers[i] * _GOLDEN) % 1, 0.85, 1.0), np.float32)
         pixels[mask] = pixels[mask] * 0.5 + colour * 0.5
         pixels[mask & ~inner_pixels(mask)] = colour
     drawn = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from quantsam.prediction.grid import Box, GridSettings
 from quantsam.prediction.regions import tight_box
 from quantsam.prediction.tally import Tally
 from quantsam.progress import Progress
+
+_SAME_OBJECT = 0.5  # IoU
 
 BoxXyxy = tuple[float, float, float, float]
 Float32 = NDArray[np.float32]
@@ -84,7 +87,10 @@ class PicturePrompts:
             _check_pixels("a box", box, image_hw)
             shown = ",".join(f"{value:g}" for value in box)
             if not (left < right and top < bottom):
-                raise InputError(f"a box must have left < right and top < bottom, got {shown}: give x0,y0,x1,y1")
+                rule = f"a box must have left < right and top < bottom, got {shown}: give x0,y0,x1,y1"
+                corners = f"{left:g},{top:g},{left + right:g},{top + bottom:g}"
+                is_size = right > 0 and bottom > 0
+                raise InputError(rule + (f"; if the last two are width and height, give {corners}" if is_size else ""))
             if not (left < width and top < height and right > 0 and bottom > 0):
                 raise InputError(f"a box must overlap {size}, got {shown}: give x0,y0,x1,y1 in its pixels")
         if self.points_xy and len(self.boxes_xyxy) > 1:
@@ -220,6 +226,25 @@ def agreements(
     if progress is not None:
         compared = progress(compared, len(reference))
     return [max((_agreement(mask, each) for each in candidates), default=0.0) for mask, candidates in compared]
+
+
+def matches(reference: Sequence[PictureMask], other: Sequence[PictureMask]) -> list[int]:
+    """Return the number of the same object's mask in `reference` for each mask of `other`, or else a number of its own.
+
+    Pairs are formed from the highest IoU on, down to 0.5; numbers of masks without a pair follow those of `reference`.
+
+    Args:
+        reference: Masks of one image.
+        other: Masks of the same image.
+    """
+    ious = np.array([[_agreement(a, b) for a in reference] for b in other]).reshape(len(other), len(reference))
+    found: dict[int, int] = {}
+    while ious.size and ious.max() >= _SAME_OBJECT:
+        mine, theirs = map(int, np.unravel_index(ious.argmax(), ious.shape))
+        found[mine] = theirs
+        ious[mine], ious[:, theirs] = 0, 0
+    own = itertools.count(len(reference))
+    return [found[number] if number in found else next(own) for number in range(len(other))]
 
 
 def _agreement(a: PictureMask, b: PictureMask) -> float:

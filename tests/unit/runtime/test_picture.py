@@ -10,7 +10,7 @@ from quantsam.metrics.iou import mask_iou
 from quantsam.prediction.everything import FoundMask
 from quantsam.prediction.regions import tight_box
 from quantsam.runtime import picture
-from quantsam.runtime.picture import PicturePrompts, agreements, segment_picture
+from quantsam.runtime.picture import PicturePrompts, agreements, matches, segment_picture
 
 IMAGE = np.zeros((12, 16, 3), np.uint8)
 
@@ -135,3 +135,12 @@ def test_a_comparison_can_be_watched_and_ended():
     with pytest.raises(KeyboardInterrupt):
         agreements(found(*tiles), found(*tiles), paired=False, progress=progress)
     assert rows == [3, 3]
+
+
+def test_masks_of_one_object_have_one_number():
+    left, right, small = rectangle(0, 0, 8, 12), rectangle(8, 0, 16, 12), rectangle(0, 0, 2, 2)
+    nearly_left = rectangle(0, 0, 7, 12)
+    assert matches(found(left, right), found(right, small, nearly_left)) == [1, 2, 0]
+    assert matches(found(left), found(left, nearly_left)) == [0, 1]  # each is paired once
+    assert matches([], found(left)) == [0]
+    assert matches(found(left), []) == []
