@@ -1,6 +1,7 @@
 """Layer by layer, against repeating calibration and evaluation for every row, as one would by hand.
 
     python benchmarks/sensitivity.py [--images 200] [--repeated 6] [--l0-images 1]
+    python benchmarks/sensitivity.py --coco FOLDER [--photographs 50]    (L0's exact study of photographs alone)
 
 nano-outlier in int4, where layers differ; the exact study is the truth that estimates are compared with. L0 has fixed
 weights that mean nothing, and shows what a study costs.
@@ -12,6 +13,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -156,14 +158,30 @@ def full_size(images: int) -> dict[str, Any]:
     }
 
 
+def photographs(folder: Path, images: int) -> dict[str, Any]:
+    """Return what an exact study of all layers of L0 costs on photographs, boxes; the weights are fixed."""
+    torch.manual_seed(0)
+    model, dataset = qs.create_model("l0"), qs.open_dataset(folder, limit=images)
+    plan, calibrating_s = timed(lambda: qs.calibrate(model, qs.make_plan(model, "int8"), qs.open_images("scenes:2:1")))
+    record, exact_s = timed(lambda: measure_sensitivity(model, plan, dataset, StudySettings(method="exact")))
+    found = {"rows": record.figures["rows"], "images": images, "objects": record.figures["count"]}
+    print(f"l0 on {images} photographs: {exact_s / 60:.1f} min", flush=True)
+    return {**found, "calibrating_s": calibrating_s, "exact_s": exact_s, "peak_mib": peak_mib()}
+
+
 def main() -> None:
     """Measure all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--repeated", type=int, default=6, help="rows measured by hand; the rest are counted alike")
     parser.add_argument("--l0-images", type=int, default=2)
+    parser.add_argument("--coco", type=Path, help="a COCO folder: study L0 on photographs of it, and nothing else")
+    parser.add_argument("--photographs", type=int, default=50)
     args = parser.parse_args()
     qs.keep_freed_memory()
+    if args.coco:
+        save("sensitivity_l0", photographs(args.coco, args.photographs))
+        return
     outlier = exact_and_estimates("nano-outlier", "int4", args.images, args.repeated)
     plain = exact_and_estimates("nano", "int8", args.images // 4, args.repeated)
     result = {"nano-outlier": outlier, "nano": plain, "growth": growth("nano", "int8")}
