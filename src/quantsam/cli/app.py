@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "schemes",
     multiple=True,
     default=("int8", "mix-dwsc", "mix-mbc-neck"),
-    help="A name, a TOML file, or a line like int8@stage3:4:2; may be repeated. [int8, mix-dwsc, mix-mbc-neck]",
+    help="A name, a TOML file, or a line like int8@stage3:2:2; may be repeated. [int8, mix-dwsc, mix-mbc-neck]",
 )
 @click.option(
     "--engine",

@@ -11,7 +11,7 @@ from quantsam.cli.output import json_option, print_json, print_table
 
 @click.command(name="layers")
 @click.argument("model")
-@click.option("--scheme", help="Show formats under a scheme: a name, a TOML file, or a line like int8@stage3:4:2.")
+@click.option("--scheme", help="Show formats under a scheme: a name, a TOML file, or a line like int8@stage3:2:2.")
 @click.option("--placement", default="thesis", show_default=True, help="Where tensors are quantized.")
 @json_option
 def command(model: str, scheme: str | None, placement: str, as_json: bool) -> None:

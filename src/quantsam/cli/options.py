@@ -128,7 +128,7 @@ whole_data_options = option_group("data", lambda given: _data_source({**given, "
 """Add those of `data_options` without --images: `data`, a `DataSource` of all images."""
 
 scheme_option = click.option(
-    "--scheme", default="int8", show_default=True, help="A name, a TOML file, or a line like int8@stage3:4:2."
+    "--scheme", default="int8", show_default=True, help="A name, a TOML file, or a line like int8@stage3:2:2."
 )
 
 
@@ -139,7 +139,7 @@ def schemes_option(*default: str) -> Callable[[Callable[..., Any]], Callable[...
         "schemes",
         multiple=True,
         default=default,
-        help=f"A name, a TOML file, or a line like int8@stage3:4:2; may be repeated. [{', '.join(default)}]",
+        help=f"A name, a TOML file, or a line like int8@stage3:2:2; may be repeated. [{', '.join(default)}]",
     )
 
 

@@ -44,7 +44,7 @@ def command(name: str | None, as_json: bool) -> None:
             return
         print_table("schemes", ["name", "what it does"], [(s.name, s.description) for s in schemes])
         click.echo(
-            "\nBesides: a TOML file of your own, or one line such as 'int8@stage3:4:2' or 'w4a8@neck,mbc_project'."
+            "\nBesides: a TOML file of your own, or one line such as 'int8@stage3:2:2' or 'w4a8@neck,mbc_project'."
         )
         return
     scheme = load_scheme(name)

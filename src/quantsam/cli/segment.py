@@ -82,7 +82,7 @@ grid_options = option_group(
 @prompts_options
 @grid_options
 @model_options
-@click.option("--scheme", help="Show this scheme beside FP32: a name, a TOML file, or a line like int8@stage3:4:2.")
+@click.option("--scheme", help="Show this scheme beside FP32: a name, a TOML file, or a line like int8@stage3:2:2.")
 @calibration_options
 @click.option(
     "--bundle", type=click.Path(path_type=Path), help="Use a bundle from `quantsam export`; needs no PyTorch."

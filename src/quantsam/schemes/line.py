@@ -1,4 +1,4 @@
-"""Schemes in one line: a format for all layers, `int8@stage3:4:2`, `mix-dwsc:percentile`."""
+"""Schemes in one line: a format for all layers, `int8@stage3:2:2`, `mix-dwsc:percentile`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def with_observer(scheme: Scheme, observer: str, name: str | None = None) -> Sch
 
 
 def parse_line(text: str) -> Scheme:
-    """Read a scheme from a line such as `int8@stage3:4:2`.
+    """Read a scheme from a line such as `int8@stage3:2:2`.
 
     Raises:
         SchemeError: The line cannot be understood.
@@ -125,9 +125,9 @@ def _scope(part: str, text: str) -> Selector:
         return Selector(kind=(part,))
     match = _SCOPE.fullmatch(part)
     if match is None:
-        known = [*LAYER_KINDS, "stage3", "stage3:4", "stage3:4:2", "neck"]
+        known = [*LAYER_KINDS, "stage3", "stage3:2", "stage3:2:2", "neck"]
         raise SchemeError(
-            f"scheme {text!r}: what stands after '@' must be addresses like 'stage3:4:2', stages or kinds, "
+            f"scheme {text!r}: what stands after '@' must be addresses like 'stage3:2:2', stages or kinds, "
             f"got {part!r}: {nearest(part, known)}"
         )
     block, layer = ((int(match[key]),) if match[key] else () for key in ("block", "layer"))

@@ -1,4 +1,4 @@
-"""Read schemes: by name from the library, from a TOML file, or from a line such as `int8@stage3:4:2`."""
+"""Read schemes: by name from the library, from a TOML file, or from a line such as `int8@stage3:2:2`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def load_scheme(source: str | Path) -> Scheme:
     Raises:
         SchemeError: There is no such scheme, or it cannot be understood.
 
-    >>> load_scheme("int8@stage3:4:2").rules[0].select.block
-    (4,)
+    >>> load_scheme("int8@stage3:2:2").rules[0].select.block
+    (2,)
     >>> load_scheme("int8:omse").rules[0].targets["activation"].observer
     'omse'
     """
@@ -62,7 +62,7 @@ def load_scheme(source: str | Path) -> Scheme:
     if is_format(text):
         return uniform_scheme(text)
     raise SchemeError(
-        f"scheme must be a library name, a format, a .toml file or a line like 'int8@stage3:4:2', got {text!r}: "
+        f"scheme must be a library name, a format, a .toml file or a line like 'int8@stage3:2:2', got {text!r}: "
         f"{nearest(text, scheme_names())}"
     )
 

@@ -70,7 +70,7 @@ def test_library_holds_these_and_no_others():
 @pytest.mark.parametrize(("name", "hint"), [("int88", "did you mean 'int8'?"), ("mixdwsc", "did you mean 'mix-dwsc'")])
 def test_an_unknown_name_is_refused_with_a_hint(name, hint):
     message = refused(load_scheme, name)
-    rule = "scheme must be a library name, a format, a .toml file or a line like 'int8@stage3:4:2'"
+    rule = "scheme must be a library name, a format, a .toml file or a line like 'int8@stage3:2:2'"
     assert message.startswith(f"{rule}, got {name!r}: {hint}")
 
 
@@ -416,7 +416,7 @@ def test_a_bad_address_in_a_line_is_refused(part, before):
     line = f"int8@{before}{part}"
     message = refused(load_scheme, line)
     assert message.startswith(
-        f"scheme {line!r}: what stands after '@' must be addresses like 'stage3:4:2', stages or kinds, got {part!r}: "
+        f"scheme {line!r}: what stands after '@' must be addresses like 'stage3:2:2', stages or kinds, got {part!r}: "
     )
 
 
