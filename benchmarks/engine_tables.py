@@ -218,6 +218,25 @@ def s_first(steps: tuple[dict[str, Any], ...]) -> bool:
     return bool(steps[0]["placement"] == "thesis")
 
 
+def decoder_weights() -> str:
+    """Return what stored weights of the decoder cost."""
+    document = load("decoder_weights")
+    whole = document["f32"]
+    rows = []
+    for stored in ("f32", "f16", "int8"):
+        d = document[stored]
+        lost = "" if stored == "f32" else f"{-d['difference']:.2f} ± {1.96 * d['standard_error']:.2f}"
+        size = f"{d['decoder_bytes'] / 2**20:.2f}"
+        rows.append([stored, f"{d['miou']:.2f}", lost, size, f"{d['box_ms'] / whole['box_ms']:.2f}"])
+    caption = (
+        f"Bundles of nano, encoder in int8, on {document['engine']}; {document['objects']} boxes of "
+        f"{document['scenes']} scenes; lost: points, paired, ± half of the 95 % interval; one thread, in turn. "
+        f"{machine(document)}."
+    )
+    header = ["decoder's weights", "mIoU", "lost", "decoder MiB", "time of a box / f32's"]
+    return f"{markdown(header, rows)}\n\n{caption}"
+
+
 ENGINE_TABLES: dict[str, Callable[[], str]] = {
     "agreement-full": agreement_full,
     "without-vnni": without_vnni,
@@ -225,6 +244,7 @@ ENGINE_TABLES: dict[str, Callable[[], str]] = {
     "processors-l0": processors_l0,
     "engines": engines,
     "operators": operators,
+    "decoder-weights": decoder_weights,
     "causes-scenes": lambda: causes("scenes"),
     "causes-photographs": lambda: causes("photographs"),
 }
