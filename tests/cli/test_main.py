@@ -1,9 +1,11 @@
 import errno
+import importlib
 import os
 import shlex
 import subprocess
 import sys
 
+import click
 import pytest
 
 from quantsam.cli.main import COMMANDS, main
@@ -29,6 +31,13 @@ def test_the_list_of_commands_says_what_each_is(run):
 
 def test_version(run):
     assert run("--version").out == "quantsam, version 0.1.0\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command):
+    found = importlib.import_module(f"quantsam.cli.{command}").command
+    options = [p for one in (found, *getattr(found, "commands", {}).values()) for p in one.params]
+    assert [p.name for p in options if isinstance(p, click.Option) and not p.hidden and not p.help] == []
 
 
 def test_no_command_shows_the_help_and_fails(run):

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 @schemes_option("fp32", "int8")
 @calibration_options
 @PRECISION
-@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--warm-up", type=click.IntRange(min=0), default=3, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Timed calls, all in turn.")
+@click.option(
+    "--warm-up", type=click.IntRange(min=0), default=3, show_default=True, help="Calls before the first timed."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads per call. [all processors]")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Number of images per call.")
 @store_options
