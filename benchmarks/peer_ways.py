@@ -31,6 +31,8 @@ from quantsam.runtime.engines import open_session
 from quantsam.runtime.sessions import SessionOptions
 
 THREADS = 2
+SLOW = ("max_drop", "mixed", "seq_mse")
+"""Settings of ways that take 3 to 40 minutes: those that choose layers by accuracy, and sequential MSE."""
 PROGRAMS = Path(__file__).parent / "peer_programs"
 REPAIRS = ("reflect,streams", "reflect,streams,migrate,ranges")
 METHODS = ("MinMax", "Entropy", "Percentile")
@@ -131,18 +133,23 @@ def by_onnxruntime(folder: Path, images: NDArray[np.float32]) -> Iterator[Way]:
         yield _onnx_way(f"quantize_static, {method}", target, time.perf_counter() - started)
 
 
-def by_aimet(folder: Path, python: str, versions: dict[str, str]) -> Iterator[Way]:
+def _without_slow(ways: dict[str, dict[str, Any]], quick: bool) -> dict[str, dict[str, Any]]:
+    """Return settings by label, in quick measurements without the slow ones."""
+    return {label: settings for label, settings in ways.items() if not (quick and any(key in SLOW for key in settings))}
+
+
+def by_aimet(folder: Path, python: str, versions: dict[str, str], *, quick: bool = False) -> Iterator[Way]:
     """Yield INT8 by AIMET, run by ONNX Runtime."""
-    for number, (label, settings) in enumerate(AIMET_SETTINGS.items()):
+    for number, (label, settings) in enumerate(_without_slow(AIMET_SETTINGS, quick).items()):
         target = folder / f"aimet{number}.onnx"
         made = _make(label, [python, PROGRAMS / "by_aimet.py", folder / "fp32.onnx", target], settings, versions)
         if made:
             yield _onnx_way(label, target, *made)
 
 
-def by_nncf(folder: Path, side: int, python: str, versions: dict[str, str]) -> Iterator[Way]:
+def by_nncf(folder: Path, side: int, python: str, versions: dict[str, str], *, quick: bool = False) -> Iterator[Way]:
     """Yield INT8 by NNCF, run by OpenVINO."""
-    for number, (label, settings) in enumerate(NNCF_SETTINGS.items()):
+    for number, (label, settings) in enumerate(_without_slow(NNCF_SETTINGS, quick).items()):
         target = folder / f"nncf{number}.xml"
         made = _make(label, [python, PROGRAMS / "by_nncf.py", folder / "fp32.onnx", target], settings, versions)
         if made:

@@ -4,7 +4,7 @@
     pip install aimet-onnx       (in another, named by --aimet-python)
     pip install torchao torch    (in a third, with this Python's torch, named by --torchao-python; needs g++)
     python benchmarks/peers.py [--scenes 100] [--models nano nano-outlier nano-hard] [--nncf-python PYTHON]
-        [--aimet-python PYTHON] [--torchao-python PYTHON] [--add]
+        [--aimet-python PYTHON] [--torchao-python PYTHON] [--add] [--quick]
 
 NNCF quantizes our FP32 graph for OpenVINO: as it does by default; with its mixed preset; with SmoothQuant for
 convolutions; with full bias correction; with accuracy control, which leaves operations in float. ONNX Runtime's
@@ -74,9 +74,9 @@ def ways_of(
     ways = [*by_us(model, engine, folder)]
     if engine == "onnxruntime":
         ways += by_onnxruntime(folder, images)
-        ways += by_aimet(folder, args.aimet_python, versions) if args.aimet_python else []
+        ways += by_aimet(folder, args.aimet_python, versions, quick=args.quick) if args.aimet_python else []
     elif args.nncf_python:
-        ways += by_nncf(folder, side, args.nncf_python, versions)
+        ways += by_nncf(folder, side, args.nncf_python, versions, quick=args.quick)
     return ways
 
 
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["nano", "nano-outlier", "nano-hard"])
     parser.add_argument("--engines", nargs="+", default=["onnxruntime", "openvino", "inductor"])
     parser.add_argument("--add", action="store_true", help="keep what was measured of other models and engines")
+    parser.add_argument("--quick", action="store_true", help="leave out the ways that take longest, see peer_ways.SLOW")
     parser.add_argument("--nncf-python", help="a Python that has nncf")
     parser.add_argument("--aimet-python", help="a Python that has aimet-onnx")
     parser.add_argument("--torchao-python", help="a Python that has torchao and this torch")
