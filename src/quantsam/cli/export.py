@@ -112,7 +112,7 @@ def command(
         installed=False,
     )
     (ready,) = run.plans(deployment, progress("calibrating"))
-    click.echo("writing the bundle, and what it must compute: in exact integers", err=True)
+    click.echo("writing the bundle and its reference values, computed in exact integers", err=True)
     manifest = export_bundle(
         run.model,
         ready,
@@ -136,7 +136,7 @@ def command(
         click.echo(f"float16 but for {kept} values that come near its largest number on {seen.name}")
     if line is not None:
         click.echo(f"copy {out} to the machine with the GPU, and there: python3 run.py IMAGE --box 40,60,300,280")
-        click.echo(f"run.py builds both graphs in {described.title}; so does, for the encoder:\n{line}")
+        click.echo(f"run.py builds both graphs in {described.title}; to build the encoder alone:\n{line}")
     elif engine == WEB_ENGINE.name:
         click.echo(f"serve it: python -m http.server --directory {quoted(out)} 8000, and open http://localhost:8000")
     else:

@@ -164,7 +164,9 @@ def _report(record: RepairRecord) -> None:
     kept = ", ".join(record.last_kept.repairs) or "nothing"
     if record.out_of_time:
         left = (
-            f"not tried: {', '.join(record.untried)}" if record.untried else "every repair was tried, but not together"
+            f"not tried: {', '.join(record.untried)}"
+            if record.untried
+            else "every repair was tried, but not all together"
         )
         click.echo(f"stopped after --minutes {record.minutes:g}: {left}")
     click.echo(f"repaired: {kept}; masks lose {record.last_kept.mask_loss:.2f} points, {steps[0].mask_loss:.2f} before")
