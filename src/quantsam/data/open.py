@@ -25,7 +25,6 @@ DATA_VARIABLE = "QUANTSAM_DATA"
 BARE_NAMES = ("coco", "lvis", "sa-1b")
 DEFAULT_SCENES = 300
 _SCENES = re.compile(r"scenes(?::(?P<count>\d{1,9})(?::(?P<seed>\d{1,9}))?)?", re.ASCII)
-_WAY_OUT = "scenes:300 needs no download and works everywhere"
 
 
 @runtime_checkable
@@ -229,7 +228,7 @@ def open_images(spec: str | Path, *, limit: int | None = None, seed: int = 0) ->
     scenes = _scenes(spec, default_seed=1)
     if scenes is not None:
         return DatasetImages(scenes if limit is None else DatasetSubset(scenes, limit, seed))
-    folder = _find_folder(spec)
+    folder = _find_folder(spec, "scenes:32:1")
     if is_folder(folder / "annotations"):
         for split in ("train2017", "val2017"):
             if is_folder(folder / split):
@@ -257,8 +256,14 @@ def _scenes(spec: str | Path, *, default_seed: int) -> Dataset | None:
     return SceneDataset(int(match["count"] or DEFAULT_SCENES), seed=int(match["seed"] or default_seed))
 
 
-def _find_folder(spec: str | Path) -> Path:
-    """Return the folder for a bare name or a path."""
+def _find_folder(spec: str | Path, scenes: str = f"scenes:{DEFAULT_SCENES}") -> Path:
+    """Return the folder for a bare name or a path.
+
+    Args:
+        spec: The name or path.
+        scenes: The generated scenes that a message recommends.
+    """
+    way_out = f"{scenes} needs no download and works everywhere"
     if isinstance(spec, str) and spec in BARE_NAMES:
         root = os.environ.get(DATA_VARIABLE)
         places = [expanded(root) / spec] if root else [Path(spec), Path("data") / spec]
@@ -268,13 +273,13 @@ def _find_folder(spec: str | Path) -> Path:
         looked_at = " and ".join(str(place.absolute()) for place in places)
         raise DatasetError(
             f"dataset {spec!r} was not found, looked at {looked_at}: set {DATA_VARIABLE} to the folder that "
-            f"holds {spec}/, or give its path; {_WAY_OUT}"
+            f"holds {spec}/, or give its path; {way_out}"
         )
     with contextlib.suppress(RuntimeError, OSError):  # an unknown user's home, or a name that is too long
         folder = expanded(spec)
         if spec != "" and is_folder(folder):
             return folder
         if folder.is_file():
-            raise DatasetError(f"{folder} is a file: give the folder that holds the data; {_WAY_OUT}")
+            raise DatasetError(f"{folder} is a file: give the folder that holds the data; {way_out}")
     hint = nearest(str(spec).partition(":")[0], (*BARE_NAMES, "scenes"))
-    raise DatasetError(f"{str(spec)!r} is neither a known dataset nor an existing folder: {hint}; {_WAY_OUT}")
+    raise DatasetError(f"{str(spec)!r} is neither a known dataset nor an existing folder: {hint}; {way_out}")

@@ -246,8 +246,8 @@ def test_folder_without_annotations_is_no_dataset(tmp_path):
     ],
 )
 def test_unknown_names(spec, hint):
-    for opened in (open_dataset, open_images):
-        with pytest.raises(DatasetError, match=rf"neither a known dataset nor an existing folder: {hint}.*scenes:300"):
+    for opened, scenes in ((open_dataset, "scenes:300"), (open_images, "scenes:32:1")):
+        with pytest.raises(DatasetError, match=rf"neither a known dataset nor an existing folder: {hint}.*{scenes}"):
             opened(spec)
 
 
