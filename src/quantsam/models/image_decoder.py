@@ -19,8 +19,6 @@ N x dim tokens of its own. This only reorders the decoder's sums, so the results
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +26,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantsam.models.blocks import LayerNorm2d
-from quantsam.models.mask_decoder import Attention, MaskDecoder, TwoWayBlock
+from quantsam.models.decoder_products import (
+    affine,
+    after_attention,
+    as_matrix,
+    contribution,
+    joined,
+    low_rank,
+    norm_scale,
+    per_head,
+    project_keys_and_values,
+    project_queries,
+    tables,
+)
+from quantsam.models.mask_decoder import MaskDecoder, TwoWayBlock
 from quantsam.models.prompt_encoder import PromptEncoder
 
 PROMPTS_AT_ONCE = 8  # their own tokens are computed together; each prompt meets the image on its own
@@ -81,9 +92,9 @@ class ImageDecoder:
         down2, up2 = two.cross_attn_token_to_image, two.cross_attn_image_to_token
 
         # the first block reads the unchanged image: tables of (heads, d, N), values of (heads, N, d)
-        self._keys1, queries = _tables((down1.k_proj.weight, up1.q_proj.weight), image + position, down1.heads)
+        self._keys1, queries = tables((down1.k_proj.weight, up1.q_proj.weight), image + position, down1.heads)
         self._queries1 = queries.add_(up1.q_proj.bias.view(up1.heads, -1, 1))
-        (values,) = _tables((down1.v_proj.weight,), image, down1.heads)
+        (values,) = tables((down1.v_proj.weight,), image, down1.heads)
         self._values1 = values.transpose(1, 2)
 
         # A, what the first norm scales: centred. Shares sum to 1 per head, so the bias of their product counts once
@@ -96,7 +107,7 @@ class ImageDecoder:
         back = self._gain1[:, None] * centred
         convolution = mask_decoder.output_upscaling[0]
         assert isinstance(convolution, nn.ConvTranspose2d)
-        self._up_weight, up_bias = _as_matrix(convolution)  # (dim, 4 * width)
+        self._up_weight, up_bias = as_matrix(convolution)  # (dim, 4 * width)
         (
             self._start_out1,
             self._keys2,
@@ -106,7 +117,7 @@ class ImageDecoder:
             self._gained_out2,
             self._keys3,
             values3,
-        ) = _tables(
+        ) = tables(
             (
                 up1.out_proj.weight.T,
                 down2.k_proj.weight @ gained,
@@ -132,14 +143,14 @@ class ImageDecoder:
 
         # contributions of the norms' biases and the position: independent of image and prompt
         bias1, bias2 = one.norm4.bias[:, None], two.norm4.bias[:, None]
-        self._keys2_fixed, self._queries2_fixed, self._keys3_fixed = _tables(
+        self._keys2_fixed, self._queries2_fixed, self._keys3_fixed = tables(
             (down2.k_proj.weight, up2.q_proj.weight, last.k_proj.weight), position, last.heads
         )
         self._keys2_fixed += (down2.k_proj.weight @ bias1).view(down2.heads, -1, 1)
-        self._queries2_fixed += _affine(up2.q_proj, bias1).view(up2.heads, -1, 1)
+        self._queries2_fixed += affine(up2.q_proj, bias1).view(up2.heads, -1, 1)
         self._keys3_fixed += (last.k_proj.weight @ bias2).view(last.heads, -1, 1)
-        self._values2_fixed = _affine(down2.v_proj, bias1).view(down2.heads, 1, -1)
-        self._values3_fixed = _affine(last.v_proj, bias2).view(last.heads, 1, -1)
+        self._values2_fixed = affine(down2.v_proj, bias1).view(down2.heads, 1, -1)
+        self._values3_fixed = affine(last.v_proj, bias2).view(last.heads, 1, -1)
         self._up_fixed = up_bias + two.norm4.bias @ self._up_weight
 
     @property
@@ -187,22 +198,22 @@ class ImageDecoder:
     ) -> tuple[Tensor, Tensor]:
         one, two, last = self._one, self._two, self._last
         tokens = one.norm1(one.self_attn(token_pe, token_pe, token_pe))
-        queries = _queries(one.cross_attn_token_to_image, tokens + token_pe)
-        tokens = _after_attention(one, tokens, torch.stack([self._attend_first(one_prompt) for one_prompt in queries]))
-        keys, values = _keys_and_values(one.cross_attn_image_to_token, tokens, token_pe)
+        queries = project_queries(one.cross_attn_token_to_image, tokens + token_pe)
+        tokens = after_attention(one, tokens, torch.stack([self._attend_first(one_prompt) for one_prompt in queries]))
+        keys, values = project_keys_and_values(one.cross_attn_image_to_token, tokens, token_pe)
         images = [self._update_once(*pair) for pair in zip(keys, values, strict=True)]
 
         moved = tokens + token_pe
         tokens = two.norm1(tokens + two.self_attn(moved, moved, tokens))
-        queries = _queries(two.cross_attn_token_to_image, tokens + token_pe)
+        queries = project_queries(two.cross_attn_token_to_image, tokens + token_pe)
         attended = torch.stack([self._attend_second(*pair) for pair in zip(queries, images, strict=True)])
-        tokens = _after_attention(two, tokens, attended)
-        keys, values = _keys_and_values(two.cross_attn_image_to_token, tokens, token_pe)
+        tokens = after_attention(two, tokens, attended)
+        keys, values = project_keys_and_values(two.cross_attn_image_to_token, tokens, token_pe)
         images2 = [self._update_twice(*triple) for triple in zip(keys, values, images, strict=True)]
 
         read = [0, *(1 + i for i in chosen)]  # the IoU token and the wanted masks'
         tokens, token_pe = tokens[:, read], token_pe[:, read]
-        queries = _queries(last, tokens + token_pe)
+        queries = project_queries(last, tokens + token_pe)
         attended = torch.stack([self._attend_last(*pair) for pair in zip(queries, images2, strict=True)])
         tokens = self._decoder.transformer.norm_final_attn(tokens + last.out_proj(attended))
         iou = self._decoder.iou_prediction_head(tokens[:, 0])[:, chosen.start : chosen.stop]
@@ -217,15 +228,15 @@ class ImageDecoder:
     def _attend_first(self, queries: Tensor) -> Tensor:
         """Return what one prompt's tokens (heads, T, d) get from the unchanged image: (T, inner)."""
         context = (queries @ self._keys1).softmax(-1) @ self._values1
-        return _joined(context) + self._one.cross_attn_token_to_image.v_proj.bias
+        return joined(context) + self._one.cross_attn_token_to_image.v_proj.bias
 
     def _update_once(self, keys: Tensor, values: Tensor) -> _Once:
         """Let the image attend to one prompt's (heads, T, d) keys and values."""
         shares = (keys @ self._queries1).softmax(1).flatten(0, 1)
-        moved = _moved(self._one.cross_attn_image_to_token, values)
+        moved = contribution(self._one.cross_attn_image_to_token, values)
         change = (2 * values @ self._start_out1).flatten(0, 1).addmm_(moved @ moved.T, shares)
         squared = self._start_squared + change.mul_(shares).sum(0)
-        return _Once(shares, moved, values, _norm_scale(self._one.norm4, squared))
+        return _Once(shares, moved, values, norm_scale(self._one.norm4, squared))
 
     def _attend_second(self, queries: Tensor, image: _Once) -> Tensor:
         """Return what one prompt's tokens (heads, T, d) get from the image after the first block: (T, inner)."""
@@ -236,8 +247,8 @@ class ImageDecoder:
         )
         weights = scores.softmax(-1).mul_(image.scale)
         context = weights @ self._values2 + self._values2_fixed
-        context += _low_rank(weights, image.shares, gained @ attention.v_proj.weight.T)
-        return _joined(context)
+        context += low_rank(weights, image.shares, gained @ attention.v_proj.weight.T)
+        return joined(context)
 
     def _update_twice(self, keys: Tensor, values: Tensor, image: _Once) -> _Twice:
         """Let the image after the first block attend to one prompt's (heads, T, d) keys and values."""
@@ -247,7 +258,7 @@ class ImageDecoder:
             keys, image, gained @ attention.q_proj.weight.T, self._queries2, self._queries2_fixed
         )
         shares = scores.softmax(1).flatten(0, 1)
-        moved = _moved(attention, values)
+        moved = contribution(attention, values)
         gained = gained - gained.mean(1, keepdim=True)
         # |r (A G + S^T M) + offset|^2 of the image after the first block ...
         own = (2 * image.values @ self._gained_out1).flatten(0, 1).addmm_(gained @ gained.T, image.shares)
@@ -259,7 +270,7 @@ class ImageDecoder:
         change.mul_(2 * image.scale).add_((2 * (moved @ self._offset))[:, None])
         change.addmm_(moved @ moved.T, shares)
         after = before + change.mul_(shares).sum(0)
-        return _Twice(image, shares, moved, _norm_scale(self._two.norm4, after))
+        return _Twice(image, shares, moved, norm_scale(self._two.norm4, after))
 
     def _scores_on_once(self, small: Tensor, image: _Once, projected: Tensor, table: Tensor, fixed: Tensor) -> Tensor:
         """Return (heads, T, N): prompt vectors times projected image tokens.
@@ -271,7 +282,7 @@ class ImageDecoder:
             table: (heads, d, N), the image's start behind gain and projection.
             fixed: (heads, d, N), the part that does not depend on the prompt.
         """
-        low = (small @ _per_head(projected, len(small))).flatten(0, 1)  # (heads * T, R)
+        low = (small @ per_head(projected, len(small))).flatten(0, 1)  # (heads * T, R)
         scores = (small @ table).flatten(0, 1).addmm_(low, image.shares).mul_(image.scale)
         return scores.view(*small.shape[:2], -1).baddbmm_(small, fixed)
 
@@ -280,19 +291,19 @@ class ImageDecoder:
         key, value = self._last.k_proj.weight.T, self._last.v_proj.weight.T
         first, heads = image.first, len(queries)
         gained1, gained2, offset = self._behind_second_gain(image)
-        low1 = (queries @ _per_head(gained1 @ key, heads)).flatten(0, 1)
-        low2 = (queries @ _per_head(gained2 @ key, heads)).flatten(0, 1)
-        low3 = (queries @ _per_head((offset @ key)[None], heads)).flatten(0, 1)  # (heads * T, 1)
+        low1 = (queries @ per_head(gained1 @ key, heads)).flatten(0, 1)
+        low2 = (queries @ per_head(gained2 @ key, heads)).flatten(0, 1)
+        low3 = (queries @ per_head((offset @ key)[None], heads)).flatten(0, 1)  # (heads * T, 1)
         scores = (queries @ self._keys3).flatten(0, 1).addmm_(low1, first.shares).mul_(first.scale)
         scores = scores.addmm_(low2, image.shares).add_(low3).mul_(image.scale)
         weights2 = scores.view(*queries.shape[:2], -1).baddbmm_(queries, self._keys3_fixed).softmax(-1)
         weights2.mul_(image.scale)
         weights1 = weights2 * first.scale
         context = weights1 @ self._values3 + self._values3_fixed
-        context += _low_rank(weights1, first.shares, gained1 @ value)
-        context += _low_rank(weights2, image.shares, gained2 @ value)
-        context += weights2.sum(-1, keepdim=True) * _per_head((offset @ value)[None], heads).transpose(1, 2)
-        return _joined(context)
+        context += low_rank(weights1, first.shares, gained1 @ value)
+        context += low_rank(weights2, image.shares, gained2 @ value)
+        context += weights2.sum(-1, keepdim=True) * per_head((offset @ value)[None], heads).transpose(1, 2)
+        return joined(context)
 
     def _behind_second_gain(self, image: _Twice) -> tuple[Tensor, Tensor, Tensor]:
         """Return both blocks' moved rows, (R, dim) each, and the offset (dim,), behind the second norm's gain."""
@@ -306,7 +317,7 @@ class ImageDecoder:
         norm, second = up[1], up[3]
         assert isinstance(norm, LayerNorm2d)
         assert isinstance(second, nn.ConvTranspose2d)
-        weight, bias = _as_matrix(second)
+        weight, bias = as_matrix(second)
         height, width = (-(-side // 4) for side in low_hw)
         first = image.first
         rows = torch.cat([*self._behind_second_gain(image)[:2], self._offset[None] * self._gain2]) @ self._up_weight
@@ -328,75 +339,3 @@ class ImageDecoder:
         # the 16 pixels of a token: row and column of the first convolution, then of the second
         pixels = masks.view(-1, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
         return pixels.reshape(-1, 4 * height, 4 * width)[:, : low_hw[0], : low_hw[1]]
-
-
-def _affine(projection: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a projection to columns: (in, N) to (out, N)."""
-    y: Tensor = projection.weight @ x + projection.bias[:, None]
-    return y
-
-
-def _tables(weights: Sequence[Tensor], x: Tensor, heads: int) -> Iterable[Tensor]:
-    """Multiply each of several weights (inner, dim) by x (dim, N), in one product: (heads, d, N) each."""
-    tables = torch.cat(list(weights)) @ x
-    return tables.view(len(weights), heads, -1, x.shape[1]).unbind()
-
-
-def _split(attention: Attention, x: Tensor) -> Tensor:
-    """Map (B, T, inner) to (B, heads, T, d)."""
-    return x.view(*x.shape[:2], attention.heads, -1).transpose(1, 2)
-
-
-def _joined(x: Tensor) -> Tensor:
-    """Map (heads, T, d) to (T, inner)."""
-    return x.transpose(0, 1).flatten(1)
-
-
-def _per_head(rows: Tensor, heads: int) -> Tensor:
-    """Map (R, inner) to (heads, d, R)."""
-    return rows.T.view(heads, -1, len(rows)) if rows.T.is_contiguous() else rows.T.reshape(heads, -1, len(rows))
-
-
-def _queries(attention: Attention, tokens: Tensor) -> Tensor:
-    """Project tokens (B, T, dim) to (B, heads, T, d), with the scores' scale applied."""
-    queries = _split(attention, attention.q_proj(tokens))
-    return queries / math.sqrt(queries.shape[-1])
-
-
-def _keys_and_values(attention: Attention, tokens: Tensor, token_pe: Tensor) -> tuple[Tensor, Tensor]:
-    """Project tokens (B, T, dim) to keys and values (B, heads, T, d), with the scores' scale applied to the keys."""
-    keys = _split(attention, attention.k_proj(tokens + token_pe))
-    return keys / math.sqrt(keys.shape[-1]), _split(attention, attention.v_proj(tokens))
-
-
-def _after_attention(block: TwoWayBlock, tokens: Tensor, attended: Tensor) -> Tensor:
-    """Finish a block's tokens (B, T, dim) with the values they attended to in the image (B, T, inner)."""
-    tokens = block.norm2(tokens + block.cross_attn_token_to_image.out_proj(attended))
-    y: Tensor = block.norm3(tokens + block.mlp(tokens))
-    return y
-
-
-def _moved(attention: Attention, values: Tensor) -> Tensor:
-    """Return what values (heads, T, d) contribute to an image token: (R, dim), without the bias, centred."""
-    weight = attention.out_proj.weight.T.view(len(values), -1, attention.out_proj.out_features)  # (heads, d, dim)
-    rows = (values @ weight).flatten(0, 1)
-    return rows - rows.mean(1, keepdim=True)
-
-
-def _low_rank(weights: Tensor, shares: Tensor, projected: Tensor) -> Tensor:
-    """Return (heads, T, d): weights (heads, T, N) on shares^T (N, R) times projected rows (R, inner)."""
-    heads = len(weights)
-    mixed = (weights.flatten(0, 1) @ shares.T).view(heads, -1, len(shares))
-    return mixed @ _per_head(projected, heads).transpose(1, 2)
-
-
-def _norm_scale(norm: nn.LayerNorm, squared: Tensor) -> Tensor:
-    """Return 1 / the standard deviation of centred tokens with the given squared lengths."""
-    return (squared.clamp_min(0) / norm.normalized_shape[0] + norm.eps).rsqrt()
-
-
-def _as_matrix(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
-    """Return a transposed convolution of size and stride 2 as a weight (in, 4 * out) and a bias (4 * out)."""
-    assert convolution.bias is not None
-    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1).contiguous()
-    return weight, convolution.bias.repeat(4)
