@@ -24,7 +24,7 @@ def test_agree(run, convolutions):
     for word in ("gap", "mask IoU", f"{convolutions} of {convolutions}", "on one thread", "kept in"):
         assert word in table.out
     listed = run("results", "--kind", "agree", "--engine", "openvino")
-    assert "1 results" in listed.out
+    assert "1 result" in listed.out
     assert "gap" in listed.out
     assert "no results match" in run("results", "--kind", "agree", "--engine", "tensorrt").err
     found = run(

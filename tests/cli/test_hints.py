@@ -17,7 +17,7 @@ def pasted(run, text, start):
 def test_the_store_that_was_named_is_named_in_hints(run, tmp_path):
     store = tmp_path / "my results; rm $HOME.sqlite"
     ran = run("evaluate", "--data", "scenes:1", "--gallery", 0, "--store", store)
-    assert "1 results" in pasted(run, ran.out, "results").out
+    assert "1 result" in pasted(run, ran.out, "results").out
     assert f"--store {shlex.quote(str(store))}" in ran.out
     assert "`quantsam results`" in run("evaluate", "--data", "scenes:1", "--gallery", 0).out  # the usual one
 
@@ -25,7 +25,7 @@ def test_the_store_that_was_named_is_named_in_hints(run, tmp_path):
 def test_a_sweep_s_hint_names_its_store(run, tmp_path):
     store = tmp_path / "a b.sqlite"
     ran = run("sweep", "--set", "data=scenes:1", "--set", "scheme=fp32", "--store", store, "--workers", 1)
-    assert "1 results" in pasted(run, ran.out, "results").out
+    assert "1 result" in pasted(run, ran.out, "results").out
 
 
 def test_a_tilde_is_the_home_in_options_arguments_and_sweeps(run, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_a_temporary_place_takes_what_the_home_cannot(machine, tmp_path):
     assert ran.stderr.count("\n") == 1
     assert f"results go to {mine}/results.sqlite, which does not outlast" in ran.stderr
     assert list((mine / "kernels").rglob("*.nbc"))
-    assert "1 results" in machine("results").stdout  # found where they were put
+    assert "1 result" in machine("results").stdout  # found where they were put
     assert machine(*EVALUATE, "--no-store").stderr == ""  # nothing is lost
 
 
