@@ -218,6 +218,21 @@ def s_first(steps: tuple[dict[str, Any], ...]) -> bool:
     return bool(steps[0]["placement"] == "thesis")
 
 
+def evaluation() -> str:
+    """Return how fast an evaluation is, with encoder and decoder one by one and overlapped."""
+    document = load("evaluation")
+    rows = []
+    for name in document["rounds"][0]:
+        best = min((spent[name] for spent in document["rounds"]), key=lambda spent: float(spent["wall_s"]))
+        rates = [f"{document[what] / best['wall_s']:.2f}" for what in ("images", "boxes")]
+        rows.append([name, *rates, f"{best['cores_busy']:.2f}"])
+    caption = (
+        f"L0 in int8, {document['images']} photographs with {document['boxes']} boxes, {document['threads']} threads; "
+        f"the quicker of {len(document['rounds'])} rounds in turn. {machine(document)}."
+    )
+    return f"{markdown(['', 'images/s', 'boxes/s', 'cores busy'], rows)}\n\n{caption}"
+
+
 def decoder_weights() -> str:
     """Return what stored weights of the decoder cost."""
     document = load("decoder_weights")
@@ -245,6 +260,7 @@ ENGINE_TABLES: dict[str, Callable[[], str]] = {
     "engines": engines,
     "operators": operators,
     "decoder-weights": decoder_weights,
+    "evaluation": evaluation,
     "causes-scenes": lambda: causes("scenes"),
     "causes-photographs": lambda: causes("photographs"),
 }
