@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from quantsam.cli.options import DRAWING, need_extra, record_filters
-from quantsam.cli.output import json_option, print_json
+from quantsam.cli.output import counted, json_option, print_json
 from quantsam.cli.stores import STORE_HELP
 from quantsam.cli.written import check_not_read, check_suffix
 
@@ -57,4 +57,4 @@ def command(out: Path, figures: Path | None, store: Path | None, as_json: bool, 
         print_json({"report": str(out), "results": report.shown, "figures": [str(path) for path in written]})
         return
     drawn = f", {len(written)} files of {len(report.charts)} charts in {figures}" if figures is not None else ""
-    click.echo(f"report: {out} ({report.shown} results{drawn}); open it in a browser")
+    click.echo(f"report: {out} ({counted(report.shown, 'result')}{drawn}); open it in a browser")

@@ -118,13 +118,13 @@ class RepairTrials:
         left = self._one_by_one([names for names in groups if names])
         while (rest := self._together(left)) is not None:
             left = self._one_by_one(rest)
-        if self.settings.fall_back and not self._is_done():
+        if self.settings.fall_back and not self._must_stop():
             self._fall_back()
 
     def _one_by_one(self, groups: Sequence[Group]) -> list[Group]:
         """Keep each group that helps, and try those that did not again when another has; return what never helped."""
         waiting, missed = deque(groups), list[Group]()
-        while waiting and not self._is_done():
+        while waiting and not self._must_stop():
             names = waiting.popleft()
             if self._keeps(self._with_repairs(names)):
                 waiting.extend(missed)
@@ -143,7 +143,7 @@ class RepairTrials:
         """
         free = [names for names in groups if names != BY_COST[-1]]
         for at_once in (free, groups) if len(free) < len(groups) else (free,):
-            if len(at_once) < 2 or self._is_done():
+            if len(at_once) < 2 or self._must_stop():
                 continue
             if self._keeps(self._with_repairs([name for names in at_once for name in names])):
                 return [names for names in groups if names not in at_once]
@@ -215,7 +215,8 @@ class RepairTrials:
     def _has_reached_goal(self) -> bool:
         return self.settings.goal is not None and self.best.mean <= self.settings.goal
 
-    def _is_done(self) -> bool:
+    def _must_stop(self) -> bool:
+        """Return whether the goal is reached or the time is over, and note the latter."""
         minutes = self.settings.minutes
         self._is_late = minutes is not None and time.perf_counter() - self.began > 60 * minutes
         return self._has_reached_goal or self._is_late
@@ -262,7 +263,7 @@ class RepairTrials:
         worst = [unit for unit in sorted(gains, key=lambda unit: -gains[unit]) if gains[unit] > 0]
         left: list[str] = []
         for unit in worst[: self.settings.fall_back]:
-            if self._is_done():
+            if self._must_stop():
                 return
             one = self._try(f"{self.settings.fall_back_to}: {', '.join([*left, unit])}", self._without([*left, unit]))
             if self._keeps(one):

@@ -5,7 +5,7 @@ import pytest
 from pyarrow import parquet
 
 from quantsam.errors import InputError, OutputError
-from quantsam.results.export import export, markdown_table, records_to_rows
+from quantsam.results.export import export, export_rows, markdown_table, records_to_rows
 from quantsam.results.record import Record
 
 
@@ -133,3 +133,11 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path, monkeypatch, suffix):
         export(RECORDS, path)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_lists_in_a_row_become_json_text(tmp_path):
+    row = {"layers": ("stage1", "neck"), "shape": [3, 8], "formats": {"neck": "int8"}, "loss": 1.5}
+    assert export_rows([row], tmp_path / "r.csv") == 1
+    with (tmp_path / "r.csv").open() as file:
+        (found,) = csv.DictReader(file)
+    assert [json.loads(found[name]) for name in row] == [["stage1", "neck"], [3, 8], {"neck": "int8"}, 1.5]
